@@ -1,1 +1,23 @@
-//! See Cargo.toml.
+//! Samba, the NFS server and the shared mount of one node: start, probe, restart, stop.
+//!
+//! The daemon tells `Manager` through a watch channel whether this node may serve ([`Serve`]) and reads
+//! what became of it as [`Report`]s. One task per service owns its process, its probe and its health:
+//!
+//! ```text
+//!   Serve ──> Manager ──> storage: ensure_mounted ── watch ── unmount
+//!                │ On: storage first, services after; Off: services gone first, storage after
+//!                └──> one task per service:  Supervisor (process or unit)  Health (damping)  probe
+//!                                                       └────────── Report ──────────> daemon
+//! ```
+//!
+//! What it does not do: decide about addresses (a [`State::Failed`] report is only an input of the cluster
+//! core), run event scripts, or touch the shared filesystem itself: a call into a hung mount never returns,
+//! so probes here use sockets only and everything that touches the mount lives in killable helpers
+//! ([`storage`]).
+
+pub mod report;
+pub mod seam;
+pub mod storage;
+
+pub use report::{Report, Serve, State};
+pub use seam::{NoStorage, Storage};
