@@ -1,1 +1,31 @@
-//! See Cargo.toml.
+//! The cluster core: membership, arbitration, leases, health and placement, **without I/O**.
+//!
+//! [`Cluster::handle`] takes the time and one [`Input`] and appends the effects to a list of [`Output`]s, which the
+//! driver carries out in order before it feeds the next input. Between inputs the driver waits until
+//! [`Cluster::next_timeout`] and then feeds [`Input::Tick`]. The core has no clock, socket, thread, file, random
+//! source or async runtime of its own; the daemon and the simulator drive the very same code.
+
+mod config;
+mod durable;
+mod event;
+mod id;
+mod io;
+mod message;
+mod snapshot;
+mod time;
+mod view;
+
+pub use config::{Config, FailBack, NodeConf, Role, Timing, VipConf};
+pub use durable::{Accepted, Durable, LockRecord};
+pub use event::{Event, Level};
+pub use id::{Ballot, Epoch, Incarnation, NodeUid, Pnn, RunId};
+pub use io::{
+    AdminReply, AdminRequest, AdminState, Health, Input, Output, ServiceHealth, human, public_interfaces,
+};
+pub use message::{Ages, Grant, Heartbeat, Message, Orders, Report};
+pub use snapshot::{LeaseStatus, LockStatus, NodeState, NodeStatus, Snapshot, VipState, VipStatus};
+pub use time::Time;
+pub use view::{Member, Rules, View};
+
+mod cluster;
+pub use cluster::{Cluster, Start};

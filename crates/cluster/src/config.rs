@@ -1,0 +1,120 @@
+//! The core's part of the configuration, already checked.
+
+use crate::Pnn;
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::time::Duration;
+
+/// What a node of the list is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// Serves and votes.
+    #[default]
+    Server,
+    /// Votes only.
+    Witness,
+}
+
+/// A line of the nodes list.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeConf {
+    /// Name for people.
+    pub name: String,
+    /// Serves, or votes only.
+    pub role: Role,
+    /// Private addresses; the first is the one of control and storage, heartbeats run over all. At least one.
+    pub addresses: Vec<IpAddr>,
+}
+
+/// A public address.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VipConf {
+    /// Prefix length, 1 to 32 or 128.
+    pub prefix_len: u8,
+    /// Interface by node; nodes that are absent cannot host it.
+    pub hosts: BTreeMap<Pnn, String>,
+}
+
+/// How returning nodes get addresses back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FailBack {
+    /// One address at a time until the spread is even.
+    #[default]
+    Spread,
+    /// Addresses stay where they are until their host fails or is drained.
+    Never,
+}
+
+/// Time limits. All of a cluster's nodes must use the same.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Timing {
+    /// Between two heartbeats to one peer. Default 100 ms.
+    pub heartbeat: Duration,
+    /// A grant's life from the moment the heartbeat was sent that it answers. Default 600 ms.
+    pub lease: Duration,
+    /// Silence after which a peer is suspected. Default three quarters of the lease.
+    pub suspect: Duration,
+    /// Added to every wait for somebody else's lease: clock drift and rounding. Default 50 ms.
+    pub margin: Duration,
+    /// What a kernel lease with whole seconds lives longer than the node lease. 1 s.
+    pub whole_seconds: Duration,
+    /// How long a node must reach everybody before it joins; doubled at each relapse. Default 3 s.
+    pub join_delay: Duration,
+    /// How long a link between two other nodes must be missing before one of them stays out. Default 300 ms.
+    pub mesh_delay: Duration,
+    /// An attempt to decide a view is given up and begun anew after this. Default 400 ms.
+    pub proposal: Duration,
+    /// Between two addresses that go back to a returning node. Default 1 s.
+    pub fail_back_interval: Duration,
+    /// State is sent again to peers this often, changed or not. Default 500 ms.
+    pub refresh: Duration,
+}
+
+impl Timing {
+    /// The defaults for a given lease.
+    #[must_use]
+    pub fn for_lease(lease: Duration) -> Self {
+        Self {
+            heartbeat: lease / 6,
+            lease,
+            suspect: lease * 3 / 4,
+            margin: Duration::from_millis(50),
+            whole_seconds: Duration::from_secs(1),
+            join_delay: Duration::from_secs(3),
+            mesh_delay: lease / 2,
+            proposal: Duration::from_millis(400),
+            fail_back_interval: Duration::from_secs(1),
+            refresh: Duration::from_millis(500),
+        }
+    }
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Self::for_lease(Duration::from_millis(600))
+    }
+}
+
+/// Everything that the core needs to know of the site.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Config {
+    /// Name of the cluster.
+    pub cluster: String,
+    /// This node.
+    pub me: Pnn,
+    /// The nodes list.
+    pub nodes: BTreeMap<Pnn, NodeConf>,
+    /// The public addresses.
+    pub vips: BTreeMap<IpAddr, VipConf>,
+    /// Services whose failure makes a node unfit to host addresses.
+    pub services: BTreeSet<String>,
+    /// Time limits.
+    pub timing: Timing,
+    /// How returning nodes get addresses back.
+    pub fail_back: FailBack,
+    /// Fingerprint of what must be equal on all nodes; a difference is shown as a warning.
+    pub fingerprint: u64,
+}

@@ -1,0 +1,196 @@
+//! What goes into the core and what comes out.
+
+use crate::{Config, Durable, Epoch, Event, Grant, Heartbeat, LockRecord, Message, Pnn, Snapshot, Time};
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// What the administrator said of a node; its own disk remembers it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AdminState {
+    /// Serves.
+    #[default]
+    Active,
+    /// Hosts no addresses; its services run on.
+    Drained,
+    /// Hosts no addresses and runs no services.
+    Stopped,
+    /// As stopped, by a ban that only `continue` or its end lifts.
+    Banned,
+}
+
+/// State of a service on a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Health {
+    /// Not to run now.
+    Off,
+    /// Not there yet.
+    Starting,
+    /// Answers as it should.
+    Ok,
+    /// Some probes failed; not enough to act.
+    Failing,
+    /// Failed: the node hosts no addresses for it while others can.
+    Failed,
+}
+
+/// State of a service, with the reason.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct ServiceHealth {
+    /// The state.
+    pub state: Health,
+    /// Why, for people; empty when all is well.
+    pub because: String,
+    /// Last lines of a failing service's own output.
+    #[serde(default)]
+    pub output: Vec<String>,
+}
+
+/// What an administrator asks of the cluster.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "do")]
+pub enum AdminRequest {
+    /// Set the state of a node (any node of the cluster: the request travels to it).
+    SetState { node: Pnn, state: AdminState },
+    /// Move an address.
+    MoveIp { vip: IpAddr, to: Pnn },
+    /// Start a new life of the cluster with this node as its only voter (`force-view`).
+    ForceView { because: String },
+}
+
+/// Outcome of a request: a sentence, or why not.
+pub type AdminReply = Result<String, String>;
+
+/// Input to the core.
+#[derive(Clone, Debug)]
+pub enum Input {
+    /// Nothing but time has passed.
+    Tick,
+    /// A heartbeat of a peer over network `net` (index into its address list).
+    Heartbeat {
+        from: Pnn,
+        net: u8,
+        heartbeat: Heartbeat,
+    },
+    /// A grant of a voter.
+    Grant { from: Pnn, grant: Grant },
+    /// A message over a link.
+    Message { from: Pnn, message: Message },
+    /// The link to a peer came up or went down.
+    Link { peer: Pnn, up: bool },
+    /// `Output::Persist` with this ticket is on disk.
+    Persisted { ticket: u64 },
+    /// It is not, and will not be: the disk said this.
+    PersistFailed { ticket: u64, error: String },
+    /// The cluster lock was got, or lost, or cannot be had (with the reason).
+    Lock { held: bool, because: String },
+    /// May the lock break ties on this storage? Said at start and when it changes, with the reason.
+    LockUsable { usable: bool, because: String },
+    /// Answer to `Output::Exchange`: own record is on disk; these are all records, or why not all could be read.
+    Records {
+        ticket: u64,
+        result: Result<Vec<LockRecord>, String>,
+    },
+    /// An address is held and announced.
+    Taken { vip: IpAddr },
+    /// An address could not be taken.
+    TakeFailed { vip: IpAddr, because: String },
+    /// An address is gone from this node (also when somebody else removed it).
+    Released { vip: IpAddr },
+    /// Somebody else answers for an address that this node has or is about to take.
+    Conflict { vip: IpAddr, mac: String },
+    /// The storage traffic of the nodes dropped up to this epoch is shut out and their connections destroyed.
+    Evicted { epoch: Epoch },
+    /// Not, and why; it is tried again.
+    EvictFailed { epoch: Epoch, because: String },
+    /// Health of a service of this node.
+    Service { name: String, health: ServiceHealth },
+    /// A public interface of this node.
+    Interface { name: String, up: bool },
+    /// The kernel lease in force has whole seconds only.
+    WholeSeconds(bool),
+    /// A standing warning of this node (empty text: over).
+    Warning { key: String, text: String },
+    /// An administrator's request at this node.
+    Admin { ticket: u64, request: AdminRequest },
+    /// A new configuration.
+    Config(Box<Config>),
+    /// The daemon is to end: release everything, say so, then `Output::Stopped`.
+    Stop,
+    /// Services are stopped and the mount is gone, as `Output::Serve(false)` asked.
+    ServicesStopped,
+}
+
+/// Effect that the driver carries out, in the order given.
+#[derive(Clone, Debug)]
+pub enum Output {
+    /// Send on every network.
+    SendHeartbeat { to: Pnn, heartbeat: Heartbeat },
+    /// Send back on the network that the heartbeat came by.
+    SendGrant { to: Pnn, net: u8, grant: Grant },
+    /// Send over the link; lost if there is none.
+    Send { to: Pnn, message: Message },
+    /// Write, fsync, then `Input::Persisted`. Tickets come in order and may be merged (the newest state counts).
+    Persist { ticket: u64, state: Durable },
+    /// The node lease: the kernel shall let the held addresses answer until then.
+    RenewLease { until: Time },
+    /// The node lease is over: silence all addresses at once.
+    LeaseLost,
+    /// Hold an address.
+    Take {
+        vip: IpAddr,
+        interface: String,
+        prefix_len: u8,
+        because: String,
+    },
+    /// Give up an address.
+    Release { vip: IpAddr, because: String },
+    /// Look who answers for an address that this node will probably take.
+    ProbeAddress { vip: IpAddr, interface: String },
+    /// Destroy the storage connections to these nodes, and let them come back.
+    Kick { nodes: BTreeMap<Pnn, Vec<IpAddr>> },
+    /// Destroy and keep cut the storage connections to exactly these nodes; then `Input::Evicted`.
+    Evict {
+        epoch: Epoch,
+        nodes: BTreeMap<Pnn, Vec<IpAddr>>,
+    },
+    /// Get the cluster lock in the background and keep it, or give it back.
+    Lock { wanted: bool },
+    /// Write the own record, fsync, read all; then `Input::Records`.
+    Exchange { ticket: u64, record: LockRecord },
+    /// Services and mount shall run (this run is a member and not stopped), or be stopped and unmounted.
+    Serve(bool),
+    /// The state for readers.
+    Publish(Arc<Snapshot>),
+    /// A line of the timeline.
+    Event(Event),
+    /// Answer to `Input::Admin`.
+    AdminDone { ticket: u64, reply: AdminReply },
+    /// Everything is released; the daemon may end.
+    Stopped,
+}
+
+/// Interfaces that matter to a node: all that its VIPs name.
+#[must_use]
+pub fn public_interfaces(config: &Config) -> BTreeSet<String> {
+    config
+        .vips
+        .values()
+        .filter_map(|v| v.hosts.get(&config.me).cloned())
+        .collect()
+}
+
+/// A duration as people read it.
+#[must_use]
+pub fn human(d: Duration) -> String {
+    let ms = d.as_millis();
+    if ms < 10_000 {
+        format!("{ms} ms")
+    } else {
+        format!("{} s", d.as_secs())
+    }
+}

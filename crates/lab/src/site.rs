@@ -1,0 +1,117 @@
+//! The reference site: its names and addresses, and what may be varied.
+//!
+//! Everything that a file, a test or a printed command needs to know about the site comes from here. Nothing is
+//! global: several laboratories with the same addresses run side by side, each in namespaces of its own.
+
+use anyhow::{Result, bail};
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
+
+/// What the nodes share.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Storage {
+    /// A distributed-replicated GlusterFS volume on the nodes' own bricks.
+    Gluster,
+    /// One directory of this machine, visible to every node: up in seconds.
+    Local,
+}
+
+/// One laboratory's shape.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Site {
+    /// Names the laboratory on this machine.
+    pub(crate) id: String,
+    pub(crate) storage: Storage,
+    /// How many nodes there are, 1 to 16.
+    pub(crate) nodes: usize,
+    /// A second network (eth1) that carries storage and control.
+    pub(crate) private_net: bool,
+    /// IPv6 addresses beside the IPv4 ones.
+    pub(crate) ipv6: bool,
+    /// False: the laboratory starts the services itself and places the VIPs once (to try the parts alone).
+    pub(crate) daemon: bool,
+    /// The `steadfast` program under test.
+    pub(crate) steadfast: PathBuf,
+}
+
+pub(crate) const VOLUME: &str = "vol1";
+pub(crate) const MOUNT: &str = "/mnt/glustervol";
+pub(crate) const SHARE: &str = "share";
+pub(crate) const USER: &str = "jpena";
+pub(crate) const PASSWORD: &str = "secret";
+pub(crate) const ZONE: &str = "storage.example";
+pub(crate) const NFS_NAME: &str = "glusternfs";
+pub(crate) const SMB_NAME: &str = "glustercifs";
+/// The always-on server in every node that answers with the node's name.
+pub(crate) const IDENT_PORT: u16 = 7777;
+pub(crate) const CLIENT: &str = "client";
+/// A host that does nothing but watch ARP, so that its questions teach the client nothing.
+pub(crate) const WATCHER: &str = "watcher";
+
+impl Site {
+    pub(crate) fn new(id: String, storage: Storage, nodes: usize, steadfast: PathBuf) -> Result<Self> {
+        if !(1..=16).contains(&nodes) {
+            bail!("--nodes {nodes}: a laboratory has 1 to 16 nodes");
+        }
+        if storage == Storage::Gluster && nodes != 1 && nodes != 3 && nodes % 2 != 0 {
+            bail!("--nodes {nodes}: GlusterFS needs 1, 3 or an even number of nodes here (pairs of replicas)");
+        }
+        Ok(Self { id, storage, nodes, private_net: false, ipv6: false, daemon: true, steadfast })
+    }
+
+    pub(crate) fn base(&self) -> PathBuf {
+        Path::new(crate::launch::REGISTRY).join(&self.id)
+    }
+
+    pub(crate) fn names(&self) -> Vec<String> {
+        (0..self.nodes).map(name).collect()
+    }
+
+    /// A node's own address on the clients' network.
+    pub(crate) fn public(&self, node: usize) -> String {
+        format!("192.168.122.{}", 100 + node)
+    }
+
+    /// A node's address between the nodes.
+    pub(crate) fn private(&self, node: usize) -> String {
+        if self.private_net { format!("10.99.0.{}", 100 + node) } else { self.public(node) }
+    }
+
+    /// Where replicas are kept together: nodes of the same number here hold the same files.
+    pub(crate) fn replica_set(&self, node: usize) -> usize {
+        match self.nodes {
+            3 => 0,
+            _ => node / 2,
+        }
+    }
+
+    pub(crate) fn vips(&self) -> Vec<String> {
+        (0..self.nodes).map(|i| format!("192.168.122.{}", 200 + i)).collect()
+    }
+
+    pub(crate) fn vips6(&self) -> Vec<String> {
+        if self.ipv6 { (0..self.nodes).map(|i| format!("fd5f:122::{}", 200 + i)).collect() } else { Vec::new() }
+    }
+
+    /// The hosts that are no nodes, with their last address byte.
+    pub(crate) fn bystanders(&self) -> [(&'static str, u8); 2] {
+        [(CLIENT, 10), (WATCHER, 11)]
+    }
+
+    /// Finds a node by its name, its number, or one of its addresses.
+    pub(crate) fn node(&self, word: &str) -> Result<usize> {
+        let found = (0..self.nodes).find(|&i| {
+            word == name(i) || word == i.to_string() || word == self.public(i) || word == self.private(i)
+        });
+        match found {
+            Some(i) => Ok(i),
+            None => bail!("no node is called {word}: there are {}", self.names().join(", ")),
+        }
+    }
+}
+
+/// `gluster1` for node 0.
+pub(crate) fn name(node: usize) -> String {
+    format!("gluster{}", node + 1)
+}
