@@ -1,1 +1,312 @@
-fn main() {}
+//! `steadfast-lab`: a laboratory of whole servers on one machine, for the demo, the tests and the benchmarks.
+//!
+//! Development only; nothing of it is installed. Commands either start a laboratory (`up`, `demo`, `test`, `bench`)
+//! or work on a running one from another shell (`exec`, `power-off`, `partition`, ...).
+
+mod files;
+mod host_init;
+mod lab;
+mod launch;
+mod parts;
+mod pid1;
+mod probe;
+mod sh;
+mod site;
+mod switch;
+
+use anyhow::{Context, Result, bail};
+use clap::{Args, Parser, Subcommand};
+use lab::{Lab, Net};
+use parts::Progress;
+use site::{Site, Storage};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+#[derive(Debug, Parser)]
+#[command(name = "steadfast-lab", about = "Laboratory of whole servers in namespaces (development only)")]
+struct Cli {
+    /// Which running laboratory is meant, when there are several
+    #[arg(long, global = true)]
+    lab: Option<String>,
+    #[command(subcommand)]
+    command: Cmd,
+}
+
+#[derive(Debug, Clone, Args)]
+struct Shape {
+    /// What the nodes share
+    #[arg(long, value_enum, default_value = "gluster")]
+    storage: Storage,
+    /// Number of nodes
+    #[arg(long, default_value_t = 4)]
+    nodes: usize,
+    /// A second network between the nodes, for storage and control
+    #[arg(long)]
+    private_net: bool,
+    /// IPv6 addresses too
+    #[arg(long)]
+    ipv6: bool,
+    /// Start the services by hand, without the daemon
+    #[arg(long)]
+    without_daemon: bool,
+    /// The program under test (default: beside this one)
+    #[arg(long)]
+    steadfast: Option<PathBuf>,
+}
+
+impl Shape {
+    fn site(&self, id: &str) -> Result<Site> {
+        let steadfast = match &self.steadfast {
+            Some(path) => path.canonicalize().with_context(|| format!("no program at {}", path.display()))?,
+            None => std::env::current_exe()?.with_file_name("steadfast"),
+        };
+        if !self.without_daemon && !steadfast.exists() {
+            bail!("{} is not there: build it first (cargo build --profile lab)", steadfast.display());
+        }
+        let mut site = Site::new(id.to_owned(), self.storage, self.nodes, steadfast)?;
+        site.private_net = self.private_net;
+        site.ipv6 = self.ipv6;
+        site.daemon = !self.without_daemon;
+        Ok(site)
+    }
+
+    fn words(&self) -> Vec<String> {
+        let storage = if self.storage == Storage::Gluster { "gluster" } else { "local" };
+        let mut words = vec!["--storage".into(), storage.into(), "--nodes".into(), self.nodes.to_string()];
+        let flags = [
+            (self.private_net, "--private-net"),
+            (self.ipv6, "--ipv6"),
+            (self.without_daemon, "--without-daemon"),
+        ];
+        words.extend(flags.iter().filter(|f| f.0).map(|f| f.1.to_owned()));
+        if let Some(path) = &self.steadfast {
+            words.extend(["--steadfast".into(), path.display().to_string()]);
+        }
+        words
+    }
+}
+
+#[derive(Debug, Subcommand)]
+enum Cmd {
+    /// Bring a laboratory up; it stays until `down`
+    Up(Shape),
+    /// End the laboratory
+    Down {
+        /// Only clear away what dead laboratories left
+        #[arg(long)]
+        all_stale: bool,
+    },
+    /// Show running laboratories
+    List,
+    /// Run a command on a node, the client or the watcher
+    Exec {
+        host: String,
+        #[arg(trailing_var_arg = true, required = true, allow_hyphen_values = true)]
+        words: Vec<String>,
+    },
+    /// Run a command on the client host
+    Client {
+        #[arg(trailing_var_arg = true, required = true, allow_hyphen_values = true)]
+        words: Vec<String>,
+    },
+    /// Cut a node's power: cables first, then every process at once
+    PowerOff { node: String },
+    /// Power on; the node boots with its disk as it was
+    PowerOn { node: String },
+    /// Plug or unplug a cable
+    Link {
+        node: String,
+        #[arg(value_enum)]
+        net: Net,
+        #[arg(value_parser = ["up", "down"])]
+        state: String,
+    },
+    /// Split the networks into groups of hosts: 'gluster1|gluster2,gluster3' ('heal' undoes)
+    Partition {
+        groups: String,
+        /// Only this network
+        #[arg(long, value_enum)]
+        net: Option<Net>,
+    },
+    #[command(hide = true)]
+    Pid1 {
+        #[arg(long)]
+        id: String,
+        #[arg(last = true)]
+        words: Vec<String>,
+    },
+    #[command(hide = true)]
+    HostInit {
+        #[arg(long)]
+        spec: PathBuf,
+    },
+    #[command(hide = true)]
+    Inside {
+        #[arg(long)]
+        id: String,
+        #[command(subcommand)]
+        command: Inside,
+    },
+}
+
+/// What runs inside a laboratory's namespaces.
+#[derive(Debug, Subcommand)]
+enum Inside {
+    Up(Shape),
+    Exec {
+        host: String,
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        words: Vec<String>,
+    },
+    PowerOff {
+        node: String,
+    },
+    PowerOn {
+        node: String,
+    },
+    Link {
+        node: String,
+        #[arg(value_enum)]
+        net: Net,
+        state: String,
+    },
+    Partition {
+        groups: String,
+        #[arg(long, value_enum)]
+        net: Option<Net>,
+    },
+}
+
+fn new_id() -> String {
+    format!("sf{}", std::process::id())
+}
+
+fn strings(words: &[&str]) -> Vec<String> {
+    words.iter().map(|w| (*w).to_owned()).collect()
+}
+
+/// Passes a command on into the running laboratory.
+fn relay(lab: Option<&str>, words: &[&str]) -> Result<i32> {
+    launch::enter(&launch::find(lab)?, &strings(words))
+}
+
+fn outside(cli: Cli) -> Result<i32> {
+    let lab = cli.lab.as_deref();
+    match cli.command {
+        Cmd::Up(shape) => up(&shape),
+        Cmd::Down { all_stale: true } => {
+            let gone = launch::sweep();
+            println!("cleared away: {}", if gone.is_empty() { "nothing".into() } else { gone.join(", ") });
+            Ok(0)
+        }
+        Cmd::Down { all_stale: false } => {
+            let entry = launch::find(lab)?;
+            entry.end()?;
+            println!("laboratory {} is gone", entry.id);
+            Ok(0)
+        }
+        Cmd::List => {
+            for e in launch::entries() {
+                let state = if e.alive() { "running" } else { "dead (steadfast-lab down --all-stale)" };
+                println!("{}  pid {}  {state}", e.id, e.pid);
+            }
+            Ok(0)
+        }
+        Cmd::Exec { host, words } => {
+            let mut all = vec!["exec", host.as_str()];
+            all.extend(words.iter().map(String::as_str));
+            relay(lab, &all)
+        }
+        Cmd::Client { words } => {
+            let mut all = vec!["exec", site::CLIENT];
+            all.extend(words.iter().map(String::as_str));
+            relay(lab, &all)
+        }
+        Cmd::PowerOff { node } => relay(lab, &["power-off", &node]),
+        Cmd::PowerOn { node } => relay(lab, &["power-on", &node]),
+        Cmd::Link { node, net, state } => {
+            relay(lab, &["link", &node, if net == Net::Public { "public" } else { "private" }, &state])
+        }
+        Cmd::Partition { groups, net } => {
+            let mut all = vec!["partition", groups.as_str()];
+            match net {
+                Some(Net::Public) => all.extend(["--net", "public"]),
+                Some(Net::Private) => all.extend(["--net", "private"]),
+                None => {}
+            }
+            relay(lab, &all)
+        }
+        Cmd::Pid1 { id, words } => pid1::main(&id, &words),
+        Cmd::HostInit { spec } => host_init::main(&spec),
+        Cmd::Inside { id, command } => inside(&id, command),
+    }
+}
+
+fn up(shape: &Shape) -> Result<i32> {
+    parts::check_programs(shape.storage)?;
+    launch::sweep();
+    let id = new_id();
+    shape.site(&id)?;
+    let mut words = strings(&["up"]);
+    words.extend(shape.words());
+    let mut launched = launch::Launched::start(&id, &words)?;
+    let ready = PathBuf::from(launch::REGISTRY).join(format!("{id}.ready"));
+    while !ready.exists() {
+        if !launched.running()? {
+            return launched.wait();
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    std::fs::remove_file(&ready)?;
+    launched.detach()?;
+    println!("laboratory {id} is up; end it with: steadfast-lab down --lab {id}");
+    Ok(0)
+}
+
+fn inside(id: &str, command: Inside) -> Result<i32> {
+    if let Inside::Up(shape) = command {
+        let lab = Lab::create(shape.site(id)?)?;
+        parts::up(&lab, &Progress::new(false))?;
+        std::fs::write(PathBuf::from(launch::REGISTRY).join(format!("{id}.ready")), "")?;
+        loop {
+            std::thread::park();
+        }
+    }
+    let lab = Lab::open(id)?;
+    match command {
+        Inside::Up(_) => {}
+        Inside::Exec { host, words } => {
+            let host = if site::CLIENT == host || site::WATCHER == host {
+                host
+            } else {
+                site::name(lab.site.node(&host)?)
+            };
+            let words: Vec<&str> = words.iter().map(String::as_str).collect();
+            let status = lab.command(&host, &words)?.status()?;
+            return Ok(status.code().unwrap_or(1));
+        }
+        Inside::PowerOff { node } => lab.power_off(&site::name(lab.site.node(&node)?))?,
+        Inside::PowerOn { node } => parts::boot(&lab, lab.site.node(&node)?)?,
+        Inside::Link { node, net, state } => {
+            switch::link(&lab, &site::name(lab.site.node(&node)?), net, state == "up")?;
+        }
+        Inside::Partition { groups, net } => {
+            let groups =
+                if groups == "heal" { Vec::new() } else { switch::parse_groups(&lab.site, &groups)? };
+            let nets = net.map_or_else(|| vec![Net::Public, Net::Private], |n| vec![n]);
+            switch::partition(&lab, &groups, &nets)?;
+        }
+    }
+    Ok(0)
+}
+
+fn main() -> ExitCode {
+    match outside(Cli::parse()) {
+        Ok(code) => ExitCode::from(u8::try_from(code).unwrap_or(1)),
+        Err(e) => {
+            eprintln!("steadfast-lab: {e:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

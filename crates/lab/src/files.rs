@@ -1,0 +1,104 @@
+//! The files that the administrator of the reference site would write, per host.
+
+use crate::site::{self, CLIENT, MOUNT, PASSWORD, SHARE, Site, Storage, USER, VOLUME, ZONE};
+use std::fmt::Write as _;
+
+pub(crate) fn hosts(site: &Site) -> String {
+    let mut text = String::from("127.0.0.1 localhost\n");
+    for node in 0..site.nodes {
+        let _ = writeln!(text, "{} {}", site.private(node), site::name(node));
+    }
+    text
+}
+
+/// The client asks the cluster's own DNS servers: three VIPs are what the C library reads.
+pub(crate) fn resolv(site: &Site) -> String {
+    let mut text = format!("search {ZONE}\noptions timeout:1 attempts:3\n");
+    for vip in site.vips().iter().take(3) {
+        let _ = writeln!(text, "nameserver {vip}");
+    }
+    text
+}
+
+/// Plain Samba: no clustering. `kernel share modes` and `fileid` are what a FUSE mount seen from several nodes needs.
+pub(crate) fn smb_conf(site: &Site, node: usize) -> String {
+    let include = if site.daemon { "  include = /etc/samba/steadfast.conf\n" } else { "" };
+    format!(
+        "[global]
+  workgroup = WORKGROUP
+  netbios name = {name}
+  server string = Steadfast laboratory
+  server role = standalone server
+  security = user
+  passdb backend = tdbsam
+  map to guest = never
+  disable netbios = yes
+  smb ports = 445
+  load printers = no
+  printing = bsd
+  printcap name = /dev/null
+  disable spoolss = yes
+  log file = /var/log/samba/log.%m
+  max log size = 5000
+  log level = 1
+{include}[{SHARE}]
+  path = {MOUNT}/{SHARE}
+  read only = no
+  browseable = yes
+  valid users = {USER}
+  vfs objects = fileid
+  fileid:algorithm = fsname
+  kernel share modes = no
+",
+        name = site::name(node).to_uppercase(),
+    )
+}
+
+pub(crate) fn ganesha_conf(site: &Site) -> String {
+    let (path, fsal) = match site.storage {
+        Storage::Gluster => {
+            ("/", format!("FSAL {{ Name = GLUSTER; Hostname = \"localhost\"; Volume = \"{VOLUME}\"; }}"))
+        }
+        Storage::Local => (MOUNT, "FSAL { Name = VFS; }".to_owned()),
+    };
+    format!(
+        "NFS_CORE_PARAM {{
+  Protocols = 3, 4;
+  NFS_Port = 2049;
+  MNT_Port = 20048;
+  NLM_Port = 32803;
+  Enable_RQUOTA = false;
+  mount_path_pseudo = true;
+}}
+NFSv4 {{
+  Grace_Period = 10;
+  Lease_Lifetime = 10;
+  RecoveryBackend = fs;
+  Minor_Versions = 0, 1, 2;
+}}
+LOG {{ Default_Log_Level = EVENT; }}
+EXPORT {{
+  Export_Id = 1;
+  Path = \"{path}\";
+  Pseudo = \"/{VOLUME}\";
+  Access_Type = RW;
+  Squash = No_Root_Squash;
+  SecType = sys;
+  Transports = TCP;
+  Protocols = 3, 4;
+  Filesystem_Id = 5.122;
+  {fsal}
+}}
+"
+    )
+}
+
+/// Lines for a person with a shell on this machine.
+pub(crate) fn smb_login() -> String {
+    format!("{USER}%{PASSWORD}")
+}
+
+/// Name service for a host: only the client asks the cluster.
+pub(crate) fn resolv_for(site: &Site, host: &str) -> Option<String> {
+    (host == CLIENT).then(|| resolv(site))
+}

@@ -1,0 +1,251 @@
+//! Everything a node runs beside the daemon: GlusterFS, rpcbind, statd, D-Bus; by hand also the rest.
+//!
+//! With the daemon, the lab starts only what a distribution starts at boot; the mount, Samba and Ganesha are the
+//! daemon's. Without it (`--without-daemon`) the lab starts those too and places each VIP once, for good.
+
+use crate::lab::Lab;
+use crate::site::{self, CLIENT, MOUNT, PASSWORD, SHARE, Storage, USER, VOLUME, WATCHER};
+use crate::{files, sh};
+use anyhow::{Context, Result, bail};
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+/// What makes a volume coherent between nodes (see docs/storage.md), and Ganesha's heads among themselves.
+const VOLUME_OPTIONS: &[(&str, &str)] = &[
+    ("performance.write-behind", "off"),
+    ("performance.read-ahead", "off"),
+    ("performance.io-cache", "off"),
+    ("performance.quick-read", "off"),
+    ("performance.stat-prefetch", "off"),
+    ("performance.open-behind", "off"),
+    ("performance.readdir-ahead", "off"),
+    ("features.cache-invalidation", "on"),
+];
+const MOUNT_OPTIONS: &str =
+    "direct-io-mode=enable,attribute-timeout=0,entry-timeout=0,negative-timeout=0,log-level=WARNING";
+
+/// Says what is going on, with the time since the start.
+#[derive(Debug)]
+pub(crate) struct Progress {
+    start: Instant,
+    quiet: bool,
+}
+
+impl Progress {
+    pub(crate) fn new(quiet: bool) -> Self {
+        Self { start: Instant::now(), quiet }
+    }
+
+    pub(crate) fn step(&self, what: &str) {
+        if !self.quiet {
+            println!("[{:6.1} s] {what}", self.start.elapsed().as_secs_f64());
+        }
+    }
+}
+
+/// Runs `work` for every node at once; the first error wins.
+pub(crate) fn each_node(lab: &Lab, work: impl Fn(usize) -> Result<()> + Sync) -> Result<()> {
+    let nodes: Vec<usize> = (0..lab.site.nodes).collect();
+    each(&nodes, work)
+}
+
+pub(crate) fn each(nodes: &[usize], work: impl Fn(usize) -> Result<()> + Sync) -> Result<()> {
+    let failed = Mutex::new(None);
+    std::thread::scope(|scope| {
+        for &node in nodes {
+            let (work, failed) = (&work, &failed);
+            scope.spawn(move || {
+                if let Err(e) = work(node)
+                    && let Ok(mut slot) = failed.lock()
+                {
+                    slot.get_or_insert(e);
+                }
+            });
+        }
+    });
+    match failed.into_inner() {
+        Ok(Some(e)) => Err(e),
+        _ => Ok(()),
+    }
+}
+
+/// Brings up hosts, storage and (without the daemon) services.
+pub(crate) fn up(lab: &Lab, progress: &Progress) -> Result<()> {
+    progress.step(&format!("{} nodes, a client, a switch", lab.site.nodes));
+    lab.power_on(CLIENT)?;
+    lab.power_on(WATCHER)?;
+    for host in [CLIENT, WATCHER] {
+        lab.write(host, "/etc/hosts", &files::hosts(&lab.site))?;
+        if let Some(text) = files::resolv_for(&lab.site, host) {
+            lab.write(host, "/etc/resolv.conf", &text)?;
+        }
+    }
+    each_node(lab, |node| boot(lab, node))?;
+    match lab.site.storage {
+        Storage::Gluster => {
+            progress.step(&format!("GlusterFS: pool of {}, volume {VOLUME}", lab.site.nodes));
+            create_volume(lab)?;
+        }
+        Storage::Local => progress.step("one shared directory as storage"),
+    }
+    prepare_share(lab)?;
+    if !lab.site.daemon {
+        progress.step("mount, Samba and Ganesha on every node, VIPs in place (no daemon)");
+        each_node(lab, |node| by_hand(lab, node))?;
+    }
+    Ok(())
+}
+
+/// Power on and what the distribution would start; the node's own files at its first boot.
+pub(crate) fn boot(lab: &Lab, node: usize) -> Result<()> {
+    let host = site::name(node);
+    let first = !lab.disk(&host).exists();
+    lab.power_on(&host)?;
+    if first {
+        lab.write(&host, "/etc/hosts", &files::hosts(&lab.site))?;
+        lab.write(&host, "/etc/samba/smb.conf", &files::smb_conf(&lab.site, node))?;
+        if lab.site.daemon {
+            lab.write(&host, "/etc/samba/steadfast.conf", "")?;
+        }
+        lab.write(&host, "/etc/ganesha/ganesha.conf", &files::ganesha_conf(&lab.site))?;
+        lab.shell(
+            &host,
+            &format!(
+                "mkdir -p {MOUNT}; id {USER} >/dev/null 2>&1 || useradd -u 3001 -M {USER}
+                 chown -R statd /var/lib/nfs/sm /var/lib/nfs/sm.bak 2>/dev/null || true
+                 printf '{PASSWORD}\\n{PASSWORD}\\n' | smbpasswd -s -a {USER} >/dev/null"
+            ),
+        )?;
+    }
+    lab.shell(
+        &host,
+        "dbus-daemon --system --fork 2>/dev/null || true
+         rpcbind -w 2>/dev/null || rpcbind
+         rpc.statd --no-notify 2>/dev/null || true",
+    )?;
+    if lab.site.storage == Storage::Gluster {
+        lab.exec(&host, &["glusterd", "--log-level", "WARNING"], Duration::from_secs(30))?;
+    }
+    Ok(())
+}
+
+fn gluster(lab: &Lab, words: &[&str]) -> Result<String> {
+    let all = [&["gluster", "--mode=script"], words].concat();
+    lab.exec("gluster1", &all, Duration::from_secs(60))
+}
+
+fn create_volume(lab: &Lab) -> Result<()> {
+    let site = &lab.site;
+    for node in 1..site.nodes {
+        let name = site::name(node);
+        sh::wait_for(&format!("{name} to join the GlusterFS pool"), Duration::from_secs(60), || {
+            gluster(lab, &["peer", "probe", &name]).map(Some)
+        })?;
+    }
+    sh::wait_for("all GlusterFS peers to be connected", Duration::from_secs(60), || {
+        let text = gluster(lab, &["peer", "status"])?;
+        Ok((text.matches("(Connected)").count() == site.nodes - 1).then_some(()))
+    })?;
+    let bricks: Vec<String> = site.names().iter().map(|n| format!("{n}:/data/brick/b")).collect();
+    let mut words = vec!["volume", "create", VOLUME];
+    match site.nodes {
+        1 => {}
+        3 => words.extend(["replica", "3"]),
+        _ => words.extend(["replica", "2"]),
+    }
+    words.extend(bricks.iter().map(String::as_str));
+    words.push("force");
+    // A peer may be connected and not yet friends with all others: glusterd then refuses, and says so.
+    sh::wait_for("the volume to be created", Duration::from_secs(60), || gluster(lab, &words).map(Some))?;
+    for (option, value) in VOLUME_OPTIONS {
+        gluster(lab, &["volume", "set", VOLUME, option, value])?;
+    }
+    gluster(lab, &["volume", "start", VOLUME])?;
+    sh::wait_for("all bricks to be online", Duration::from_secs(60), || {
+        let text = gluster(lab, &["volume", "status", VOLUME, "detail"])?;
+        let online = text.lines().filter(|l| l.starts_with("Online") && l.trim_end().ends_with('Y')).count();
+        Ok((online >= site.nodes).then_some(()))
+    })
+}
+
+/// Mounts the volume on a host, as the daemon would.
+pub(crate) fn mount(lab: &Lab, host: &str) -> Result<()> {
+    if lab.site.storage == Storage::Local {
+        return Ok(());
+    }
+    let line = format!(
+        "mountpoint -q {MOUNT} || {{ mount -t glusterfs -o {MOUNT_OPTIONS} localhost:/{VOLUME} {MOUNT}; mountpoint -q {MOUNT}; }}"
+    );
+    sh::wait_for(&format!("{VOLUME} to be mounted on {host}"), Duration::from_secs(60), || {
+        lab.shell(host, &line).map(Some)
+    })
+    .map(drop)
+}
+
+/// The share's directory, made once by way of node 0's mount.
+fn prepare_share(lab: &Lab) -> Result<()> {
+    let first = site::name(0);
+    mount(lab, &first)?;
+    lab.shell(
+        &first,
+        &format!("mkdir -p {MOUNT}/{SHARE} {MOUNT}/nfs; chown {USER} {MOUNT}/{SHARE}; chmod 777 {MOUNT}/{SHARE} {MOUNT}/nfs"),
+    )?;
+    if lab.site.storage == Storage::Gluster && lab.site.daemon {
+        lab.shell(&first, &format!("umount {MOUNT}"))?;
+    }
+    Ok(())
+}
+
+fn by_hand(lab: &Lab, node: usize) -> Result<()> {
+    let host = site::name(node);
+    mount(lab, &host)?;
+    lab.service(&host, "smbd", &["smbd", "-F", "--no-process-group"])?;
+    lab.service(&host, "ganesha", &["ganesha.nfsd", "-F", "-L", "/var/log/ganesha/ganesha.log", "-p", "/run/ganesha/g.pid"])?;
+    lab.shell(&host, &format!("ip addr add {}/24 dev eth0", lab.site.vips()[node]))?;
+    for port in [445, 2049] {
+        let address = lab.site.public(node);
+        sh::wait_for(&format!("port {port} on {host}"), Duration::from_secs(60), || {
+            let probe = format!("exec 3<>/dev/tcp/{address}/{port}");
+            lab.exec(&host, &["bash", "-c", &probe], Duration::from_secs(5)).map(Some)
+        })
+        .with_context(|| match lab.read(&host, "/var/log/ganesha/ganesha.log") {
+            Ok(text) => text.lines().rev().take(5).collect::<Vec<_>>().join("\n"),
+            Err(_) => String::from("no log"),
+        })?;
+    }
+    Ok(())
+}
+
+/// All needed programs, as (program, Debian package).
+pub(crate) fn missing_programs(storage: Storage) -> Vec<(&'static str, &'static str)> {
+    let mut needed = vec![
+        ("ip", "iproute2"),
+        ("nft", "nftables"),
+        ("unshare", "util-linux"),
+        ("smbd", "samba"),
+        ("smbclient", "smbclient"),
+        ("ganesha.nfsd", "nfs-ganesha"),
+        ("rpcbind", "rpcbind"),
+        ("rpc.statd", "nfs-common"),
+        ("nfs-ls", "libnfs-utils"),
+        ("dig", "bind9-dnsutils"),
+        ("dbus-daemon", "dbus"),
+    ];
+    if storage == Storage::Gluster {
+        needed.extend([("glusterd", "glusterfs-server"), ("glusterfs", "glusterfs-client")]);
+    }
+    let dirs = ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"];
+    needed.retain(|(program, _)| !dirs.iter().any(|d| std::path::Path::new(d).join(program).exists()));
+    needed
+}
+
+/// Refuses with the list of packages to install.
+pub(crate) fn check_programs(storage: Storage) -> Result<()> {
+    let missing = missing_programs(storage);
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let programs: Vec<&str> = missing.iter().map(|m| m.0).collect();
+    let packages: Vec<&str> = missing.iter().map(|m| m.1).collect();
+    bail!("not found: {}\ninstall them with: apt-get install {}", programs.join(", "), packages.join(" "))
+}
