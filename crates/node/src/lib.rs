@@ -1,1 +1,5 @@
-//! See Cargo.toml.
+//! The daemon: wires the cores to sockets, clocks and disks.
+
+pub mod admin;
+pub mod peer;
+pub mod pki;

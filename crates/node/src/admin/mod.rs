@@ -1,0 +1,3 @@
+//! The admin socket: what the `steadfast` command and the daemon say to each other.
+
+pub mod api;
