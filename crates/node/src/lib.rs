@@ -1,5 +1,8 @@
 //! The daemon: wires the cores to sockets, clocks and disks.
 
 pub mod admin;
+pub mod clock;
 pub mod peer;
 pub mod pki;
+pub mod random;
+pub mod state;
