@@ -1,0 +1,175 @@
+//! Announcing a taken address: gratuitous ARP in both forms (RFC 5227, 3) or unsolicited neighbour advertisements
+//! (RFC 4861, 7.2.6), at 0, 0.1, 0.5, 1, 3 and 10 seconds: the first ones for speed, the later ones for switches and hosts that
+//! were not listening.
+//!
+//! A thread of its own sends them, so that nothing waits for a full device queue. Packet sockets pass by the gate: each
+//! frame goes out only while the address is held and the lease lasts by the clock.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crate::clock::BootTime;
+use crate::command::Mac;
+use crate::error::{Error, Result};
+use crate::frames;
+use crate::link::Link;
+use crate::packet::PacketSocket;
+
+/// When announcements go out, in milliseconds after the address was taken.
+pub const SCHEDULE_MS: [u64; 6] = [0, 100, 500, 1000, 3000, 10_000];
+
+/// The end of the node lease, readable from every thread; 0 is none.
+#[derive(Clone, Debug, Default)]
+pub struct SharedLease(Arc<AtomicU64>);
+
+impl SharedLease {
+    /// Says when the lease ends now.
+    pub fn set(&self, until: Option<BootTime>) {
+        self.0.store(until.map_or(0, |t| t.0), Ordering::Release);
+    }
+
+    /// The lease lasts at this moment.
+    pub fn lasts(&self) -> bool {
+        BootTime::now().0 < self.0.load(Ordering::Acquire)
+    }
+}
+
+/// One address being announced.
+#[derive(Debug)]
+struct Announcement {
+    addr: IpAddr,
+    mac: Mac,
+    socket: PacketSocket,
+    started: Instant,
+    sent: usize,
+    live: Arc<AtomicBool>,
+}
+
+/// Sends announcements from its own thread. Dropping it ends the thread.
+#[derive(Debug)]
+pub struct Announcer {
+    queue: Option<Sender<Announcement>>,
+    live: Vec<(IpAddr, Arc<AtomicBool>)>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Announcer {
+    /// Starts the thread.
+    pub fn start(lease: SharedLease) -> Result<Self> {
+        let (queue, news) = channel();
+        let thread = std::thread::Builder::new()
+            .name("net-announce".to_owned())
+            .spawn(move || run(&news, &lease))
+            .map_err(|e| Error::io("starting the announcing thread", e))?;
+        Ok(Self {
+            queue: Some(queue),
+            live: Vec::new(),
+            thread: Some(thread),
+        })
+    }
+
+    /// Announces an address on its interface from now on, afresh if it is being announced. Does nothing on
+    /// interfaces without neighbours.
+    pub fn announce(&mut self, addr: IpAddr, link: &Link) -> Result<()> {
+        self.stop(addr);
+        let (true, Some(mac)) = (link.has_neighbours(), link.mac) else {
+            return Ok(());
+        };
+        let live = Arc::new(AtomicBool::new(true));
+        let socket = PacketSocket::sender(link)?;
+        let one = Announcement {
+            addr,
+            mac,
+            socket,
+            started: Instant::now(),
+            sent: 0,
+            live: Arc::clone(&live),
+        };
+        let gone = || Error::Invalid("the announcing thread has ended".to_owned());
+        self.queue
+            .as_ref()
+            .ok_or_else(gone)?
+            .send(one)
+            .map_err(|_| gone())?;
+        self.live.push((addr, live));
+        Ok(())
+    }
+
+    /// No more announcements of this address.
+    pub fn stop(&mut self, addr: IpAddr) {
+        self.live.retain(|(a, live)| {
+            if *a == addr {
+                live.store(false, Ordering::Release);
+            }
+            *a != addr
+        });
+    }
+}
+
+impl Drop for Announcer {
+    fn drop(&mut self) {
+        for (_, live) in &self.live {
+            live.store(false, Ordering::Release);
+        }
+        self.queue = None;
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn run(news: &Receiver<Announcement>, lease: &SharedLease) {
+    let mut running: Vec<Announcement> = Vec::new();
+    loop {
+        let now = Instant::now();
+        running.retain_mut(|a| step(a, now, lease));
+        let next = running.iter().filter_map(due).min();
+        let received = match next {
+            Some(at) => news.recv_timeout(at.saturating_duration_since(Instant::now())),
+            None => news.recv().map_err(|_| RecvTimeoutError::Disconnected),
+        };
+        match received {
+            Ok(one) => running.push(one),
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => return,
+        }
+    }
+}
+
+fn due(a: &Announcement) -> Option<Instant> {
+    SCHEDULE_MS
+        .get(a.sent)
+        .map(|&ms| a.started + Duration::from_millis(ms))
+}
+
+/// Sends what is due; false when there is nothing left to send.
+fn step(a: &mut Announcement, now: Instant, lease: &SharedLease) -> bool {
+    while due(a).is_some_and(|at| at <= now) {
+        if !a.live.load(Ordering::Acquire) {
+            return false;
+        }
+        a.sent += 1;
+        // Held, but the renewal is late: silence now, and perhaps not at the next step.
+        if !lease.lasts() {
+            continue;
+        }
+        let frames = match a.addr {
+            IpAddr::V4(v4) => vec![
+                frames::announce_request(a.mac, v4),
+                frames::announce_reply(a.mac, v4),
+            ],
+            IpAddr::V6(v6) => vec![frames::advertisement(a.mac, v6)],
+        };
+        for frame in frames {
+            if let Err(error) = a.socket.send(&frame) {
+                // The interface went down or its queue is full: the next step of the schedule tries again.
+                tracing::warn!(addr = %a.addr, %error, "announcement not sent");
+            }
+        }
+    }
+    a.live.load(Ordering::Acquire) && due(a).is_some()
+}

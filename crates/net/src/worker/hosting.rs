@@ -1,0 +1,469 @@
+//! The worker's half that hosts public addresses under the node lease.
+//!
+//! Three things end an address when nobody does: the gate when the lease ends, this thread at the same time, and the
+//! address's own lifetime within a second after it. An error with one address does not keep the others.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use crate::address::{self, Address, Addresses};
+use crate::announce::{Announcer, SharedLease};
+use crate::clock::BootTime;
+use crate::command::{Event, LeaseKind, VipSpec};
+use crate::connections::Connections;
+use crate::error::{Error, Result};
+use crate::gate::{self, Gate};
+use crate::link::Link;
+
+/// A transaction that took longer than this stretched the lease by as much, and is made again.
+const SLOW: Duration = Duration::from_millis(5);
+
+/// An address that is on an interface.
+struct Held {
+    spec: VipSpec,
+    link: Link,
+    /// When the kernel removes it if its lifetime is not refreshed.
+    expires: BootTime,
+    /// The node has an address of its own in the subnet.
+    routed: bool,
+}
+
+pub(super) struct Hosting {
+    lease: SharedLease,
+    until: Option<BootTime>,
+    announcer: Announcer,
+    addresses: Addresses,
+    connections: Connections,
+    /// None: not configured yet, or this kernel has no gate.
+    gate: Option<Gate>,
+    vips: Vec<VipSpec>,
+    held: Vec<Held>,
+    renewals_fail: bool,
+}
+
+impl Hosting {
+    pub(super) fn new(lease: SharedLease, announcer: Announcer) -> Result<Self> {
+        Ok(Self {
+            lease,
+            until: None,
+            announcer,
+            addresses: Addresses::open()?,
+            connections: Connections::open()?,
+            gate: None,
+            vips: Vec::new(),
+            held: Vec::new(),
+            renewals_fail: false,
+        })
+    }
+
+    /// The rest of the lease; None without one.
+    pub(super) fn rest(&self) -> Option<Duration> {
+        self.until.map(|until| until.since(BootTime::now()))
+    }
+
+    /// The interface on which an address is configured.
+    pub(super) fn link_of(&mut self, addr: IpAddr) -> Result<Link> {
+        let spec = self.spec(addr)?;
+        self.addresses.link(&spec.interface)
+    }
+
+    fn spec(&self, addr: IpAddr) -> Result<VipSpec> {
+        let spec = self.vips.iter().find(|v| v.addr == addr).cloned();
+        spec.ok_or_else(|| Error::Invalid(format!("{addr} is not in this node's list of public addresses")))
+    }
+
+    pub(super) fn configure(&mut self, vips: Vec<VipSpec>, events: &dyn Fn(Event)) {
+        let leaving: Vec<IpAddr> = self
+            .held
+            .iter()
+            .filter(|h| !vips.contains(&h.spec))
+            .map(|h| h.spec.addr)
+            .collect();
+        for addr in leaving {
+            self.release(addr, events);
+        }
+        self.vips = vips;
+        let (kind, why) = match gate::available().and_then(|()| Gate::open()) {
+            Ok(gate) => {
+                self.gate = Some(gate);
+                match self.install_gate() {
+                    Ok(()) => (LeaseKind::Exact, String::new()),
+                    Err(e) => {
+                        self.gate = None;
+                        (LeaseKind::WholeSeconds, e.to_string())
+                    }
+                }
+            }
+            Err(e) if may_change_addresses() => (LeaseKind::WholeSeconds, e.to_string()),
+            Err(e) => (
+                LeaseKind::None,
+                format!("no permission (CAP_NET_ADMIN) to change addresses: {e}"),
+            ),
+        };
+        self.remove_strays(events);
+        events(Event::Lease { kind, why });
+    }
+
+    pub(super) fn take(&mut self, addr: IpAddr, events: &dyn Fn(Event)) {
+        if self.held.iter().any(|h| h.spec.addr == addr) {
+            return events(Event::Taken { addr });
+        }
+        events(match self.try_take(addr) {
+            Ok(()) => Event::Taken { addr },
+            Err(e) => {
+                // Silent because the leased set does not name it; now off the interface as well.
+                self.held.retain(|h| h.spec.addr != addr);
+                self.announcer.stop(addr);
+                let mut why = e.to_string();
+                if let Err(e) = self
+                    .speak()
+                    .and_then(|()| self.addresses.purge(&[addr]).map(|_| ()))
+                {
+                    why = format!("{why}; and then: {e}");
+                }
+                Event::TakeFailed { addr, why }
+            }
+        });
+    }
+
+    fn try_take(&mut self, addr: IpAddr) -> Result<()> {
+        let spec = self.spec(addr)?;
+        let until = self.valid_lease()?;
+        let link = self.addresses.link(&spec.interface)?;
+        if !link.is_up() {
+            return Err(Error::Invalid(format!(
+                "interface {} is down or has no carrier",
+                spec.interface
+            )));
+        }
+        let existing = self.addresses.list()?;
+        // Left on another interface it would answer there.
+        for stray in existing.iter().filter(|a| a.addr == addr) {
+            self.addresses.remove(stray.index, addr)?;
+        }
+        let routed = address::routed(&existing, &link, &spec);
+        let expires = self.put(&link, &spec, until, routed)?;
+        self.held.push(Held {
+            spec,
+            link,
+            expires,
+            routed,
+        });
+        self.speak()?;
+        self.valid_lease()?;
+        if let Some(held) = self.held.last()
+            && let Err(error) = self.announcer.announce(addr, &held.link)
+        {
+            // It serves all the same: neighbours learn it when they ask.
+            tracing::warn!(%addr, %error, "address taken but not announced");
+        }
+        Ok(())
+    }
+
+    pub(super) fn release(&mut self, addr: IpAddr, events: &dyn Fn(Event)) {
+        self.release_all(&[addr], events);
+    }
+
+    /// Silences all, then removes all, then destroys their connections: in this order no address waits for another's.
+    fn release_all(&mut self, addrs: &[IpAddr], events: &dyn Fn(Event)) {
+        let silenced = self.silence(addrs);
+        let mut gone = Vec::new();
+        for &addr in addrs {
+            match self.remove(addr) {
+                Ok(()) => {
+                    gone.push(addr);
+                    events(Event::Released { addr });
+                }
+                Err(e) => {
+                    let silent = if silenced.is_ok() && self.gate.is_some() {
+                        "silenced, but"
+                    } else {
+                        ""
+                    };
+                    events(Event::ReleaseFailed {
+                        addr,
+                        why: format!("{silent} still on an interface: {e}").trim().to_owned(),
+                    });
+                }
+            }
+        }
+        if let Err(error) = silenced {
+            tracing::warn!(%error, ?addrs, "addresses were removed without being silenced before");
+        }
+        for addr in gone {
+            self.destroy_sockets(addr, events);
+        }
+    }
+
+    /// First step of a release: nothing goes in or out of these addresses any more.
+    fn silence(&mut self, addrs: &[IpAddr]) -> Result<()> {
+        for &addr in addrs {
+            self.announcer.stop(addr);
+        }
+        self.held.retain(|h| !addrs.contains(&h.spec.addr));
+        self.speak()
+    }
+
+    /// Second step: off the interfaces.
+    fn remove(&mut self, addr: IpAddr) -> Result<()> {
+        self.addresses.purge(&[addr]).map(|_| ())
+    }
+
+    /// Last step: programs learn that their connections are gone.
+    fn destroy_sockets(&mut self, addr: IpAddr, events: &dyn Fn(Event)) {
+        match self.connections.destroy_local(addr) {
+            Ok(0) => {}
+            Ok(sockets) => events(Event::SocketsDestroyed { addr, sockets }),
+            Err(error) => {
+                tracing::warn!(%addr, %error, "connections of a released address stay until they time out")
+            }
+        }
+    }
+
+    pub(super) fn renew(&mut self, until: BootTime, events: &dyn Fn(Event)) {
+        if until <= BootTime::now() {
+            return self.over(events, true);
+        }
+        self.until = Some(until);
+        self.lease.set(self.until);
+        if self.held.is_empty() {
+            return;
+        }
+        match self.speak() {
+            Ok(()) => self.renewals_fail = false,
+            // Told once; the addresses end with the lease that is in force, unless a later renewal works.
+            Err(e) if !self.renewals_fail => {
+                self.renewals_fail = true;
+                events(Event::RenewFailed { why: e.to_string() });
+            }
+            Err(_) => {}
+        }
+        self.refresh_lifetimes(until, events);
+        self.expire(events);
+    }
+
+    /// Gives those addresses a new lifetime whose present one ends before the lease.
+    fn refresh_lifetimes(&mut self, until: BootTime, events: &dyn Fn(Event)) {
+        let mut lost = Vec::new();
+        for i in 0..self.held.len() {
+            if self.held[i].expires >= until {
+                continue;
+            }
+            let (link, spec, routed) = (
+                self.held[i].link.clone(),
+                self.held[i].spec.clone(),
+                self.held[i].routed,
+            );
+            match self.put(&link, &spec, until, routed) {
+                Ok(expires) => self.held[i].expires = expires,
+                Err(error) => {
+                    tracing::warn!(addr = %spec.addr, %error, "public address not refreshed");
+                    // Gone interface or an address nobody may have: it will end. Others are only late.
+                    if matches!(
+                        error.errno(),
+                        Some(libc::ENODEV | libc::EADDRNOTAVAIL | libc::EINVAL)
+                    ) {
+                        lost.push(spec.addr);
+                    }
+                }
+            }
+        }
+        self.give_up(&lost, events);
+    }
+
+    fn give_up(&mut self, lost: &[IpAddr], events: &dyn Fn(Event)) {
+        if lost.is_empty() {
+            return;
+        }
+        if let Err(error) = self.silence(lost) {
+            tracing::warn!(%error, ?lost, "lost addresses could not be silenced");
+        }
+        for &addr in lost {
+            events(Event::AddressLost {
+                addr,
+                restored: false,
+            });
+        }
+    }
+
+    pub(super) fn lease_lost(&mut self, events: &dyn Fn(Event)) {
+        self.over(events, false);
+    }
+
+    /// Drops everything if the lease has ended by the clock.
+    pub(super) fn expire(&mut self, events: &dyn Fn(Event)) {
+        if self.until.is_some_and(|until| until <= BootTime::now()) {
+            self.over(events, true);
+        }
+    }
+
+    fn over(&mut self, events: &dyn Fn(Event), tell: bool) {
+        let had = self.until.take().is_some();
+        self.lease.set(None);
+        if tell && had {
+            events(Event::LeaseExpired);
+        }
+        let all: Vec<IpAddr> = self.held.iter().map(|h| h.spec.addr).collect();
+        if !all.is_empty() {
+            self.release_all(&all, events);
+        }
+    }
+
+    /// Compares the kernel's addresses with what should be there.
+    pub(super) fn recheck(&mut self, events: &dyn Fn(Event)) {
+        let existing = match self.addresses.list() {
+            Ok(existing) => existing,
+            Err(error) => return tracing::warn!(%error, "addresses cannot be checked"),
+        };
+        self.restore(&existing, events);
+        self.remove_strays(events);
+        // Also finds out that somebody removed the gate.
+        if let Err(error) = self.speak() {
+            tracing::error!(%error, "the gate cannot be checked");
+        }
+    }
+
+    fn restore(&mut self, existing: &[Address], events: &dyn Fn(Event)) {
+        let Ok(until) = self.valid_lease() else { return };
+        let mut lost = Vec::new();
+        for i in 0..self.held.len() {
+            let (link, spec) = (self.held[i].link.clone(), self.held[i].spec.clone());
+            let routed = address::routed(existing, &link, &spec);
+            self.held[i].routed = routed;
+            if existing
+                .iter()
+                .any(|a| a.addr == spec.addr && a.index == link.index)
+            {
+                continue;
+            }
+            match self.put(&link, &spec, until, routed) {
+                Ok(expires) => {
+                    self.held[i].expires = expires;
+                    events(Event::AddressLost {
+                        addr: spec.addr,
+                        restored: true,
+                    });
+                }
+                Err(error) => {
+                    tracing::warn!(addr = %spec.addr, %error, "public address was removed and cannot be put back");
+                    lost.push(spec.addr);
+                }
+            }
+        }
+        self.give_up(&lost, events);
+    }
+
+    /// Removes public addresses that are on an interface without being held: a crashed daemon's, a person's.
+    fn remove_strays(&mut self, events: &dyn Fn(Event)) {
+        let existing = match self.addresses.list() {
+            Ok(existing) => existing,
+            Err(e) => {
+                return events(Event::ConfigureFailed {
+                    why: format!("cannot look for left-overs: {e}"),
+                });
+            }
+        };
+        for a in existing {
+            let held = self
+                .held
+                .iter()
+                .any(|h| h.spec.addr == a.addr && h.link.index == a.index);
+            if held || !(a.ours || self.vips.iter().any(|v| v.addr == a.addr)) {
+                continue;
+            }
+            let spec = self.vips.iter().find(|v| v.addr == a.addr);
+            let interface = spec.map_or_else(|| format!("number {}", a.index), |v| v.interface.clone());
+            match self.addresses.remove(a.index, a.addr) {
+                Ok(true) => events(Event::StrayRemoved {
+                    addr: a.addr,
+                    interface,
+                }),
+                Ok(false) => {}
+                Err(e) => events(Event::ReleaseFailed {
+                    addr: a.addr,
+                    why: format!("left over, still on an interface: {e}"),
+                }),
+            }
+        }
+    }
+
+    pub(super) fn shutdown(&mut self, events: &dyn Fn(Event)) {
+        self.over(events, false);
+        self.remove_strays(events);
+        let Some(gate) = &mut self.gate else { return };
+        let left = match self.addresses.list() {
+            Ok(list) => list.iter().any(|a| self.vips.iter().any(|v| v.addr == a.addr)),
+            Err(_) => true,
+        };
+        if left {
+            // Better a silent address than two nodes that answer.
+            tracing::error!("public addresses are left on interfaces; the gate stays and keeps them silent");
+        } else if let Err(error) = gate.remove() {
+            tracing::warn!(%error, "the gate stays; `nft delete table inet steadfast` removes it");
+        }
+    }
+
+    fn valid_lease(&self) -> Result<BootTime> {
+        let valid = self.until.filter(|&until| until > BootTime::now());
+        valid.ok_or_else(|| Error::Invalid("this node has no lease".to_owned()))
+    }
+
+    /// Puts an address on its interface until the second in which the lease ends; returns when the kernel ends it.
+    fn put(&mut self, link: &Link, spec: &VipSpec, until: BootTime, routed: bool) -> Result<BootTime> {
+        let before = BootTime::now();
+        let lifetime = until.since(before);
+        self.addresses.set(link, spec, lifetime, routed)?;
+        Ok(before + Duration::from_secs(address::whole_seconds(lifetime).into()))
+    }
+
+    fn leased(&self) -> Vec<IpAddr> {
+        self.held.iter().map(|h| h.spec.addr).collect()
+    }
+
+    fn install_gate(&mut self) -> Result<()> {
+        let managed: Vec<IpAddr> = self.vips.iter().map(|v| v.addr).collect();
+        let rest = self.rest().unwrap_or_default();
+        let leased = if rest.is_zero() { Vec::new() } else { self.leased() };
+        match &mut self.gate {
+            Some(gate) => gate.install(&managed, &leased, rest),
+            None => Ok(()),
+        }
+    }
+
+    /// Makes the held addresses speak for the rest of the lease and all others silent.
+    fn speak(&mut self) -> Result<()> {
+        let leased = self.leased();
+        for _ in 0..3 {
+            let before = BootTime::now();
+            let rest = self.until.map(|until| until.since(before)).unwrap_or_default();
+            let Some(gate) = &mut self.gate else { return Ok(()) };
+            let outcome = if rest.is_zero() {
+                gate.drop_now()
+            } else {
+                gate.renew(&leased, rest)
+            };
+            if let Err(e) = outcome {
+                // `nft flush ruleset` removes other programs' tables too.
+                tracing::warn!(error = %e, "the gate is gone or broken, making it anew");
+                self.install_gate()?;
+            }
+            let took = BootTime::now().since(before);
+            if rest.is_zero() || took < SLOW {
+                return Ok(());
+            }
+            // The time limit counts from some moment in between: once more, so that it does not outlast the lease.
+        }
+        if self.rest().is_some_and(|rest| rest.is_zero())
+            && let Some(gate) = &mut self.gate
+        {
+            gate.drop_now()?;
+        }
+        Ok(())
+    }
+}
+
+/// This process may change addresses.
+fn may_change_addresses() -> bool {
+    rustix::thread::capabilities(None)
+        .is_ok_and(|sets| sets.effective.contains(rustix::thread::CapabilitySet::NET_ADMIN))
+}

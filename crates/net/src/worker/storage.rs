@@ -1,0 +1,94 @@
+//! The worker's half that keeps evicted nodes from the storage.
+
+use std::net::IpAddr;
+use std::ops::RangeInclusive;
+
+use crate::command::Event;
+use crate::connections::Connections;
+use crate::error::Result;
+use crate::fence::{Fence, StoragePorts};
+
+pub(super) struct Storage {
+    fence: Fence,
+    connections: Connections,
+    ports: StoragePorts,
+    /// Who is shut out, since somebody said so.
+    evicted: Option<Vec<IpAddr>>,
+}
+
+impl Storage {
+    pub(super) fn new() -> Result<Self> {
+        Ok(Self {
+            fence: Fence::open()?,
+            connections: Connections::open()?,
+            ports: StoragePorts::default(),
+            evicted: None,
+        })
+    }
+
+    pub(super) fn configure(
+        &mut self,
+        storage: Vec<RangeInclusive<u16>>,
+        spared: Vec<u16>,
+        events: &dyn Fn(Event),
+    ) {
+        let ports = StoragePorts { storage, spared };
+        if ports == self.ports {
+            return;
+        }
+        self.ports = ports;
+        // A fence that an earlier daemon left stays until the first list of evicted nodes comes.
+        if let Some(evicted) = &self.evicted
+            && let Err(e) = self.fence.set_evicted(evicted, &self.ports)
+        {
+            events(Event::ConfigureFailed {
+                why: format!("the fence keeps its old storage ports: {e}"),
+            });
+        }
+    }
+
+    /// Cuts first, so that nothing reconnects, then destroys what hangs.
+    pub(super) fn set_evicted(&mut self, epoch: u64, addresses: Vec<IpAddr>, events: &dyn Fn(Event)) {
+        let cut = self.fence.set_evicted(&addresses, &self.ports);
+        let destroyed = if addresses.is_empty() {
+            Ok(0)
+        } else {
+            self.connections.kick(&addresses, &self.ports)
+        };
+        self.evicted = Some(addresses);
+        events(match (cut, destroyed) {
+            (Ok(()), Ok(sockets_destroyed)) => Event::Evicted {
+                epoch,
+                sockets_destroyed,
+            },
+            (Err(e), Ok(n)) => Event::EvictFailed {
+                epoch,
+                why: format!("{n} storage connections destroyed, but new ones are not prevented: {e}"),
+            },
+            (Ok(()), Err(e)) => Event::EvictFailed {
+                epoch,
+                why: format!("storage traffic is cut, but its connections hang: {e}"),
+            },
+            (Err(cut), Err(kick)) => Event::EvictFailed {
+                epoch,
+                why: format!("{cut}; {kick}"),
+            },
+        });
+    }
+
+    pub(super) fn kick(&mut self, addresses: &[IpAddr], events: &dyn Fn(Event)) {
+        events(match self.connections.kick(addresses, &self.ports) {
+            Ok(sockets_destroyed) => Event::Kicked { sockets_destroyed },
+            Err(e) => Event::KickFailed { why: e.to_string() },
+        });
+    }
+
+    /// Puts the fence up again if somebody removed it (`nft flush ruleset` does).
+    pub(super) fn recheck(&mut self) {
+        if let Some(evicted) = &self.evicted
+            && let Err(error) = self.fence.set_evicted(evicted, &self.ports)
+        {
+            tracing::error!(%error, "the fence around evicted nodes cannot be checked");
+        }
+    }
+}
