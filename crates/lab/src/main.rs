@@ -19,12 +19,16 @@ use clap::{Args, Parser, Subcommand};
 use lab::{Lab, Net};
 use parts::Progress;
 use site::{Site, Storage};
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 #[derive(Debug, Parser)]
-#[command(name = "steadfast-lab", about = "Laboratory of whole servers in namespaces (development only)")]
+#[command(
+    name = "steadfast-lab",
+    about = "Laboratory of whole servers in namespaces (development only)"
+)]
 struct Cli {
     /// Which running laboratory is meant, when there are several
     #[arg(long, global = true)]
@@ -58,11 +62,16 @@ struct Shape {
 impl Shape {
     fn site(&self, id: &str) -> Result<Site> {
         let steadfast = match &self.steadfast {
-            Some(path) => path.canonicalize().with_context(|| format!("no program at {}", path.display()))?,
+            Some(path) => path
+                .canonicalize()
+                .with_context(|| format!("no program at {}", path.display()))?,
             None => std::env::current_exe()?.with_file_name("steadfast"),
         };
         if !self.without_daemon && !steadfast.exists() {
-            bail!("{} is not there: build it first (cargo build --profile lab)", steadfast.display());
+            bail!(
+                "{} is not there: build it first (cargo build --profile lab)",
+                steadfast.display()
+            );
         }
         let mut site = Site::new(id.to_owned(), self.storage, self.nodes, steadfast)?;
         site.private_net = self.private_net;
@@ -72,8 +81,17 @@ impl Shape {
     }
 
     fn words(&self) -> Vec<String> {
-        let storage = if self.storage == Storage::Gluster { "gluster" } else { "local" };
-        let mut words = vec!["--storage".into(), storage.into(), "--nodes".into(), self.nodes.to_string()];
+        let storage = if self.storage == Storage::Gluster {
+            "gluster"
+        } else {
+            "local"
+        };
+        let mut words = vec![
+            "--storage".into(),
+            storage.into(),
+            "--nodes".into(),
+            self.nodes.to_string(),
+        ];
         let flags = [
             (self.private_net, "--private-net"),
             (self.ipv6, "--ipv6"),
@@ -141,6 +159,11 @@ enum Cmd {
         #[arg(long)]
         spec: PathBuf,
     },
+    /// Run a probe here until standard input closes
+    Probe {
+        #[command(subcommand)]
+        probe: ProbeKind,
+    },
     #[command(hide = true)]
     Inside {
         #[arg(long)]
@@ -178,6 +201,76 @@ enum Inside {
     },
 }
 
+#[derive(Debug, Subcommand)]
+enum ProbeKind {
+    /// Connect to the ident server behind an address
+    Tcp {
+        #[arg(long)]
+        target: IpAddr,
+        #[arg(long, default_value_t = 5)]
+        interval_ms: u64,
+    },
+    /// Write a file over NFSv3, block by block
+    NfsWriter {
+        #[arg(long)]
+        server: IpAddr,
+        #[arg(long, default_value = "/vol1")]
+        export: String,
+        #[arg(long)]
+        path: String,
+        #[arg(long, default_value_t = 20)]
+        interval_ms: u64,
+    },
+    /// Check what the writer wrote
+    NfsVerify {
+        #[arg(long)]
+        server: IpAddr,
+        #[arg(long, default_value = "/vol1")]
+        export: String,
+        #[arg(long)]
+        path: String,
+        #[arg(long)]
+        blocks: u64,
+    },
+    /// Watch who claims the VIPs
+    Arp {
+        #[arg(long, default_value = "eth0")]
+        interface: String,
+        #[arg(long)]
+        own: Ipv4Addr,
+        #[arg(long, value_delimiter = ',')]
+        vips: Vec<Ipv4Addr>,
+        #[arg(long, default_value_t = 50)]
+        interval_ms: u64,
+    },
+}
+
+fn run_probe(probe: ProbeKind) -> Result<i32> {
+    match probe {
+        ProbeKind::Tcp { target, interval_ms } => {
+            probe::tcp::main(target, Duration::from_millis(interval_ms))
+        }
+        ProbeKind::NfsWriter {
+            server,
+            export,
+            path,
+            interval_ms,
+        } => probe::nfs_writer::main(server, &export, &path, Duration::from_millis(interval_ms)),
+        ProbeKind::NfsVerify {
+            server,
+            export,
+            path,
+            blocks,
+        } => probe::nfs_writer::verify(server, &export, &path, blocks),
+        ProbeKind::Arp {
+            interface,
+            own,
+            vips,
+            interval_ms,
+        } => probe::arp::main(&interface, own, &vips, Duration::from_millis(interval_ms)),
+    }
+}
+
 fn new_id() -> String {
     format!("sf{}", std::process::id())
 }
@@ -197,7 +290,14 @@ fn outside(cli: Cli) -> Result<i32> {
         Cmd::Up(shape) => up(&shape),
         Cmd::Down { all_stale: true } => {
             let gone = launch::sweep();
-            println!("cleared away: {}", if gone.is_empty() { "nothing".into() } else { gone.join(", ") });
+            println!(
+                "cleared away: {}",
+                if gone.is_empty() {
+                    "nothing".into()
+                } else {
+                    gone.join(", ")
+                }
+            );
             Ok(0)
         }
         Cmd::Down { all_stale: false } => {
@@ -208,7 +308,11 @@ fn outside(cli: Cli) -> Result<i32> {
         }
         Cmd::List => {
             for e in launch::entries() {
-                let state = if e.alive() { "running" } else { "dead (steadfast-lab down --all-stale)" };
+                let state = if e.alive() {
+                    "running"
+                } else {
+                    "dead (steadfast-lab down --all-stale)"
+                };
                 println!("{}  pid {}  {state}", e.id, e.pid);
             }
             Ok(0)
@@ -225,9 +329,15 @@ fn outside(cli: Cli) -> Result<i32> {
         }
         Cmd::PowerOff { node } => relay(lab, &["power-off", &node]),
         Cmd::PowerOn { node } => relay(lab, &["power-on", &node]),
-        Cmd::Link { node, net, state } => {
-            relay(lab, &["link", &node, if net == Net::Public { "public" } else { "private" }, &state])
-        }
+        Cmd::Link { node, net, state } => relay(
+            lab,
+            &[
+                "link",
+                &node,
+                if net == Net::Public { "public" } else { "private" },
+                &state,
+            ],
+        ),
         Cmd::Partition { groups, net } => {
             let mut all = vec!["partition", groups.as_str()];
             match net {
@@ -239,6 +349,7 @@ fn outside(cli: Cli) -> Result<i32> {
         }
         Cmd::Pid1 { id, words } => pid1::main(&id, &words),
         Cmd::HostInit { spec } => host_init::main(&spec),
+        Cmd::Probe { probe } => run_probe(probe),
         Cmd::Inside { id, command } => inside(&id, command),
     }
 }
@@ -292,8 +403,11 @@ fn inside(id: &str, command: Inside) -> Result<i32> {
             switch::link(&lab, &site::name(lab.site.node(&node)?), net, state == "up")?;
         }
         Inside::Partition { groups, net } => {
-            let groups =
-                if groups == "heal" { Vec::new() } else { switch::parse_groups(&lab.site, &groups)? };
+            let groups = if groups == "heal" {
+                Vec::new()
+            } else {
+                switch::parse_groups(&lab.site, &groups)?
+            };
             let nets = net.map_or_else(|| vec![Net::Public, Net::Private], |n| vec![n]);
             switch::partition(&lab, &groups, &nets)?;
         }

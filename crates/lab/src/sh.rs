@@ -96,7 +96,9 @@ pub(crate) fn outcome(command: &mut Command, limit: Duration) -> Result<Outcome>
                     std::thread::sleep(Duration::from_millis(1));
                 }
                 if h.is_finished() {
-                    h.join().map(|b| String::from_utf8_lossy(&b).into_owned()).unwrap_or_default()
+                    h.join()
+                        .map(|b| String::from_utf8_lossy(&b).into_owned())
+                        .unwrap_or_default()
                 } else {
                     String::new()
                 }
@@ -104,7 +106,12 @@ pub(crate) fn outcome(command: &mut Command, limit: Duration) -> Result<Outcome>
             None => String::new(),
         }
     };
-    Ok(Outcome { status, stdout: text(out), stderr: text(err), timed_out })
+    Ok(Outcome {
+        status,
+        stdout: text(out),
+        stderr: text(err),
+        timed_out,
+    })
 }
 
 /// Runs `command`; its standard output. An error carries all it said.
@@ -112,7 +119,11 @@ pub(crate) fn run(command: &mut Command, limit: Duration) -> Result<String> {
     let what = line(command);
     let done = outcome(command, limit)?;
     if done.timed_out {
-        bail!("`{what}` was not done after {:.0} s\n{}", limit.as_secs_f64(), done.text());
+        bail!(
+            "`{what}` was not done after {:.0} s\n{}",
+            limit.as_secs_f64(),
+            done.text()
+        );
     }
     if !done.ok() {
         bail!("`{what}` failed ({})\n{}", done.status, done.text());

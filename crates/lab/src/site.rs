@@ -55,9 +55,19 @@ impl Site {
             bail!("--nodes {nodes}: a laboratory has 1 to 16 nodes");
         }
         if storage == Storage::Gluster && nodes != 1 && nodes != 3 && nodes % 2 != 0 {
-            bail!("--nodes {nodes}: GlusterFS needs 1, 3 or an even number of nodes here (pairs of replicas)");
+            bail!(
+                "--nodes {nodes}: GlusterFS needs 1, 3 or an even number of nodes here (pairs of replicas)"
+            );
         }
-        Ok(Self { id, storage, nodes, private_net: false, ipv6: false, daemon: true, steadfast })
+        Ok(Self {
+            id,
+            storage,
+            nodes,
+            private_net: false,
+            ipv6: false,
+            daemon: true,
+            steadfast,
+        })
     }
 
     pub(crate) fn base(&self) -> PathBuf {
@@ -75,7 +85,11 @@ impl Site {
 
     /// A node's address between the nodes.
     pub(crate) fn private(&self, node: usize) -> String {
-        if self.private_net { format!("10.99.0.{}", 100 + node) } else { self.public(node) }
+        if self.private_net {
+            format!("10.99.0.{}", 100 + node)
+        } else {
+            self.public(node)
+        }
     }
 
     /// Where replicas are kept together: nodes of the same number here hold the same files.
@@ -87,11 +101,19 @@ impl Site {
     }
 
     pub(crate) fn vips(&self) -> Vec<String> {
-        (0..self.nodes).map(|i| format!("192.168.122.{}", 200 + i)).collect()
+        (0..self.nodes)
+            .map(|i| format!("192.168.122.{}", 200 + i))
+            .collect()
     }
 
     pub(crate) fn vips6(&self) -> Vec<String> {
-        if self.ipv6 { (0..self.nodes).map(|i| format!("fd5f:122::{}", 200 + i)).collect() } else { Vec::new() }
+        if self.ipv6 {
+            (0..self.nodes)
+                .map(|i| format!("fd5f:122::{}", 200 + i))
+                .collect()
+        } else {
+            Vec::new()
+        }
     }
 
     /// The hosts that are no nodes, with their last address byte.
