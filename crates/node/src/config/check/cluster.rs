@@ -1,0 +1,177 @@
+//! `[cluster]`: name, lock, ports.
+
+use super::Context;
+use crate::config::model::{Dns, Lock, Storage};
+use std::path::{Path, PathBuf};
+use toml::Spanned;
+
+/// Below the mount when nothing else is said.
+const RECORDS: &str = ".steadfast";
+
+/// The cluster's name. It stands in certificates, so it is kept to letters that need no quoting.
+pub(super) fn name(context: &mut Context<'_>, name: Option<&Spanned<String>>) -> String {
+    let Some(name) = name else {
+        context.error(
+            "the cluster has no name",
+            0..0,
+            "",
+            "write name = \"storage\" under [cluster]",
+        );
+        return String::new();
+    };
+    let text = name.get_ref();
+    let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    if text.is_empty() || text.len() > 63 || !text.chars().all(good) {
+        context.error(
+            format!("\"{text}\" cannot be a cluster's name"),
+            name.span(),
+            "",
+            "write 1 to 63 letters, digits, hyphens, dots or underscores",
+        );
+    }
+    text.clone()
+}
+
+/// The cluster lock: a path, or CTDB's `!command` with its records in a directory.
+pub(super) fn lock(
+    context: &mut Context<'_>,
+    lock: Option<&Spanned<String>>,
+    records: Option<&Spanned<PathBuf>>,
+    storage: &Storage,
+) -> Option<Lock> {
+    let Some(lock) = lock else {
+        if let Some(records) = records {
+            context.error(
+                "`lock_records` without a lock",
+                records.span(),
+                "",
+                "remove it, or write lock = \"!COMMAND\"; with a path the records lie beside the lock",
+            );
+        }
+        return None;
+    };
+    let text = lock.get_ref().trim();
+    if let Some(command) = text.strip_prefix('!') {
+        return helper(context, lock, command.trim(), records, storage);
+    }
+    if let Some(records) = records {
+        context.error(
+            "the records lie beside the lock",
+            records.span(),
+            "",
+            "remove this line",
+        );
+    }
+    let path = Path::new(text);
+    let directory = path.parent().filter(|d| d.as_os_str().len() > 1);
+    let Some(directory) = directory.filter(|_| path.is_absolute() && !has_dots(path)) else {
+        context.error(
+            format!("\"{text}\" cannot be the path of the lock"),
+            lock.span(),
+            "",
+            "write the full path of a file in a directory of its own on the shared mount, as \"/mnt/vol/.steadfast/lock\"",
+        );
+        return None;
+    };
+    if path.file_name().is_none_or(|name| name != "lock") {
+        context.error(
+            "the file of the lock is always called `lock`",
+            lock.span(),
+            "",
+            format!("write \"{}/lock\"", directory.display()),
+        );
+    }
+    if let Some(mount) = storage.path()
+        && !path.starts_with(mount)
+    {
+        context.error(
+            "the lock is not on the shared filesystem",
+            lock.span(),
+            format!("not below {}", mount.display()),
+            format!("write \"{}/{RECORDS}/lock\"", mount.display()),
+        );
+    }
+    Some(Lock {
+        dir: directory.to_path_buf(),
+        command: None,
+    })
+}
+
+fn helper(
+    context: &mut Context<'_>,
+    lock: &Spanned<String>,
+    command: &str,
+    records: Option<&Spanned<PathBuf>>,
+    storage: &Storage,
+) -> Option<Lock> {
+    if !command.starts_with('/') {
+        context.error(
+            "the lock's command needs its full path",
+            lock.span(),
+            "",
+            "write \"!/usr/libexec/ctdb/ctdb_mutex_...\" with its arguments",
+        );
+        return None;
+    }
+    let dir = match (records, storage.path()) {
+        (Some(records), _) if records.get_ref().is_absolute() && !has_dots(records.get_ref()) => {
+            records.get_ref().clone()
+        }
+        (Some(records), _) => {
+            context.error(
+                "`lock_records` needs a full path",
+                records.span(),
+                "",
+                "write a directory on the shared mount, as \"/mnt/vol/.steadfast\"",
+            );
+            return None;
+        }
+        (None, Some(mount)) => mount.join(RECORDS),
+        (None, None) => {
+            context.error(
+                "nowhere to keep the records of the lock",
+                lock.span(),
+                "the command holds the lock, its records stay files",
+                "write lock_records = \"/mnt/vol/.steadfast\", a directory on the shared mount",
+            );
+            return None;
+        }
+    };
+    Some(Lock {
+        dir,
+        command: Some(command.to_owned()),
+    })
+}
+
+fn has_dots(path: &Path) -> bool {
+    path.components()
+        .any(|part| matches!(part, std::path::Component::ParentDir))
+}
+
+/// Two things on one port.
+pub(super) fn ports(
+    context: &mut Context<'_>,
+    control: u16,
+    place: Option<&Spanned<i64>>,
+    dns: Option<&Dns>,
+) {
+    let taken = [
+        (445, "SMB"),
+        (2049, "NFS"),
+        (111, "rpcbind"),
+        (24_007, "glusterd"),
+    ];
+    let service = taken
+        .iter()
+        .find(|(port, _)| *port == control)
+        .map(|(_, name)| *name);
+    let dns = dns.is_some_and(|dns| dns.port == control).then_some("DNS");
+    if let (Some(other), Some(place)) = (service.or(dns), place) {
+        context.error(
+            format!("port {control} is {other}'s"),
+            place.span(),
+            "",
+            "write another port for `control_port`, as 4390",
+        );
+    }
+}

@@ -1,0 +1,238 @@
+//! From what is written to what is used: [`Spec`] to [`Config`], with every doubt about the contents collected.
+//!
+//! One module per section; each takes its part of the spec and the problems so far, and gives back what it could make
+//! of it. A configuration comes out only when nobody found an error.
+
+mod cluster;
+mod dns;
+mod nodes;
+mod storage;
+mod vips;
+
+use super::diagnostic::{Diagnostic, Diagnostics, Source};
+use super::files::Files;
+use super::machine::Machine;
+use super::model::{Config, Storage};
+use super::spec::Spec;
+use ::cluster::Timing;
+use services::config::ServicesConfig;
+use std::ops::Range;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+use toml::Spanned;
+
+/// For whom the configuration is looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// This machine is to serve by it: it must be one of the nodes and have the interfaces.
+    Serve,
+    /// Somebody wants to know whether it is right, perhaps on another machine.
+    Inspect,
+}
+
+/// What the modules share.
+struct Context<'a> {
+    source: Arc<Source>,
+    machine: &'a Machine,
+    purpose: Purpose,
+    problems: &'a mut Diagnostics,
+    files: &'a mut Files,
+}
+
+impl Context<'_> {
+    fn error(
+        &mut self,
+        title: impl Into<String>,
+        span: Range<usize>,
+        label: impl Into<String>,
+        help: impl Into<String>,
+    ) {
+        let diagnostic = Diagnostic::error(title).at(&self.source, span, label).help(help);
+        self.problems.push(diagnostic);
+    }
+
+    fn warning(
+        &mut self,
+        title: impl Into<String>,
+        span: Range<usize>,
+        label: impl Into<String>,
+        help: impl Into<String>,
+    ) {
+        let diagnostic = Diagnostic::warning(title)
+            .at(&self.source, span, label)
+            .help(help);
+        self.problems.push(diagnostic);
+    }
+
+    /// A number within its range, else the default.
+    fn number<T: TryFrom<i64>>(
+        &mut self,
+        key: &str,
+        value: Option<&Spanned<i64>>,
+        least: i64,
+        most: i64,
+        default: T,
+    ) -> T {
+        let Some(value) = value else {
+            return default;
+        };
+        if (least..=most).contains(value.get_ref())
+            && let Ok(number) = T::try_from(*value.get_ref())
+        {
+            return number;
+        }
+        self.error(
+            format!("`{key}` is out of range"),
+            value.span(),
+            format!("must be {least} to {most}"),
+            format!("write a number from {least} to {most}, or remove the line for the default"),
+        );
+        default
+    }
+
+    /// Reads a file that the configuration names.
+    fn named_file(&mut self, key: &str, path: &Spanned<std::path::PathBuf>) -> Option<Arc<Source>> {
+        match self.files.read(path.get_ref()) {
+            Ok(source) => Some(source),
+            Err(error) => {
+                let shown = path.get_ref().display();
+                self.error(
+                    format!("{shown} cannot be read: {error}"),
+                    path.span(),
+                    "",
+                    format!("make the file readable for root on this node, or remove `{key}`"),
+                );
+                None
+            }
+        }
+    }
+}
+
+/// Checks everything. `None` when there is an error among `problems`.
+pub(super) fn check(
+    path: &Path,
+    source: &Arc<Source>,
+    spec: Spec,
+    machine: &Machine,
+    purpose: Purpose,
+    files: &mut Files,
+    problems: &mut Diagnostics,
+) -> Option<Config> {
+    let mut context = Context {
+        source: Arc::clone(source),
+        machine,
+        purpose,
+        problems,
+        files,
+    };
+    let section = spec.cluster.unwrap_or_default();
+    let name = cluster::name(&mut context, section.name.as_ref());
+    let lease = context.number("lease_ms", section.lease_ms.as_ref(), 200, 10_000, 600_u64);
+    let control_port = context.number("control_port", section.control_port.as_ref(), 1, 65_535, 4390_u16);
+    let nodes = nodes::nodes(&mut context, &spec.node, section.nodes_file.as_ref());
+    let me = nodes::me(&mut context, &nodes);
+    let vips = vips::vips(
+        &mut context,
+        &spec.vip,
+        section.public_addresses_file.as_ref(),
+        &nodes,
+        me,
+    );
+    let storage = storage::storage(&mut context, spec.storage.as_ref());
+    let lock = cluster::lock(
+        &mut context,
+        section.lock.as_ref(),
+        section.lock_records.as_ref(),
+        &storage,
+    );
+    let services = services(&mut context, spec.samba, spec.nfs, spec.health);
+    let dns = dns::dns(&mut context, spec.dns.as_ref(), &nodes, me, &vips.all, &services);
+    cluster::ports(
+        &mut context,
+        control_port,
+        section.control_port.as_ref(),
+        dns.as_ref(),
+    );
+    if spec.storage.is_none() && problems_allow_advice(context.problems) {
+        no_storage(&mut context, &storage);
+    }
+    if problems.has_errors() {
+        return None;
+    }
+    let mut config = Config {
+        path: path.to_path_buf(),
+        cluster: name,
+        me: me?,
+        nodes: nodes.list,
+        removed: nodes.removed,
+        vips: vips.all,
+        own_list: vips.own_list,
+        timing: Timing::for_lease(Duration::from_millis(lease)),
+        fail_back: section.fail_back.unwrap_or_default(),
+        control_port,
+        lock,
+        storage,
+        services,
+        dns,
+        fingerprint: 0,
+        warnings: Diagnostics::default(),
+    };
+    config.fingerprint = config.compute_fingerprint();
+    Some(config)
+}
+
+fn problems_allow_advice(problems: &Diagnostics) -> bool {
+    !problems.has_errors()
+}
+
+fn no_storage(context: &mut Context<'_>, storage: &Storage) {
+    if *storage == Storage::None {
+        let end = context.source.text.len();
+        context.warning(
+            "no [storage]: the shared filesystem is neither mounted nor watched, and a lost node is not evicted from it",
+            end..end,
+            "",
+            "add [storage] with kind, path and volume; write kind = \"none\" if that is what you want",
+        );
+    }
+}
+
+/// `[samba]`, `[nfs]` and `[health]`, by their own rules.
+fn services(
+    context: &mut Context<'_>,
+    samba: Option<services::config::SambaConfig>,
+    nfs: Option<services::config::NfsConfig>,
+    health: Option<services::config::HealthConfig>,
+) -> ServicesConfig {
+    let config = ServicesConfig {
+        samba: samba.unwrap_or_default(),
+        nfs: nfs.unwrap_or_default(),
+        health: health.unwrap_or_default(),
+        ..ServicesConfig::default()
+    };
+    for problem in config.check() {
+        let span = place(&context.source.text, problem.section, problem.key);
+        context.error(
+            format!("`{}` in [{}]: {}", problem.key, problem.section, problem.problem),
+            span,
+            "",
+            problem.remedy,
+        );
+    }
+    config
+}
+
+/// Where a key of a section stands; the beginning of the file when it stands nowhere.
+fn place(text: &str, section: &str, key: &str) -> Range<usize> {
+    let Ok(table) = toml::de::DeTable::parse(text) else {
+        return 0..0;
+    };
+    let Some(section) = table.get_ref().get(section) else {
+        return 0..0;
+    };
+    section
+        .get_ref()
+        .get(key)
+        .map_or_else(|| section.span(), Spanned::span)
+}

@@ -1,0 +1,253 @@
+//! The checked configuration, as the daemon uses it.
+
+use super::diagnostic::Diagnostics;
+use cluster::{FailBack, NodeConf, Pnn, Timing, VipConf};
+use serde::{Deserialize, Serialize};
+use services::config::ServicesConfig;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+
+/// Name of the storage service in health reports.
+pub const STORAGE: &str = "storage";
+/// Name of the SMB service in health reports.
+pub const SAMBA: &str = "samba";
+/// Name of the NFS service in health reports.
+pub const NFS: &str = "nfs";
+
+/// Everything that one node needs to know of the site. Made by [`load`](super::load).
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The file that it was read from.
+    pub path: PathBuf,
+    /// Name of the cluster.
+    pub cluster: String,
+    /// This node.
+    pub me: Pnn,
+    /// The nodes list, without removed nodes.
+    pub nodes: BTreeMap<Pnn, NodeConf>,
+    /// Numbers of removed nodes, which are not given to others.
+    pub removed: BTreeSet<Pnn>,
+    /// The public addresses.
+    pub vips: BTreeMap<IpAddr, VipConf>,
+    /// This node's own list, when it comes from a `public_addresses` file that may differ between the nodes. Then
+    /// `vips` holds what this node knows: for nodes whose list is unknown, its own list (see [`Config::set_lists`]).
+    pub own_list: Option<PublicList>,
+    /// Time limits.
+    pub timing: Timing,
+    /// How returning nodes get addresses back.
+    pub fail_back: FailBack,
+    /// TCP port of the links and UDP port of the heartbeats, on every private address.
+    pub control_port: u16,
+    /// The cluster lock, if there is one.
+    pub lock: Option<Lock>,
+    /// The shared filesystem.
+    pub storage: Storage,
+    /// Samba, the NFS server and when they count as failed.
+    pub services: ServicesConfig,
+    /// The DNS server, if it is wanted.
+    pub dns: Option<Dns>,
+    /// Of what must be equal on all nodes.
+    pub fingerprint: u64,
+    /// What is doubtful in it.
+    pub warnings: Diagnostics,
+}
+
+/// The public addresses that one node can host: prefix length and interface, by address.
+pub type PublicList = BTreeMap<IpAddr, (u8, String)>;
+
+/// Where the cluster lock is.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Lock {
+    /// Directory of the record files, and of the lock file `lock` unless there is a command.
+    pub dir: PathBuf,
+    /// CTDB's mutex helper: program and arguments, without the `!`.
+    pub command: Option<String>,
+}
+
+/// The shared filesystem.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "kind")]
+pub enum Storage {
+    /// A GlusterFS volume, mounted by us where it is not.
+    Gluster {
+        /// Mount point.
+        path: PathBuf,
+        /// Name of the volume.
+        volume: String,
+        /// Who tells the volume's layout; `localhost` when every node runs glusterd.
+        server: String,
+        /// In place of the defaults that keep the mount coherent between nodes.
+        mount_options: Option<Vec<String>>,
+    },
+    /// A directory that is there already: another cluster filesystem, or one machine's own for trials.
+    Local {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// No shared filesystem is watched.
+    None,
+}
+
+impl Storage {
+    /// Mount point or directory.
+    #[must_use]
+    pub fn path(&self) -> Option<&PathBuf> {
+        match self {
+            Self::Gluster { path, .. } | Self::Local { path } => Some(path),
+            Self::None => None,
+        }
+    }
+}
+
+/// The DNS server.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Dns {
+    /// The zone, without a dot at its end, in lower case.
+    pub zone: String,
+    /// The service names.
+    pub names: Vec<DnsName>,
+    /// Seconds that answers may be remembered, from 1.
+    pub ttl: u32,
+    /// UDP and TCP port.
+    pub port: u16,
+    /// Addresses to answer on: this node's private ones and all public ones unless the file says otherwise.
+    pub listen: Vec<IpAddr>,
+    /// Names of the servers, for the NS records; those inside of the zone get public addresses.
+    pub ns: Vec<String>,
+    /// Mail address of who looks after the zone, as a domain name.
+    pub contact: String,
+    /// Answer for the service names without the zone too (`glusternfs.`).
+    pub short_names: bool,
+    /// Answers per second to one client network (IPv4 /24, IPv6 /56) before they are truncated; 0: no limit.
+    pub rate_limit: u32,
+    /// Networks without a limit: address and prefix length.
+    pub rate_limit_exempt: Vec<(IpAddr, u8)>,
+}
+
+impl Dns {
+    /// Sockets to open.
+    pub fn sockets(&self) -> impl Iterator<Item = SocketAddr> + '_ {
+        self.listen
+            .iter()
+            .map(|address| SocketAddr::new(*address, self.port))
+    }
+}
+
+/// A service name in the zone.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct DnsName {
+    /// Below the zone, in lower case.
+    pub name: String,
+    /// Its addresses; empty: all public addresses.
+    pub vips: BTreeSet<IpAddr>,
+    /// Service that must be healthy on the holder ([`SAMBA`] or [`NFS`]); none: all of them.
+    pub service: Option<String>,
+}
+
+impl Config {
+    /// The core's part.
+    #[must_use]
+    pub fn core(&self) -> cluster::Config {
+        cluster::Config {
+            cluster: self.cluster.clone(),
+            me: self.me,
+            nodes: self.nodes.clone(),
+            vips: self.vips.clone(),
+            services: self.service_names(),
+            timing: self.timing.clone(),
+            fail_back: self.fail_back,
+            fingerprint: self.fingerprint,
+        }
+    }
+
+    /// This node's line of the nodes list.
+    #[must_use]
+    pub fn this_node(&self) -> &NodeConf {
+        // `me` is a key of `nodes`: `load` makes no other configuration
+        &self.nodes[&self.me]
+    }
+
+    /// The node of this name (capitals do not count).
+    #[must_use]
+    pub fn node_named(&self, name: &str) -> Option<Pnn> {
+        self.nodes
+            .iter()
+            .find(|(_, n)| n.name.eq_ignore_ascii_case(name))
+            .map(|(pnn, _)| *pnn)
+    }
+
+    /// Services whose failure makes a node unfit to host addresses.
+    #[must_use]
+    pub fn service_names(&self) -> BTreeSet<String> {
+        let storage = !matches!(self.storage, Storage::None);
+        [
+            (STORAGE, storage),
+            (SAMBA, self.services.samba.enabled),
+            (NFS, self.services.nfs.enabled),
+        ]
+        .into_iter()
+        .filter(|(_, on)| *on)
+        .map(|(name, _)| name.to_owned())
+        .collect()
+    }
+
+    /// What the nodes said about their own `public_addresses` files: who can host what, and on which interface.
+    /// Nodes that have said nothing are taken to have this node's list. Nothing happens when the addresses stand in
+    /// `steadfast.toml`, which is the same for all. True when something changed.
+    pub fn set_lists(&mut self, lists: &BTreeMap<Pnn, PublicList>) -> bool {
+        let Some(own) = &self.own_list else {
+            return false;
+        };
+        let mut vips: BTreeMap<IpAddr, VipConf> = BTreeMap::new();
+        for (pnn, node) in &self.nodes {
+            if node.role == cluster::Role::Witness {
+                continue;
+            }
+            let list = if *pnn == self.me {
+                own
+            } else {
+                lists.get(pnn).unwrap_or(own)
+            };
+            for (address, (prefix_len, interface)) in list {
+                let vip = vips.entry(*address).or_insert_with(|| VipConf {
+                    prefix_len: *prefix_len,
+                    hosts: BTreeMap::new(),
+                });
+                vip.hosts.insert(*pnn, interface.clone());
+            }
+        }
+        let changed = vips != self.vips;
+        self.vips = vips;
+        changed
+    }
+
+    /// Of what must be equal on all nodes: not of paths, and not of lists that may differ.
+    pub(super) fn compute_fingerprint(&self) -> u64 {
+        let vips = if self.own_list.is_none() {
+            Some(&self.vips)
+        } else {
+            None
+        };
+        let text = serde_json::json!({
+            "cluster": self.cluster,
+            "nodes": self.nodes,
+            "removed": self.removed,
+            "vips": vips,
+            "timing": self.timing,
+            "fail_back": self.fail_back,
+            "control_port": self.control_port,
+            "lock": self.lock,
+            "storage": self.storage,
+            "services": self.service_names(),
+            "dns": self.dns.as_ref().map(|dns| (&dns.zone, &dns.names, dns.ttl, &dns.ns, &dns.contact)),
+        })
+        .to_string();
+        let digest = ring::digest::digest(&ring::digest::SHA256, text.as_bytes());
+        digest
+            .as_ref()
+            .iter()
+            .take(8)
+            .fold(0, |sum, byte| sum << 8 | u64::from(*byte))
+    }
+}
