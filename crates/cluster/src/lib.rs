@@ -5,13 +5,24 @@
 //! [`Cluster::next_timeout`] and then feeds [`Input::Tick`]. The core has no clock, socket, thread, file, random
 //! source or async runtime of its own; the daemon and the simulator drive the very same code.
 
+mod arbiter;
+mod clique;
+mod cluster;
 mod config;
 mod durable;
 mod event;
+mod holder;
 mod id;
 mod io;
+mod lease;
+mod membership;
 mod message;
+pub mod placement;
+mod placing;
+mod reach;
+mod rng;
 mod snapshot;
+mod status;
 mod time;
 mod view;
 
@@ -27,5 +38,4 @@ pub use snapshot::{LeaseStatus, LockStatus, NodeState, NodeStatus, Snapshot, Vip
 pub use time::Time;
 pub use view::{Member, Rules, View};
 
-mod cluster;
 pub use cluster::{Cluster, Start};

@@ -116,8 +116,14 @@ pub struct Report {
     pub whole_seconds: bool,
     /// Has it a valid node lease?
     pub leased: bool,
-    /// It is going away on purpose: addresses released, services stopped, mount gone.
+    /// It is about to go away on purpose: no address for it any more.
+    #[serde(default)]
+    pub leaving: bool,
+    /// It is going away on purpose and done with it: addresses released, services stopped, mount gone.
     pub left: bool,
+    /// It holds nothing that it could serve with: no addresses, no services, no mount. Only such a node is admitted.
+    #[serde(default)]
+    pub clean: bool,
     /// Fingerprint of its configuration.
     pub fingerprint: u64,
     /// Version of its program.

@@ -1,0 +1,161 @@
+//! The addresses of this node: what the leader ordered, what is there, and the way from one to the other.
+
+use crate::{Config, Epoch, Orders, Output, Time};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::time::Duration;
+
+/// A failed take or a lost address is tried again after this.
+const RETRY: Duration = Duration::from_secs(1);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Taking,
+    Held,
+    Releasing,
+}
+
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Holder {
+    local: BTreeMap<IpAddr, State>,
+    /// What the leader wants here, with the reason.
+    wanted: BTreeMap<IpAddr, String>,
+    epoch: Epoch,
+    pub(crate) revision: u64,
+    pub(crate) failed: BTreeMap<IpAddr, (Time, String)>,
+}
+
+impl Holder {
+    /// Everything that may still answer from here, or may soon.
+    pub(crate) fn holding(&self) -> BTreeSet<IpAddr> {
+        self.local.keys().copied().collect()
+    }
+
+    pub(crate) fn serving(&self) -> BTreeSet<IpAddr> {
+        self.local
+            .iter()
+            .filter(|(_, s)| **s == State::Held)
+            .map(|(v, _)| *v)
+            .collect()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.local.is_empty()
+    }
+
+    /// A new view in which this run goes on serving: keep what is here until its leader speaks.
+    pub(crate) fn new_epoch(&mut self, epoch: Epoch) {
+        self.epoch = epoch;
+        self.revision = 0;
+        let held: BTreeSet<IpAddr> = self
+            .local
+            .iter()
+            .filter(|(_, s)| **s != State::Releasing)
+            .map(|(v, _)| *v)
+            .collect();
+        self.wanted.retain(|v, _| held.contains(v));
+    }
+
+    /// This run serves no more (dropped, or not yet admitted).
+    pub(crate) fn forget_orders(&mut self, epoch: Epoch) {
+        self.epoch = epoch;
+        self.revision = 0;
+        self.wanted.clear();
+    }
+
+    /// The leader's word. False if it is old.
+    pub(crate) fn orders(&mut self, orders: &Orders) -> bool {
+        if orders.epoch != self.epoch || orders.revision <= self.revision {
+            return false;
+        }
+        self.revision = orders.revision;
+        self.wanted.clone_from(&orders.hold);
+        true
+    }
+
+    /// Takes and releases what is not as it should be. `may_serve`: there is a valid node lease.
+    pub(crate) fn reconcile(
+        &mut self,
+        now: Time,
+        config: &Config,
+        may_serve: Result<(), &str>,
+        out: &mut Vec<Output>,
+    ) {
+        self.failed.retain(|_, (at, _)| now.since(*at) < RETRY * 10);
+        for (vip, state) in &mut self.local {
+            let because = match may_serve {
+                Err(why) => why.to_string(),
+                Ok(()) if !self.wanted.contains_key(vip) => "the leader placed it elsewhere".to_string(),
+                Ok(()) if !config.vips.contains_key(vip) => {
+                    "it is no longer in the configuration".to_string()
+                }
+                Ok(()) => continue,
+            };
+            if *state != State::Releasing {
+                *state = State::Releasing;
+                out.push(Output::Release { vip: *vip, because });
+            }
+        }
+        if may_serve.is_err() {
+            return;
+        }
+        for (vip, because) in &self.wanted {
+            if self.local.contains_key(vip)
+                || self.failed.get(vip).is_some_and(|(at, _)| now.since(*at) < RETRY)
+            {
+                continue;
+            }
+            let Some(conf) = config.vips.get(vip) else {
+                continue;
+            };
+            let Some(interface) = conf.hosts.get(&config.me) else {
+                continue;
+            };
+            self.local.insert(*vip, State::Taking);
+            out.push(Output::Take {
+                vip: *vip,
+                interface: interface.clone(),
+                prefix_len: conf.prefix_len,
+                because: because.clone(),
+            });
+        }
+    }
+
+    pub(crate) fn taken(&mut self, vip: IpAddr) -> bool {
+        self.failed.remove(&vip);
+        match self.local.get_mut(&vip) {
+            Some(s @ State::Taking) => {
+                *s = State::Held;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    pub(crate) fn take_failed(&mut self, now: Time, vip: IpAddr, because: String) {
+        self.failed.insert(vip, (now, because));
+        if self.local.get(&vip) == Some(&State::Taking) {
+            self.local.remove(&vip);
+        }
+    }
+
+    /// It is gone from this machine. False if nobody here asked for that.
+    pub(crate) fn released(&mut self, now: Time, vip: IpAddr) -> bool {
+        match self.local.remove(&vip) {
+            Some(State::Releasing) | None => true,
+            Some(State::Taking | State::Held) => {
+                self.failed
+                    .insert(vip, (now, "it disappeared from this node".into()));
+                false
+            }
+        }
+    }
+
+    pub(crate) fn next_timeout(&self) -> Option<Time> {
+        self.failed
+            .iter()
+            .filter(|(v, _)| self.wanted.contains_key(v))
+            .map(|(_, (at, _))| *at + RETRY)
+            .min()
+    }
+}

@@ -1,0 +1,362 @@
+//! Which view should come next: a pure function of what this node knows.
+//!
+//! Members are a full mesh. Whom nobody hears any more goes at once; of a pair that lost each other one goes after
+//! a delay; who has been connected to everybody for long enough comes in.
+
+use crate::clique::full_mesh;
+use crate::reach::Edge;
+use crate::{Config, Time};
+use crate::{Member, NodeUid, Pnn, Role, Rules, RunId, Timing, View};
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+/// A node that is there.
+#[derive(Clone, Debug)]
+pub(crate) struct Present {
+    pub(crate) uid: NodeUid,
+    pub(crate) run: RunId,
+    /// Heard by this node itself (or this node), not only by others.
+    pub(crate) direct: bool,
+    /// May be admitted: serves nothing, knows the newest view.
+    pub(crate) clean: bool,
+    /// Has gone on purpose and holds nothing.
+    pub(crate) left: bool,
+    /// Has everything that was committed in this view.
+    pub(crate) recovered: bool,
+    /// How often it was dropped lately.
+    pub(crate) relapses: u32,
+}
+
+/// What the wish is made from.
+pub(crate) struct Site<'a> {
+    pub(crate) now: Time,
+    pub(crate) config: &'a Config,
+    pub(crate) view: &'a View,
+    pub(crate) present: BTreeMap<Pnn, Present>,
+    pub(crate) edge: &'a dyn Fn(Pnn, Pnn) -> Edge,
+    pub(crate) lock_usable: bool,
+    /// How long each absent member has been silent, for the reason.
+    pub(crate) silent: BTreeMap<Pnn, Duration>,
+}
+
+/// What this node would have decided.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Wish {
+    /// All is as it should be.
+    Content,
+    /// This view, proposed first by the first of `order`, then by the next.
+    Change { view: Box<View>, order: Vec<Pnn> },
+    /// Nothing can be decided now; for people.
+    Wait(String),
+}
+
+/// Something will change by itself at that time (a delay runs out).
+pub(crate) type Recheck = Option<Time>;
+
+pub(crate) fn wish(site: &Site<'_>) -> (Wish, Recheck) {
+    let mut recheck = None;
+    let view = site.view;
+    let me = site.config.me;
+    let timing = &site.config.timing;
+    let serving: BTreeSet<Pnn> = view
+        .members
+        .iter()
+        .filter(|(p, m)| {
+            site.config.nodes.contains_key(p)
+                && site.present.get(p).is_some_and(|n| n.run == m.run && !n.left)
+        })
+        .map(|(p, _)| *p)
+        .collect();
+    let witnesses: BTreeSet<Pnn> = view
+        .voters
+        .keys()
+        .filter(|p| is_witness(site, **p) && site.present.contains_key(p))
+        .copied()
+        .collect();
+
+    // Full mesh of those that are in; a pair counts as broken only after a delay, so that a node that is dying and
+    // is noticed by one before the other does not take a healthy one with it.
+    let inside: BTreeSet<Pnn> = serving.union(&witnesses).copied().collect();
+    let mut missing = BTreeSet::new();
+    for (a, b) in pairs(&inside) {
+        let edge = (site.edge)(a, b);
+        if !edge.up {
+            let due = edge.since + timing.mesh_delay;
+            if due <= site.now {
+                missing.insert((a, b));
+            } else {
+                earliest(&mut recheck, due);
+            }
+        }
+    }
+    let leader = view.leader();
+    let mesh = full_mesh(&inside, &missing, leader);
+    let reduced = inside.len() != mesh.len();
+
+    // Newcomers: connected to everybody in the mesh, and to each other, for the join delay. Only who leads (or, when
+    // nobody serves, anybody) lets them in, and not in the same step that puts somebody out.
+    let mut next: BTreeSet<Pnn> = mesh.clone();
+    let leads = leader.is_none_or(|l| !mesh.contains(&l) || l == me);
+    if leads && !reduced {
+        for (pnn, node) in &site.present {
+            if next.contains(pnn) || node.left || !node.direct || !site.config.nodes.contains_key(pnn) {
+                continue;
+            }
+            if !is_witness(site, *pnn) && !node.clean {
+                continue;
+            }
+            let delay = join_delay(timing, node.relapses);
+            let mut ready = true;
+            for other in &next {
+                let edge = (site.edge)(*pnn, *other);
+                let due = edge.since + delay;
+                if !edge.up || due > site.now {
+                    ready = false;
+                    if edge.up {
+                        earliest(&mut recheck, due);
+                    }
+                }
+            }
+            if ready {
+                next.insert(*pnn);
+            }
+        }
+    }
+    if !next.contains(&me) {
+        return (
+            Wish::Wait("this node is not part of the largest set of nodes that all reach each other".into()),
+            recheck,
+        );
+    }
+
+    let members: BTreeMap<Pnn, Member> = next
+        .iter()
+        .filter(|p| !is_witness(site, **p))
+        .filter_map(|p| {
+            let node = site.present.get(p)?;
+            let since = view
+                .members
+                .get(p)
+                .filter(|m| m.run == node.run)
+                .map_or(view.epoch.next(), |m| m.since);
+            Some((
+                *p,
+                Member {
+                    uid: node.uid,
+                    run: node.run,
+                    since,
+                },
+            ))
+        })
+        .collect();
+    let voters = next_voters(site, &next);
+    let rules = Rules {
+        lock: site.lock_usable,
+    };
+    if members == view.members && voters == view.voters && rules == view.rules {
+        return (Wish::Content, recheck);
+    }
+
+    // A minority wishes in vain; it need not bother the others.
+    let reachable = view
+        .voters
+        .iter()
+        .filter(|(p, uid)| site.present.get(p).is_some_and(|n| n.direct && n.uid == **uid))
+        .count();
+    if !view.is_majority(reachable) && !view.is_half_with_lock(reachable) {
+        return (Wish::Wait(no_quorum(site, reachable)), recheck);
+    }
+    if !view.is_voter(me, site.present.get(&me).map_or(NodeUid(0), |n| n.uid)) {
+        return (
+            Wish::Wait("this node has no vote; the voters decide".into()),
+            recheck,
+        );
+    }
+    let keepers: BTreeSet<NodeUid> = members
+        .iter()
+        .filter(|(p, m)| {
+            let stays = view.members.get(p).is_some_and(|old| old.run == m.run);
+            view.keepers.contains(&m.uid) || (stays && site.present.get(p).is_some_and(|n| n.recovered))
+        })
+        .map(|(_, m)| m.uid)
+        .collect();
+    if keepers.is_empty() {
+        return (Wish::Wait(no_keeper(site)), recheck);
+    }
+    let because = because(site, &members, &voters, &mesh);
+    let view = View {
+        incarnation: view.incarnation,
+        epoch: view.epoch.next(),
+        evicted: next_evicted(site, &members),
+        members,
+        voters,
+        rules,
+        keepers,
+        because,
+    };
+    (
+        Wish::Change {
+            view: Box::new(view),
+            order: order(site, &next),
+        },
+        recheck,
+    )
+}
+
+fn is_witness(site: &Site<'_>, pnn: Pnn) -> bool {
+    site.config
+        .nodes
+        .get(&pnn)
+        .is_some_and(|n| n.role == Role::Witness)
+}
+
+fn pairs(set: &BTreeSet<Pnn>) -> impl Iterator<Item = (Pnn, Pnn)> + '_ {
+    set.iter()
+        .flat_map(move |a| set.range(*a..).skip(1).map(move |b| (*a, *b)))
+}
+
+fn earliest(at: &mut Recheck, t: Time) {
+    *at = Some(at.map_or(t, |a| a.min(t)));
+}
+
+/// Doubled at each relapse, up to a factor of 64.
+pub(crate) fn join_delay(timing: &Timing, relapses: u32) -> Duration {
+    timing.join_delay * 2u32.pow(relapses.min(6))
+}
+
+/// With the lock, or an odd number, or at least as many as before: those that are there. Else the dead stay voters:
+/// an even number without a tie-break would be stuck at the next failure.
+fn next_voters(site: &Site<'_>, next: &BTreeSet<Pnn>) -> BTreeMap<Pnn, NodeUid> {
+    let there: BTreeMap<Pnn, NodeUid> = next
+        .iter()
+        .filter_map(|p| Some((*p, site.present.get(p)?.uid)))
+        .collect();
+    let old = &site.view.voters;
+    if site.lock_usable || there.len() % 2 == 1 || there.len() >= old.len() {
+        return there;
+    }
+    // A node that came back with a new disk takes the place of its dead self.
+    old.iter()
+        .map(|(p, uid)| (*p, there.get(p).copied().unwrap_or(*uid)))
+        .collect()
+}
+
+fn next_evicted(site: &Site<'_>, members: &BTreeMap<Pnn, Member>) -> BTreeMap<Pnn, Vec<std::net::IpAddr>> {
+    let mut evicted = site.view.evicted.clone();
+    for pnn in site.view.members.keys() {
+        let left = site.present.get(pnn).is_some_and(|n| n.left);
+        if let Some(conf) = site.config.nodes.get(pnn).filter(|_| !left) {
+            evicted.insert(*pnn, conf.addresses.clone());
+        }
+    }
+    evicted.retain(|pnn, _| !members.contains_key(pnn));
+    evicted
+}
+
+/// Who proposes first: the members by length of service, then voters that serve nothing.
+fn order(site: &Site<'_>, next: &BTreeSet<Pnn>) -> Vec<Pnn> {
+    let mut voters: Vec<Pnn> = site
+        .view
+        .voters
+        .keys()
+        .filter(|p| next.contains(p))
+        .copied()
+        .collect();
+    voters.sort_by_key(|p| {
+        (
+            site.view
+                .members
+                .get(p)
+                .filter(|m| site.present.get(p).is_some_and(|n| n.run == m.run))
+                .map_or(u64::MAX, |m| m.since.0),
+            *p,
+        )
+    });
+    voters
+}
+
+fn name(site: &Site<'_>, pnn: Pnn) -> String {
+    site.config
+        .nodes
+        .get(&pnn)
+        .map_or_else(|| format!("node {pnn}"), |n| n.name.clone())
+}
+
+fn no_quorum(site: &Site<'_>, reachable: usize) -> String {
+    let missed: Vec<String> = site
+        .view
+        .voters
+        .iter()
+        .filter(|(p, uid)| !site.present.get(p).is_some_and(|n| n.direct && n.uid == **uid))
+        .map(|(p, _)| name(site, *p))
+        .collect();
+    let lock = if site.view.rules.lock {
+        ", or half of them and the cluster lock"
+    } else {
+        ""
+    };
+    format!(
+        "{reachable} of {} voters are here and {} are needed{lock}; missed: {}",
+        site.view.voters.len(),
+        site.view.majority(),
+        missed.join(", ")
+    )
+}
+
+fn no_keeper(site: &Site<'_>) -> String {
+    let names: Vec<String> = site
+        .view
+        .members
+        .iter()
+        .filter(|(_, m)| site.view.keepers.contains(&m.uid))
+        .map(|(p, _)| name(site, *p))
+        .collect();
+    format!(
+        "nobody here has all committed writes of the databases; one of these must come back: {}",
+        names.join(", ")
+    )
+}
+
+fn because(
+    site: &Site<'_>,
+    members: &BTreeMap<Pnn, Member>,
+    voters: &BTreeMap<Pnn, NodeUid>,
+    mesh: &BTreeSet<Pnn>,
+) -> String {
+    let mut parts = Vec::new();
+    for (pnn, old) in &site.view.members {
+        if members.get(pnn).is_some_and(|m| m.run == old.run) {
+            continue;
+        }
+        let node = name(site, *pnn);
+        parts.push(match site.present.get(pnn) {
+            _ if !site.config.nodes.contains_key(pnn) => format!("node {pnn} is no longer in the nodes list"),
+            Some(n) if n.left => format!("{node} has left"),
+            Some(n) if n.run != old.run => format!("the daemon of {node} was started anew"),
+            Some(_) if !mesh.contains(pnn) => format!("{node} does not reach every member"),
+            _ => match site.silent.get(pnn) {
+                Some(d) => format!("{node} has been silent for {} ms", d.as_millis()),
+                None => format!("{node} is silent"),
+            },
+        });
+    }
+    for pnn in members.keys().filter(|p| !site.view.members.contains_key(p)) {
+        parts.push(format!("{} has joined", name(site, *pnn)));
+    }
+    for pnn in voters
+        .keys()
+        .filter(|p| !site.view.voters.contains_key(p) && !members.contains_key(p))
+    {
+        parts.push(format!("{} votes from now on", name(site, *pnn)));
+    }
+    if parts.is_empty() {
+        parts.push(if site.view.rules.lock == site.lock_usable {
+            "the voters changed".to_string()
+        } else if site.lock_usable {
+            "the cluster lock may break ties from now on".to_string()
+        } else {
+            "the cluster lock may not break ties any more".to_string()
+        });
+    }
+    parts.join("; ")
+}

@@ -1,0 +1,480 @@
+//! The leader's part: which node shall hold which address, and when it may take it.
+//!
+//! An address is given to a node only when nobody else can have it any more: every other member has confirmed
+//! (or reported, under this view) that it does not hold it, every node that is no member has confirmed or its last
+//! lease is over, and every member has shut the dropped nodes out of the storage.
+
+use crate::placement::{Wanted, place};
+use crate::{AdminState, Config, Epoch, FailBack, Health, Orders, Pnn, Report, Time, View, VipConf};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// State of one view's leader.
+#[derive(Clone, Debug)]
+pub(crate) struct Placing {
+    epoch: Epoch,
+    revision: u64,
+    /// Where each address is meant to be.
+    pub(crate) target: BTreeMap<IpAddr, Pnn>,
+    /// Why each address is where it is, or nowhere.
+    because: BTreeMap<IpAddr, String>,
+    /// What an address waits for at the moment.
+    waiting: BTreeMap<IpAddr, String>,
+    /// What each member was told last.
+    orders: BTreeMap<Pnn, BTreeMap<IpAddr, String>>,
+    /// Revision at which an address was last taken out of a member's orders.
+    revoked: BTreeMap<(IpAddr, Pnn), u64>,
+    /// Addresses that an administrator moved, while their host is fit.
+    pins: BTreeMap<IpAddr, Pnn>,
+    /// When the last address went back to a returning node.
+    last_spread: Option<Time>,
+    /// Last orders as sent, so that only changes go out.
+    sent: Option<(BTreeMap<IpAddr, Pnn>, BTreeMap<IpAddr, String>)>,
+}
+
+/// What the leader looks at.
+pub(crate) struct Scene<'a> {
+    pub(crate) now: Time,
+    pub(crate) config: &'a Config,
+    pub(crate) view: &'a View,
+    /// Newest report of each node of this run, this node's own included.
+    pub(crate) reports: &'a BTreeMap<Pnn, Report>,
+    /// Until when a node that is no member may still act.
+    pub(crate) fences: &'a BTreeMap<Pnn, Time>,
+    /// Members that have gone silent.
+    pub(crate) suspected: &'a BTreeSet<Pnn>,
+}
+
+impl Placing {
+    pub(crate) fn new(epoch: Epoch) -> Self {
+        Self {
+            epoch,
+            revision: 0,
+            target: BTreeMap::new(),
+            because: BTreeMap::new(),
+            waiting: BTreeMap::new(),
+            orders: BTreeMap::new(),
+            revoked: BTreeMap::new(),
+            pins: BTreeMap::new(),
+            last_spread: None,
+            sent: None,
+        }
+    }
+
+    /// Moves an address at an administrator's word.
+    pub(crate) fn pin(&mut self, scene: &Scene<'_>, vip: IpAddr, to: Pnn) -> Result<String, String> {
+        let conf = scene.config.vips.get(&vip).ok_or_else(|| {
+            format!("{vip} is not a public address of this cluster; `steadfast ip` lists them")
+        })?;
+        let name = name(scene.config, to);
+        if !conf.hosts.contains_key(&to) {
+            return Err(format!(
+                "{name} cannot host {vip}: its list of public addresses does not have it"
+            ));
+        }
+        if let Err(why) = fit(scene, vip, conf, to) {
+            return Err(format!("{name} cannot host {vip} now: {why}"));
+        }
+        if self.target.get(&vip) == Some(&to) {
+            return Ok(format!("{vip} is on {name} already"));
+        }
+        self.pins.insert(vip, to);
+        Ok(format!(
+            "{vip} moves to {name}; it stays there while {name} is fit and this leader leads"
+        ))
+    }
+
+    /// Has every member reported under this view? Before that the leader does not know who holds what.
+    fn knows_all(&self, scene: &Scene<'_>) -> Result<(), String> {
+        for pnn in scene.view.members.keys() {
+            if scene.reports.get(pnn).is_none_or(|r| r.epoch != self.epoch) {
+                return Err(format!(
+                    "waits for {} to say what it holds",
+                    name(scene.config, *pnn)
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Decides anew; returns the orders to send, if anything changed.
+    pub(crate) fn step(&mut self, scene: &Scene<'_>) -> Option<Vec<(Pnn, Orders)>> {
+        if let Err(why) = self.knows_all(scene) {
+            self.waiting = scene.config.vips.keys().map(|vip| (*vip, why.clone())).collect();
+            return None;
+        }
+        self.waiting.clear();
+        // A silent member is on its way out: the next view decides, and nothing moves twice.
+        if scene.suspected.is_empty() || self.sent.is_none() {
+            self.choose(scene);
+        }
+        let mut next: BTreeMap<Pnn, BTreeMap<IpAddr, String>> =
+            scene.view.members.keys().map(|p| (*p, BTreeMap::new())).collect();
+        for vip in scene.config.vips.keys() {
+            let Some(target) = self.target.get(vip).copied() else {
+                continue;
+            };
+            // Stays, or goes on, where it already is or was ordered to be.
+            let there = scene
+                .reports
+                .get(&target)
+                .is_some_and(|r| r.holding.contains(vip))
+                || self.orders.get(&target).is_some_and(|o| o.contains_key(vip));
+            let free = self.free(scene, *vip, target);
+            let stays = there && !self.held_elsewhere(scene, *vip, target);
+            match free {
+                Err(why) if !stays => {
+                    self.waiting
+                        .insert(*vip, format!("goes to {}: {why}", name(scene.config, target)));
+                }
+                _ => {
+                    let why = self.because.get(vip).cloned().unwrap_or_default();
+                    next.entry(target).or_default().insert(*vip, why);
+                }
+            }
+        }
+        self.send(scene, next)
+    }
+
+    fn send(
+        &mut self,
+        scene: &Scene<'_>,
+        next: BTreeMap<Pnn, BTreeMap<IpAddr, String>>,
+    ) -> Option<Vec<(Pnn, Orders)>> {
+        let public = (self.target.clone(), self.reasons());
+        let same_hold = self.orders.len() == next.len()
+            && next
+                .iter()
+                .all(|(p, h)| self.orders.get(p).is_some_and(|o| o.keys().eq(h.keys())));
+        if same_hold && self.sent.as_ref() == Some(&public) {
+            return None;
+        }
+        self.revision += 1;
+        for (pnn, old) in &self.orders {
+            let keeps = next.get(pnn);
+            for vip in old.keys().filter(|v| keeps.is_none_or(|k| !k.contains_key(v))) {
+                self.revoked.insert((*vip, *pnn), self.revision);
+            }
+        }
+        // First orders of this leader: whatever a member holds and is not told to hold is taken from it.
+        if self.sent.is_none() {
+            for (pnn, report) in scene.reports {
+                for vip in report
+                    .holding
+                    .iter()
+                    .filter(|v| next.get(pnn).is_none_or(|n| !n.contains_key(v)))
+                {
+                    self.revoked.insert((*vip, *pnn), self.revision);
+                }
+            }
+        }
+        self.orders = next;
+        self.sent = Some(public);
+        Some(self.current(scene))
+    }
+
+    /// The orders as they stand, for every member.
+    pub(crate) fn current(&self, scene: &Scene<'_>) -> Vec<(Pnn, Orders)> {
+        if self.revision == 0 {
+            return Vec::new();
+        }
+        scene
+            .view
+            .members
+            .keys()
+            .map(|pnn| {
+                let hold = self.orders.get(pnn).cloned().unwrap_or_default();
+                let orders = Orders {
+                    epoch: self.epoch,
+                    revision: self.revision,
+                    hold,
+                    placement: self.target.clone(),
+                    because: self.reasons(),
+                };
+                (*pnn, orders)
+            })
+            .collect()
+    }
+
+    /// Why each address is where it is, or what it waits for.
+    pub(crate) fn reasons(&self) -> BTreeMap<IpAddr, String> {
+        let mut reasons = self.because.clone();
+        reasons.extend(self.waiting.iter().map(|(v, w)| (*v, w.clone())));
+        reasons
+    }
+
+    pub(crate) fn revision(&self) -> u64 {
+        self.revision
+    }
+
+    fn held_elsewhere(&self, scene: &Scene<'_>, vip: IpAddr, target: Pnn) -> bool {
+        scene
+            .reports
+            .iter()
+            .any(|(p, r)| *p != target && scene.view.members.contains_key(p) && r.holding.contains(&vip))
+    }
+
+    /// May `target` have this address now? Nobody else may be able to answer for it.
+    fn free(&self, scene: &Scene<'_>, vip: IpAddr, target: Pnn) -> Result<(), String> {
+        for pnn in scene.view.members.keys().filter(|p| **p != target) {
+            let report = scene.reports.get(pnn);
+            let seen = report.map_or(0, |r| r.orders);
+            let due = self.revoked.get(&(vip, *pnn)).copied().unwrap_or(0);
+            let ordered = self.orders.get(pnn).is_some_and(|o| o.contains_key(&vip));
+            if ordered || seen < due || report.is_none_or(|r| r.holding.contains(&vip)) {
+                return Err(format!(
+                    "waits until {} has released it",
+                    name(scene.config, *pnn)
+                ));
+            }
+        }
+        for (pnn, until) in scene.fences {
+            if scene.now < *until && !self.confirmed(scene, *pnn) {
+                return Err(format!(
+                    "waits for the end of {}'s lease",
+                    name(scene.config, *pnn)
+                ));
+            }
+        }
+        let all_evicted = |p: &Pnn| {
+            scene
+                .reports
+                .get(p)
+                .is_some_and(|r| r.evicted.is_some_and(|e| e >= self.epoch))
+        };
+        if let Some(pnn) = scene.view.members.keys().find(|p| !all_evicted(p)) {
+            return Err(format!(
+                "waits until {} has shut the lost nodes out of the storage",
+                name(scene.config, *pnn)
+            ));
+        }
+        Ok(())
+    }
+
+    /// A node outside of the view that knows that it is outside and holds nothing.
+    fn confirmed(&self, scene: &Scene<'_>, pnn: Pnn) -> bool {
+        scene
+            .reports
+            .get(&pnn)
+            .is_some_and(|r| r.epoch >= self.epoch && r.holding.is_empty())
+    }
+
+    fn choose(&mut self, scene: &Scene<'_>) {
+        // A new leader starts from what the members hold.
+        if self.sent.is_none() {
+            for (pnn, report) in scene
+                .reports
+                .iter()
+                .filter(|(p, _)| scene.view.members.contains_key(p))
+            {
+                for vip in &report.holding {
+                    self.target.entry(*vip).or_insert(*pnn);
+                }
+            }
+        }
+        self.target.retain(|vip, _| scene.config.vips.contains_key(vip));
+        self.because.retain(|vip, _| scene.config.vips.contains_key(vip));
+        let mut wanted = BTreeMap::new();
+        let mut why_not: BTreeMap<IpAddr, Vec<String>> = BTreeMap::new();
+        for (vip, conf) in &scene.config.vips {
+            let mut good = BTreeSet::new();
+            let mut poor = BTreeSet::new();
+            for pnn in conf.hosts.keys().filter(|p| scene.view.members.contains_key(p)) {
+                match fit(scene, *vip, conf, *pnn) {
+                    Ok(()) => {
+                        good.insert(*pnn);
+                    }
+                    Err(why) => {
+                        if last_resort(scene, conf, *pnn) {
+                            poor.insert(*pnn);
+                        }
+                        why_not
+                            .entry(*vip)
+                            .or_default()
+                            .push(format!("{}: {why}", name(scene.config, *pnn)));
+                    }
+                }
+            }
+            // Nobody is healthy: an address on a sick node is better than no address, and it stays where it is.
+            let candidates = if good.is_empty() { poor } else { good };
+            if self.pins.get(vip).is_some_and(|p| !candidates.contains(p)) {
+                self.pins.remove(vip);
+            }
+            let candidates = self.pins.get(vip).map_or(candidates, |p| BTreeSet::from([*p]));
+            wanted.insert(
+                *vip,
+                Wanted {
+                    group: group(*vip, conf.prefix_len),
+                    candidates,
+                    current: self.target.get(vip).copied(),
+                },
+            );
+        }
+        let spread = scene.config.fail_back == FailBack::Spread;
+        let ideal = place(&wanted, spread);
+        self.adopt(scene, &wanted, &ideal, &why_not);
+    }
+
+    /// Takes over the ideal placement: at once for addresses without a fit host, one by one for the spread.
+    fn adopt(
+        &mut self,
+        scene: &Scene<'_>,
+        wanted: &BTreeMap<IpAddr, Wanted>,
+        ideal: &BTreeMap<IpAddr, Pnn>,
+        why_not: &BTreeMap<IpAddr, Vec<String>>,
+    ) {
+        let settled = self
+            .target
+            .iter()
+            .all(|(v, p)| scene.reports.get(p).is_some_and(|r| r.serving.contains(v)));
+        let pause = scene.config.timing.fail_back_interval;
+        let mut may_spread = settled && self.last_spread.is_none_or(|t| scene.now.since(t) >= pause);
+        for (vip, w) in wanted {
+            let current = self.target.get(vip).copied();
+            let Some(to) = ideal.get(vip).copied() else {
+                self.target.remove(vip);
+                let list = why_not
+                    .get(vip)
+                    .map_or_else(|| "no member may host it".to_string(), |l| l.join("; "));
+                self.because.insert(*vip, format!("no node can host it: {list}"));
+                continue;
+            };
+            if current == Some(to) {
+                self.because
+                    .entry(*vip)
+                    .or_insert_with(|| format!("stays on {}", name(scene.config, to)));
+                continue;
+            }
+            let fit_now = current.is_some_and(|c| w.candidates.contains(&c));
+            if fit_now && !may_spread {
+                continue;
+            }
+            let because = match current {
+                _ if self.pins.contains_key(vip) => {
+                    format!("moved to {} by an administrator", name(scene.config, to))
+                }
+                Some(c) if fit_now => {
+                    may_spread = false;
+                    self.last_spread = Some(scene.now);
+                    format!(
+                        "spreads the load: from {} to {}",
+                        name(scene.config, c),
+                        name(scene.config, to)
+                    )
+                }
+                Some(c) => {
+                    let conf = scene.config.vips.get(vip);
+                    let why = conf.map_or_else(String::new, |conf| match fit(scene, *vip, conf, c) {
+                        Err(why) => why,
+                        Ok(()) => "it is no candidate".into(),
+                    });
+                    format!("left {}: {why}", name(scene.config, c))
+                }
+                None => "had no host".to_string(),
+            };
+            self.target.insert(*vip, to);
+            self.because.insert(*vip, because);
+        }
+    }
+
+    /// When to look again though nothing happens.
+    pub(crate) fn next_timeout(
+        &self,
+        scene_now: Time,
+        config: &Config,
+        fences: &BTreeMap<Pnn, Time>,
+    ) -> Option<Time> {
+        let fence = fences.values().filter(|t| **t > scene_now).min().copied();
+        let spread = self
+            .last_spread
+            .map(|t| t + config.timing.fail_back_interval)
+            .filter(|t| *t > scene_now);
+        [fence, spread].into_iter().flatten().min()
+    }
+}
+
+/// Can this member host this address, and well?
+fn fit(scene: &Scene<'_>, vip: IpAddr, conf: &VipConf, pnn: Pnn) -> Result<(), String> {
+    let Some(report) = scene
+        .reports
+        .get(&pnn)
+        .filter(|_| scene.view.members.contains_key(&pnn))
+    else {
+        return Err("it is not a member".into());
+    };
+    if report.leaving || report.left {
+        return Err("it is being stopped".into());
+    }
+    match report.admin {
+        AdminState::Active => {}
+        AdminState::Drained => return Err("it is drained".into()),
+        AdminState::Stopped => return Err("it is stopped".into()),
+        AdminState::Banned => return Err("it is banned".into()),
+    }
+    if let Some(interface) = conf.hosts.get(&pnn).filter(|i| report.links_down.contains(*i)) {
+        return Err(format!("its interface {interface} is down"));
+    }
+    if let Some(why) = report.failed.get(&vip) {
+        return Err(format!("it could not take it: {why}"));
+    }
+    for service in &scene.config.services {
+        match report.services.get(service) {
+            Some(h) if matches!(h.state, Health::Ok | Health::Failing) => {}
+            Some(h) if h.because.is_empty() => return Err(format!("{service} is {}", word(h.state))),
+            Some(h) => return Err(format!("{service} is {}: {}", word(h.state), h.because)),
+            None => return Err(format!("{service} has not been seen yet")),
+        }
+    }
+    Ok(())
+}
+
+/// Better than nothing: able and willing, but a service has failed there (not: has yet to start).
+fn last_resort(scene: &Scene<'_>, conf: &VipConf, pnn: Pnn) -> bool {
+    scene.reports.get(&pnn).is_some_and(|r| {
+        r.admin == AdminState::Active
+            && !r.leaving
+            && !r.left
+            && conf.hosts.get(&pnn).is_none_or(|i| !r.links_down.contains(i))
+            && scene.config.services.iter().all(|s| {
+                r.services
+                    .get(s)
+                    .is_some_and(|h| matches!(h.state, Health::Ok | Health::Failing | Health::Failed))
+            })
+    })
+}
+
+pub(crate) fn word(state: Health) -> &'static str {
+    match state {
+        Health::Off => "off",
+        Health::Starting => "starting",
+        Health::Ok => "ok",
+        Health::Failing => "failing",
+        Health::Failed => "failed",
+    }
+}
+
+fn name(config: &Config, pnn: Pnn) -> String {
+    config
+        .nodes
+        .get(&pnn)
+        .map_or_else(|| format!("node {pnn}"), |n| n.name.clone())
+}
+
+/// The subnet of an address: addresses of one subnet are spread among themselves.
+fn group(vip: IpAddr, prefix_len: u8) -> (IpAddr, u8) {
+    let net = match vip {
+        IpAddr::V4(a) => {
+            let mask = u32::MAX
+                .checked_shl(32 - u32::from(prefix_len.min(32)))
+                .unwrap_or(0);
+            IpAddr::V4(Ipv4Addr::from(u32::from(a) & mask))
+        }
+        IpAddr::V6(a) => {
+            let mask = u128::MAX
+                .checked_shl(128 - u32::from(prefix_len.min(128)))
+                .unwrap_or(0);
+            IpAddr::V6(Ipv6Addr::from(u128::from(a) & mask))
+        }
+    };
+    (net, prefix_len)
+}

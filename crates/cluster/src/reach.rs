@@ -1,0 +1,213 @@
+//! Who hears whom.
+//!
+//! A peer is *heard* while its heartbeats arrive and the link to it works. What peers say of each other rides on
+//! the heartbeats. Nothing here decides; [`crate::membership`] does.
+
+use crate::{Config, Epoch, Heartbeat, Incarnation, NodeUid, Pnn, RunId, Time, Timing};
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+/// What is known of a peer from its heartbeats and link.
+#[derive(Clone, Debug)]
+pub(crate) struct Peer {
+    pub(crate) last: Option<Time>,
+    pub(crate) run: Option<RunId>,
+    pub(crate) uid: Option<NodeUid>,
+    pub(crate) view: Option<(Incarnation, Epoch)>,
+    pub(crate) hears: BTreeSet<Pnn>,
+    pub(crate) link: bool,
+    pub(crate) link_changed: Time,
+    pub(crate) heard: bool,
+    /// Since when it is heard, or silent.
+    pub(crate) since: Time,
+}
+
+/// Both directions between two nodes, as far as this node can tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Edge {
+    pub(crate) up: bool,
+    pub(crate) since: Time,
+}
+
+/// Everything this node knows of who hears whom.
+#[derive(Clone, Debug)]
+pub(crate) struct Reach {
+    me: Pnn,
+    timing: Timing,
+    started: Time,
+    pub(crate) peers: BTreeMap<Pnn, Peer>,
+    edges: BTreeMap<(Pnn, Pnn), Edge>,
+    /// After a stall of our own nobody is suspected before this: their heartbeats wait in our queues.
+    deaf_until: Time,
+}
+
+impl Reach {
+    pub(crate) fn new(config: &Config, now: Time) -> Self {
+        let mut reach = Self {
+            me: config.me,
+            timing: config.timing.clone(),
+            started: now,
+            peers: BTreeMap::new(),
+            edges: BTreeMap::new(),
+            deaf_until: now,
+        };
+        reach.configure(config, now);
+        reach
+    }
+
+    pub(crate) fn configure(&mut self, config: &Config, now: Time) {
+        self.timing = config.timing.clone();
+        self.peers.retain(|pnn, _| config.nodes.contains_key(pnn));
+        for pnn in config.nodes.keys().filter(|p| **p != config.me) {
+            self.peers.entry(*pnn).or_insert_with(|| Peer {
+                last: None,
+                run: None,
+                uid: None,
+                view: None,
+                hears: BTreeSet::new(),
+                link: false,
+                link_changed: now,
+                heard: false,
+                since: now,
+            });
+        }
+        let peers = &self.peers;
+        let me = self.me;
+        self.edges
+            .retain(|(a, b), _| [a, b].iter().all(|p| **p == me || peers.contains_key(p)));
+    }
+
+    /// A heartbeat arrived. True if the peer shows a new run.
+    pub(crate) fn heartbeat(&mut self, from: Pnn, hb: &Heartbeat, now: Time) -> bool {
+        let Some(peer) = self.peers.get_mut(&from) else {
+            return false;
+        };
+        let new_run = peer.run != Some(hb.run);
+        peer.last = Some(now);
+        peer.run = Some(hb.run);
+        peer.uid = Some(hb.uid);
+        peer.view = hb.view;
+        if peer.hears != hb.hears {
+            peer.hears.clone_from(&hb.hears);
+        }
+        new_run
+    }
+
+    pub(crate) fn link(&mut self, peer: Pnn, up: bool, now: Time) {
+        if let Some(p) = self.peers.get_mut(&peer)
+            && p.link != up
+        {
+            p.link = up;
+            p.link_changed = now;
+        }
+    }
+
+    /// This node itself did nothing for `stall`: its clock says that everybody was silent, and may be wrong.
+    pub(crate) fn stalled(&mut self, now: Time) {
+        self.deaf_until = now + self.timing.heartbeat * 2;
+    }
+
+    /// Brings "heard" and the edges up to date. True if anything changed.
+    pub(crate) fn refresh(&mut self, now: Time) -> bool {
+        let mut changed = false;
+        let deaf = now < self.deaf_until;
+        for peer in self.peers.values_mut() {
+            let beats = peer.last.is_some_and(|t| now.since(t) < self.timing.suspect);
+            let link = peer.link || (peer.heard && now.since(peer.link_changed) < self.timing.suspect);
+            let heard = (beats && link) || (peer.heard && deaf);
+            if heard != peer.heard {
+                peer.heard = heard;
+                // Silence began with the last heartbeat, not with our noticing it.
+                peer.since = if heard { now } else { peer.last.unwrap_or(now) };
+                changed = true;
+            }
+        }
+        let all: Vec<Pnn> = std::iter::once(self.me)
+            .chain(self.peers.keys().copied())
+            .collect();
+        for (i, a) in all.iter().enumerate() {
+            for b in &all[i + 1..] {
+                let key = ((*a).min(*b), (*a).max(*b));
+                let up = self.edge_up(key.0, key.1);
+                let edge = self.edges.entry(key).or_insert(Edge {
+                    up: false,
+                    since: self.started,
+                });
+                if edge.up != up {
+                    *edge = Edge { up, since: now };
+                    changed = true;
+                }
+            }
+        }
+        changed
+    }
+
+    /// A pair of which one is not heard by us counts as connected when the other one hears it.
+    fn edge_up(&self, a: Pnn, b: Pnn) -> bool {
+        match (self.says(a), self.says(b)) {
+            (Some(ah), Some(bh)) => ah(b) && bh(a),
+            (Some(ah), None) if a != self.me => ah(b),
+            (None, Some(bh)) if b != self.me => bh(a),
+            _ => false,
+        }
+    }
+
+    /// What a node that we hear says it hears.
+    fn says(&self, pnn: Pnn) -> Option<impl Fn(Pnn) -> bool + '_> {
+        let peer = if pnn == self.me {
+            None
+        } else {
+            Some(self.peers.get(&pnn).filter(|p| p.heard)?)
+        };
+        Some(move |other: Pnn| match peer {
+            None => self.hears(other),
+            Some(p) => p.hears.contains(&other),
+        })
+    }
+
+    pub(crate) fn hears(&self, pnn: Pnn) -> bool {
+        self.peers.get(&pnn).is_some_and(|p| p.heard)
+    }
+
+    /// Whom this node hears, for its own heartbeats.
+    pub(crate) fn heard(&self) -> BTreeSet<Pnn> {
+        self.peers
+            .iter()
+            .filter(|(_, p)| p.heard)
+            .map(|(pnn, _)| *pnn)
+            .collect()
+    }
+
+    /// Does anybody that we hear say that it hears `pnn`?
+    pub(crate) fn heard_by_others(&self, pnn: Pnn) -> bool {
+        self.peers
+            .iter()
+            .any(|(p, s)| *p != pnn && s.heard && s.hears.contains(&pnn))
+    }
+
+    pub(crate) fn edge(&self, a: Pnn, b: Pnn) -> Edge {
+        self.edges.get(&(a.min(b), a.max(b))).copied().unwrap_or(Edge {
+            up: false,
+            since: self.started,
+        })
+    }
+
+    pub(crate) fn run(&self, pnn: Pnn) -> Option<RunId> {
+        self.peers.get(&pnn).and_then(|p| p.run)
+    }
+
+    /// When the next peer will have been silent for too long.
+    pub(crate) fn next_timeout(&self, now: Time) -> Option<Time> {
+        self.peers
+            .values()
+            .filter(|p| p.heard)
+            .flat_map(|p| {
+                let beats = p.last.map(|t| t + self.timing.suspect);
+                let link = (!p.link).then(|| p.link_changed + self.timing.suspect);
+                [beats, link]
+            })
+            .flatten()
+            .map(|t| t.max(self.deaf_until).max(now + Duration::from_millis(1)))
+            .min()
+    }
+}

@@ -1,0 +1,365 @@
+//! The picture for readers, and what has changed since the last one.
+
+use crate::reach::Reach;
+use crate::{
+    AdminState, Cluster, Health, LeaseStatus, NodeState, NodeStatus, Pnn, Report, Role, Snapshot, Time, View,
+    VipState, VipStatus,
+};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A snapshot goes out at least this often, so that its times stay fresh.
+const AT_LEAST: Duration = Duration::from_secs(1);
+
+/// What readers have been told.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Seen {
+    heard: BTreeSet<Pnn>,
+    vips: BTreeMap<IpAddr, (VipState, Option<Pnn>, Time)>,
+    last: Option<Arc<Snapshot>>,
+}
+
+impl Seen {
+    /// Peers that have come or gone since the last call: (who, is it heard, why not).
+    pub(crate) fn heard_changes(&mut self, reach: &Reach, now: Time) -> Vec<(Pnn, bool, String)> {
+        let heard = reach.heard();
+        let mut changes: Vec<(Pnn, bool, String)> = heard
+            .difference(&self.heard)
+            .map(|p| (*p, true, String::new()))
+            .collect();
+        for pnn in self.heard.difference(&heard) {
+            let because = match reach.peers.get(pnn) {
+                Some(p) if !p.link => "its control link is closed and does not come back".to_string(),
+                Some(p) => match p.last {
+                    Some(t) => format!("no heartbeat for {} ms", now.since(t).as_millis()),
+                    None => "no heartbeat yet".to_string(),
+                },
+                None => "it is no longer in the nodes list".to_string(),
+            };
+            changes.push((*pnn, false, because));
+        }
+        self.heard = heard;
+        changes
+    }
+
+    /// The snapshot to publish, if it says anything new or the last one is old.
+    pub(crate) fn changed(&mut self, mut next: Snapshot) -> Option<Arc<Snapshot>> {
+        for (vip, status) in &mut next.vips {
+            match self.vips.get(vip) {
+                Some((state, holder, since)) if *state == status.state && *holder == status.holder => {
+                    status.since = *since
+                }
+                _ => {
+                    self.vips.insert(*vip, (status.state, status.holder, next.at));
+                }
+            }
+        }
+        if let Some(last) = &self.last {
+            next.serial = last.serial;
+            let (at, until) = (next.at, next.lease.until);
+            next.at = last.at;
+            next.lease.until = last.lease.until;
+            let same = next == **last && at.since(last.at) < AT_LEAST;
+            if same {
+                return None;
+            }
+            next.at = at;
+            next.lease.until = until;
+            next.serial = last.serial + 1;
+        }
+        let next = Arc::new(next);
+        self.last = Some(next.clone());
+        Some(next)
+    }
+}
+
+impl Cluster {
+    /// The cluster as this node knows it.
+    #[must_use]
+    pub fn snapshot(&self, now: Time) -> Snapshot {
+        let view = self.view();
+        let timing = &self.config.timing;
+        let lease = LeaseStatus {
+            valid: self.has_lease(now),
+            until: self.lease.until(),
+            grants: view.map_or(0, |v| self.lease.fresh(v, timing.lease, now)),
+            voters: view.map_or(0, |v| v.voters.len()),
+        };
+        let nodes: BTreeMap<Pnn, NodeStatus> = self
+            .config
+            .nodes
+            .keys()
+            .map(|p| (*p, self.node_status(*p, view)))
+            .collect();
+        let vips = self
+            .config
+            .vips
+            .keys()
+            .map(|v| (*v, self.vip_status(*v, view, &nodes)))
+            .collect();
+        let coarse = self.reports.values().any(|r| r.whole_seconds);
+        Snapshot {
+            at: now,
+            serial: 0,
+            cluster: self.config.cluster.clone(),
+            me: self.config.me,
+            view: view.cloned(),
+            leader: view.and_then(View::leader),
+            member: self.is_member(),
+            lease,
+            nodes,
+            vips,
+            lock: self.lock.clone(),
+            takeover_wait: timing.lease
+                + timing.margin
+                + if coarse {
+                    timing.whole_seconds
+                } else {
+                    Duration::ZERO
+                },
+            warnings: self.all_warnings(view),
+        }
+    }
+
+    /// The report of a node, if it is about its present run and the node can be heard.
+    fn fresh_report(&self, pnn: Pnn) -> Option<&Report> {
+        let report = self.reports.get(&pnn)?;
+        let present =
+            pnn == self.config.me || (self.reach.hears(pnn) && self.reach.run(pnn) == Some(report.run));
+        present.then_some(report)
+    }
+
+    fn node_status(&self, pnn: Pnn, view: Option<&View>) -> NodeStatus {
+        let conf = self.config.nodes.get(&pnn);
+        let role = conf.map_or(Role::Server, |c| c.role);
+        let report = self.fresh_report(pnn);
+        let heard = pnn == self.config.me || self.reach.hears(pnn);
+        let run = if pnn == self.config.me {
+            Some(self.run)
+        } else {
+            self.reach.run(pnn)
+        };
+        let member = view.is_some_and(|v| run.is_some_and(|r| v.has_run(pnn, r)));
+        let in_view = view.is_some_and(|v| v.members.contains_key(&pnn));
+        let (state, because) = self.node_state(pnn, role, heard, member, in_view, report);
+        NodeStatus {
+            name: self.name(pnn),
+            role,
+            addresses: conf.map(|c| c.addresses.clone()).unwrap_or_default(),
+            state,
+            because,
+            uid: report.map(|r| r.uid),
+            member,
+            voter: view.is_some_and(|v| v.voters.contains_key(&pnn)),
+            evicted: view.is_some_and(|v| v.evicted.contains_key(&pnn)),
+            since: self.reach.peers.get(&pnn).map_or(self.started, |p| p.since),
+            admin: report.map(|r| r.admin).unwrap_or_default(),
+            services: report.map(|r| r.services.clone()).unwrap_or_default(),
+            vips: report
+                .filter(|_| member)
+                .map(|r| r.serving.clone())
+                .unwrap_or_default(),
+            version: report.map(|r| r.version.clone()).unwrap_or_default(),
+            warnings: report.map(|r| r.warnings.clone()).unwrap_or_default(),
+        }
+    }
+
+    fn node_state(
+        &self,
+        pnn: Pnn,
+        role: Role,
+        heard: bool,
+        member: bool,
+        in_view: bool,
+        report: Option<&Report>,
+    ) -> (NodeState, String) {
+        if !heard {
+            let silent = match self.reach.peers.get(&pnn).and_then(|p| p.last) {
+                Some(t) => format!(
+                    "no heartbeat for {} s; is it on, is its network up, does its daemon run?",
+                    self.now().since(t).as_secs()
+                ),
+                None => "never heard since this daemon started; is it on, does its daemon run?".to_string(),
+            };
+            return (
+                if in_view {
+                    NodeState::Suspected
+                } else {
+                    NodeState::Down
+                },
+                silent,
+            );
+        }
+        if role == Role::Witness {
+            return (NodeState::Witness, String::new());
+        }
+        if !member {
+            let because = match report {
+                _ if pnn == self.config.me && !self.waits.is_empty() => self.waits.clone(),
+                Some(r) if r.left || r.leaving => "its daemon is being stopped".to_string(),
+                Some(r) if !r.clean => {
+                    "its services and mount of the time before have yet to stop".to_string()
+                }
+                _ => {
+                    let delay = crate::membership::join_delay(&self.config.timing, self.relapse_count(pnn));
+                    format!(
+                        "must reach every member for {} s before it joins",
+                        delay.as_secs()
+                    )
+                }
+            };
+            return (NodeState::Joining, because);
+        }
+        let Some(report) = report else {
+            return (NodeState::Starting, "has not reported yet".into());
+        };
+        match report.admin {
+            AdminState::Active => {}
+            AdminState::Drained => {
+                return (
+                    NodeState::Drained,
+                    "told to host no addresses; `steadfast resume` ends it".into(),
+                );
+            }
+            AdminState::Stopped => {
+                return (
+                    NodeState::Stopped,
+                    "told to run no services; `steadfast continue` ends it".into(),
+                );
+            }
+            AdminState::Banned => return (NodeState::Banned, "banned; `steadfast continue` ends it".into()),
+        }
+        if let Some(why) = self.sick(report) {
+            return why;
+        }
+        if pnn == self.config.me && !self.leased {
+            let because = if self.waits.is_empty() {
+                "has no valid lease".to_string()
+            } else {
+                format!("has no valid lease; {}", self.waits)
+            };
+            return (NodeState::Unhealthy, because);
+        }
+        (NodeState::Ok, String::new())
+    }
+
+    /// A service, an interface or an address that keeps a member from being OK.
+    fn sick(&self, report: &Report) -> Option<(NodeState, String)> {
+        let mut starting = Vec::new();
+        let mut failed = Vec::new();
+        for service in &self.config.services {
+            match report.services.get(service) {
+                Some(h) if matches!(h.state, Health::Ok | Health::Failing) => {}
+                Some(h) if h.state == Health::Failed => {
+                    failed.push(format!("{service} failed: {}", h.because))
+                }
+                Some(h) if h.because.is_empty() => {
+                    starting.push(format!("{service} is {}", crate::placing::word(h.state)))
+                }
+                Some(h) => starting.push(format!(
+                    "{service} is {}: {}",
+                    crate::placing::word(h.state),
+                    h.because
+                )),
+                None => starting.push(format!("{service} has not been seen yet")),
+            }
+        }
+        failed.extend(report.links_down.iter().map(|i| format!("interface {i} is down")));
+        failed.extend(
+            report
+                .failed
+                .iter()
+                .map(|(v, why)| format!("{v} could not be taken: {why}")),
+        );
+        if !failed.is_empty() {
+            return Some((NodeState::Unhealthy, failed.join("; ")));
+        }
+        (!starting.is_empty()).then(|| (NodeState::Starting, starting.join("; ")))
+    }
+
+    fn vip_status(&self, vip: IpAddr, view: Option<&View>, nodes: &BTreeMap<Pnn, NodeStatus>) -> VipStatus {
+        let conf = self.config.vips.get(&vip);
+        let holder = nodes.iter().find(|(_, n)| n.vips.contains(&vip)).map(|(p, _)| *p);
+        let target = self
+            .placement
+            .get(&vip)
+            .copied()
+            .filter(|p| view.is_some_and(|v| v.members.contains_key(p)));
+        let at = holder.or(target);
+        let healthy = at
+            .and_then(|p| nodes.get(&p))
+            .is_some_and(|n| n.state == NodeState::Ok);
+        let told = self.because.get(&vip).cloned().unwrap_or_default();
+        let (state, because) = match (holder, target) {
+            (Some(h), Some(t)) if h != t => (VipState::Moving, told),
+            (Some(_), _) => (VipState::Held, told),
+            (None, Some(_)) => (VipState::Moving, told),
+            (None, None) if !self.waits.is_empty() && !self.leased => {
+                (VipState::Unserved, self.waits.clone())
+            }
+            (None, None) if told.starts_with("no node") || told.is_empty() => (VipState::Unserved, told),
+            (None, None) => (VipState::Waiting, told),
+        };
+        let interface = conf
+            .and_then(|c| {
+                at.and_then(|p| c.hosts.get(&p))
+                    .or_else(|| c.hosts.get(&self.config.me))
+                    .or_else(|| c.hosts.values().next())
+            })
+            .cloned()
+            .unwrap_or_default();
+        VipStatus {
+            state,
+            holder,
+            target,
+            prefix_len: conf.map_or(0, |c| c.prefix_len),
+            interface,
+            healthy,
+            because,
+            since: self.now(),
+        }
+    }
+
+    fn all_warnings(&self, view: Option<&View>) -> Vec<String> {
+        let mut warnings = Vec::new();
+        if !self.waits.is_empty() {
+            warnings.push(self.waits.clone());
+        }
+        for pnn in self.config.nodes.keys() {
+            let Some(report) = self.fresh_report(*pnn) else {
+                continue;
+            };
+            let name = self.name(*pnn);
+            warnings.extend(report.warnings.iter().map(|w| format!("{name}: {w}")));
+            if report.fingerprint != self.config.fingerprint {
+                warnings.push(format!(
+                    "{name} runs with another configuration than {}; make the files equal, then `steadfast reload` on both",
+                    self.name(self.config.me)
+                ));
+            }
+        }
+        if let Some(error) = &self.arbiter.records_error {
+            warnings.push(format!(
+                "the records beside the cluster lock cannot be read: {error}"
+            ));
+        }
+        if let Some(view) = view
+            && view.voters.len() % 2 == 0
+            && !view.rules.lock
+        {
+            let n = view.voters.len();
+            let why = if self.lock.because.is_empty() {
+                "no cluster lock is configured".to_string()
+            } else {
+                self.lock.because.clone()
+            };
+            warnings.push(format!(
+                "{n} nodes vote and nothing breaks a tie ({why}): if {} of them are lost at once, the rest stops; a witness would help",
+                n / 2
+            ));
+        }
+        warnings
+    }
+}
