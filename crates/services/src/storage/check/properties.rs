@@ -1,0 +1,577 @@
+//! The properties, one function each: what the nodes do, and what each must see.
+//!
+//! Every test first has the reading node look at the old state, since it is such looks that fill the caches
+//! which then answer wrongly.
+
+use std::time::Duration;
+
+use super::coordinator::{Nodes, Tally, both};
+use super::ops::{Attributes, Op, Outcome, PeerError};
+use super::report::Property;
+
+type Tested = Result<Tally, PeerError>;
+
+pub(super) async fn test(property: Property, nodes: &Nodes<'_>) -> Tested {
+    match property {
+        Property::LockExclusive => lock_exclusive(nodes).await,
+        Property::LockHandover => lock_handover(nodes).await,
+        Property::WriteSeenOpen => write_seen(nodes, true).await,
+        Property::WriteSeenNew => write_seen(nodes, false).await,
+        Property::CreateSeen => create_seen(nodes).await,
+        Property::RenameSeen => rename_seen(nodes).await,
+        Property::DeleteSeen => delete_seen(nodes).await,
+        Property::OpenSurvivesDelete => open_survives_delete(nodes).await,
+        Property::AttributesSeen => attributes_seen(nodes).await,
+        Property::CounterExact => counter_exact(nodes).await,
+    }
+}
+
+fn is_missing(outcome: &Outcome) -> bool {
+    matches!(
+        outcome,
+        Outcome::Errno {
+            code: libc::ENOENT,
+            ..
+        }
+    )
+}
+
+/// An outcome in the words of the evidence.
+fn words(outcome: &Outcome) -> String {
+    match outcome {
+        Outcome::Errno { text, .. } => text.clone(),
+        Outcome::Text(text) => format!("{text:?}"),
+        Outcome::Attributes(a) => format!("size {} mode {:o} time {}", a.size, a.mode, a.mtime),
+        Outcome::Names(names) => names.join(" "),
+        Outcome::Done => "success".to_owned(),
+        Outcome::Lock { granted: true, .. } => "lock granted".to_owned(),
+        Outcome::Lock { granted: false, .. } => "lock refused".to_owned(),
+        Outcome::Counted { times, .. } => format!("{times} increments"),
+    }
+}
+
+fn granted(outcome: &Outcome) -> bool {
+    matches!(outcome, Outcome::Lock { granted: true, .. })
+}
+
+fn on(file: &str) -> String {
+    file.to_owned()
+}
+
+async fn lock_exclusive(nodes: &Nodes<'_>) -> Tested {
+    let mut tally = Tally::default();
+    for node in nodes.all() {
+        nodes
+            .must(
+                node,
+                Op::Open {
+                    file: on("l"),
+                    name: on("lock"),
+                    create: true,
+                    exclusive: false,
+                },
+            )
+            .await?;
+    }
+    for (holder, other) in nodes.pairs() {
+        let held = nodes.look(holder, Op::TryLock { file: on("l") }).await?;
+        tally.check(granted(&held), || {
+            format!("{} asked for a free lock: {}", nodes.name(holder), words(&held))
+        });
+        for _ in 0..nodes.plan.rounds {
+            let second = nodes.look(other, Op::TryLock { file: on("l") }).await?;
+            let refused = matches!(second, Outcome::Lock { granted: false, .. });
+            let seen = || {
+                format!(
+                    "while {} held it, {} got: {}",
+                    nodes.name(holder),
+                    nodes.name(other),
+                    words(&second)
+                )
+            };
+            tally.check(refused, seen);
+            if granted(&second) {
+                nodes.must(other, Op::Unlock { file: on("l") }).await?;
+            }
+        }
+        nodes.look(holder, Op::Unlock { file: on("l") }).await?;
+    }
+    Ok(tally)
+}
+
+async fn lock_handover(nodes: &Nodes<'_>) -> Tested {
+    let mut tally = Tally::default();
+    let within = nodes.plan.deadline / 2;
+    let within_ms = u64::try_from(within.as_millis()).unwrap_or(u64::MAX);
+    let mut slowest = Duration::ZERO;
+    for (holder, heir) in nodes.pairs() {
+        for by_close in [false, true] {
+            // Opened anew each time: a wait that was given up leaves its lock with its file.
+            for node in [holder, heir] {
+                nodes
+                    .must(
+                        node,
+                        Op::Open {
+                            file: on("h"),
+                            name: on("handover"),
+                            create: true,
+                            exclusive: false,
+                        },
+                    )
+                    .await?;
+            }
+            let held = nodes.look(holder, Op::TryLock { file: on("h") }).await?;
+            let let_go = async {
+                // The heir waits by then, on any machine that is not overloaded; if not the test is only weaker.
+                tokio::time::sleep(Duration::from_millis(30)).await;
+                let op = if by_close {
+                    Op::Close { file: on("h") }
+                } else {
+                    Op::Unlock { file: on("h") }
+                };
+                let at = tokio::time::Instant::now();
+                nodes.look(holder, op).await.map(|_| at)
+            };
+            let wait = async {
+                let got = nodes
+                    .look(
+                        heir,
+                        Op::WaitLock {
+                            file: on("h"),
+                            within_ms,
+                        },
+                    )
+                    .await;
+                got.map(|outcome| (outcome, tokio::time::Instant::now()))
+            };
+            let (at, got) = both(let_go, wait).await;
+            let (at, (outcome, then)) = (at?, got?);
+            let how = if by_close { "closed" } else { "unlocked" };
+            tally.check(granted(&held) && granted(&outcome), || {
+                format!(
+                    "{} {how} it, {} waited {within:?}: {}",
+                    nodes.name(holder),
+                    nodes.name(heir),
+                    words(&outcome)
+                )
+            });
+            slowest = slowest.max(then.saturating_duration_since(at));
+            for node in [holder, heir] {
+                nodes.must(node, Op::Close { file: on("h") }).await?;
+            }
+        }
+    }
+    tally.notes.push(format!("slowest {} ms", slowest.as_millis()));
+    Ok(tally)
+}
+
+async fn write_seen(nodes: &Nodes<'_>, stays_open: bool) -> Tested {
+    let mut tally = Tally::default();
+    let mut wrong = [0u32; 2];
+    let mut tried = [0u32; 2];
+    for (writer, reader) in nodes.pairs() {
+        let name = format!("write-{stays_open}-{writer}-{reader}");
+        nodes.make(writer, &name, "round 000").await?;
+        nodes
+            .must(
+                writer,
+                Op::Open {
+                    file: on("w"),
+                    name: name.clone(),
+                    create: false,
+                    exclusive: false,
+                },
+            )
+            .await?;
+        if stays_open {
+            nodes
+                .look(
+                    reader,
+                    Op::Open {
+                        file: on("r"),
+                        name: name.clone(),
+                        create: false,
+                        exclusive: false,
+                    },
+                )
+                .await?;
+        }
+        let read = async || match stays_open {
+            true => {
+                nodes
+                    .look(
+                        reader,
+                        Op::Read {
+                            file: on("r"),
+                            at: 0,
+                            len: 100,
+                        },
+                    )
+                    .await
+            }
+            false => nodes.read_anew(reader, &name).await,
+        };
+        read().await?;
+        for round in 1..=2 * nodes.plan.rounds {
+            let (text, sync) = (format!("round {round:03}"), round % 2 == 0);
+            nodes
+                .must(
+                    writer,
+                    Op::Write {
+                        file: on("w"),
+                        at: 0,
+                        text: text.clone(),
+                        sync,
+                    },
+                )
+                .await?;
+            let seen = read().await?;
+            let right = seen == Outcome::Text(text.clone());
+            tried[usize::from(sync)] += 1;
+            wrong[usize::from(sync)] += u32::from(!right);
+            tally.check(right, || {
+                let how = if sync { "wrote and synced" } else { "wrote" };
+                format!(
+                    "{} {how} {text:?}, {} read {}",
+                    nodes.name(writer),
+                    nodes.name(reader),
+                    words(&seen)
+                )
+            });
+        }
+        nodes.must(writer, Op::Close { file: on("w") }).await?;
+        nodes.must(reader, Op::Close { file: on("r") }).await?;
+    }
+    if tally.wrong > 0 {
+        let [plain, synced] = [0, 1].map(|i| format!("{} of {}", wrong[i], tried[i]));
+        tally
+            .notes
+            .push(format!("{plain} plain and {synced} synced writes not seen"));
+    }
+    Ok(tally)
+}
+
+async fn create_seen(nodes: &Nodes<'_>) -> Tested {
+    let mut tally = Tally::default();
+    for (maker, other) in nodes.pairs() {
+        for round in 0..nodes.plan.rounds {
+            let name = format!("create-{maker}-{other}-{round}");
+            let who = || format!("{} made a file, {}", nodes.name(maker), nodes.name(other));
+            nodes.look(other, Op::Stat { name: name.clone() }).await?;
+            nodes.look(other, Op::List).await?;
+            nodes.make(maker, &name, "new").await?;
+            let seen = nodes.look(other, Op::Stat { name: name.clone() }).await?;
+            tally.check(matches!(seen, Outcome::Attributes(_)), || {
+                format!("{} got: {}", who(), words(&seen))
+            });
+            let listed = nodes.look(other, Op::List).await?;
+            let has = matches!(&listed, Outcome::Names(names) if names.contains(&name));
+            tally.check(has, || format!("{} does not list it", who()));
+            let again = Op::Open {
+                file: on("again"),
+                name: name.clone(),
+                create: true,
+                exclusive: true,
+            };
+            let second = nodes.look(other, again).await?;
+            let refused = matches!(
+                second,
+                Outcome::Errno {
+                    code: libc::EEXIST,
+                    ..
+                }
+            );
+            tally.check(refused, || {
+                format!("{} made it once more: {}", who(), words(&second))
+            });
+            nodes.must(other, Op::Close { file: on("again") }).await?;
+        }
+    }
+    for round in 0..nodes.plan.rounds {
+        let race = Op::Open {
+            file: on("race"),
+            name: format!("race-{round}"),
+            create: true,
+            exclusive: true,
+        };
+        let outcomes = nodes.everywhere(&race, nodes.plan.deadline).await?;
+        let made = outcomes
+            .iter()
+            .filter(|outcome| **outcome == Outcome::Done)
+            .count();
+        tally.check(made == 1, || format!("{made} nodes made one and the same file"));
+        nodes
+            .everywhere(&Op::Close { file: on("race") }, nodes.plan.deadline)
+            .await?;
+    }
+    Ok(tally)
+}
+
+async fn rename_seen(nodes: &Nodes<'_>) -> Tested {
+    let mut tally = Tally::default();
+    for (mover, other) in nodes.pairs() {
+        let (from, to) = (format!("from-{mover}-{other}"), format!("to-{mover}-{other}"));
+        nodes.make(mover, &to, "old content").await?;
+        for round in 0..nodes.plan.rounds {
+            let text = format!("content {round}");
+            let who = || {
+                format!(
+                    "{} renamed a file over another, {}",
+                    nodes.name(mover),
+                    nodes.name(other)
+                )
+            };
+            nodes.make(mover, &from, &text).await?;
+            nodes.read_anew(other, &to).await?;
+            nodes.look(other, Op::Stat { name: from.clone() }).await?;
+            nodes.look(other, Op::List).await?;
+            nodes
+                .must(
+                    mover,
+                    Op::Rename {
+                        from: from.clone(),
+                        to: to.clone(),
+                    },
+                )
+                .await?;
+            let new = nodes.read_anew(other, &to).await?;
+            tally.check(new == Outcome::Text(text.clone()), || {
+                format!(
+                    "{} read {} under the new name instead of {text:?}",
+                    who(),
+                    words(&new)
+                )
+            });
+            let old = nodes.look(other, Op::Stat { name: from.clone() }).await?;
+            tally.check(is_missing(&old), || {
+                format!("{} still saw the old name: {}", who(), words(&old))
+            });
+            let listed = nodes.look(other, Op::List).await?;
+            let right =
+                matches!(&listed, Outcome::Names(names) if names.contains(&to) && !names.contains(&from));
+            tally.check(right, || format!("{} lists what was before", who()));
+        }
+    }
+    Ok(tally)
+}
+
+async fn delete_seen(nodes: &Nodes<'_>) -> Tested {
+    let mut tally = Tally::default();
+    for (remover, other) in nodes.pairs() {
+        for round in 0..nodes.plan.rounds {
+            let name = format!("delete-{remover}-{other}-{round}");
+            let who = || format!("{} deleted a file, {}", nodes.name(remover), nodes.name(other));
+            nodes.make(remover, &name, "short life").await?;
+            nodes.read_anew(other, &name).await?;
+            nodes.look(other, Op::Stat { name: name.clone() }).await?;
+            nodes.look(other, Op::List).await?;
+            nodes.must(remover, Op::Unlink { name: name.clone() }).await?;
+            let seen = nodes.look(other, Op::Stat { name: name.clone() }).await?;
+            tally.check(is_missing(&seen), || {
+                format!("{} still saw it: {}", who(), words(&seen))
+            });
+            let opened = nodes.read_anew(other, &name).await?;
+            tally.check(is_missing(&opened), || {
+                format!("{} could still open it: {}", who(), words(&opened))
+            });
+            let listed = nodes.look(other, Op::List).await?;
+            let gone = matches!(&listed, Outcome::Names(names) if !names.contains(&name));
+            tally.check(gone, || format!("{} still lists it", who()));
+        }
+    }
+    Ok(tally)
+}
+
+async fn open_survives_delete(nodes: &Nodes<'_>) -> Tested {
+    let mut tally = Tally::default();
+    for (remover, other) in nodes.pairs() {
+        for touched in [false, true] {
+            let name = format!("kept-{remover}-{other}-{touched}");
+            nodes.make(remover, &name, "still here").await?;
+            nodes
+                .must(
+                    other,
+                    Op::Open {
+                        file: on("kept"),
+                        name: name.clone(),
+                        create: false,
+                        exclusive: false,
+                    },
+                )
+                .await?;
+            if touched {
+                nodes
+                    .look(
+                        other,
+                        Op::Read {
+                            file: on("kept"),
+                            at: 0,
+                            len: 100,
+                        },
+                    )
+                    .await?;
+            }
+            nodes.must(remover, Op::Unlink { name }).await?;
+            let read = nodes
+                .look(
+                    other,
+                    Op::Read {
+                        file: on("kept"),
+                        at: 0,
+                        len: 100,
+                    },
+                )
+                .await?;
+            tally.check(read == Outcome::Text(on("still here")), || {
+                format!(
+                    "{} deleted a file, {} had it open and read: {}",
+                    nodes.name(remover),
+                    nodes.name(other),
+                    words(&read)
+                )
+            });
+            nodes.must(other, Op::Close { file: on("kept") }).await?;
+        }
+    }
+    Ok(tally)
+}
+
+async fn attributes_seen(nodes: &Nodes<'_>) -> Tested {
+    let mut tally = Tally::default();
+    for (changer, other) in nodes.pairs() {
+        let name = format!("attributes-{changer}-{other}");
+        nodes.make(changer, &name, "x").await?;
+        nodes
+            .must(
+                changer,
+                Op::Open {
+                    file: on("a"),
+                    name: name.clone(),
+                    create: false,
+                    exclusive: false,
+                },
+            )
+            .await?;
+        nodes.look(other, Op::Stat { name: name.clone() }).await?;
+        for round in 0..nodes.plan.rounds {
+            let (at, mode, mtime) = (
+                u64::from(round) * 10 + 1,
+                0o600 + (round % 8),
+                1_000_000_000 + i64::from(round),
+            );
+            let changes: [(&str, Op, Box<dyn Fn(&Attributes) -> bool + Send + Sync>); 4] = [
+                (
+                    "lengthened",
+                    Op::Write {
+                        file: on("a"),
+                        at,
+                        text: on("123456789"),
+                        sync: false,
+                    },
+                    Box::new(move |a| a.size == at + 9),
+                ),
+                (
+                    "shortened",
+                    Op::Truncate {
+                        file: on("a"),
+                        size: at,
+                    },
+                    Box::new(move |a| a.size == at),
+                ),
+                (
+                    "changed the mode of",
+                    Op::Chmod {
+                        name: name.clone(),
+                        mode,
+                    },
+                    Box::new(move |a| a.mode == mode),
+                ),
+                (
+                    "set the time of",
+                    Op::SetTime {
+                        name: name.clone(),
+                        mtime,
+                    },
+                    Box::new(move |a| a.mtime == mtime),
+                ),
+            ];
+            for (what, op, right) in changes {
+                nodes.must(changer, op).await?;
+                let seen = nodes.look(other, Op::Stat { name: name.clone() }).await?;
+                let right = matches!(&seen, Outcome::Attributes(attributes) if right(attributes));
+                tally.check(right, || {
+                    format!(
+                        "{} {what} a file, {} saw {}",
+                        nodes.name(changer),
+                        nodes.name(other),
+                        words(&seen)
+                    )
+                });
+            }
+        }
+        nodes.must(changer, Op::Close { file: on("a") }).await?;
+    }
+    Ok(tally)
+}
+
+async fn counter_exact(nodes: &Nodes<'_>) -> Tested {
+    let mut tally = Tally::default();
+    let (times, within) = (nodes.plan.increments, nodes.plan.count_deadline);
+    if nodes.all().len() < 2 {
+        return Ok(tally);
+    }
+    for node in nodes.all() {
+        nodes
+            .must(
+                node,
+                Op::Open {
+                    file: on("c"),
+                    name: on("counter"),
+                    create: true,
+                    exclusive: false,
+                },
+            )
+            .await?;
+    }
+    let within_ms = u64::try_from(within.as_millis()).unwrap_or(u64::MAX);
+    let count = Op::Count {
+        file: on("c"),
+        times,
+        within_ms,
+    };
+    let started = tokio::time::Instant::now();
+    let outcomes = nodes.everywhere(&count, within + nodes.plan.deadline).await?;
+    let took = started.elapsed();
+    let mut made = 0;
+    for (node, outcome) in nodes.all().zip(&outcomes) {
+        match outcome {
+            Outcome::Counted { times, .. } => made += times,
+            other => tally.check(false, || format!("{}: {}", nodes.name(node), words(other))),
+        }
+    }
+    for node in nodes.all() {
+        let read = nodes.read_anew(node, "counter").await?;
+        let value = match &read {
+            Outcome::Text(text) => text.trim().parse::<u32>().ok(),
+            _ => None,
+        };
+        tally.check(value == Some(made), || {
+            format!(
+                "{} reads {} after {made} increments",
+                nodes.name(node),
+                words(&read)
+            )
+        });
+    }
+    let rate = f64::from(made) / took.as_secs_f64().max(1e-6);
+    tally.notes.push(format!(
+        "{made} increments by {} nodes, {rate:.0}/s",
+        nodes.all().len()
+    ));
+    if made < times * u32::try_from(nodes.all().len()).unwrap_or(u32::MAX) {
+        tally
+            .notes
+            .push(format!("the rest was not made within {within:?}"));
+    }
+    Ok(tally)
+}
