@@ -1,6 +1,6 @@
 //! Samba, the NFS server and the shared mount of one node: start, probe, restart, stop.
 //!
-//! The daemon tells `Manager` through a watch channel whether this node may serve ([`Serve`]) and reads
+//! The daemon tells [`Manager`] through a watch channel whether this node may serve ([`Serve`]) and reads
 //! what became of it as [`Report`]s. One task per service owns its process, its probe and its health:
 //!
 //! ```text
@@ -15,9 +15,21 @@
 //! so probes here use sockets only and everything that touches the mount lives in killable helpers
 //! ([`storage`]).
 
+pub mod config;
+pub mod ganesha;
+pub mod health;
+mod kind;
+pub mod manager;
+pub mod output;
+pub mod probe;
 pub mod report;
+pub mod samba;
 pub mod seam;
+mod service;
 pub mod storage;
+pub mod supervisor;
 
+pub use config::{NfsConfig, SambaConfig, ServicesConfig};
+pub use manager::Manager;
 pub use report::{Report, Serve, State};
 pub use seam::{NoStorage, Storage};

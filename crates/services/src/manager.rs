@@ -1,0 +1,293 @@
+//! The daemon's handle on all services of this node.
+//!
+//! One coordinating task keeps the order: storage before services when the node begins to serve, services
+//! gone before the storage when it ends. See the crate's page for the picture.
+
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use tracing::{info, warn};
+
+use crate::config::ServicesConfig;
+use crate::kind::Kind;
+use crate::report::{Report, Serve, State};
+use crate::seam::Storage;
+use crate::service::{Order, Service};
+
+/// First and longest wait before the mount is tried again.
+const MOUNT_RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(10));
+
+/// Runs the services until it is told to leave or to stop.
+#[derive(Debug)]
+pub struct Manager {
+    leave: watch::Sender<bool>,
+    task: JoinHandle<()>,
+}
+
+impl Manager {
+    /// Begins to follow `serve`. Processes that an earlier daemon left are taken over when that says `On` and
+    /// stopped when it says `Off`. When the sender of `serve` is dropped, everything is stopped in order.
+    ///
+    /// Reports may come late while the channel is full, but the newest state of each service always comes.
+    pub fn spawn<S: Storage>(
+        config: ServicesConfig,
+        storage: S,
+        serve: watch::Receiver<Serve>,
+        reports: mpsc::Sender<Report>,
+    ) -> Self {
+        let (leave, left) = watch::channel(false);
+        let task = tokio::spawn(Coordinator::new(config, storage, serve, left, reports).run());
+        Self { leave, task }
+    }
+
+    /// Ends the management and leaves services and mount as they are, for the next daemon to take over.
+    pub async fn leave(self) {
+        self.leave.send_replace(true);
+        self.ended().await;
+    }
+
+    /// Waits for the end after the sender of `serve` was dropped: everything is stopped then.
+    pub async fn ended(self) {
+        if let Err(error) = self.task.await {
+            warn!(%error, "the service manager ended abnormally");
+        }
+    }
+}
+
+/// A running task of a service.
+struct Handle {
+    name: &'static str,
+    orders: watch::Sender<Order>,
+    state: watch::Receiver<State>,
+    task: JoinHandle<()>,
+}
+
+struct Coordinator<S> {
+    services: Vec<Handle>,
+    storage: S,
+    serve: watch::Receiver<Serve>,
+    left: watch::Receiver<bool>,
+    reports: mpsc::Sender<Report>,
+}
+
+/// Why a stretch of serving or waiting ended.
+enum Turn {
+    Serve(Serve),
+    Remount(String),
+    Leave,
+    Stop,
+}
+
+impl<S: Storage> Coordinator<S> {
+    fn new(
+        config: ServicesConfig,
+        storage: S,
+        serve: watch::Receiver<Serve>,
+        left: watch::Receiver<bool>,
+        reports: mpsc::Sender<Report>,
+    ) -> Self {
+        let mut services: Vec<Handle> = Vec::new();
+        for kind in kinds(&config) {
+            let needs_rpcbind =
+                matches!(&kind, Kind::Ganesha(nfs) if nfs.manage) || matches!(kind, Kind::Statd(_));
+            let after = services
+                .iter()
+                .find(|s| needs_rpcbind && s.name == "rpcbind")
+                .map(|s| s.state.clone());
+            let (orders, order) = watch::channel(Order::Stop);
+            let name = kind.name();
+            let service = Service::new(kind, &config, order, after, reports.clone());
+            let state = service.state();
+            services.push(Handle {
+                name,
+                orders,
+                state,
+                task: tokio::spawn(service.run()),
+            });
+        }
+        Self {
+            services,
+            storage,
+            serve,
+            left,
+            reports,
+        }
+    }
+
+    async fn run(mut self) {
+        let mut serve = *self.serve.borrow_and_update();
+        // what an earlier daemon left is stopped only on an explicit Off
+        loop {
+            let turn = match serve {
+                Serve::On => self.serve_on().await,
+                Serve::Off => {
+                    self.serve_off().await;
+                    self.wait().await
+                }
+            };
+            match turn {
+                Turn::Serve(now) => {
+                    info!(serve = ?now, "this node {} serve", if now == Serve::On { "may" } else { "must not" });
+                    serve = now;
+                }
+                Turn::Remount(because) => {
+                    warn!(because, "the shared mount is made anew");
+                    self.stop_services().await;
+                    self.unmount().await;
+                }
+                Turn::Leave => {
+                    self.order(Order::Leave);
+                    break;
+                }
+                Turn::Stop => {
+                    if serve == Serve::On {
+                        self.serve_off().await;
+                    }
+                    self.order(Order::Leave);
+                    break;
+                }
+            }
+        }
+        for service in self.services {
+            if let Err(error) = service.task.await {
+                warn!(service = service.name, %error, "the task of a service ended abnormally");
+            }
+        }
+    }
+
+    async fn serve_on(&mut self) -> Turn {
+        let mut delay = MOUNT_RETRY.0;
+        loop {
+            let mounted = tokio::select! {
+                turn = turn(&mut self.serve, &mut self.left) => return turn,
+                mounted = self.storage.ensure_mounted() => mounted,
+            };
+            let Err(error) = mounted else { break };
+            self.tell(Report::new("storage", State::Failed, error.to_string()))
+                .await;
+            tokio::select! {
+                turn = turn(&mut self.serve, &mut self.left) => return turn,
+                () = tokio::time::sleep(delay) => delay = (delay * 2).min(MOUNT_RETRY.1),
+            }
+        }
+        self.order(Order::Run);
+        tokio::select! {
+            turn = turn(&mut self.serve, &mut self.left) => turn,
+            because = self.storage.watch(self.reports.clone()) => Turn::Remount(because),
+        }
+    }
+
+    async fn serve_off(&mut self) {
+        self.stop_services().await;
+        self.unmount().await;
+    }
+
+    async fn wait(&mut self) -> Turn {
+        turn(&mut self.serve, &mut self.left).await
+    }
+
+    /// In reverse order of their start, but all at once where nothing depends on them: first smbd and the NFS
+    /// server, then what the NFS server needs.
+    async fn stop_services(&mut self) {
+        let first = |handle: &&mut Handle| !matches!(handle.name, "rpcbind" | "statd");
+        for wanted in [true, false] {
+            let mut stopping: Vec<_> = self
+                .services
+                .iter_mut()
+                .filter(|handle| first(handle) == wanted)
+                .collect();
+            for handle in &stopping {
+                handle.orders.send_replace(Order::Stop);
+            }
+            for handle in &mut stopping {
+                // an error means that the task ended, which a stopped service's task does not
+                let _ = handle.state.wait_for(|state| *state == State::Off).await;
+            }
+        }
+    }
+
+    async fn unmount(&mut self) {
+        loop {
+            match self.storage.unmount().await {
+                Ok(()) => break,
+                Err(error) => {
+                    let because = format!("cannot be unmounted: {error}");
+                    self.tell(Report::new("storage", State::Failed, because)).await;
+                    tokio::time::sleep(MOUNT_RETRY.0).await;
+                    // a node that may serve again needs the mount, however it is
+                    if *self.serve.borrow() == Serve::On || *self.left.borrow() {
+                        return;
+                    }
+                }
+            }
+        }
+        self.tell(Report::new(
+            "storage",
+            State::Off,
+            "unmounted: this node does not serve",
+        ))
+        .await;
+    }
+
+    fn order(&self, order: Order) {
+        for service in &self.services {
+            service.orders.send_replace(order);
+        }
+    }
+
+    async fn tell(&self, report: Report) {
+        // a closed channel means that the daemon is ending and asks no more
+        let _ = self.reports.send(report).await;
+    }
+}
+
+async fn turn(serve: &mut watch::Receiver<Serve>, left: &mut watch::Receiver<bool>) -> Turn {
+    tokio::select! {
+        biased;
+        // the sender lives in the manager's handle; dropping that alone ends nothing
+        Ok(_) = left.wait_for(|left| *left) => Turn::Leave,
+        changed = serve.changed() => match changed {
+            Ok(()) => Turn::Serve(*serve.borrow_and_update()),
+            Err(_) => Turn::Stop,
+        },
+    }
+}
+
+/// The services of a configuration, in the order of their start.
+fn kinds(config: &ServicesConfig) -> Vec<Kind> {
+    let mut kinds = Vec::new();
+    if config.nfs.enabled {
+        if config.nfs.manage && config.nfs.needs_rpcbind() {
+            kinds.push(Kind::Rpcbind(config.nfs.clone()));
+            if config.nfs.statd {
+                kinds.push(Kind::Statd(config.nfs.clone()));
+            }
+        }
+        kinds.push(Kind::Ganesha(config.nfs.clone()));
+    }
+    if config.samba.enabled {
+        kinds.push(Kind::Samba(config.samba.clone()));
+    }
+    kinds
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rpcbind_comes_first_and_only_where_version_3_is_served() {
+        let mut config = ServicesConfig::default();
+        assert!(kinds(&config).is_empty());
+        config.nfs.enabled = true;
+        config.samba.enabled = true;
+        let names = |config: &ServicesConfig| kinds(config).iter().map(Kind::name).collect::<Vec<_>>();
+        assert_eq!(names(&config), ["rpcbind", "statd", "nfs", "samba"]);
+        config.nfs.versions = vec![4];
+        assert_eq!(names(&config), ["nfs", "samba"]);
+        config.nfs.manage = false;
+        config.nfs.versions = vec![3];
+        assert_eq!(names(&config), ["nfs", "samba"]);
+    }
+}

@@ -1,0 +1,400 @@
+//! The task of one service: start, watch, probe, restart, stop.
+//!
+//! It owns the process and the health; everything else reads its reports. Probes run beside it, so that a
+//! hung service never delays the notice of an exit or the order to stop. A probe that is not answered after
+//! a third of its deadline is followed by another at once: three unanswered ones then take 2.7 s at most
+//! from the moment a service hangs, at an interval and a deadline of 1 s.
+
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::sleep_until;
+use tracing::{info, warn};
+
+use crate::config::{HealthConfig, ServicesConfig};
+use crate::health::Health;
+use crate::kind::Kind;
+use crate::probe::ProbeError;
+use crate::report::{Report, State};
+use crate::supervisor::{Backoff, Supervisor};
+
+/// Between probes of a service that starts.
+const START_POLL: Duration = Duration::from_millis(100);
+/// How often output files are looked at and unsent reports are tried again.
+const HOUSEKEEPING: Duration = Duration::from_secs(1);
+
+/// What a service is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Order {
+    Stop,
+    Run,
+    /// End the task, leave the process running.
+    Leave,
+}
+
+/// What a probe found, and when it was sent.
+struct Probed {
+    at: Instant,
+    result: Result<String, ProbeError>,
+}
+
+pub(crate) struct Service {
+    kind: Kind,
+    config: HealthConfig,
+    supervisor: Supervisor,
+    health: Health,
+    backoff: Backoff,
+    orders: watch::Receiver<Order>,
+    /// The service that must answer before this one is started.
+    after: Option<watch::Receiver<State>>,
+    state: watch::Sender<State>,
+    reports: mpsc::Sender<Report>,
+    last_report: Option<Report>,
+    unsent: Option<Report>,
+    output: Vec<String>,
+    warnings: Vec<String>,
+    probes: JoinSet<Probed>,
+    next_probe: Option<Instant>,
+    next_start: Option<Instant>,
+}
+
+impl Service {
+    pub(crate) fn new(
+        kind: Kind,
+        services: &ServicesConfig,
+        orders: watch::Receiver<Order>,
+        after: Option<watch::Receiver<State>>,
+        reports: mpsc::Sender<Report>,
+    ) -> Self {
+        let supervisor = Supervisor::new(kind.spec(services));
+        Self {
+            kind,
+            config: services.health.clone(),
+            supervisor,
+            health: Health::new(services.health.clone()),
+            backoff: Backoff::default(),
+            orders,
+            after,
+            state: watch::Sender::new(State::Off),
+            reports,
+            last_report: None,
+            unsent: None,
+            output: Vec::new(),
+            warnings: Vec::new(),
+            probes: JoinSet::new(),
+            next_probe: None,
+            next_start: None,
+        }
+    }
+
+    /// Follows the state: [`State::Off`] after a stop means that the process is gone.
+    pub(crate) fn state(&self) -> watch::Receiver<State> {
+        self.state.subscribe()
+    }
+
+    pub(crate) async fn run(mut self) {
+        let mut first = true;
+        loop {
+            let order = *self.orders.borrow_and_update();
+            match order {
+                Order::Leave => return,
+                Order::Stop => {
+                    self.stop(first).await;
+                    if self.orders.changed().await.is_err() {
+                        return;
+                    }
+                }
+                Order::Run => {
+                    self.begin().await;
+                    self.serve().await;
+                }
+            }
+            first = false;
+        }
+    }
+
+    /// Stops whatever runs. At the very beginning that is what an earlier daemon left.
+    async fn stop(&mut self, first: bool) {
+        if first && let Err(error) = self.supervisor.adopt().await {
+            warn!(service = self.kind.name(), %error, "cannot take over what runs");
+        }
+        self.probes.abort_all();
+        loop {
+            match self.supervisor.stop().await {
+                Ok(()) => break,
+                Err(error) => {
+                    // Off would promise that nothing holds the mount any more
+                    let now = Instant::now();
+                    self.health.broken(now, format!("does not stop: {error}"));
+                    self.report();
+                    if matches!(*self.orders.borrow(), Order::Leave) {
+                        return;
+                    }
+                    tokio::time::sleep(HOUSEKEEPING).await;
+                    if let Err(error) = self.supervisor.adopt().await {
+                        warn!(service = self.kind.name(), %error, "still cannot be stopped");
+                    }
+                    if !self.supervisor.is_running() {
+                        break;
+                    }
+                }
+            }
+        }
+        self.output.clear();
+        self.warnings.clear();
+        self.backoff = Backoff::default();
+        self.health.off("stopped: this node does not serve");
+        self.report();
+    }
+
+    /// Takes over what runs, or schedules a start.
+    async fn begin(&mut self) {
+        let now = Instant::now();
+        self.next_start = Some(now);
+        self.next_probe = None;
+        if self.supervisor.is_running() {
+            self.next_start = None;
+        } else if self.kind.may_be_shared() && self.kind.probe(self.config.deadline()).await.is_ok() {
+            // somebody's rpcbind is everybody's; but one of ours is still ours to stop
+            if !matches!(self.supervisor.adopt().await, Ok(true)) {
+                self.supervisor.leave_to_others();
+            }
+            self.next_start = None;
+        } else {
+            match self.supervisor.adopt().await {
+                Ok(true) => self.next_start = None,
+                Ok(false) => {}
+                Err(error) => {
+                    self.health.broken(now, error.to_string());
+                    self.report();
+                }
+            }
+        }
+        if self.next_start.is_none() {
+            let pid = self
+                .supervisor
+                .pid()
+                .map_or_else(String::new, |pid| format!(", pid {pid}"));
+            info!(
+                service = self.kind.name(),
+                "{} runs already{pid}",
+                self.kind.program()
+            );
+            if let Ok(warnings) = self.kind.prepare().await {
+                self.warnings = warnings;
+            }
+            self.health
+                .starting(Instant::now(), "runs already, not probed yet");
+            self.next_probe = Some(Instant::now());
+        } else {
+            self.health.starting(now, "being started");
+        }
+        self.report();
+    }
+
+    /// Until the order changes.
+    async fn serve(&mut self) {
+        let mut housekeeping = tokio::time::interval(HOUSEKEEPING);
+        loop {
+            let now = Instant::now();
+            tokio::select! {
+                biased;
+                changed = self.orders.changed() => {
+                    if changed.is_err() || *self.orders.borrow() != Order::Run {
+                        return;
+                    }
+                }
+                how = self.supervisor.ended() => self.on_exit(&how).await,
+                Some(Ok(probed)) = self.probes.join_next(), if !self.probes.is_empty() => {
+                    self.on_probe(probed).await;
+                }
+                () = at(self.next_start) => self.on_start().await,
+                () = at(self.next_probe) => self.send_probe(now),
+                () = at(self.health.deadline()) => {
+                    self.health.tick(Instant::now());
+                    self.output = self.supervisor.last_lines().await;
+                }
+                _ = housekeeping.tick() => self.housekeep().await,
+            }
+            self.report();
+        }
+    }
+
+    async fn on_start(&mut self) {
+        self.next_start = None;
+        if !self.predecessor_ready() {
+            self.health
+                .starting(Instant::now(), "waits for rpcbind to answer");
+            self.next_start = Some(Instant::now() + START_POLL);
+            return;
+        }
+        // The first restart is fast: what was good a moment ago is not checked again before it
+        if self.backoff.attempts() != 1 {
+            match self.kind.prepare().await {
+                Ok(warnings) => self.warnings = warnings,
+                Err(not_ready) => {
+                    self.health.broken(Instant::now(), not_ready.because);
+                    self.output = not_ready.output;
+                    self.schedule_start();
+                    return;
+                }
+            }
+        }
+        match self.supervisor.start().await {
+            Ok(()) => {
+                let pid = self
+                    .supervisor
+                    .pid()
+                    .map_or_else(String::new, |pid| format!(" as pid {pid}"));
+                info!(service = self.kind.name(), "{} started{pid}", self.kind.program());
+                self.health
+                    .starting(Instant::now(), format!("{} started{pid}", self.kind.program()));
+                self.next_probe = Some(Instant::now());
+            }
+            Err(error) => {
+                self.health.broken(Instant::now(), error.to_string());
+                self.output = self.supervisor.last_lines().await;
+                self.schedule_start();
+            }
+        }
+    }
+
+    async fn on_exit(&mut self, how: &str) {
+        self.probes.abort_all();
+        self.next_probe = None;
+        self.output = self.supervisor.last_lines().await;
+        let because = format!("{} {how}", self.kind.program());
+        self.health.exited(Instant::now(), because);
+        self.report();
+        if let Err(error) = self.supervisor.sweep().await {
+            self.health.broken(Instant::now(), error.to_string());
+        }
+        self.schedule_start();
+    }
+
+    async fn on_probe(&mut self, probed: Probed) {
+        let now = Instant::now();
+        match probed.result {
+            Ok(what) => {
+                self.backoff.healthy(now);
+                self.health.probe_good(now, what);
+                if self.health.state() == State::Ok {
+                    self.output = Vec::new();
+                }
+                // it answers, so those that wait beside this one have nothing to add
+                self.probes.abort_all();
+                self.next_probe = Some(probed.at + self.config.interval());
+            }
+            Err(error) => {
+                self.backoff.unhealthy();
+                let before = self.health.state();
+                self.health.probe_bad(now, error.to_string());
+                if self.health.state() == State::Failed && before != State::Failed {
+                    self.output = self.supervisor.last_lines().await;
+                }
+                let next = match self.health.state() {
+                    State::Starting => now + START_POLL,
+                    State::Failing if self.health.recovers_from_exit() => now + START_POLL,
+                    State::Off | State::Ok | State::Failing => now + self.config.deadline() / 3,
+                    State::Failed => (probed.at + self.config.interval()).max(now + START_POLL),
+                };
+                self.next_probe = Some(self.next_probe.map_or(next, |planned| planned.min(next)));
+            }
+        }
+    }
+
+    fn send_probe(&mut self, now: Instant) {
+        let probe = self.kind.probe(self.config.deadline());
+        self.probes.spawn(async move {
+            Probed {
+                at: now,
+                result: probe.await,
+            }
+        });
+        let suspect =
+            matches!(self.health.state(), State::Ok | State::Failing) && !self.health.recovers_from_exit();
+        let most = usize::try_from(self.config.failures).unwrap_or(usize::MAX);
+        // otherwise the next one is planned when this one has ended
+        self.next_probe = (suspect && self.probes.len() < most).then(|| now + self.config.deadline() / 3);
+    }
+
+    async fn housekeep(&mut self) {
+        self.supervisor.bound_output().await;
+        let hung_for = self
+            .health
+            .failed_since()
+            .map(|since| Instant::now().saturating_duration_since(since));
+        let patience = Duration::from_secs(self.config.restart_hung_after);
+        if patience.is_zero() || self.next_start.is_some() || hung_for.is_none_or(|hung| hung < patience) {
+            return;
+        }
+        if !self.supervisor.may_restart() {
+            return;
+        }
+        let delay = self.backoff.next_delay(Instant::now());
+        warn!(
+            service = self.kind.name(),
+            "{} is hung, it is killed and started again",
+            self.kind.program()
+        );
+        self.probes.abort_all();
+        self.next_probe = None;
+        self.health.restarted_hung(Instant::now() + delay);
+        match self.supervisor.stop().await {
+            Ok(()) => self.next_start = Some(Instant::now()),
+            Err(error) => {
+                self.health.broken(Instant::now(), error.to_string());
+                self.next_probe = Some(Instant::now() + self.config.interval());
+            }
+        }
+    }
+
+    fn schedule_start(&mut self) {
+        let now = Instant::now();
+        self.next_start = Some(now + self.backoff.next_delay(now));
+    }
+
+    fn predecessor_ready(&self) -> bool {
+        self.after.as_ref().is_none_or(|after| after.borrow().can_host())
+    }
+
+    /// Publishes what changed.
+    fn report(&mut self) {
+        let state = self.health.state();
+        let mut because = self.health.because().to_owned();
+        let mut output = self.output.clone();
+        if !self.warnings.is_empty() && state != State::Off {
+            because += "; its configuration has warnings";
+            output.splice(0..0, self.warnings.iter().cloned());
+        }
+        let report = Report::new(self.kind.name(), state, because).with_output(output);
+        if self
+            .last_report
+            .as_ref()
+            .is_none_or(|last| !last.says_the_same(&report))
+        {
+            if self.last_report.as_ref().is_none_or(|last| last.state != state) {
+                info!(service = self.kind.name(), %state, because = report.because, output = ?report.output, "health");
+            }
+            self.last_report = Some(report.clone());
+            self.unsent = Some(report);
+        }
+        // A full channel must not keep a service from being restarted: the newest report is tried again
+        if let Some(report) = self.unsent.take()
+            && let Err(mpsc::error::TrySendError::Full(report)) = self.reports.try_send(report)
+        {
+            self.unsent = Some(report);
+        }
+        self.state
+            .send_if_modified(|old| std::mem::replace(old, state) != state);
+    }
+}
+
+/// Waits until then; for ever when there is no then.
+async fn at(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => sleep_until(moment.into()).await,
+        None => std::future::pending().await,
+    }
+}
