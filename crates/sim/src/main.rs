@@ -1,1 +1,204 @@
-fn main() {}
+//! `cargo run -p sim -- --seed 42`: replays one seed and tells its story. With `--first-seed` and `--seeds`: runs
+//! many and says which fail. Exit code 0: nothing found; 1: a violation; 2: usage.
+
+use clap::Parser;
+use serde::Serialize;
+use sim::story::stamp;
+use sim::{Outcome, S, Task, run, shrink};
+use std::collections::BTreeSet;
+use std::io::{self, Write};
+use std::process::ExitCode;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+/// Simulates clusters from seeds.
+#[derive(Debug, Parser)]
+struct Options {
+    /// Replay this seed and tell its story
+    #[arg(long, conflicts_with_all = ["first_seed", "seeds"])]
+    seed: Option<u64>,
+    /// First seed of a range
+    #[arg(long, default_value_t = 1)]
+    first_seed: u64,
+    /// Number of seeds
+    #[arg(long, default_value_t = 100)]
+    seeds: u64,
+    /// Threads
+    #[arg(long, default_value_t = 2)]
+    jobs: usize,
+    /// Number of nodes, 2 to 16; without it the seed says
+    #[arg(long, value_parser = clap::value_parser!(u16).range(2..=16))]
+    nodes: Option<u16>,
+    /// Keep only these faults of the seed's plan, by number
+    #[arg(long, value_delimiter = ',')]
+    only: Option<Vec<usize>>,
+    /// Do not look for the faults that matter
+    #[arg(long)]
+    no_shrink: bool,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Serialize)]
+struct Found {
+    seed: u64,
+    check: &'static str,
+    at_s: f64,
+    what: String,
+    replay: String,
+}
+
+#[derive(Debug, Serialize)]
+struct Summary {
+    seeds: u64,
+    violations: usize,
+    stuck: usize,
+    simulated_hours: f64,
+    wall_s: f64,
+    events: u64,
+    faults: u64,
+    slowest_settling_s: f64,
+    found: Vec<Found>,
+}
+
+fn main() -> anyhow::Result<ExitCode> {
+    let options = Options::parse();
+    let begin = Instant::now();
+    let outcomes = match options.seed {
+        Some(seed) => vec![one(&options, seed)?],
+        None => many(&options),
+    };
+    let found: Vec<Found> = outcomes
+        .iter()
+        .filter_map(|outcome| describe(&options, outcome))
+        .collect();
+    let simulated: u64 = outcomes.iter().map(|o| o.simulated).sum();
+    let summary = Summary {
+        seeds: outcomes.len() as u64,
+        violations: found.len(),
+        stuck: outcomes.iter().filter(|o| o.stuck).count(),
+        simulated_hours: simulated as f64 / S as f64 / 3600.0,
+        wall_s: begin.elapsed().as_secs_f64(),
+        events: outcomes.iter().map(|o| o.totals.events).sum(),
+        faults: outcomes.iter().map(|o| o.totals.faults).sum(),
+        slowest_settling_s: outcomes.iter().filter_map(|o| o.settled).max().unwrap_or(0) as f64 / S as f64,
+        found,
+    };
+    let mut out = io::stdout().lock();
+    if options.json {
+        writeln!(out, "{}", serde_json::to_string(&summary)?)?;
+    } else {
+        for found in &summary.found {
+            writeln!(
+                out,
+                "seed {}: {} at {:.3} s: {}\n  replay: {}",
+                found.seed, found.check, found.at_s, found.what, found.replay
+            )?;
+        }
+        writeln!(
+            out,
+            "{} seeds, {} violations, {} without a quorum of disks, {:.2} simulated hours, {} faults, {:.1} s, slowest settling {:.1} s",
+            summary.seeds,
+            summary.violations,
+            summary.stuck,
+            summary.simulated_hours,
+            summary.faults,
+            summary.wall_s,
+            summary.slowest_settling_s
+        )?;
+    }
+    Ok(ExitCode::from(u8::from(summary.violations > 0)))
+}
+
+fn task(options: &Options, seed: u64, story: bool) -> Task {
+    Task {
+        seed,
+        nodes: options.nodes.map(usize::from),
+        only: options.only.clone().map(BTreeSet::from_iter),
+        story,
+    }
+}
+
+/// One seed, with its story.
+fn one(options: &Options, seed: u64) -> anyhow::Result<Outcome> {
+    let outcome = run(&task(options, seed, true));
+    if !options.json {
+        let mut out = io::stdout().lock();
+        for line in &outcome.story {
+            writeln!(out, "{line}")?;
+        }
+        let settled = outcome.settled.map_or_else(
+            || "not at rest".to_owned(),
+            |t| format!("at rest {:.1} s after the last fault", t as f64 / S as f64),
+        );
+        writeln!(
+            out,
+            "{} {settled}, {} events, {} datagrams, {} messages, fingerprint {:016x}",
+            stamp(outcome.simulated),
+            outcome.totals.events,
+            outcome.totals.datagrams,
+            outcome.totals.messages,
+            outcome.fingerprint
+        )?;
+    }
+    Ok(outcome)
+}
+
+/// A range of seeds on several threads; outcomes in the order of the seeds.
+fn many(options: &Options) -> Vec<Outcome> {
+    let next = AtomicU64::new(0);
+    let outcomes = Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        for _ in 0..options.jobs.max(1) {
+            scope.spawn(|| {
+                loop {
+                    let i = next.fetch_add(1, Ordering::Relaxed);
+                    if i >= options.seeds {
+                        return;
+                    }
+                    let outcome = run(&task(options, options.first_seed + i, false));
+                    outcomes
+                        .lock()
+                        .unwrap_or_else(std::sync::PoisonError::into_inner)
+                        .push(outcome);
+                }
+            });
+        }
+    });
+    let mut outcomes = outcomes
+        .into_inner()
+        .unwrap_or_else(std::sync::PoisonError::into_inner);
+    outcomes.sort_by_key(|o| o.seed);
+    outcomes
+}
+
+/// A violation with the command that shows it again.
+fn describe(options: &Options, outcome: &Outcome) -> Option<Found> {
+    let violation = outcome.violation.as_ref()?;
+    let mut replay = format!("cargo run -p sim -- --seed {}", outcome.seed);
+    if let Some(nodes) = options.nodes {
+        replay += &format!(" --nodes {nodes}");
+    }
+    let task = task(options, outcome.seed, false);
+    if !options.no_shrink {
+        let needed = shrink(&task, outcome);
+        let list: Vec<String> = needed.iter().map(ToString::to_string).collect();
+        if list.is_empty() {
+            replay += " --only 999";
+        } else {
+            replay += &format!(" --only {}", list.join(","));
+        }
+    } else if let Some(only) = &options.only {
+        let list: Vec<String> = only.iter().map(ToString::to_string).collect();
+        replay += &format!(" --only {}", list.join(","));
+    }
+    Some(Found {
+        seed: outcome.seed,
+        check: violation.check,
+        at_s: violation.at as f64 / S as f64,
+        what: violation.text.clone(),
+        replay,
+    })
+}

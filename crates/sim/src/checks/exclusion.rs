@@ -1,0 +1,73 @@
+//! A healthy, fully connected node is never excluded on one other node's word.
+//!
+//! Healthy: nothing befell the machine or daemon for a while. Fully connected: no way to another healthy node was
+//! troubled. A node that lost the way to half of the others counts as sick itself.
+
+use super::Check;
+use crate::clock::S;
+use crate::world::World;
+use cluster::{Epoch, Incarnation, Output, View};
+use std::collections::BTreeMap;
+
+/// What is longer ago excuses nothing.
+const MEMORY: u64 = 10 * S;
+
+/// The checker.
+#[derive(Debug, Default)]
+pub(crate) struct Exclusion {
+    seen: BTreeMap<(Incarnation, Epoch), View>,
+}
+
+impl Check for Exclusion {
+    fn name(&self) -> &'static str {
+        "nobody out without cause"
+    }
+
+    fn output(&mut self, world: &World, host: usize, output: &Output) -> Result<(), String> {
+        let Output::Publish(snapshot) = output else {
+            return Ok(());
+        };
+        let Some(view) = &snapshot.view else { return Ok(()) };
+        if self.seen.contains_key(&view.rank()) {
+            return Ok(());
+        }
+        self.seen.insert(view.rank(), view.clone());
+        let before = (view.incarnation, Epoch(view.epoch.0.saturating_sub(1)));
+        let Some(before) = self.seen.get(&before) else {
+            return Ok(());
+        };
+        for (pnn, member) in &before.members {
+            let stays = view.members.get(pnn).is_some_and(|m| m.run == member.run);
+            let out = usize::from(pnn.0);
+            if stays || !is_well(world, out) {
+                continue;
+            }
+            return Err(format!(
+                "n{host} publishes epoch {} without n{out}, which was healthy and reachable for everybody ({})",
+                view.epoch, view.because
+            ));
+        }
+        Ok(())
+    }
+}
+
+fn troubled(world: &World, a: usize, b: usize) -> bool {
+    world
+        .edge_trouble
+        .get(&(a.min(b), a.max(b)))
+        .is_some_and(|until| until + MEMORY > world.now)
+}
+
+/// Healthy, and no way to a healthy node was troubled lately.
+fn is_well(world: &World, node: usize) -> bool {
+    let nodes = world.hosts.len();
+    let others = |a: usize| (0..nodes).filter(move |b| *b != a);
+    let healthy = |a: usize| {
+        let host = &world.hosts[a];
+        let bad_ways = others(a).filter(|b| troubled(world, a, *b)).count();
+        host.is_live() && world.node_trouble[a] + MEMORY < world.now && 2 * bad_ways < nodes.max(3) - 1
+    };
+    let crowd = others(node).filter(|b| healthy(*b)).count();
+    // Too few healthy others: who is left decides by the lock, and either may win.
+    healthy(node) && 2 * crowd > nodes && others(node).all(|b| !healthy(b) || !troubled(world, node, b))
+}

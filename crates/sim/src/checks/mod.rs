@@ -1,0 +1,108 @@
+//! What must hold at every step, each invariant in a checker of its own.
+//!
+//! A checker sees what cores put out and what kernels do; it never looks inside a core.
+
+mod bounds;
+mod exclusion;
+mod exclusive;
+mod orders;
+pub mod rest;
+mod views;
+mod votes;
+
+use crate::clock::Micros;
+use crate::setup::Setup;
+use crate::world::World;
+use cluster::Output;
+use std::net::IpAddr;
+
+/// Something that must not be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Violation {
+    /// Which checker objects.
+    pub check: &'static str,
+    /// World time.
+    pub at: Micros,
+    /// What was seen.
+    pub text: String,
+}
+
+/// One invariant.
+pub(crate) trait Check: std::fmt::Debug + Send {
+    /// Its name.
+    fn name(&self) -> &'static str;
+    /// A core at `host` has put this out; it is not carried out yet.
+    fn output(&mut self, _world: &World, _host: usize, _output: &Output) -> Result<(), String> {
+        Ok(())
+    }
+    /// The kernel of `host` lets `vip` answer, or does so again.
+    fn answers(&mut self, _world: &World, _host: usize, _vip: IpAddr) -> Result<(), String> {
+        Ok(())
+    }
+    /// A daemon has started.
+    fn started(&mut self, _world: &World, _host: usize) -> Result<(), String> {
+        Ok(())
+    }
+    /// Every 100 ms of world time.
+    fn pulse(&mut self, _world: &World) -> Result<(), String> {
+        Ok(())
+    }
+}
+
+/// All checkers.
+#[derive(Debug)]
+pub struct Checks(Vec<Box<dyn Check>>);
+
+impl Checks {
+    /// All that apply to a site.
+    #[must_use]
+    pub fn new(setup: &Setup) -> Self {
+        Self(vec![
+            Box::new(exclusive::Exclusive),
+            Box::new(views::Views::default()),
+            Box::new(votes::Votes::new(setup.nodes)),
+            Box::new(orders::OrdersOfLeader::default()),
+            Box::new(exclusion::Exclusion::default()),
+            Box::new(bounds::Bounds::new(setup)),
+        ])
+    }
+
+    fn each(
+        &mut self,
+        world: &World,
+        mut look: impl FnMut(&mut dyn Check) -> Result<(), String>,
+    ) -> Result<(), Violation> {
+        for check in &mut self.0 {
+            look(check.as_mut()).map_err(|text| Violation {
+                check: check.name(),
+                at: world.now,
+                text,
+            })?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn outputs(
+        &mut self,
+        world: &World,
+        host: usize,
+        outputs: &[Output],
+    ) -> Result<(), Violation> {
+        for output in outputs {
+            self.each(world, |check| check.output(world, host, output))?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn answers(&mut self, world: &World, host: usize, vip: IpAddr) -> Result<(), Violation> {
+        self.each(world, |check| check.answers(world, host, vip))
+    }
+
+    pub(crate) fn started(&mut self, world: &World, host: usize) -> Result<(), Violation> {
+        self.each(world, |check| check.started(world, host))
+    }
+
+    pub(crate) fn pulse(&mut self, world: &World) -> Result<(), Violation> {
+        self.each(world, |check| check.pulse(world))
+    }
+}

@@ -1,0 +1,117 @@
+//! What must be true once nothing has been wrong for a while.
+
+use crate::setup::interface_of;
+use crate::world::World;
+use cluster::{AdminState, FailBack, View};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+/// Why the cluster is not at rest yet; `None` when it is.
+#[must_use]
+pub fn unrest(world: &World) -> Option<String> {
+    let Some(view) = world.newest_view() else {
+        return Some("nobody knows a view".to_owned());
+    };
+    for host in world.hosts.iter().filter(|h| h.is_live()) {
+        let pnn = host.pnn();
+        let Some(snapshot) = host.snapshot() else {
+            return Some(format!("n{} has published nothing", host.index));
+        };
+        if snapshot.view.as_ref() != Some(view) {
+            return Some(format!(
+                "n{} knows epoch {:?}, the newest is {}",
+                host.index,
+                snapshot.view.as_ref().map(|v| v.epoch),
+                view.epoch
+            ));
+        }
+        let run = host.daemon.as_ref().map(|d| d.run);
+        if !world.setup.is_witness(host.index) && !run.is_some_and(|run| view.has_run(pnn, run)) {
+            return Some(format!("n{} is no member of epoch {}", host.index, view.epoch));
+        }
+        if !world.setup.is_witness(host.index) && !snapshot.lease.valid {
+            return Some(format!("n{} has no node lease", host.index));
+        }
+    }
+    for pnn in view.members.keys() {
+        if !world.hosts[usize::from(pnn.0)].is_live() {
+            return Some(format!("n{pnn} is dead and still a member"));
+        }
+    }
+    addresses_unrest(world, view)
+}
+
+/// May this node host addresses now?
+fn is_fit(world: &World, view: &View, node: usize, vip: IpAddr) -> bool {
+    let host = &world.hosts[node];
+    host.is_live()
+        && view.members.contains_key(&host.pnn())
+        && host.disk.durable.admin == AdminState::Active
+        && host.daemon.as_ref().is_some_and(|d| d.services_up)
+        && host.config.services.iter().all(|s| !host.is_broken(s))
+        && !host.interface_down(interface_of(vip))
+        && host
+            .config
+            .vips
+            .get(&vip)
+            .is_some_and(|conf| conf.hosts.contains_key(&host.pnn()))
+}
+
+fn addresses_unrest(world: &World, view: &View) -> Option<String> {
+    let mut spread: BTreeMap<(&str, BTreeSet<usize>), BTreeMap<usize, usize>> = BTreeMap::new();
+    let vips: BTreeSet<IpAddr> = world
+        .hosts
+        .iter()
+        .flat_map(|h| h.config.vips.keys().copied())
+        .collect();
+    for vip in vips {
+        let fit: BTreeSet<usize> = (0..world.hosts.len())
+            .filter(|n| is_fit(world, view, *n, vip))
+            .collect();
+        let held = world.answering(vip);
+        match (fit.is_empty(), held.as_slice()) {
+            (true, _) => continue,
+            (false, []) => return Some(format!("nobody answers for {vip}, {fit:?} could")),
+            (false, [one]) if fit.contains(one) => {
+                let counts = spread
+                    .entry((interface_of(vip), fit.clone()))
+                    .or_insert_with(|| fit.iter().map(|n| (*n, 0)).collect());
+                *counts.entry(*one).or_default() += 1;
+            }
+            (false, [one]) => {
+                return Some(format!("n{one} answers for {vip} and is not fit to; {fit:?} are"));
+            }
+            (false, many) => return Some(format!("{many:?} answer for {vip}")),
+        }
+    }
+    if world.setup.fail_back == FailBack::Never || !world.setup.barred.is_empty() {
+        return None;
+    }
+    for ((interface, _), counts) in &spread {
+        let most = counts.values().max().copied().unwrap_or(0);
+        let least = counts.values().min().copied().unwrap_or(0);
+        if most > least + 1 {
+            return Some(format!("addresses of {interface} are spread {counts:?}"));
+        }
+    }
+    None
+}
+
+/// Can the cluster decide anything at all: is a quorum of the newest view's own identities there, with the lock if
+/// that breaks ties, and one that has all commits? If not, only a person may go on (`force-view`).
+#[must_use]
+pub fn can_decide(world: &World) -> bool {
+    let Some(view) = world
+        .hosts
+        .iter()
+        .filter(|h| h.power)
+        .filter_map(|h| h.disk.durable.view.as_ref())
+        .max_by_key(|v| v.rank())
+    else {
+        return false;
+    };
+    let there = |uid| world.hosts.iter().any(|h| h.is_live() && h.uid() == uid);
+    let voters = view.voters.values().filter(|uid| there(**uid)).count();
+    let keeper = view.keepers.iter().any(|uid| there(*uid));
+    keeper && (view.is_majority(voters) || view.is_half_with_lock(voters))
+}

@@ -1,0 +1,156 @@
+//! What the scheduler's queue holds.
+
+use crate::clock::Micros;
+use cluster::{Epoch, Input, LockRecord, Message};
+use std::cmp::Ordering;
+use std::net::IpAddr;
+
+/// Something that will happen. `generation` ties it to one start of a daemon, `power` to one power cycle.
+#[derive(Debug)]
+pub(crate) enum What {
+    /// The core asked to be woken.
+    Wake { host: usize, generation: u64 },
+    /// A slow or resumed daemon handles its next input.
+    Process { host: usize, generation: u64 },
+    /// A datagram arrives, for whichever daemon is there.
+    Datagram { to: usize, input: Box<Input> },
+    /// The answer to something that a daemon has begun.
+    Local {
+        host: usize,
+        generation: u64,
+        input: Box<Input>,
+    },
+    /// Two nodes connect.
+    LinkUp { a: usize, b: usize, change: u64 },
+    /// A node gives a link up.
+    LinkDown { me: usize, other: usize, change: u64 },
+    /// The oldest message on the way between two nodes arrives.
+    LinkDeliver { from: usize, to: usize, session: u64 },
+    /// The disk is done with what it writes.
+    DiskDone { host: usize, power: u64 },
+    /// An address job reaches its next step: 0 = the kernel changes, 1 = the core is told.
+    Vip {
+        host: usize,
+        generation: u64,
+        vip: IpAddr,
+        step: u8,
+    },
+    /// A node tries for the lock.
+    LockTry { host: usize, generation: u64 },
+    /// The storage frees what a node held in that life.
+    LockFree { host: usize, generation: u64 },
+    /// An exchange writes (stage 0), then reads (stage 1).
+    Exchange {
+        host: usize,
+        generation: u64,
+        ticket: u64,
+        record: Option<Box<LockRecord>>,
+        deadline: Micros,
+    },
+    /// An eviction is done.
+    Evicted {
+        host: usize,
+        generation: u64,
+        serial: u64,
+        epoch: Epoch,
+    },
+    /// Services have started, or ended.
+    Services {
+        host: usize,
+        generation: u64,
+        serial: u64,
+        up: bool,
+    },
+    /// The guard of a dead daemon empties the set.
+    Guard { host: usize, generation: u64 },
+    /// A daemon starts, unless one runs.
+    Start { host: usize },
+    /// Power comes back.
+    PowerOn { host: usize, power: u64 },
+    /// A supervisor ends a daemon that did not stop by itself.
+    Reap { host: usize, generation: u64 },
+    /// Who answers is looked at again.
+    Recheck { host: usize },
+    /// A fault of the plan begins.
+    Fault(usize),
+    /// A fault of the plan is over.
+    Undo(usize),
+    /// Regular look at everything.
+    Pulse,
+}
+
+/// An event with its time; `seq` makes the order total.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    /// When.
+    pub(crate) at: Micros,
+    /// Order of scheduling.
+    pub(crate) seq: u64,
+    /// What.
+    pub(crate) what: What,
+}
+
+impl PartialEq for Entry {
+    fn eq(&self, other: &Self) -> bool {
+        (self.at, self.seq) == (other.at, other.seq)
+    }
+}
+impl Eq for Entry {}
+impl PartialOrd for Entry {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+impl Ord for Entry {
+    /// Earliest first out of a `BinaryHeap`.
+    fn cmp(&self, other: &Self) -> Ordering {
+        (other.at, other.seq).cmp(&(self.at, self.seq))
+    }
+}
+
+/// What kind of thing it is and whom it hits, for the fingerprint of a run.
+#[must_use]
+pub(crate) fn mark(what: &What) -> u64 {
+    let (kind, node) = match what {
+        What::Wake { host, .. } => (1, *host),
+        What::Process { host, .. } => (2, *host),
+        What::Datagram { to, .. } => (3, *to),
+        What::Local { host, .. } => (4, *host),
+        What::LinkUp { a, .. } => (5, *a),
+        What::LinkDown { me, .. } => (6, *me),
+        What::LinkDeliver { to, .. } => (7, *to),
+        What::DiskDone { host, .. } => (8, *host),
+        What::Vip { host, .. } => (9, *host),
+        What::LockTry { host, .. } => (10, *host),
+        What::LockFree { host, .. } => (11, *host),
+        What::Exchange { host, .. } => (12, *host),
+        What::Evicted { host, .. } => (13, *host),
+        What::Services { host, .. } => (14, *host),
+        What::Guard { host, .. } => (15, *host),
+        What::Start { host } => (16, *host),
+        What::PowerOn { host, .. } => (17, *host),
+        What::Reap { host, .. } => (18, *host),
+        What::Recheck { host } => (19, *host),
+        What::Fault(i) => (20, *i),
+        What::Undo(i) => (21, *i),
+        What::Pulse => (22, 0),
+    };
+    kind * 1_000 + node as u64
+}
+
+/// A short name of a message, for the story.
+#[must_use]
+pub(crate) fn message_name(message: &Message) -> &'static str {
+    match message {
+        Message::Prepare { .. } => "prepare",
+        Message::Promise { .. } => "promise",
+        Message::Accept { .. } => "accept",
+        Message::Accepted { .. } => "accepted",
+        Message::Refused { .. } => "refused",
+        Message::Decided { .. } => "decided",
+        Message::Report(_) => "report",
+        Message::Orders(_) => "orders",
+        Message::Admin { .. } => "admin",
+        Message::AdminDone { .. } => "admin done",
+    }
+}

@@ -1,0 +1,37 @@
+//! A deterministic simulator: many nodes, one seed, one thread, no sockets.
+//!
+//! Every node runs the real [`cluster::Cluster`] core. Everything around it is simulated: clocks that drift, disks
+//! that are slow or lose what was not yet written, networks that lose, delay, repeat and reorder, machines that lose
+//! power or stand still, the kernel's address leases, the cluster lock and its records. Checkers look at every step.
+//!
+//! ```text
+//!   faults ──> world (scheduler, virtual time) ──> host: core, disk, kernel ──> outputs
+//!                ^                                                               │
+//!                └──────── driver: network, lock, services, storage <────────────┘
+//!                                                  checks look at both
+//! ```
+//!
+//! It does not simulate bytes on wires, TLS, netlink or files: those have their own tests.
+
+pub mod checks;
+pub mod clock;
+mod driver;
+mod event;
+pub mod faults;
+pub mod host;
+mod life;
+pub mod lock;
+pub mod network;
+pub mod rng;
+pub mod run;
+pub mod setup;
+pub mod story;
+pub mod world;
+
+pub use checks::Violation;
+pub use checks::rest::unrest;
+pub use clock::{MS, Micros, S};
+pub use faults::Kind;
+pub use run::{Outcome, Task, run, settle, shrink};
+pub use setup::Setup;
+pub use world::World;

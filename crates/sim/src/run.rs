@@ -1,0 +1,146 @@
+//! One seed from beginning to end: a site, faults, and what must be true afterwards.
+
+use crate::checks::Violation;
+use crate::checks::rest::{can_decide, unrest};
+use crate::clock::{MS, Micros, S};
+use crate::faults::Plan;
+use crate::rng::Rng;
+use crate::setup::Setup;
+use crate::world::{Totals, World};
+use cluster::AdminState;
+use std::collections::BTreeSet;
+
+/// Within this after the last fault everything must be at rest. Join delays double at each relapse, and addresses
+/// come back one a second, so it is far longer than any outage.
+pub const BOUND: Micros = 90 * S;
+/// Before the first fault: members have found each other.
+const QUIET: Micros = 9 * S;
+/// At rest is what stays so for this long.
+const STEADY: Micros = 1_500 * MS;
+
+/// What to run.
+#[derive(Clone, Debug)]
+pub struct Task {
+    /// The seed.
+    pub seed: u64,
+    /// Fixes the number of nodes.
+    pub nodes: Option<usize>,
+    /// Keep only these faults of the plan.
+    pub only: Option<BTreeSet<usize>>,
+    /// Keep the story.
+    pub story: bool,
+}
+
+/// What came of it.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// The seed.
+    pub seed: u64,
+    /// The first thing that must not be, if any.
+    pub violation: Option<Violation>,
+    /// A quorum's disks were lost, so that only `force-view` could help.
+    pub stuck: bool,
+    /// From the last fault to rest.
+    pub settled: Option<Micros>,
+    /// World time that passed.
+    pub simulated: Micros,
+    /// Faults of the plan.
+    pub faults: usize,
+    /// Counters.
+    pub totals: Totals,
+    /// Of every event.
+    pub fingerprint: u64,
+    /// The story, if kept.
+    pub story: Vec<String>,
+}
+
+/// Runs one seed.
+#[must_use]
+pub fn run(task: &Task) -> Outcome {
+    let rng = Rng::new(task.seed);
+    let setup = Setup::random(&mut rng.fork(1), task.nodes);
+    let plan = Plan::random(&mut rng.fork(2), &setup, QUIET);
+    let faults = plan.faults.len();
+    let end = plan.end().max(QUIET);
+    let mut world = World::new(task.seed, setup, task.story);
+    world.power_on_all();
+    world.adopt(plan, task.only.as_ref());
+    world.run_to(end);
+    let settled = settle(&mut world, BOUND);
+    let stuck = settled.is_none() && world.violation.is_none() && !can_decide(&world);
+    if settled.is_none() && world.violation.is_none() && !stuck {
+        let text = unrest(&world).unwrap_or_else(|| "never at rest for long".to_owned());
+        world
+            .story
+            .world(world.now, || format!("VIOLATION (rest): {text}"));
+        world.violation = Some(Violation {
+            check: "rest",
+            at: world.now,
+            text: format!("{} s after the last fault: {text}", BOUND / S),
+        });
+    }
+    Outcome {
+        seed: task.seed,
+        violation: world.violation.clone(),
+        stuck,
+        settled,
+        simulated: world.now,
+        faults,
+        totals: world.totals,
+        fingerprint: world.fingerprint,
+        story: std::mem::take(&mut world.story.lines),
+    }
+}
+
+/// Waits until the cluster has been at rest for a while. How long it took to come to rest, or `None` if it did not
+/// within `bound`. Administrators lift what they forgot.
+pub fn settle(world: &mut World, bound: Micros) -> Option<Micros> {
+    let begin = world.now;
+    let mut since = None;
+    let mut asked = begin;
+    while world.violation.is_none() && world.now < begin + bound {
+        world.run_for(100 * MS);
+        if world.now >= asked + 2 * S {
+            asked = world.now;
+            for node in 0..world.hosts.len() {
+                if world.hosts[node].is_live() && world.hosts[node].disk.durable.admin != AdminState::Active {
+                    world.set_state(node, AdminState::Active);
+                }
+            }
+        }
+        if unrest(world).is_some() {
+            since = None;
+            continue;
+        }
+        let since = *since.get_or_insert(world.now);
+        if world.now >= since + STEADY {
+            return Some(since - begin);
+        }
+    }
+    None
+}
+
+/// Leaves out faults one after the other while the same checker still objects; the faults that are needed.
+#[must_use]
+pub fn shrink(task: &Task, found: &Outcome) -> BTreeSet<usize> {
+    let mut needed: BTreeSet<usize> = task.only.clone().unwrap_or_else(|| (0..found.faults).collect());
+    let check = found.violation.as_ref().map(|v| v.check);
+    let mut again = true;
+    while again {
+        again = false;
+        for i in needed.clone() {
+            let mut fewer = needed.clone();
+            fewer.remove(&i);
+            let outcome = run(&Task {
+                only: Some(fewer.clone()),
+                story: false,
+                ..task.clone()
+            });
+            if outcome.violation.as_ref().map(|v| v.check) == check {
+                needed = fewer;
+                again = true;
+            }
+        }
+    }
+    needed
+}
