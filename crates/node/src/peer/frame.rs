@@ -1,0 +1,175 @@
+//! Frames on a link: length of the payload (4 bytes, big-endian), kind (1 byte), payload.
+//!
+//! Kinds that a version does not know are passed over, so later ones can say more. A length above the limit is
+//! refused before anything is allocated for it.
+
+use super::MAX_FRAME;
+use cluster::{Message, Pnn};
+use serde::{Deserialize, Serialize};
+use std::io::{self, ErrorKind};
+use tokio::io::{AsyncRead, AsyncReadExt};
+
+/// Oldest and newest version of what is said on a link.
+pub(super) const PROTOCOL: (u16, u16) = (1, 1);
+/// A `Hello` is never longer.
+pub(super) const MAX_HELLO: usize = 4096;
+
+const HEADER: usize = 5;
+const HELLO: u8 = 1;
+const PING: u8 = 2;
+const PONG: u8 = 3;
+const MESSAGE: u8 = 4;
+const BYTES: u8 = 5;
+const BYE: u8 = 6;
+
+/// First frame of each end.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Hello {
+    pub(super) protocol_min: u16,
+    pub(super) protocol_max: u16,
+    /// Names of what goes beyond the protocol's version; none yet.
+    #[serde(default)]
+    pub(super) features: Vec<String>,
+    pub(super) version: String,
+    pub(super) cluster: String,
+    pub(super) node: Pnn,
+    pub(super) name: String,
+}
+
+/// What a frame says.
+#[derive(Debug)]
+pub(super) enum Frame {
+    Hello(Hello),
+    Ping,
+    Pong,
+    Message(Box<Message>),
+    Bytes {
+        channel: u8,
+        bytes: Vec<u8>,
+    },
+    /// The other end closes, and says why.
+    Bye(String),
+    /// Of a later version.
+    Unknown,
+}
+
+pub(super) fn hello(hello: &Hello) -> io::Result<Vec<u8>> {
+    encode(HELLO, &serde_json::to_vec(hello)?)
+}
+pub(super) fn ping() -> Vec<u8> {
+    vec![0, 0, 0, 0, PING]
+}
+pub(super) fn pong() -> Vec<u8> {
+    vec![0, 0, 0, 0, PONG]
+}
+pub(super) fn message(message: &Message) -> io::Result<Vec<u8>> {
+    encode(MESSAGE, &serde_json::to_vec(message)?)
+}
+pub(super) fn bytes(channel: u8, bytes: &[u8]) -> io::Result<Vec<u8>> {
+    let mut payload = Vec::with_capacity(1 + bytes.len());
+    payload.push(channel);
+    payload.extend_from_slice(bytes);
+    encode(BYTES, &payload)
+}
+pub(super) fn bye(because: &str) -> io::Result<Vec<u8>> {
+    encode(BYE, because.as_bytes())
+}
+
+fn encode(kind: u8, payload: &[u8]) -> io::Result<Vec<u8>> {
+    if payload.len() > MAX_FRAME {
+        return Err(invalid(format!(
+            "a frame of {} bytes is more than {MAX_FRAME}",
+            payload.len()
+        )));
+    }
+    let length = u32::try_from(payload.len()).map_err(io::Error::other)?;
+    let mut frame = Vec::with_capacity(HEADER + payload.len());
+    frame.extend_from_slice(&length.to_be_bytes());
+    frame.push(kind);
+    frame.extend_from_slice(payload);
+    Ok(frame)
+}
+
+/// Reads one frame with at most `limit` bytes of payload.
+pub(super) async fn read(from: &mut (impl AsyncRead + Unpin), limit: usize) -> io::Result<Frame> {
+    let mut header = [0; HEADER];
+    from.read_exact(&mut header).await?;
+    let [a, b, c, d, kind] = header;
+    let length = u32::from_be_bytes([a, b, c, d]) as usize;
+    if length > limit {
+        return Err(invalid(format!(
+            "a frame of {length} bytes was announced; {limit} are the limit"
+        )));
+    }
+    let mut payload = vec![0; length];
+    from.read_exact(&mut payload).await?;
+    decode(kind, payload)
+}
+
+fn decode(kind: u8, mut payload: Vec<u8>) -> io::Result<Frame> {
+    Ok(match kind {
+        HELLO => Frame::Hello(serde_json::from_slice(&payload)?),
+        PING => Frame::Ping,
+        PONG => Frame::Pong,
+        MESSAGE => Frame::Message(Box::new(serde_json::from_slice(&payload)?)),
+        BYTES if payload.is_empty() => return Err(invalid("a frame without its channel".into())),
+        BYTES => {
+            let channel = payload.remove(0);
+            Frame::Bytes {
+                channel,
+                bytes: payload,
+            }
+        }
+        BYE => Frame::Bye(String::from_utf8_lossy(&payload).chars().take(500).collect()),
+        _ => Frame::Unknown,
+    })
+}
+
+fn invalid(text: String) -> io::Error {
+    io::Error::new(ErrorKind::InvalidData, text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use tokio::runtime::Builder;
+
+    fn read_from(mut bytes: &[u8], limit: usize) -> io::Result<Frame> {
+        Builder::new_current_thread()
+            .build()
+            .unwrap()
+            .block_on(read(&mut bytes, limit))
+    }
+
+    #[test]
+    fn what_is_too_long_is_refused_by_its_header_alone() {
+        let error = read_from(&[0xff, 0xff, 0xff, 0xff, MESSAGE], MAX_FRAME).unwrap_err();
+        assert!(error.to_string().contains("limit"), "{error}");
+        assert!(bytes(0, &vec![0; MAX_FRAME]).is_err());
+        let longest = bytes(7, &vec![1; MAX_FRAME - 1]).unwrap();
+        let Frame::Bytes { channel: 7, bytes } = read_from(&longest, MAX_FRAME).unwrap() else {
+            panic!()
+        };
+        assert_eq!(bytes.len(), MAX_FRAME - 1);
+    }
+
+    #[test]
+    fn what_is_unknown_is_passed_over_and_what_is_wrong_is_not() {
+        assert!(matches!(
+            read_from(&[0, 0, 0, 2, 99, 1, 2], 10),
+            Ok(Frame::Unknown)
+        ));
+        assert!(read_from(&[0, 0, 0, 2, MESSAGE, b'{', b'}'], 10).is_err());
+        assert!(read_from(&[0, 0, 0, 0, BYTES], 10).is_err());
+        assert!(read_from(&[0, 0, 0, 9, PING, 1], 10).is_err(), "truncated");
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_panic(kind: u8, payload in proptest::collection::vec(any::<u8>(), 0..300)) {
+            let _ = decode(kind, payload.clone());
+            let _ = read_from(&payload, 1000);
+        }
+    }
+}
