@@ -186,11 +186,38 @@ impl Launched {
         Ok(launched)
     }
 
-    /// Waits for the laboratory to end by itself.
-    pub(crate) fn wait(&mut self) -> Result<i32> {
-        let status = self.child.wait()?;
-        forget(&self.id);
-        Ok(status.code().unwrap_or(1))
+    /// Waits for the laboratory to end by itself, or ends it on Ctrl-C or SIGTERM; its exit code.
+    pub(crate) fn wait(mut self) -> Result<i32> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        let status = runtime.block_on(async {
+            use tokio::signal::unix::{SignalKind, signal};
+            let mut interrupt = signal(SignalKind::interrupt())?;
+            let mut terminate = signal(SignalKind::terminate())?;
+            let mut hangup = signal(SignalKind::hangup())?;
+            let mut tick = tokio::time::interval(Duration::from_millis(50));
+            loop {
+                tokio::select! {
+                    _ = interrupt.recv() => return Ok::<_, anyhow::Error>(None),
+                    _ = terminate.recv() => return Ok(None),
+                    _ = hangup.recv() => return Ok(None),
+                    _ = tick.tick() => if let Some(status) = self.child.try_wait()? { return Ok(Some(status)) },
+                }
+            }
+        })?;
+        match status {
+            Some(status) => {
+                forget(&self.id);
+                Ok(status.code().unwrap_or(1))
+            }
+            None => {
+                eprintln!("\nending the laboratory ...");
+                self.end()?;
+                eprintln!("gone: no process, mount or namespace is left");
+                Ok(130)
+            }
+        }
     }
 
     /// Lets go: the laboratory stays until `down`.

@@ -3,6 +3,9 @@
 //! Development only; nothing of it is installed. Commands either start a laboratory (`up`, `demo`, `test`, `bench`)
 //! or work on a running one from another shell (`exec`, `power-off`, `partition`, ...).
 
+mod bench;
+mod cases;
+mod demo;
 mod files;
 mod host_init;
 mod lab;
@@ -12,7 +15,11 @@ mod pid1;
 mod probe;
 mod sh;
 mod site;
+mod stats;
+mod steadfast;
+mod suite;
 mod switch;
+mod vm;
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand};
@@ -60,6 +67,18 @@ struct Shape {
 }
 
 impl Shape {
+    /// The reference site.
+    fn reference(storage: Storage, steadfast: Option<PathBuf>) -> Self {
+        Self {
+            storage,
+            nodes: 4,
+            private_net: false,
+            ipv6: false,
+            without_daemon: false,
+            steadfast,
+        }
+    }
+
     fn site(&self, id: &str) -> Result<Site> {
         let steadfast = match &self.steadfast {
             Some(path) => path
@@ -159,6 +178,25 @@ enum Cmd {
         #[arg(long)]
         spec: PathBuf,
     },
+    /// Boot a virtual machine beside the running laboratory and run shell lines in it
+    Vm {
+        #[arg(required = true)]
+        lines: Vec<String>,
+    },
+    /// The reference site, with commands to try, until Ctrl-C
+    Demo {
+        #[arg(long, value_enum, default_value = "gluster")]
+        storage: Storage,
+        #[arg(long)]
+        steadfast: Option<PathBuf>,
+    },
+    /// The laboratory tests
+    Test(suite::Selection),
+    /// Benchmarks
+    Bench {
+        #[command(subcommand)]
+        bench: BenchKind,
+    },
     /// Run a probe here until standard input closes
     Probe {
         #[command(subcommand)]
@@ -173,10 +211,64 @@ enum Cmd {
     },
 }
 
+#[derive(Debug, Clone, Subcommand)]
+enum BenchKind {
+    /// What clients see when a server fails
+    Failover {
+        #[arg(long, value_enum, default_value = "power-off")]
+        case: bench::Fault,
+        #[arg(long, value_enum, default_value = "steadfast")]
+        subject: bench::Subject,
+        #[arg(long, default_value_t = 10)]
+        runs: usize,
+        #[arg(long, value_enum, default_value = "gluster")]
+        storage: Storage,
+        /// One JSON object on standard output
+        #[arg(long)]
+        json: bool,
+        #[arg(long)]
+        steadfast: Option<PathBuf>,
+    },
+    /// Memory and CPU of idle daemons
+    Idle {
+        #[arg(long, default_value_t = 20)]
+        seconds: u64,
+        #[arg(long, value_enum, default_value = "gluster")]
+        storage: Storage,
+        /// One JSON object on standard output
+        #[arg(long)]
+        json: bool,
+        #[arg(long)]
+        steadfast: Option<PathBuf>,
+    },
+}
+
 /// What runs inside a laboratory's namespaces.
 #[derive(Debug, Subcommand)]
 enum Inside {
     Up(Shape),
+    Vm {
+        lines: Vec<String>,
+    },
+    Demo(Shape),
+    Test {
+        #[command(flatten)]
+        shape: Shape,
+        #[arg(long)]
+        result: PathBuf,
+        #[arg(long = "case")]
+        cases: Vec<String>,
+    },
+    Bench {
+        #[command(flatten)]
+        shape: Shape,
+        #[arg(long)]
+        runs: Option<usize>,
+        #[arg(long)]
+        idle: Option<u64>,
+        #[arg(long)]
+        json: bool,
+    },
     Exec {
         host: String,
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
@@ -232,6 +324,17 @@ enum ProbeKind {
         #[arg(long)]
         blocks: u64,
     },
+    /// Throw garbage at ports
+    Garbage {
+        #[arg(long)]
+        target: IpAddr,
+        #[arg(long)]
+        tcp: Vec<u16>,
+        #[arg(long)]
+        udp: Vec<u16>,
+        #[arg(long, default_value_t = 80)]
+        rounds: u64,
+    },
     /// Watch who claims the VIPs
     Arp {
         #[arg(long, default_value = "eth0")]
@@ -262,6 +365,12 @@ fn run_probe(probe: ProbeKind) -> Result<i32> {
             path,
             blocks,
         } => probe::nfs_writer::verify(server, &export, &path, blocks),
+        ProbeKind::Garbage {
+            target,
+            tcp,
+            udp,
+            rounds,
+        } => probe::garbage::main(target, &tcp, &udp, rounds),
         ProbeKind::Arp {
             interface,
             own,
@@ -349,9 +458,74 @@ fn outside(cli: Cli) -> Result<i32> {
         }
         Cmd::Pid1 { id, words } => pid1::main(&id, &words),
         Cmd::HostInit { spec } => host_init::main(&spec),
+        Cmd::Vm { lines } => {
+            vm::check_programs()?;
+            vm::build_image()?;
+            let mut all = vec!["vm"];
+            all.extend(lines.iter().map(String::as_str));
+            relay(lab, &all)
+        }
+        Cmd::Demo { storage, steadfast } => {
+            let shape = Shape::reference(storage, steadfast);
+            run_inside(&shape, &["demo"], &[])
+        }
+        Cmd::Test(selection) => suite::main(&selection),
+        Cmd::Bench { bench } => bench_outside(bench),
         Cmd::Probe { probe } => run_probe(probe),
         Cmd::Inside { id, command } => inside(&id, command),
     }
+}
+
+fn bench_outside(bench: BenchKind) -> Result<i32> {
+    let (mut words, json, shape) = match bench {
+        BenchKind::Failover {
+            case: bench::Fault::PowerOff,
+            subject: bench::Subject::Steadfast,
+            runs,
+            storage,
+            json,
+            steadfast,
+        } => (
+            strings(&["--runs", &runs.to_string()]),
+            json,
+            Shape::reference(storage, steadfast),
+        ),
+        BenchKind::Idle {
+            seconds,
+            storage,
+            json,
+            steadfast,
+        } => (
+            strings(&["--idle", &seconds.to_string()]),
+            json,
+            Shape::reference(storage, steadfast),
+        ),
+    };
+    if json {
+        words.push("--json".into());
+    }
+    run_inside(&shape, &["bench"], &words)
+}
+
+/// Starts a laboratory that ends with its work, or with this process; the work's exit code.
+fn run_inside(shape: &Shape, command: &[&str], words: &[String]) -> Result<i32> {
+    parts::check_programs(shape.storage)?;
+    launch::sweep();
+    let id = new_id();
+    shape.site(&id)?;
+    let mut all = strings(command);
+    all.extend(shape.words());
+    all.extend_from_slice(words);
+    launch::Launched::start(&id, &all)?.wait()
+}
+
+/// Where results are kept: below the directory that holds this program's build.
+fn artifacts(kind: &str) -> PathBuf {
+    let exe = std::env::current_exe().unwrap_or_default();
+    exe.parent()
+        .and_then(std::path::Path::parent)
+        .map_or_else(|| PathBuf::from("target"), PathBuf::from)
+        .join(kind)
 }
 
 fn up(shape: &Shape) -> Result<i32> {
@@ -378,15 +552,52 @@ fn up(shape: &Shape) -> Result<i32> {
 fn inside(id: &str, command: Inside) -> Result<i32> {
     if let Inside::Up(shape) = command {
         let lab = Lab::create(shape.site(id)?)?;
-        parts::up(&lab, &Progress::new(false))?;
+        let progress = Progress::new();
+        parts::up(&lab, &progress)?;
+        if lab.site.daemon {
+            steadfast::form(&lab, &progress)?;
+        }
         std::fs::write(PathBuf::from(launch::REGISTRY).join(format!("{id}.ready")), "")?;
         loop {
             std::thread::park();
         }
     }
-    let lab = Lab::open(id)?;
     match command {
-        Inside::Up(_) => {}
+        Inside::Demo(shape) => {
+            demo::main(&Lab::create(shape.site(id)?)?)?;
+            loop {
+                std::thread::park();
+            }
+        }
+        Inside::Test { shape, result, cases } => {
+            let lab = Lab::create(shape.site(id)?)?;
+            let verdicts = cases::run_group(&lab, &cases)?;
+            std::fs::write(&result, serde_json::to_string_pretty(&verdicts)?)
+                .with_context(|| format!("cannot write {}", result.display()))?;
+            Ok(0)
+        }
+        Inside::Bench {
+            shape,
+            runs,
+            idle,
+            json,
+        } => {
+            let lab = Lab::create(shape.site(id)?)?;
+            match (runs, idle) {
+                (Some(runs), _) => bench::failover(&lab, runs, json)?,
+                (None, Some(seconds)) => bench::idle(&lab, seconds, json)?,
+                (None, None) => bail!("no benchmark was named"),
+            }
+            Ok(0)
+        }
+        other => on_running(&Lab::open(id)?, other),
+    }
+}
+
+/// Commands that work on a laboratory which is up.
+fn on_running(lab: &Lab, command: Inside) -> Result<i32> {
+    match command {
+        Inside::Up(_) | Inside::Demo(_) | Inside::Test { .. } | Inside::Bench { .. } => {}
         Inside::Exec { host, words } => {
             let host = if site::CLIENT == host || site::WATCHER == host {
                 host
@@ -397,10 +608,22 @@ fn inside(id: &str, command: Inside) -> Result<i32> {
             let status = lab.command(&host, &words)?.status()?;
             return Ok(status.code().unwrap_or(1));
         }
+        Inside::Vm { lines } => {
+            let mut machine = vm::Machine::boot(lab, "192.168.122.50")?;
+            for line in lines {
+                print!("{}", machine.run(&line, Duration::from_secs(300))?);
+            }
+        }
         Inside::PowerOff { node } => lab.power_off(&site::name(lab.site.node(&node)?))?,
-        Inside::PowerOn { node } => parts::boot(&lab, lab.site.node(&node)?)?,
+        Inside::PowerOn { node } => {
+            let node = lab.site.node(&node)?;
+            parts::boot(lab, node)?;
+            if lab.site.daemon {
+                steadfast::start(lab, node)?;
+            }
+        }
         Inside::Link { node, net, state } => {
-            switch::link(&lab, &site::name(lab.site.node(&node)?), net, state == "up")?;
+            switch::link(lab, &site::name(lab.site.node(&node)?), net, state == "up")?;
         }
         Inside::Partition { groups, net } => {
             let groups = if groups == "heal" {
@@ -409,7 +632,7 @@ fn inside(id: &str, command: Inside) -> Result<i32> {
                 switch::parse_groups(&lab.site, &groups)?
             };
             let nets = net.map_or_else(|| vec![Net::Public, Net::Private], |n| vec![n]);
-            switch::partition(&lab, &groups, &nets)?;
+            switch::partition(lab, &groups, &nets)?;
         }
     }
     Ok(0)

@@ -28,20 +28,31 @@ const MOUNT_OPTIONS: &str =
 #[derive(Debug)]
 pub(crate) struct Progress {
     start: Instant,
-    quiet: bool,
+    stderr: bool,
 }
 
 impl Progress {
-    pub(crate) fn new(quiet: bool) -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             start: Instant::now(),
-            quiet,
+            stderr: false,
+        }
+    }
+
+    /// For programs whose standard output is data.
+    pub(crate) fn to_stderr() -> Self {
+        Self {
+            start: Instant::now(),
+            stderr: true,
         }
     }
 
     pub(crate) fn step(&self, what: &str) {
-        if !self.quiet {
-            println!("[{:6.1} s] {what}", self.start.elapsed().as_secs_f64());
+        let line = format!("[{:6.1} s] {what}", self.start.elapsed().as_secs_f64());
+        if self.stderr {
+            eprintln!("{line}")
+        } else {
+            println!("{line}")
         }
     }
 }

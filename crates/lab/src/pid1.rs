@@ -25,6 +25,7 @@ pub(crate) fn main(id: &str, inside: &[String]) -> Result<i32> {
     // Equal footing with whatever else runs on this machine (sched_autogroup counts sessions, not processes).
     let _ = std::fs::write("/proc/self/autogroup", "-10");
     watch_owner();
+    end_on_signal()?;
     let me = std::env::current_exe()?;
     let driver = Command::new(me)
         .args(["inside", "--id", id])
@@ -42,6 +43,23 @@ pub(crate) fn main(id: &str, inside: &[String]) -> Result<i32> {
             Err(e) => return Err(e).context("waiting for the laboratory's processes"),
         }
     }
+}
+
+/// `down` asks with SIGTERM, which a pid 1 without a handler would not even get.
+fn end_on_signal() -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .build()?;
+    std::thread::spawn(move || {
+        runtime.block_on(async {
+            use tokio::signal::unix::{SignalKind, signal};
+            if let Ok(mut term) = signal(SignalKind::terminate()) {
+                term.recv().await;
+                std::process::exit(0);
+            }
+        });
+    });
+    Ok(())
 }
 
 fn watch_owner() {

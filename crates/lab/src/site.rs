@@ -54,7 +54,7 @@ impl Site {
         if !(1..=16).contains(&nodes) {
             bail!("--nodes {nodes}: a laboratory has 1 to 16 nodes");
         }
-        if storage == Storage::Gluster && nodes != 1 && nodes != 3 && nodes % 2 != 0 {
+        if storage == Storage::Gluster && nodes != 1 && nodes != 3 && !nodes.is_multiple_of(2) {
             bail!(
                 "--nodes {nodes}: GlusterFS needs 1, 3 or an even number of nodes here (pairs of replicas)"
             );

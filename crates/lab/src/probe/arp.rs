@@ -54,9 +54,8 @@ pub(crate) fn main(interface: &str, own: Ipv4Addr, vips: &[Ipv4Addr], interval: 
             said = Instant::now();
             say(&format!("A {} {heard} 0 {}", now_us(), held.len()));
         }
-        let n = match (&socket).read(&mut frame) {
-            Ok(n) => n,
-            Err(_) => continue,
+        let Ok(n) = (&socket).read(&mut frame) else {
+            continue;
         };
         let Some((sender, ip)) = claim(&frame[..n]) else {
             continue;

@@ -1,0 +1,246 @@
+//! The laboratory tests: what is promised, seen from the clients, on the real parts.
+//!
+//! Cases of one site share a laboratory; each begins with the cluster whole ([`crate::steadfast::settle`]). A case
+//! prints its figures; [`Ctx::bound`] fails it when a figure is out of its bounds. Bounds are wide enough for a busy
+//! machine; the benchmark, not the tests, tells how fast it is.
+
+mod faults;
+mod files;
+mod input;
+pub(crate) mod outage;
+mod partition;
+mod planned;
+mod vm;
+
+use crate::lab::Lab;
+use crate::parts::{self, Progress};
+use crate::probe::arp::double_claims;
+use crate::probe::run::Probe;
+use crate::site::Storage;
+use crate::steadfast;
+use anyhow::{Result, bail};
+use serde::{Deserialize, Serialize};
+use std::cell::RefCell;
+use std::time::{Duration, Instant};
+
+/// Sites on which cases run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Group {
+    /// Four nodes on one network, a shared directory, IPv4 and IPv6.
+    Local,
+    /// The reference site: GlusterFS 2x2, one network.
+    Gluster,
+    /// GlusterFS and control on a network of their own.
+    Mesh,
+    /// The reference site with virtual machines as clients.
+    Vm,
+}
+
+impl Group {
+    pub(crate) const ALL: [Self; 4] = [Self::Local, Self::Gluster, Self::Mesh, Self::Vm];
+
+    pub(crate) fn storage(self) -> Storage {
+        if self == Self::Local {
+            Storage::Local
+        } else {
+            Storage::Gluster
+        }
+    }
+
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Self::Local => "local",
+            Self::Gluster => "gluster",
+            Self::Mesh => "mesh",
+            Self::Vm => "vm",
+        }
+    }
+}
+
+type Run = fn(&Ctx<'_>) -> Result<()>;
+
+/// One test.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Case {
+    pub(crate) name: &'static str,
+    pub(crate) group: Group,
+    /// Only with `--long`.
+    pub(crate) long: bool,
+    run: Run,
+}
+
+const fn case(group: Group, name: &'static str, run: Run) -> Case {
+    Case {
+        name,
+        group,
+        long: false,
+        run,
+    }
+}
+
+const fn long(group: Group, name: &'static str, run: Run) -> Case {
+    Case {
+        name,
+        group,
+        long: true,
+        run,
+    }
+}
+
+/// All cases, in the order in which they run.
+pub(crate) const CASES: &[Case] = &[
+    case(
+        Group::Local,
+        "files-through-each-vip-and-name",
+        files::through_each_vip_and_name,
+    ),
+    case(Group::Local, "names-give-hosted-addresses", files::names),
+    case(Group::Local, "drain-without-a-failed-operation", planned::drain),
+    case(Group::Local, "move-one-address", planned::move_ip),
+    case(Group::Local, "daemon-ends-cleanly", planned::clean_stop),
+    case(Group::Local, "daemon-killed", faults::daemon_killed),
+    case(Group::Local, "daemon-hung", faults::daemon_hung),
+    case(Group::Local, "smbd-killed", faults::smbd_killed),
+    case(Group::Local, "ganesha-killed", faults::ganesha_killed),
+    case(Group::Local, "public-interface-down", faults::interface_down),
+    case(Group::Local, "power-off-ipv6", outage::ipv6),
+    case(Group::Local, "garbage-on-every-port", input::garbage),
+    case(Group::Local, "state-disk-full", input::disk_full),
+    case(Group::Local, "config-mistakes-refused", input::config_mistakes),
+    case(Group::Local, "power-cut-everywhere", outage::power_cut_everywhere),
+    case(
+        Group::Gluster,
+        "files-on-glusterfs",
+        files::through_each_vip_and_name,
+    ),
+    case(Group::Gluster, "power-off-member", outage::member),
+    case(Group::Gluster, "power-off-leader", outage::leader),
+    case(Group::Gluster, "power-off-two-of-four", outage::two_of_four),
+    case(Group::Gluster, "drain-on-glusterfs", planned::drain),
+    long(
+        Group::Gluster,
+        "power-off-again-and-again",
+        outage::again_and_again,
+    ),
+    case(Group::Mesh, "partition-three-one", partition::three_one),
+    case(Group::Mesh, "partition-two-two", partition::two_two),
+    case(Group::Mesh, "one-mesh-link-cut", partition::one_link),
+    case(Group::Vm, "kernel-clients-through-a-power-off", vm::power_off),
+];
+
+/// How a case ended.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Verdict {
+    pub(crate) name: String,
+    /// None: passed.
+    pub(crate) failure: Option<String>,
+    pub(crate) seconds: f64,
+    pub(crate) figures: Vec<String>,
+}
+
+/// What a case works with.
+#[derive(Debug)]
+pub(crate) struct Ctx<'a> {
+    pub(crate) lab: &'a Lab,
+    figures: RefCell<Vec<String>>,
+}
+
+impl Ctx<'_> {
+    /// Prints a figure that has no bound.
+    pub(crate) fn figure(&self, text: impl Into<String>) {
+        let text = text.into();
+        println!("      {text}");
+        self.figures.borrow_mut().push(text);
+    }
+
+    /// Prints a figure in milliseconds and fails when it is above `most`.
+    pub(crate) fn bound(&self, what: &str, ms: f64, most: f64) -> Result<()> {
+        self.figure(format!("{what}: {ms:.0} ms (bound {most:.0} ms)"));
+        if ms > most {
+            bail!("{what}: {ms:.0} ms, allowed are {most:.0} ms");
+        }
+        Ok(())
+    }
+
+    /// Runs `work` under the ARP watcher: two holders of a VIP fail it.
+    pub(crate) fn watched<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<T> {
+        let watcher = Probe::arp(self.lab)?;
+        watcher.wait_ok(0, Duration::from_secs(15))?;
+        let done = work();
+        let seen = watcher.stop()?;
+        let double = double_claims(&seen.changes, Duration::from_secs(2));
+        self.figure(format!(
+            "{} ARP claims seen, {} changes of a holder, {} double",
+            seen.ok,
+            seen.changes.len(),
+            double.len()
+        ));
+        let done = done?;
+        if seen.ok == 0 {
+            bail!("the ARP watcher saw no claim at all");
+        }
+        if !double.is_empty() {
+            bail!("two holders of a VIP: {}", double.join("; "));
+        }
+        Ok(done)
+    }
+}
+
+/// Runs the cases of a group inside its laboratory, which it brings up first; the verdicts.
+pub(crate) fn run_group(lab: &Lab, names: &[String]) -> Result<Vec<Verdict>> {
+    let progress = Progress::new();
+    parts::up(lab, &progress)?;
+    steadfast::form(lab, &progress)?;
+    progress.step("waiting for the cluster to be whole");
+    steadfast::settle(lab)?;
+    let mut verdicts = Vec::new();
+    for case in CASES.iter().filter(|c| names.iter().any(|n| n == c.name)) {
+        println!("test {} ...", case.name);
+        let ctx = Ctx {
+            lab,
+            figures: RefCell::default(),
+        };
+        let begun = Instant::now();
+        let failure = steadfast::settle(lab)
+            .and_then(|_| (case.run)(&ctx))
+            .err()
+            .map(|e| format!("{e:#}"));
+        let seconds = begun.elapsed().as_secs_f64();
+        match &failure {
+            None => println!("test {} ok ({seconds:.1} s)", case.name),
+            Some(why) => {
+                println!(
+                    "test {} FAILED ({seconds:.1} s)\n      {}",
+                    case.name,
+                    why.replace('\n', "\n      ")
+                );
+                keep_logs(lab, case.name);
+            }
+        }
+        verdicts.push(Verdict {
+            name: case.name.into(),
+            failure,
+            seconds,
+            figures: ctx.figures.into_inner(),
+        });
+    }
+    Ok(verdicts)
+}
+
+/// A failed case's logs, below target/lab-logs.
+fn keep_logs(lab: &Lab, name: &str) {
+    let dir = crate::artifacts("lab-logs").join(name);
+    if std::fs::create_dir_all(&dir).is_err() {
+        return;
+    }
+    for host in lab.site.names() {
+        for (log, from) in [
+            ("daemon", "var/log/steadfast.log"),
+            ("ganesha", "var/log/ganesha/ganesha.log"),
+        ] {
+            // A node that is off has its disk still; what cannot be read is not there.
+            let _ = std::fs::copy(lab.disk(&host).join(from), dir.join(format!("{host}-{log}.log")));
+        }
+    }
+    println!("      logs: {}", dir.display());
+}

@@ -1,0 +1,335 @@
+//! Power off: what clients of a moved and of an unmoved address see, and how the node comes back.
+
+use super::Ctx;
+use crate::lab::Lab;
+use crate::probe::now_us;
+use crate::probe::run::{Probe, Seen};
+use crate::site::{self, CLIENT, MOUNT, NFS_NAME, Storage, VOLUME, ZONE};
+use crate::steadfast::{self, Status};
+use crate::{parts, sh};
+use anyhow::{Context, Result, bail};
+use std::time::{Duration, Instant};
+
+/// Longest outages that a test allows, in milliseconds: a busy machine included. The benchmark has the real figures.
+const TCP_BOUND: f64 = 3000.0;
+const NFS_BOUND: f64 = 4000.0;
+
+/// The clients that watch one fault.
+#[derive(Debug)]
+pub(crate) struct Watch {
+    pub(crate) tcp: Probe,
+    pub(crate) moved: Probe,
+    pub(crate) unmoved: Probe,
+    moved_vip: String,
+    unmoved_vip: String,
+    moved_file: String,
+    unmoved_file: String,
+}
+
+/// What they saw.
+#[derive(Debug)]
+pub(crate) struct Saw {
+    pub(crate) tcp: Seen,
+    pub(crate) moved: Seen,
+    pub(crate) unmoved: Seen,
+}
+
+impl Watch {
+    /// Starts probes on an address of `victim` and on one that will stay; both writers' files are on the victim's
+    /// brick, so that the storage of both is hit.
+    pub(crate) fn start(lab: &Lab, status: &Status, victim: usize, tag: &str) -> Result<Self> {
+        let v4 = |vips: Vec<String>| vips.into_iter().find(|a| !a.contains(':'));
+        let moved_vip = v4(status.held_by(victim))
+            .with_context(|| format!("{} holds no address that could move", site::name(victim)))?;
+        let unmoved_vip = (0..lab.site.nodes)
+            .filter(|&n| n != victim)
+            .find_map(|n| v4(status.held_by(n)))
+            .context("no other node holds an address")?;
+        let names = files_on(lab, victim, tag)?;
+        let [moved_file, unmoved_file] = names.map(|n| format!("nfs/{n}"));
+        let tcp = Probe::tcp(lab, "tcp", &moved_vip)?;
+        let moved = Probe::nfs_writer(lab, "nfs3-moved", &moved_vip, &moved_file)?;
+        let unmoved = Probe::nfs_writer(lab, "nfs3-unmoved", &unmoved_vip, &unmoved_file)?;
+        for probe in [&tcp, &moved, &unmoved] {
+            probe.wait_ok(0, Duration::from_secs(30))?;
+        }
+        // Connections younger than the time that the nodes need to tell each other are tickled by nobody.
+        let begun = now_us();
+        std::thread::sleep(Duration::from_millis(2500));
+        for probe in [&tcp, &moved, &unmoved] {
+            probe.wait_ok(begun, Duration::from_secs(10))?;
+        }
+        Ok(Self {
+            tcp,
+            moved,
+            unmoved,
+            moved_vip,
+            unmoved_vip,
+            moved_file,
+            unmoved_file,
+        })
+    }
+
+    /// Waits until all succeed again after the fault at `since_us`.
+    pub(crate) fn wait_ok(&self, since_us: u64, limit: Duration) -> Result<()> {
+        // A success reported within the fault's own moment is none.
+        let since = since_us + 200_000;
+        for probe in [&self.tcp, &self.moved, &self.unmoved] {
+            probe.wait_ok(since, limit)?;
+        }
+        Ok(())
+    }
+
+    /// Ends the probes, checks every acknowledged block through both addresses.
+    pub(crate) fn stop(self, lab: &Lab) -> Result<Saw> {
+        let saw = Saw {
+            tcp: self.tcp.stop()?,
+            moved: self.moved.stop()?,
+            unmoved: self.unmoved.stop()?,
+        };
+        for (seen, file, through) in [
+            (&saw.moved, &self.moved_file, &self.unmoved_vip),
+            (&saw.unmoved, &self.unmoved_file, &self.moved_vip),
+        ] {
+            let blocks = seen.extra.first().cloned().unwrap_or_default();
+            if blocks.parse::<u64>().unwrap_or(0) == 0 {
+                bail!("nothing was written to {file}");
+            }
+            lab.exec(
+                CLIENT,
+                &[
+                    "steadfast-lab",
+                    "probe",
+                    "nfs-verify",
+                    "--server",
+                    through,
+                    "--path",
+                    file,
+                    "--blocks",
+                    &blocks,
+                ],
+                Duration::from_secs(120),
+            )?;
+        }
+        Ok(saw)
+    }
+}
+
+/// Two file names in the NFS directory whose data is on `node`'s brick (any two, where there are no bricks).
+fn files_on(lab: &Lab, node: usize, tag: &str) -> Result<[String; 2]> {
+    let host = site::name(node);
+    if lab.site.storage == Storage::Local {
+        return Ok([format!("{tag}-a"), format!("{tag}-b")]);
+    }
+    let names: Vec<String> = (0..16).map(|i| format!("{tag}-{i}")).collect();
+    let list = names.join(" ");
+    lab.shell(
+        &host,
+        &format!("cd {MOUNT}/nfs && rm -f {list} && touch {list} && chmod 666 {list}"),
+    )?;
+    let brick = lab.shell(&host, "ls /data/brick/b/nfs")?;
+    let mut here = names.into_iter().filter(|n| brick.lines().any(|l| l == n));
+    match (here.next(), here.next()) {
+        (Some(a), Some(b)) => Ok([a, b]),
+        _ => bail!("fewer than two of sixteen files are on {host}'s brick"),
+    }
+}
+
+/// One power cut, start to end: cut, everybody served again, figures.
+pub(crate) fn cut(lab: &Lab, status: &Status, victim: usize, tag: &str) -> Result<(Saw, u64)> {
+    let watch = Watch::start(lab, status, victim, tag)?;
+    let at = now_us();
+    lab.power_off(&site::name(victim))?;
+    let left = lab.nodes_on();
+    steadfast::wait_whole(lab, &left, Duration::from_secs(60))?;
+    watch.wait_ok(at, Duration::from_secs(90))?;
+    std::thread::sleep(Duration::from_secs(1));
+    Ok((watch.stop(lab)?, at))
+}
+
+fn judge(ctx: &Ctx<'_>, saw: &Saw, at: u64) -> Result<()> {
+    for (seen, what) in [(&saw.moved, "moved"), (&saw.unmoved, "unmoved")] {
+        if seen.errors > 0 {
+            let why: Vec<&str> = seen.gaps.iter().map(|g| g.why.as_str()).collect();
+            bail!(
+                "the NFS writer on the {what} address saw {} failed operations ({})",
+                seen.errors,
+                why.join(", ")
+            );
+        }
+    }
+    ctx.bound(
+        "tcp, moved address: longest outage",
+        saw.tcp.longest_ms(at),
+        TCP_BOUND,
+    )?;
+    ctx.bound(
+        "NFSv3 writer, moved address: longest stall",
+        saw.moved.longest_ms(at),
+        NFS_BOUND,
+    )?;
+    ctx.bound(
+        "NFSv3 writer, unmoved address: longest stall",
+        saw.unmoved.longest_ms(at),
+        NFS_BOUND,
+    )?;
+    ctx.figure(format!(
+        "{} and {} blocks acknowledged, all right when read through the other address",
+        saw.moved.extra.first().map_or("0", String::as_str),
+        saw.unmoved.extra.first().map_or("0", String::as_str)
+    ));
+    let after: Vec<&str> = saw
+        .tcp
+        .gaps
+        .iter()
+        .filter(|g| g.to_us >= at)
+        .map(|g| g.after.as_str())
+        .collect();
+    if after.is_empty() {
+        bail!("the address did not go away at all: was the power cut?");
+    }
+    Ok(())
+}
+
+/// The names still give hosted addresses only, and still work.
+fn names_work(lab: &Lab) -> Result<()> {
+    let count = lab.client(&format!(
+        "dig +time=2 +tries=3 +short {NFS_NAME}.{ZONE} A | wc -l"
+    ))?;
+    if count.trim() != lab.site.vips().len().to_string() {
+        bail!(
+            "{NFS_NAME} has {} addresses, {} are hosted",
+            count.trim(),
+            lab.site.vips().len()
+        );
+    }
+    lab.client(&format!("nfs-ls nfs://{NFS_NAME}/{VOLUME} | grep -q nfs"))
+        .map(drop)
+}
+
+/// Powers a node on; whole again with it, with its share of addresses.
+fn come_back(ctx: &Ctx<'_>, nodes: &[usize]) -> Result<()> {
+    let begun = Instant::now();
+    for &node in nodes {
+        parts::boot(ctx.lab, node)?;
+        steadfast::start(ctx.lab, node)?;
+    }
+    let all: Vec<usize> = (0..ctx.lab.site.nodes).collect();
+    let status = steadfast::wait_whole(ctx.lab, &all, Duration::from_secs(120))?;
+    for &node in nodes {
+        let share = status.held_by(node);
+        if share.is_empty() {
+            bail!("{} is back but got no address", site::name(node));
+        }
+        ctx.figure(format!(
+            "{} is back with {} {:.1} s after power on",
+            site::name(node),
+            share.join(", "),
+            begun.elapsed().as_secs_f64()
+        ));
+    }
+    Ok(())
+}
+
+fn leader_of(status: &Status) -> Result<usize> {
+    status.snapshot.leader.context("the cluster has no leader")
+}
+
+/// A node that is not the leader loses its power.
+pub(crate) fn member(ctx: &Ctx<'_>) -> Result<()> {
+    let status = steadfast::status(ctx.lab, 0)?;
+    let leader = leader_of(&status)?;
+    let victim = (0..ctx.lab.site.nodes)
+        .find(|&n| n != leader)
+        .context("no other node")?;
+    one(ctx, &status, victim, "member")
+}
+
+/// The leader loses its power.
+pub(crate) fn leader(ctx: &Ctx<'_>) -> Result<()> {
+    let status = steadfast::status(ctx.lab, 0)?;
+    let victim = leader_of(&status)?;
+    one(ctx, &status, victim, "leader")
+}
+
+fn one(ctx: &Ctx<'_>, status: &Status, victim: usize, tag: &str) -> Result<()> {
+    ctx.watched(|| {
+        let (saw, at) = cut(ctx.lab, status, victim, tag)?;
+        judge(ctx, &saw, at)?;
+        names_work(ctx.lab)?;
+        come_back(ctx, &[victim])
+    })
+}
+
+/// Two nodes of different replica sets, one after the other.
+pub(crate) fn two_of_four(ctx: &Ctx<'_>) -> Result<()> {
+    let lab = ctx.lab;
+    ctx.watched(|| {
+        let status = steadfast::status(lab, 0)?;
+        let first = leader_of(&status)?;
+        let (saw, at) = cut(lab, &status, first, "two-1")?;
+        judge(ctx, &saw, at)?;
+        let second = lab
+            .nodes_on()
+            .into_iter()
+            .find(|&n| lab.site.replica_set(n) != lab.site.replica_set(first))
+            .context("no node of another replica set")?;
+        let survivor = lab.nodes_on()[0];
+        let status = steadfast::status(lab, survivor)?;
+        let (saw, at) = cut(lab, &status, second, "two-2")?;
+        judge(ctx, &saw, at)?;
+        names_work(lab)?;
+        come_back(ctx, &[first, second])
+    })
+}
+
+/// Ten power cuts, round and round.
+pub(crate) fn again_and_again(ctx: &Ctx<'_>) -> Result<()> {
+    for round in 0..10 {
+        let status = steadfast::settle(ctx.lab)?;
+        one(ctx, &status, round % ctx.lab.site.nodes, &format!("round{round}"))?;
+    }
+    Ok(())
+}
+
+/// An IPv6 address moves too.
+pub(crate) fn ipv6(ctx: &Ctx<'_>) -> Result<()> {
+    let lab = ctx.lab;
+    ctx.watched(|| {
+        let status = steadfast::status(lab, 0)?;
+        let victim = lab.site.nodes - 1;
+        let held = status.held_by(victim);
+        let vip = held
+            .iter()
+            .find(|a| a.contains(':'))
+            .context("the node holds no IPv6 address")?;
+        let probe = Probe::tcp(lab, "tcp6", vip)?;
+        probe.wait_ok(0, Duration::from_secs(20))?;
+        let at = now_us();
+        lab.power_off(&site::name(victim))?;
+        probe.wait_ok(at + 200_000, Duration::from_secs(30))?;
+        let seen = probe.stop()?;
+        ctx.bound("tcp over IPv6: longest outage", seen.longest_ms(at), TCP_BOUND)?;
+        come_back(ctx, &[victim])
+    })
+}
+
+/// All power at once; everything serves again when it is back.
+pub(crate) fn power_cut_everywhere(ctx: &Ctx<'_>) -> Result<()> {
+    let lab = ctx.lab;
+    let nodes: Vec<usize> = (0..lab.site.nodes).collect();
+    parts::each(&nodes, |n| lab.power_off(&site::name(n)))?;
+    let begun = Instant::now();
+    parts::each(&nodes, |n| {
+        parts::boot(lab, n)?;
+        steadfast::start(lab, n)
+    })?;
+    steadfast::wait_whole(lab, &nodes, Duration::from_secs(120))?;
+    ctx.figure(format!(
+        "whole again {:.1} s after power on",
+        begun.elapsed().as_secs_f64()
+    ));
+    sh::wait_for("the names to work", Duration::from_secs(30), || {
+        names_work(lab).map(Some)
+    })
+}

@@ -1,0 +1,382 @@
+//! The daemon on the laboratory's nodes: its file, founding and joining, start, and what it says of itself.
+//!
+//! Only the command line and its `--json` are used, as a script of an administrator would; fields that are not
+//! needed here are not read.
+
+use crate::lab::Lab;
+use crate::site::{self, MOUNT, NFS_NAME, SHARE, SMB_NAME, Site, Storage, VOLUME, ZONE};
+use crate::{parts, sh};
+use anyhow::{Context, Result, bail};
+use serde::Deserialize;
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::time::{Duration, Instant};
+
+pub(crate) const CONFIG: &str = "/etc/steadfast/steadfast.toml";
+pub(crate) const LOG: &str = "/var/log/steadfast.log";
+pub(crate) const STATE_DIR: &str = "/var/lib/steadfast";
+pub(crate) const CONTROL_PORT: u16 = 4390;
+
+/// `steadfast.toml` of the site, the same on every node.
+pub(crate) fn config(site: &Site) -> String {
+    let mut text = format!("[cluster]\nname = \"lab\"\nlock = \"{MOUNT}/.steadfast/lock\"\n");
+    for node in 0..site.nodes {
+        let mut addresses = vec![site.private(node)];
+        if site.private_net {
+            addresses.push(site.public(node));
+        }
+        let _ = write!(
+            text,
+            "\n[[node]]\nname = \"{}\"\naddresses = {addresses:?}\n",
+            site::name(node)
+        );
+    }
+    for vip in site.vips() {
+        let _ = write!(text, "\n[[vip]]\naddress = \"{vip}/24\"\ninterface = \"eth0\"\n");
+    }
+    for vip in site.vips6() {
+        let _ = write!(text, "\n[[vip]]\naddress = \"{vip}/64\"\ninterface = \"eth0\"\n");
+    }
+    let _ = match site.storage {
+        Storage::Gluster => write!(
+            text,
+            "\n[storage]\nkind = \"gluster\"\npath = \"{MOUNT}\"\nvolume = \"{VOLUME}\"\nserver = \"localhost\"\n"
+        ),
+        Storage::Local => write!(text, "\n[storage]\nkind = \"local\"\npath = \"{MOUNT}\"\n"),
+    };
+    let _ = write!(
+        text,
+        "\n[samba]\nenabled = true\nshares = [\"{SHARE}\"]\n\
+         \n[nfs]\nenabled = true\nexports = [\"/{VOLUME}\"]\nmount_port = 20048\n\
+         \n[dns]\nzone = \"{ZONE}\"\nnames = [\"{NFS_NAME}\", \"{SMB_NAME}\"]\n"
+    );
+    text
+}
+
+/// The cluster as one node sees it.
+#[derive(Debug, Clone, Deserialize)]
+pub(crate) struct Status {
+    pub(crate) snapshot: Snapshot,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+pub(crate) struct Snapshot {
+    pub(crate) view: Option<View>,
+    pub(crate) leader: Option<usize>,
+    pub(crate) member: bool,
+    pub(crate) nodes: BTreeMap<usize, Node>,
+    pub(crate) vips: BTreeMap<String, Vip>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+pub(crate) struct View {
+    pub(crate) epoch: u64,
+    pub(crate) members: BTreeMap<usize, serde_json::Value>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+pub(crate) struct Node {
+    pub(crate) state: String,
+    #[serde(default)]
+    pub(crate) because: String,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+pub(crate) struct Vip {
+    pub(crate) state: String,
+    pub(crate) holder: Option<usize>,
+}
+
+impl Status {
+    pub(crate) fn epoch(&self) -> u64 {
+        self.snapshot.view.as_ref().map_or(0, |v| v.epoch)
+    }
+
+    /// Who holds a VIP and answers for it.
+    pub(crate) fn holder(&self, vip: &str) -> Option<usize> {
+        self.snapshot
+            .vips
+            .get(vip)
+            .filter(|v| v.state == "held")
+            .and_then(|v| v.holder)
+    }
+
+    /// VIPs that a node holds.
+    pub(crate) fn held_by(&self, node: usize) -> Vec<String> {
+        let all = self.snapshot.vips.iter();
+        all.filter(|(_, v)| v.state == "held" && v.holder == Some(node))
+            .map(|(a, _)| a.clone())
+            .collect()
+    }
+
+    /// Why the cluster is not whole with exactly `members` serving; None when it is.
+    pub(crate) fn not_whole(&self, members: &[usize]) -> Option<String> {
+        let s = &self.snapshot;
+        let Some(view) = &s.view else {
+            return Some("no view yet".into());
+        };
+        let now: Vec<usize> = view.members.keys().copied().collect();
+        if now != members {
+            return Some(format!("members are {now:?}, not {members:?}"));
+        }
+        for &m in members {
+            match s.nodes.get(&m) {
+                Some(n) if n.state == "ok" => {}
+                Some(n) => return Some(format!("{} is {} ({})", site::name(m), n.state, n.because)),
+                None => return Some(format!("{} is not listed", site::name(m))),
+            }
+        }
+        let mut count: BTreeMap<(bool, usize), usize> = BTreeMap::new();
+        for family in [false, true] {
+            if s.vips.keys().any(|a| a.contains(':') == family) {
+                count.extend(members.iter().map(|&m| ((family, m), 0)));
+            }
+        }
+        for (address, vip) in &s.vips {
+            match vip.holder {
+                Some(h) if vip.state == "held" && members.contains(&h) => {
+                    *count.entry((address.contains(':'), h)).or_default() += 1;
+                }
+                _ => return Some(format!("{address} is {} (holder {:?})", vip.state, vip.holder)),
+            }
+        }
+        for family in [false, true] {
+            let of: Vec<usize> = count
+                .iter()
+                .filter(|(k, _)| k.0 == family)
+                .map(|(_, n)| *n)
+                .collect();
+            if let (Some(most), Some(least)) = (of.iter().max(), of.iter().min())
+                && most - least > 1
+            {
+                return Some(format!("VIPs are not spread evenly: {of:?}"));
+            }
+        }
+        None
+    }
+}
+
+/// What `steadfast status --json` says on a node.
+pub(crate) fn status(lab: &Lab, node: usize) -> Result<Status> {
+    let text = lab.exec(
+        &site::name(node),
+        &["steadfast", "status", "--json"],
+        Duration::from_secs(5),
+    );
+    let done = match text {
+        Ok(text) => text,
+        // Exit codes above 0 may only mean "not all is well": the text counts.
+        Err(_) => {
+            lab.try_exec(
+                &site::name(node),
+                &["steadfast", "status", "--json"],
+                Duration::from_secs(5),
+            )?
+            .stdout
+        }
+    };
+    serde_json::from_str(&done).with_context(|| {
+        format!(
+            "`steadfast status --json` on {}: {}",
+            site::name(node),
+            head(&done)
+        )
+    })
+}
+
+fn head(text: &str) -> String {
+    text.chars().take(300).collect()
+}
+
+/// The status as a person sees it.
+pub(crate) fn status_text(lab: &Lab, node: usize) -> String {
+    match lab.try_exec(
+        &site::name(node),
+        &["steadfast", "status"],
+        Duration::from_secs(5),
+    ) {
+        Ok(done) => done.text(),
+        Err(e) => format!("{e:#}"),
+    }
+}
+
+/// Starts the daemon on a node; it must be initialised or joined.
+pub(crate) fn start(lab: &Lab, node: usize) -> Result<()> {
+    lab.service(
+        &site::name(node),
+        "steadfast",
+        &["steadfast", "daemon", "--config", CONFIG],
+    )
+}
+
+/// Sends a signal to a node's daemon.
+pub(crate) fn signal(lab: &Lab, node: usize, signal: &str) -> Result<()> {
+    let host = site::name(node);
+    let pid = lab.service_pid(&host, "steadfast")?;
+    lab.exec(
+        &host,
+        &["kill", &format!("-{signal}"), &pid],
+        Duration::from_secs(5),
+    )
+    .map(drop)
+}
+
+pub(crate) fn daemon_runs(lab: &Lab, node: usize) -> bool {
+    let host = site::name(node);
+    let Ok(pid) = lab.service_pid(&host, "steadfast") else {
+        return false;
+    };
+    lab.exec(&host, &["kill", "-0", &pid], Duration::from_secs(5))
+        .is_ok()
+}
+
+/// Asks the daemon to end, and waits until it has.
+pub(crate) fn stop(lab: &Lab, node: usize) -> Result<()> {
+    signal(lab, node, "TERM")?;
+    sh::wait_for(
+        &format!("the daemon on {} to end", site::name(node)),
+        Duration::from_secs(30),
+        || Ok((!daemon_runs(lab, node)).then_some(())),
+    )
+}
+
+/// Last lines of a node's log, for messages.
+pub(crate) fn log_tail(lab: &Lab, node: usize, lines: usize) -> String {
+    let Ok(text) = lab.read(&site::name(node), LOG) else {
+        return "no log".into();
+    };
+    let all: Vec<&str> = text.lines().collect();
+    all[all.len().saturating_sub(lines)..].join("\n")
+}
+
+/// Founds the cluster on node 0, joins the others, starts all daemons.
+pub(crate) fn form(lab: &Lab, progress: &parts::Progress) -> Result<()> {
+    let text = config(&lab.site);
+    for host in lab.site.names() {
+        lab.write(&host, CONFIG, &text)?;
+    }
+    progress.step("steadfast init on gluster1, its daemon");
+    let first = site::name(0);
+    lab.exec(
+        &first,
+        &["steadfast", "init", "--config", CONFIG],
+        Duration::from_secs(30),
+    )?;
+    start(lab, 0)?;
+    wait_answers(lab, 0)?;
+    if lab.site.nodes > 1 {
+        progress.step("steadfast join on the others, their daemons");
+    }
+    let mut tokens = Vec::new();
+    for node in 1..lab.site.nodes {
+        let said = sh::wait_for("a join token", Duration::from_secs(30), || {
+            lab.exec(&first, &["steadfast", "token"], Duration::from_secs(10))
+                .map(Some)
+        })?;
+        let token = said
+            .split_whitespace()
+            .find(|w| w.starts_with("sf1_"))
+            .with_context(|| format!("`steadfast token` printed no token: {}", head(&said)))?;
+        tokens.push((node, token.to_owned()));
+    }
+    let nodes: Vec<usize> = (1..lab.site.nodes).collect();
+    parts::each(&nodes, |node| {
+        let token = &tokens[node - 1].1;
+        lab.exec(
+            &site::name(node),
+            &["steadfast", "join", "--config", CONFIG, token],
+            Duration::from_secs(30),
+        )?;
+        start(lab, node)
+    })
+}
+
+/// Waits until the daemon answers on its admin socket; a daemon that ended is an error at once.
+pub(crate) fn wait_answers(lab: &Lab, node: usize) -> Result<Status> {
+    let begun = Instant::now();
+    sh::wait_for(
+        &format!("the daemon on {} to answer", site::name(node)),
+        Duration::from_secs(30),
+        || match status(lab, node) {
+            Ok(s) => Ok(Some(s)),
+            Err(e) if begun.elapsed() > Duration::from_secs(2) && !daemon_runs(lab, node) => {
+                bail!(
+                    "the daemon has ended ({e:#}); its log:\n{}",
+                    log_tail(lab, node, 20)
+                )
+            }
+            Err(e) => Err(e),
+        },
+    )
+}
+
+/// Waits until exactly `members` serve, all VIPs are held and evenly spread, and every member says so.
+pub(crate) fn wait_whole(lab: &Lab, members: &[usize], limit: Duration) -> Result<Status> {
+    let mut why = String::new();
+    let found = sh::wait_for("the cluster to be whole", limit, || {
+        let mut first = None;
+        for &m in members {
+            let s = status(lab, m)?;
+            if let Some(reason) = s.not_whole(members) {
+                why = format!("{} says: {reason}", site::name(m));
+                return Ok(None);
+            }
+            first.get_or_insert(s);
+        }
+        Ok(first)
+    });
+    found.with_context(|| {
+        let mut text = why;
+        for &m in members {
+            let _ = write!(
+                text,
+                "\n--- {}\n{}\n{}",
+                site::name(m),
+                status_text(lab, m),
+                log_tail(lab, m, 12)
+            );
+        }
+        text
+    })
+}
+
+/// Waits until GlusterFS has nothing left to heal, so that another replica may be lost.
+pub(crate) fn wait_healed(lab: &Lab, limit: Duration) -> Result<()> {
+    if lab.site.storage == Storage::Local || lab.site.nodes == 1 {
+        return Ok(());
+    }
+    let on = lab.nodes_on().first().copied().context("no node is on")?;
+    sh::wait_for("GlusterFS to heal its replicas", limit, || {
+        let words = ["gluster", "--mode=script", "volume", "heal", VOLUME, "info"];
+        let text = lab.exec(&site::name(on), &words, Duration::from_secs(60))?;
+        let counts: Vec<&str> = text
+            .lines()
+            .filter_map(|l| l.strip_prefix("Number of entries: "))
+            .collect();
+        Ok((counts.len() == lab.site.nodes && counts.iter().all(|c| c.trim() == "0")).then_some(()))
+    })
+}
+
+/// Every node on, its daemon running, the cluster whole, the volume healed, nothing drained or cut.
+pub(crate) fn settle(lab: &Lab) -> Result<Status> {
+    crate::switch::partition(lab, &[], &[])?;
+    let all: Vec<usize> = (0..lab.site.nodes).collect();
+    for &node in &all {
+        let host = site::name(node);
+        if lab.is_on(&host) {
+            for net in [crate::lab::Net::Public, crate::lab::Net::Private] {
+                if net == crate::lab::Net::Public || lab.site.private_net {
+                    crate::switch::link(lab, &host, net, true)?;
+                }
+            }
+        } else {
+            parts::boot(lab, node)?;
+        }
+        if !daemon_runs(lab, node) {
+            start(lab, node)?;
+        }
+    }
+    let status = wait_whole(lab, &all, Duration::from_secs(120))?;
+    wait_healed(lab, Duration::from_secs(120))?;
+    Ok(status)
+}
