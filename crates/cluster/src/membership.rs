@@ -138,7 +138,7 @@ pub(crate) fn wish(site: &Site<'_>) -> (Wish, Recheck) {
                 .members
                 .get(p)
                 .filter(|m| m.run == node.run)
-                .map_or(view.epoch.next(), |m| m.since);
+                .map_or_else(|| view.epoch.next(), |m| m.since);
             Some((
                 *p,
                 Member {

@@ -17,7 +17,7 @@ pub(crate) struct Placing {
     /// Where each address is meant to be.
     pub(crate) target: BTreeMap<IpAddr, Pnn>,
     /// Why each address is where it is, or nowhere.
-    because: BTreeMap<IpAddr, String>,
+    pub(crate) because: BTreeMap<IpAddr, String>,
     /// What an address waits for at the moment.
     waiting: BTreeMap<IpAddr, String>,
     /// What each member was told last.
@@ -296,7 +296,10 @@ impl Placing {
                 }
             }
             // Nobody is healthy: an address on a sick node is better than no address, and it stays where it is.
-            let candidates = if good.is_empty() { poor } else { good };
+            let mut candidates = if good.is_empty() { poor } else { good };
+            if candidates.is_empty() {
+                candidates.extend(self.target.get(vip).filter(|p| able(scene, conf, **p)));
+            }
             if self.pins.get(vip).is_some_and(|p| !candidates.contains(p)) {
                 self.pins.remove(vip);
             }
@@ -428,19 +431,31 @@ fn fit(scene: &Scene<'_>, vip: IpAddr, conf: &VipConf, pnn: Pnn) -> Result<(), S
     Ok(())
 }
 
-/// Better than nothing: able and willing, but a service has failed there (not: has yet to start).
+/// Able and willing, whatever its services do.
+fn able(scene: &Scene<'_>, conf: &VipConf, pnn: Pnn) -> bool {
+    scene
+        .reports
+        .get(&pnn)
+        .filter(|_| scene.view.members.contains_key(&pnn))
+        .is_some_and(|r| {
+            r.admin == AdminState::Active
+                && !r.leaving
+                && !r.left
+                && conf.hosts.get(&pnn).is_some_and(|i| !r.links_down.contains(i))
+        })
+}
+
+/// Better than nothing: able, but a service has failed there (not: has yet to start).
 fn last_resort(scene: &Scene<'_>, conf: &VipConf, pnn: Pnn) -> bool {
-    scene.reports.get(&pnn).is_some_and(|r| {
-        r.admin == AdminState::Active
-            && !r.leaving
-            && !r.left
-            && conf.hosts.get(&pnn).is_none_or(|i| !r.links_down.contains(i))
-            && scene.config.services.iter().all(|s| {
-                r.services
-                    .get(s)
-                    .is_some_and(|h| matches!(h.state, Health::Ok | Health::Failing | Health::Failed))
-            })
-    })
+    let tried = |h: &crate::ServiceHealth| matches!(h.state, Health::Ok | Health::Failing | Health::Failed);
+    able(scene, conf, pnn)
+        && scene.reports.get(&pnn).is_some_and(|r| {
+            scene
+                .config
+                .services
+                .iter()
+                .all(|s| r.services.get(s).is_some_and(tried))
+        })
 }
 
 pub(crate) fn word(state: Health) -> &'static str {

@@ -1,0 +1,178 @@
+//! Standing duties: the next view, the lock, services, an orderly end.
+
+use super::*;
+
+impl Cluster {
+    /// Wants the next view, and proposes it when it is this node's turn.
+    pub(super) fn consider_view(&mut self, now: Time, out: &mut Vec<Output>) {
+        self.wake = None;
+        let Some(view) = self.view().cloned() else {
+            self.waits = "this node has not joined a cluster yet: `steadfast init` on the first node, `steadfast join TOKEN` on the others".into();
+            return;
+        };
+        let present = self.present(&view);
+        let reachable = view
+            .voters
+            .iter()
+            .filter(|(p, u)| present.get(p).is_some_and(|n| n.direct && n.uid == **u))
+            .count();
+        self.half = view.is_half_with_lock(reachable);
+        let silent = view
+            .members
+            .keys()
+            .filter_map(|p| Some((*p, now.since(self.reach.peers.get(p)?.last?))))
+            .collect();
+        let edge = |a: Pnn, b: Pnn| self.reach.edge(a, b);
+        let site = Site {
+            now,
+            config: &self.config,
+            view: &view,
+            present,
+            edge: &edge,
+            lock_usable: self.lock.usable,
+            silent,
+        };
+        let (wish, recheck) = membership::wish(&site);
+        let absent: BTreeSet<Pnn> = view
+            .voters
+            .keys()
+            .chain(view.members.keys())
+            .filter(|p| !site.present.contains_key(p))
+            .copied()
+            .collect();
+        self.wake = recheck;
+        let (wished, order) = match wish {
+            Wish::Content => {
+                self.need = None;
+                self.waits.clear();
+                (None, Vec::new())
+            }
+            Wish::Wait(why) => {
+                self.need = None;
+                self.waits = why;
+                (None, Vec::new())
+            }
+            Wish::Change { view, order } => {
+                self.waits = format!("view {} is being decided: {}", view.epoch, view.because);
+                (Some(*view), order)
+            }
+        };
+        let me = self.config.me;
+        // Somebody's accepted but undecided view stops leases until it is decided: finish it if nobody else does.
+        let undecided = self.arbiter.undecided_since();
+        let turn = order
+            .iter()
+            .position(|p| *p == me)
+            .unwrap_or_else(|| usize::from(me.0) % 16);
+        let step = PROPOSER_STEP * u32::try_from(turn).unwrap_or(16);
+        let (wished, due) = match (wished, undecided) {
+            (_, Some(since)) => {
+                let accepted = self.arbiter.durable.accepted.as_ref().map(|a| a.view.clone());
+                (accepted, since + PUSH_AFTER + step)
+            }
+            (Some(view), None) => {
+                let since = *self.need.get_or_insert(now);
+                (Some(view), since + step)
+            }
+            (None, None) => return,
+        };
+        let Some(wished) = wished else { return };
+        let due = due.max(self.arbiter.not_before());
+        if self.arbiter.proposing() {
+            return;
+        }
+        if now < due {
+            self.wake = Some(self.wake.map_or(due, |w| w.min(due)));
+            return;
+        }
+        if self.half && self.kicked.as_ref() != Some(&absent) {
+            let nodes = absent
+                .iter()
+                .filter_map(|p| Some((*p, self.config.nodes.get(p)?.addresses.clone())))
+                .collect();
+            out.push(Output::Kick { nodes });
+            self.kicked = Some(absent);
+        }
+        self.arbiter.propose(now, wished, out);
+    }
+
+    /// The leader keeps the lock in the background; a tie needs it.
+    pub(super) fn mind_lock(&mut self, out: &mut Vec<Output>) {
+        let leads = self.placing.is_some() && self.stopping == Stopping::No;
+        let wanted =
+            self.lock.usable && (leads || (self.half && (self.arbiter.proposing() || self.need.is_some())));
+        if wanted != self.lock_wanted {
+            self.lock_wanted = wanted;
+            out.push(Output::Lock { wanted });
+        }
+        if self.half {
+            self.arbiter.ask_lock(out);
+        }
+    }
+
+    pub(super) fn may_serve(&self) -> Result<(), &'static str> {
+        if !self.is_member() {
+            return Err("this node is not a member of the view");
+        }
+        match self.stopping {
+            Stopping::No | Stopping::Moving(_) => {}
+            Stopping::Closing | Stopping::Gone(_) | Stopping::Done => {
+                return Err("the daemon is being stopped");
+            }
+        }
+        if !self.leased {
+            return Err("this node has no valid lease");
+        }
+        Ok(())
+    }
+
+    pub(super) fn reconcile(&mut self, now: Time, out: &mut Vec<Output>) {
+        let may = self.may_serve();
+        self.holder.reconcile(now, &self.config, may, out);
+    }
+
+    pub(super) fn is_clean(&self) -> bool {
+        self.clean && self.serve == Some(false) && self.holder.is_empty()
+    }
+
+    pub(super) fn mind_services(&mut self, out: &mut Vec<Output>) {
+        let role = self.config.nodes.get(&self.config.me).map(|n| n.role);
+        let serve = self.is_member()
+            && role == Some(Role::Server)
+            && matches!(self.admin(), AdminState::Active | AdminState::Drained)
+            && matches!(self.stopping, Stopping::No | Stopping::Moving(_));
+        if self.serve != Some(serve) {
+            self.serve = Some(serve);
+            self.clean = false;
+            out.push(Output::Serve(serve));
+        }
+    }
+
+    pub(super) fn mind_stop(&mut self, now: Time, out: &mut Vec<Output>) {
+        if let Stopping::Moving(until) = self.stopping {
+            let others = self.view().is_some_and(|v| {
+                v.members
+                    .keys()
+                    .any(|p| *p != self.config.me && self.reach.hears(*p))
+            });
+            if self.holder.is_empty() || !others || !self.is_member() || now >= until {
+                self.stopping = Stopping::Closing;
+                self.reconcile(now, out);
+                self.mind_services(out);
+            }
+        }
+        if self.stopping == Stopping::Closing && self.is_clean() {
+            self.stopping = Stopping::Gone(now + Duration::from_secs(1));
+            self.lease.end();
+            self.expire(now, out);
+        }
+        if let Stopping::Gone(until) = self.stopping {
+            let known = !self.is_member() || self.reach.heard().is_empty();
+            if known || now >= until {
+                self.stopping = Stopping::Done;
+                self.report(true, out);
+                out.push(Output::Stopped);
+            }
+        }
+    }
+}

@@ -1,0 +1,352 @@
+//! What comes in: routes each input to its part.
+
+use super::*;
+
+impl Cluster {
+    pub(super) fn input(&mut self, now: Time, input: Input, out: &mut Vec<Output>) {
+        match input {
+            Input::Tick => {}
+            Input::Heartbeat { from, net, heartbeat } => self.heartbeat(now, from, net, &heartbeat, out),
+            Input::Grant { from, grant } => self.grant(now, from, &grant, out),
+            Input::Message { from, message } => self.message(now, from, message, out),
+            Input::Link { peer, up } => {
+                self.reach.link(peer, up, now);
+                self.dirty = true;
+                if up {
+                    self.greet(peer, out);
+                }
+            }
+            Input::Persisted { ticket } => {
+                self.arbiter.persisted(now, ticket, out);
+                self.dirty = true;
+            }
+            Input::PersistFailed { ticket: _, error } => {
+                if self.arbiter.disk_error.as_ref() != Some(&error) {
+                    let text =
+                        "cannot write its votes: it takes part in no decision until it can".to_string();
+                    self.event(
+                        Level::Error,
+                        "storage",
+                        Some(self.config.me),
+                        text,
+                        error.clone(),
+                        out,
+                    );
+                }
+                self.arbiter.persist_failed(now, error);
+                self.dirty = true;
+            }
+            Input::Lock { held, because } => self.lock_input(held, because, out),
+            Input::LockUsable { usable, because } => {
+                self.lock.usable = usable;
+                self.lock.because = because;
+                self.dirty = true;
+            }
+            Input::Records { ticket, result } => {
+                self.arbiter.records(now, ticket, result, out);
+                self.dirty = true;
+            }
+            Input::Taken { vip } => {
+                if self.holder.taken(vip) {
+                    let because = self.because.get(&vip).cloned().unwrap_or_default();
+                    self.event(
+                        Level::Info,
+                        "take",
+                        Some(self.config.me),
+                        format!("{vip} is held here"),
+                        because,
+                        out,
+                    );
+                }
+                self.dirty = true;
+            }
+            Input::TakeFailed { vip, because } => {
+                let text = format!("{vip} could not be taken");
+                self.event(
+                    Level::Error,
+                    "take",
+                    Some(self.config.me),
+                    text,
+                    because.clone(),
+                    out,
+                );
+                self.holder.take_failed(now, vip, because);
+                self.dirty = true;
+            }
+            Input::Released { vip } => {
+                let asked = self.holder.released(now, vip);
+                let (level, because) = if asked {
+                    (Level::Info, String::new())
+                } else {
+                    (
+                        Level::Warning,
+                        "nobody here asked for it: somebody else removed it, or its lifetime ended".into(),
+                    )
+                };
+                self.event(
+                    level,
+                    "release",
+                    Some(self.config.me),
+                    format!("{vip} is gone from this node"),
+                    because,
+                    out,
+                );
+                self.dirty = true;
+            }
+            Input::Conflict { vip, mac } => {
+                let text = format!("{mac} answers for {vip} too");
+                let because =
+                    "another machine uses this address; find it by its MAC and take the address off it"
+                        .to_string();
+                self.event(Level::Error, "take", Some(self.config.me), text, because, out);
+            }
+            Input::Evicted { epoch } => {
+                self.evicted = self.evicted.max(Some(epoch));
+                self.evict_error = None;
+                self.dirty = true;
+            }
+            Input::EvictFailed { epoch: _, because } => {
+                if self.evict_error.as_ref() != Some(&because) {
+                    let text = "cannot shut lost nodes out of the storage; their addresses wait".to_string();
+                    self.event(
+                        Level::Error,
+                        "storage",
+                        Some(self.config.me),
+                        text,
+                        because.clone(),
+                        out,
+                    );
+                }
+                self.evict_error = Some(because);
+                self.dirty = true;
+            }
+            Input::Service { name, health } => self.service(name, health, out),
+            Input::Interface { name, up } => {
+                let changed = if up {
+                    self.links_down.remove(&name)
+                } else {
+                    self.links_down.insert(name.clone())
+                };
+                if changed {
+                    let level = if up { Level::Info } else { Level::Error };
+                    let text = format!("public interface {name} is {}", if up { "up" } else { "down" });
+                    self.event(level, "service", Some(self.config.me), text, String::new(), out);
+                }
+                self.dirty = true;
+            }
+            Input::WholeSeconds(yes) => {
+                self.whole_seconds = yes;
+                self.dirty = true;
+            }
+            Input::Warning { key, text } => {
+                if text.is_empty() {
+                    self.warnings.remove(&key);
+                } else if self.warnings.get(&key) != Some(&text) {
+                    self.event(
+                        Level::Warning,
+                        "storage",
+                        Some(self.config.me),
+                        text.clone(),
+                        String::new(),
+                        out,
+                    );
+                    self.warnings.insert(key, text);
+                }
+                self.dirty = true;
+            }
+            Input::Admin { ticket, request } => self.admin_request(now, Asker::Local, ticket, request, out),
+            Input::Config(config) => self.reconfigure(now, *config, out),
+            Input::Stop => {
+                if self.stopping == Stopping::No {
+                    self.stopping = Stopping::Moving(now + LEAVE_DEADLINE);
+                    self.event(
+                        Level::Info,
+                        "admin",
+                        Some(self.config.me),
+                        "the daemon is being stopped".into(),
+                        String::new(),
+                        out,
+                    );
+                }
+                self.dirty = true;
+            }
+            Input::ServicesStopped => {
+                if self.serve == Some(false) {
+                    self.clean = true;
+                    self.dirty = true;
+                }
+            }
+        }
+    }
+
+    pub(super) fn heartbeat(&mut self, now: Time, from: Pnn, net: u8, hb: &Heartbeat, out: &mut Vec<Output>) {
+        if !self.config.nodes.contains_key(&from) || from == self.config.me {
+            return;
+        }
+        if self.reach.heartbeat(from, hb, now) {
+            self.dirty = true;
+        }
+        let mine = self.rank();
+        if hb.view < mine {
+            self.tell_news(now, from, out);
+        }
+        let Some(view) = self.view() else { return };
+        let link = self.reach.peers.get(&from).is_some_and(|p| p.link);
+        if hb.view == mine && view.has_run(from, hb.run) && self.arbiter.grants() && link {
+            let grant = Grant {
+                uid: self.arbiter.durable.uid,
+                to_run: hb.run,
+                incarnation: view.incarnation,
+                epoch: view.epoch,
+                sent: hb.sent,
+            };
+            out.push(Output::SendGrant { to: from, net, grant });
+            self.arbiter.granted(from, now);
+        }
+    }
+
+    pub(super) fn grant(&mut self, now: Time, from: Pnn, grant: &Grant, out: &mut Vec<Output>) {
+        let Some(view) = self.arbiter.view() else { return };
+        if !view.has_run(self.config.me, self.run) {
+            return;
+        }
+        self.lease.grant(from, grant, view, self.run, now);
+        self.renew(now, out);
+    }
+
+    pub(super) fn renew(&mut self, now: Time, out: &mut Vec<Output>) {
+        let Some(view) = self.arbiter.view() else { return };
+        if !view.has_run(self.config.me, self.run)
+            || matches!(self.stopping, Stopping::Gone(_) | Stopping::Done)
+        {
+            return;
+        }
+        if let Some(until) = self.lease.renew(view, self.config.timing.lease)
+            && until > now
+        {
+            out.push(Output::RenewLease { until });
+            if !self.leased {
+                self.leased = true;
+                self.dirty = true;
+                let because = format!("more than half of {} voters grant it", view.voters.len());
+                self.event(
+                    Level::Info,
+                    "lease",
+                    Some(self.config.me),
+                    "has the right to serve".into(),
+                    because,
+                    out,
+                );
+            }
+        }
+    }
+
+    pub(super) fn message(&mut self, now: Time, from: Pnn, message: Message, out: &mut Vec<Output>) {
+        match message {
+            Message::Decided { view, fences } => {
+                let fences = fences.into_iter().map(|(p, d)| (p, now + d)).collect();
+                self.learn(now, view, fences, out);
+            }
+            Message::Report(report) => {
+                self.reports.insert(from, report);
+                self.dirty = true;
+            }
+            Message::Orders(orders) => self.orders(from, orders),
+            Message::Admin { ticket, request } => {
+                self.admin_request(now, Asker::Peer(from, ticket), ticket, request, out)
+            }
+            Message::AdminDone { ticket, reply } => {
+                if let Some(i) = self
+                    .asked
+                    .iter()
+                    .position(|a| a.ticket == ticket && a.disk.is_none())
+                {
+                    let asked = self.asked.remove(i);
+                    Self::answer(asked.by, asked.ticket, reply, out);
+                }
+            }
+            Message::Prepare { .. }
+            | Message::Promise { .. }
+            | Message::Accept { .. }
+            | Message::Accepted { .. }
+            | Message::Refused { .. } => {
+                self.arbiter.message(now, from, message, out);
+                self.dirty = true;
+            }
+        }
+    }
+
+    pub(super) fn orders(&mut self, from: Pnn, orders: Orders) {
+        if !self.is_member()
+            || self.view().and_then(View::leader) != Some(from)
+            || orders.epoch != self.epoch()
+        {
+            return;
+        }
+        if self.holder.orders(&orders) {
+            self.placement = orders.placement;
+            self.because = orders.because;
+            self.dirty = true;
+        }
+    }
+
+    pub(super) fn lock_input(&mut self, held: bool, because: String, out: &mut Vec<Output>) {
+        if self.lock.held != held {
+            let text = format!(
+                "the cluster lock is {} here",
+                if held { "held" } else { "no longer held" }
+            );
+            self.event(
+                Level::Info,
+                "lock",
+                Some(self.config.me),
+                text,
+                because.clone(),
+                out,
+            );
+        }
+        self.lock.held = held;
+        self.lock.epoch = self.epoch();
+        if !because.is_empty() {
+            self.lock.because = because;
+        }
+        self.arbiter.lock_held = held;
+        self.dirty = true;
+    }
+
+    pub(super) fn service(&mut self, name: String, health: ServiceHealth, out: &mut Vec<Output>) {
+        let old = self.services.insert(name.clone(), health.clone());
+        if old.as_ref() == Some(&health) {
+            return;
+        }
+        self.dirty = true;
+        if old.as_ref().map(|o| o.state) != Some(health.state) {
+            let level = match health.state {
+                crate::Health::Failed => Level::Error,
+                crate::Health::Failing => Level::Warning,
+                _ => Level::Info,
+            };
+            let text = format!("{name} is {}", crate::placing::word(health.state));
+            self.event(level, "service", Some(self.config.me), text, health.because, out);
+        }
+    }
+
+    pub(super) fn reconfigure(&mut self, now: Time, config: Config, out: &mut Vec<Output>) {
+        if config == self.config {
+            return;
+        }
+        self.config = config;
+        self.reach.configure(&self.config, now);
+        self.arbiter.set_timing(self.config.timing.clone());
+        self.reports.retain(|p, _| self.config.nodes.contains_key(p));
+        self.dirty = true;
+        self.event(
+            Level::Info,
+            "config",
+            Some(self.config.me),
+            "a new configuration is in force".into(),
+            String::new(),
+            out,
+        );
+    }
+}

@@ -1,0 +1,332 @@
+//! The state machine: routes inputs to its parts and draws the consequences.
+
+mod admin;
+mod duties;
+mod input;
+mod learn;
+mod step;
+mod tell;
+
+use crate::arbiter::{Arbiter, Decision};
+use crate::holder::Holder;
+use crate::lease::Lease;
+use crate::membership::{self, Present, Site, Wish};
+use crate::placing::{Placing, Scene};
+use crate::reach::Reach;
+use crate::status::Seen;
+use crate::{
+    AdminReply, AdminRequest, AdminState, Config, Durable, Epoch, Event, Grant, Heartbeat, Incarnation,
+    Input, Level, LockStatus, Message, Orders, Output, Pnn, Report, Role, RunId, ServiceHealth, Time, View,
+};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::time::Duration;
+
+/// Between two tellings of the newest view to one peer that is behind.
+const NEWS_PAUSE: Duration = Duration::from_millis(100);
+/// Head start of each possible proposer before the next one.
+const PROPOSER_STEP: Duration = Duration::from_millis(40);
+/// An accepted view that is not decided after this is pushed by others.
+const PUSH_AFTER: Duration = Duration::from_millis(100);
+/// A relapse is forgotten after this.
+const RELAPSE_MEMORY: Duration = Duration::from_secs(600);
+/// Answer to an administrator at the latest.
+const ADMIN_DEADLINE: Duration = Duration::from_secs(5);
+/// How long a stopping node waits for its addresses to find other hosts.
+const LEAVE_DEADLINE: Duration = Duration::from_secs(3);
+
+/// What a run of the daemon starts from.
+#[derive(Clone, Debug)]
+pub struct Start {
+    /// The site.
+    pub config: Config,
+    /// The votes read from disk ([`Durable::blank`] for a new disk).
+    pub durable: Durable,
+    /// Random number of this start.
+    pub run: RunId,
+    /// Seed of the core's own random delays.
+    pub seed: u64,
+    /// Version of the program, for `status`.
+    pub version: String,
+}
+
+/// How far a daemon that ends has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stopping {
+    No,
+    /// Others take the addresses, until then at the latest.
+    Moving(Time),
+    /// Services stop.
+    Closing,
+    /// Everything is released; the others are told, until then.
+    Gone(Time),
+    Done,
+}
+
+/// An administrator who waits for an answer.
+#[derive(Clone, Debug)]
+struct Asked {
+    ticket: u64,
+    by: Asker,
+    deadline: Time,
+    what: String,
+    disk: Option<(u64, String)>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Asker {
+    Local,
+    Peer(Pnn, u64),
+}
+
+/// One node's cluster core.
+#[derive(Debug)]
+pub struct Cluster {
+    pub(crate) config: Config,
+    pub(crate) run: RunId,
+    pub(crate) version: String,
+    pub(crate) reach: Reach,
+    pub(crate) arbiter: Arbiter,
+    pub(crate) lease: Lease,
+    pub(crate) leased: bool,
+    pub(crate) holder: Holder,
+    pub(crate) placing: Option<Placing>,
+    pub(crate) reports: BTreeMap<Pnn, Report>,
+    pub(crate) fences: BTreeMap<Pnn, Time>,
+    pub(crate) evicted: Option<Epoch>,
+    pub(crate) evict_error: Option<String>,
+    pub(crate) services: BTreeMap<String, ServiceHealth>,
+    pub(crate) links_down: BTreeSet<String>,
+    pub(crate) whole_seconds: bool,
+    pub(crate) warnings: BTreeMap<String, String>,
+    pub(crate) lock: LockStatus,
+    pub(crate) waits: String,
+    /// What the leader last said of the placement.
+    pub(crate) placement: BTreeMap<IpAddr, Pnn>,
+    pub(crate) because: BTreeMap<IpAddr, String>,
+    pub(crate) seen: Seen,
+    pub(crate) started: Time,
+    lock_wanted: bool,
+    kicked: Option<BTreeSet<Pnn>>,
+    half: bool,
+    serve: Option<bool>,
+    clean: bool,
+    stopping: Stopping,
+    relapses: BTreeMap<Pnn, (u32, Time)>,
+    news: BTreeMap<Pnn, Time>,
+    asked: Vec<Asked>,
+    next_ask: u64,
+    need: Option<Time>,
+    wake: Option<Time>,
+    place_at: Option<Time>,
+    dirty: bool,
+    next_heartbeat: Time,
+    next_refresh: Time,
+    planned: Time,
+    now: Time,
+}
+
+impl Cluster {
+    /// A daemon that has just started. All addresses of an earlier run must be gone from the machine by now:
+    /// its first report says so to the others.
+    #[must_use]
+    pub fn new(start: Start, now: Time) -> Self {
+        let Start {
+            config,
+            durable,
+            run,
+            seed,
+            version,
+        } = start;
+        let me = config.me;
+        let timing = config.timing.clone();
+        let epoch = durable.view.as_ref().map_or(Epoch(0), |v| v.epoch);
+        let mut holder = Holder::default();
+        holder.forget_orders(epoch);
+        Self {
+            reach: Reach::new(&config, now),
+            arbiter: Arbiter::new(me, timing, durable, seed, now),
+            config,
+            run,
+            version,
+            lease: Lease::default(),
+            leased: false,
+            holder,
+            placing: None,
+            reports: BTreeMap::new(),
+            fences: BTreeMap::new(),
+            evicted: None,
+            evict_error: None,
+            services: BTreeMap::new(),
+            links_down: BTreeSet::new(),
+            whole_seconds: false,
+            warnings: BTreeMap::new(),
+            lock: LockStatus::default(),
+            waits: String::new(),
+            placement: BTreeMap::new(),
+            because: BTreeMap::new(),
+            seen: Seen::default(),
+            started: now,
+            lock_wanted: false,
+            kicked: None,
+            half: false,
+            serve: None,
+            clean: false,
+            stopping: Stopping::No,
+            relapses: BTreeMap::new(),
+            news: BTreeMap::new(),
+            asked: Vec::new(),
+            next_ask: 1,
+            need: None,
+            wake: None,
+            place_at: None,
+            dirty: true,
+            next_heartbeat: now,
+            next_refresh: now,
+            planned: now,
+            now,
+        }
+    }
+
+    /// Takes one input; appends the effects.
+    pub fn handle(&mut self, now: Time, input: Input, out: &mut Vec<Output>) {
+        // Time never goes back here, whatever the driver's clock does.
+        let now = self.now.max(now);
+        self.now = now;
+        if now.since(self.planned) > self.config.timing.heartbeat {
+            self.reach.stalled(now);
+        }
+        self.expire(now, out);
+        self.input(now, input, out);
+        self.consequences(now, out);
+        self.place_at = self
+            .placing
+            .as_ref()
+            .and_then(|p| p.next_timeout(now, &self.config, &self.fences));
+        self.planned = self.next_timeout();
+    }
+
+    /// When to feed [`Input::Tick`] at the latest.
+    #[must_use]
+    pub fn next_timeout(&self) -> Time {
+        let stopping = match self.stopping {
+            Stopping::Moving(t) | Stopping::Gone(t) => Some(t),
+            Stopping::No | Stopping::Closing | Stopping::Done => None,
+        };
+        [
+            Some(self.next_heartbeat),
+            Some(self.next_refresh),
+            self.reach.next_timeout(self.now),
+            self.arbiter.next_timeout(),
+            self.lease.until().filter(|_| self.leased),
+            self.wake,
+            self.holder.next_timeout(),
+            self.asked.iter().map(|a| a.deadline).min(),
+            self.place_at,
+            stopping,
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+        .unwrap_or(self.next_heartbeat)
+    }
+
+    /// The newest view that this node has learned.
+    #[must_use]
+    pub fn view(&self) -> Option<&View> {
+        self.arbiter.view()
+    }
+
+    /// Is this run a member of the newest view?
+    #[must_use]
+    pub fn is_member(&self) -> bool {
+        self.view().is_some_and(|v| v.has_run(self.config.me, self.run))
+    }
+
+    /// Does this node have the right to serve at `now`?
+    #[must_use]
+    pub fn has_lease(&self, now: Time) -> bool {
+        self.is_member() && self.lease.valid(now)
+    }
+
+    /// The votes as they should be on disk.
+    #[must_use]
+    pub fn durable(&self) -> &Durable {
+        &self.arbiter.durable
+    }
+
+    pub(crate) fn now(&self) -> Time {
+        self.now
+    }
+
+    pub(crate) fn relapse_count(&self, pnn: Pnn) -> u32 {
+        self.relapses.get(&pnn).map_or(0, |(n, _)| *n)
+    }
+
+    pub(crate) fn admin(&self) -> AdminState {
+        self.arbiter.durable.admin
+    }
+
+    fn rank(&self) -> Option<(Incarnation, Epoch)> {
+        self.view().map(View::rank)
+    }
+
+    pub(crate) fn epoch(&self) -> Epoch {
+        self.view().map_or(Epoch(0), |v| v.epoch)
+    }
+
+    pub(crate) fn name(&self, pnn: Pnn) -> String {
+        self.config
+            .nodes
+            .get(&pnn)
+            .map_or_else(|| format!("node {pnn}"), |n| n.name.clone())
+    }
+
+    pub(crate) fn event(
+        &self,
+        level: Level,
+        kind: &str,
+        node: Option<Pnn>,
+        text: String,
+        because: String,
+        out: &mut Vec<Output>,
+    ) {
+        out.push(Output::Event(Event {
+            at: self.now,
+            level,
+            kind: kind.into(),
+            epoch: self.epoch(),
+            node,
+            text,
+            because,
+        }));
+    }
+
+    fn expire(&mut self, now: Time, out: &mut Vec<Output>) {
+        if self.leased && !self.has_lease(now) {
+            self.leased = false;
+            self.dirty = true;
+            out.push(Output::LeaseLost);
+            let view = self.view();
+            let (fresh, of) = view.map_or((0, 0), |v| {
+                (self.lease.fresh(v, self.config.timing.lease, now), v.voters.len())
+            });
+            let because = if self.is_member() {
+                format!(
+                    "only {fresh} of {of} voters have answered within {} ms",
+                    self.config.timing.lease.as_millis()
+                )
+            } else {
+                "this node is not a member of the view".to_string()
+            };
+            self.event(
+                Level::Error,
+                "lease",
+                Some(self.config.me),
+                "lost the right to serve; all addresses dropped".into(),
+                because,
+                out,
+            );
+        }
+    }
+}

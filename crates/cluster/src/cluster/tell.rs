@@ -1,0 +1,157 @@
+//! What this node says: reports, the leader's orders, the picture for readers.
+
+use super::*;
+
+impl Cluster {
+    pub(super) fn own_report(&self) -> Report {
+        let mut warnings: Vec<String> = self.warnings.values().cloned().collect();
+        warnings.extend(
+            self.arbiter
+                .disk_error
+                .iter()
+                .map(|e| format!("votes cannot be written: {e}")),
+        );
+        warnings.extend(
+            self.evict_error
+                .iter()
+                .map(|e| format!("lost nodes cannot be shut out of the storage: {e}")),
+        );
+        Report {
+            run: self.run,
+            uid: self.arbiter.durable.uid,
+            epoch: self.epoch(),
+            orders: self.holder.revision,
+            holding: self.holder.holding(),
+            serving: self.holder.serving(),
+            failed: self
+                .holder
+                .failed
+                .iter()
+                .map(|(v, (_, why))| (*v, why.clone()))
+                .collect(),
+            evicted: self.evicted,
+            admin: self.admin(),
+            services: self.services.clone(),
+            links_down: self.links_down.clone(),
+            whole_seconds: self.whole_seconds,
+            leased: self.leased,
+            leaving: self.stopping != Stopping::No,
+            left: matches!(self.stopping, Stopping::Gone(_) | Stopping::Done),
+            clean: self.is_clean(),
+            fingerprint: self.config.fingerprint,
+            version: self.version.clone(),
+            warnings,
+        }
+    }
+
+    pub(super) fn report(&mut self, anyway: bool, out: &mut Vec<Output>) {
+        let report = self.own_report();
+        if !anyway && self.reports.get(&self.config.me) == Some(&report) {
+            return;
+        }
+        self.reports.insert(self.config.me, report.clone());
+        for (to, _) in self.reach.peers.iter().filter(|(_, p)| p.link) {
+            out.push(Output::Send {
+                to: *to,
+                message: Message::Report(report.clone()),
+            });
+        }
+    }
+
+    /// A link has come up: the peer knows nothing of us.
+    pub(super) fn greet(&mut self, peer: Pnn, out: &mut Vec<Output>) {
+        self.news.remove(&peer);
+        out.push(Output::Send {
+            to: peer,
+            message: Message::Report(self.own_report()),
+        });
+    }
+
+    pub(super) fn with_placing<T>(&mut self, f: impl FnOnce(&mut Placing, &Scene<'_>) -> T) -> Option<T> {
+        let mut placing = self.placing.take()?;
+        let result = self.arbiter.view().map(|view| {
+            let suspected = view
+                .members
+                .keys()
+                .filter(|p| **p != self.config.me && !self.reach.hears(**p))
+                .copied()
+                .collect();
+            let scene = Scene {
+                now: self.now,
+                config: &self.config,
+                view,
+                reports: &self.reports,
+                fences: &self.fences,
+                suspected: &suspected,
+            };
+            f(&mut placing, &scene)
+        });
+        self.placing = Some(placing);
+        result
+    }
+
+    /// The leader's decisions about addresses.
+    pub(super) fn place(&mut self, refresh: bool, _now: Time, out: &mut Vec<Output>) {
+        // Without a lease of its own a leader may be an old one: it says nothing.
+        if !self.leased {
+            return;
+        }
+        let before = self.placement.clone();
+        let decided = self.with_placing(|placing, scene| {
+            let changed = placing.step(scene);
+            match changed {
+                Some(orders) => (orders, true),
+                None if refresh => {
+                    let behind = |p: &Pnn| scene.reports.get(p).is_none_or(|r| r.orders < placing.revision());
+                    (
+                        placing
+                            .current(scene)
+                            .into_iter()
+                            .filter(|(p, _)| behind(p))
+                            .collect(),
+                        false,
+                    )
+                }
+                None => (Vec::new(), false),
+            }
+        });
+        let Some((orders, changed)) = decided else { return };
+        if changed {
+            self.note_placement(&before, out);
+        }
+        let me = self.config.me;
+        for (to, orders) in orders {
+            if to == me {
+                self.orders(me, orders);
+            } else {
+                out.push(Output::Send {
+                    to,
+                    message: Message::Orders(orders),
+                });
+            }
+        }
+        if let Some(p) = &self.placing {
+            self.placement.clone_from(&p.target);
+            self.because = p.reasons();
+        }
+    }
+
+    pub(super) fn note_placement(&self, before: &BTreeMap<IpAddr, Pnn>, out: &mut Vec<Output>) {
+        let Some(placing) = &self.placing else { return };
+        for (vip, to) in placing.target.iter().filter(|(v, p)| before.get(v) != Some(p)) {
+            let text = match before.get(vip) {
+                Some(from) => format!("{vip} goes from {} to {}", self.name(*from), self.name(*to)),
+                None => format!("{vip} goes to {}", self.name(*to)),
+            };
+            let because = placing.because.get(vip).cloned().unwrap_or_default();
+            self.event(Level::Info, "placement", Some(*to), text, because, out);
+        }
+    }
+
+    pub(super) fn publish(&mut self, now: Time, out: &mut Vec<Output>) {
+        let snapshot = self.snapshot(now);
+        if let Some(snapshot) = self.seen.changed(snapshot) {
+            out.push(Output::Publish(snapshot));
+        }
+    }
+}

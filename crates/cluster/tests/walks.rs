@@ -1,0 +1,595 @@
+//! The walks of the design on a perfect network: every message arrives after one millisecond, every disk and kernel
+//! does what it is asked. What a bad network does to the same core is the simulator's part.
+
+use cluster::*;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
+
+const MS: Duration = Duration::from_millis(1);
+
+struct Host {
+    core: Cluster,
+    vips: BTreeSet<IpAddr>,
+    lease: Time,
+    on: bool,
+    stopped: bool,
+    log: Vec<String>,
+    replies: Vec<AdminReply>,
+    durable: Durable,
+    snapshot: Option<std::sync::Arc<Snapshot>>,
+}
+
+struct Net {
+    now: Time,
+    hosts: Vec<Host>,
+    queue: BTreeMap<(Time, u64), (usize, Input)>,
+    seq: u64,
+    lock: Option<usize>,
+    records: BTreeMap<Pnn, LockRecord>,
+    cut: BTreeSet<(usize, usize)>,
+}
+
+fn vip(i: u8) -> IpAddr {
+    IpAddr::V4(Ipv4Addr::new(192, 168, 122, 200 + i))
+}
+
+fn config(me: u16, n: u16) -> Config {
+    let nodes = (0..n)
+        .map(|i| {
+            let a = IpAddr::V4(Ipv4Addr::new(192, 168, 122, 100 + i as u8));
+            (
+                Pnn(i),
+                NodeConf {
+                    name: format!("gluster{}", i + 1),
+                    role: Role::Server,
+                    addresses: vec![a],
+                },
+            )
+        })
+        .collect();
+    let hosts: BTreeMap<Pnn, String> = (0..n).map(|i| (Pnn(i), "eth0".to_string())).collect();
+    let vips = (0..4)
+        .map(|i| {
+            (
+                vip(i),
+                VipConf {
+                    prefix_len: 24,
+                    hosts: hosts.clone(),
+                },
+            )
+        })
+        .collect();
+    Config {
+        cluster: "storage".into(),
+        me: Pnn(me),
+        nodes,
+        vips,
+        services: BTreeSet::from(["nfs".to_string()]),
+        timing: Timing::default(),
+        fail_back: FailBack::Spread,
+        fingerprint: 7,
+    }
+}
+
+impl Net {
+    fn new(n: u16, lock: bool) -> Self {
+        let mut net = Self {
+            now: Time(1_000_000),
+            hosts: Vec::new(),
+            queue: BTreeMap::new(),
+            seq: 0,
+            lock: None,
+            records: BTreeMap::new(),
+            cut: BTreeSet::new(),
+        };
+        for i in 0..n {
+            let mut durable = Durable::blank(Pnn(i), NodeUid(100 + u128::from(i)));
+            if i == 0 {
+                let life = Incarnation { number: 0, id: 9 };
+                durable.view = Some(View::founding(life, Epoch(0), Pnn(0), durable.uid, "init".into()));
+            }
+            net.hosts.push(Host {
+                core: Self::core(i, n, &durable, 1, net.now),
+                vips: BTreeSet::new(),
+                lease: Time(0),
+                on: true,
+                stopped: false,
+                log: Vec::new(),
+                replies: Vec::new(),
+                durable,
+                snapshot: None,
+            });
+        }
+        for i in 0..n as usize {
+            net.boot(i, lock);
+        }
+        net
+    }
+
+    fn core(i: u16, n: u16, durable: &Durable, run: u64, now: Time) -> Cluster {
+        let start = Start {
+            config: config(i, n),
+            durable: durable.clone(),
+            run: RunId(run * 1000 + u64::from(i)),
+            seed: u64::from(i) + 5,
+            version: "test".into(),
+        };
+        Cluster::new(start, now)
+    }
+
+    fn boot(&mut self, i: usize, lock: bool) {
+        self.at(
+            0,
+            i,
+            Input::LockUsable {
+                usable: lock,
+                because: String::new(),
+            },
+        );
+        for p in 0..self.hosts.len() {
+            if p != i && self.hosts[p].on {
+                self.at(
+                    1,
+                    i,
+                    Input::Link {
+                        peer: Pnn(p as u16),
+                        up: true,
+                    },
+                );
+                self.at(
+                    1,
+                    p,
+                    Input::Link {
+                        peer: Pnn(i as u16),
+                        up: true,
+                    },
+                );
+            }
+        }
+        let health = ServiceHealth {
+            state: Health::Ok,
+            because: String::new(),
+            output: vec![],
+        };
+        self.at(
+            0,
+            i,
+            Input::Service {
+                name: "nfs".into(),
+                health,
+            },
+        );
+    }
+
+    fn at(&mut self, ms: u32, host: usize, input: Input) {
+        self.seq += 1;
+        self.queue.insert((self.now + MS * ms, self.seq), (host, input));
+    }
+
+    fn power_off(&mut self, i: usize) {
+        self.hosts[i].on = false;
+        self.hosts[i].vips.clear();
+        if self.lock == Some(i) {
+            self.lock = None;
+        }
+        self.queue.retain(|_, (h, _)| *h != i);
+    }
+
+    fn power_on(&mut self, i: usize, run: u64, lock: bool) {
+        let n = self.hosts.len() as u16;
+        let durable = self.hosts[i].durable.clone();
+        self.hosts[i].core = Self::core(i as u16, n, &durable, run, self.now);
+        self.hosts[i].on = true;
+        self.boot(i, lock);
+    }
+
+    fn run(&mut self, d: Duration) {
+        let end = self.now + d;
+        loop {
+            let tick = (0..self.hosts.len())
+                .filter(|i| self.hosts[*i].on)
+                .map(|i| (self.hosts[i].core.next_timeout().max(self.now), i))
+                .min();
+            let message = self.queue.keys().next().copied();
+            let (at, host, input) = match (tick, message) {
+                (Some((t, i)), Some((m, _))) if t < m => (t, i, Input::Tick),
+                (_, Some(key)) => {
+                    let (host, input) = self.queue.remove(&key).unwrap();
+                    (key.0, host, input)
+                }
+                (Some((t, i)), None) => (t, i, Input::Tick),
+                (None, None) => break,
+            };
+            if at > end {
+                if !matches!(input, Input::Tick) {
+                    self.seq += 1;
+                    self.queue.insert((at, self.seq), (host, input));
+                }
+                break;
+            }
+            self.now = at;
+            self.feed(host, input);
+        }
+        self.now = end;
+    }
+
+    fn feed(&mut self, i: usize, input: Input) {
+        if !self.hosts[i].on {
+            return;
+        }
+        let mut out = Vec::new();
+        self.hosts[i].core.handle(self.now, input, &mut out);
+        let from = Pnn(i as u16);
+        for o in out {
+            match o {
+                Output::SendHeartbeat { to, heartbeat } => self.wire(
+                    i,
+                    to,
+                    Input::Heartbeat {
+                        from,
+                        net: 0,
+                        heartbeat,
+                    },
+                ),
+                Output::SendGrant { to, grant, .. } => self.wire(i, to, Input::Grant { from, grant }),
+                Output::Send { to, message } => self.wire(i, to, Input::Message { from, message }),
+                Output::Persist { ticket, state } => {
+                    self.hosts[i].durable = state;
+                    self.at(2, i, Input::Persisted { ticket });
+                }
+                Output::RenewLease { until } => self.hosts[i].lease = until,
+                Output::LeaseLost => self.hosts[i].lease = Time(0),
+                Output::Take { vip, .. } => {
+                    for (p, h) in self.hosts.iter().enumerate() {
+                        let answers = h.on && h.vips.contains(&vip) && self.now < h.lease;
+                        assert!(
+                            p == i || !answers,
+                            "{vip} is taken by {i} while {p} answers at {:?}",
+                            self.now
+                        );
+                    }
+                    self.hosts[i].vips.insert(vip);
+                    self.at(1, i, Input::Taken { vip });
+                }
+                Output::Release { vip, .. } => {
+                    self.hosts[i].vips.remove(&vip);
+                    self.at(1, i, Input::Released { vip });
+                }
+                Output::Evict { epoch, .. } => self.at(5, i, Input::Evicted { epoch }),
+                Output::Serve(on) => {
+                    if !on {
+                        self.at(3, i, Input::ServicesStopped);
+                    }
+                }
+                Output::Lock { wanted } => {
+                    if wanted && self.lock.is_none() {
+                        self.lock = Some(i);
+                        self.at(
+                            1,
+                            i,
+                            Input::Lock {
+                                held: true,
+                                because: String::new(),
+                            },
+                        );
+                    } else if !wanted && self.lock == Some(i) {
+                        self.lock = None;
+                        self.at(
+                            1,
+                            i,
+                            Input::Lock {
+                                held: false,
+                                because: String::new(),
+                            },
+                        );
+                    }
+                }
+                Output::Exchange { ticket, record } => {
+                    self.records.insert(from, record);
+                    let all = self.records.values().cloned().collect();
+                    self.at(
+                        1,
+                        i,
+                        Input::Records {
+                            ticket,
+                            result: Ok(all),
+                        },
+                    );
+                }
+                Output::Publish(s) => self.hosts[i].snapshot = Some(s),
+                Output::Event(e) => self.hosts[i]
+                    .log
+                    .push(format!("{:?} {} {} ({})", e.at, e.kind, e.text, e.because)),
+                Output::AdminDone { reply, .. } => self.hosts[i].replies.push(reply),
+                Output::Stopped => self.hosts[i].stopped = true,
+                Output::Kick { .. } | Output::ProbeAddress { .. } => {}
+            }
+        }
+    }
+
+    fn wire(&mut self, from: usize, to: Pnn, input: Input) {
+        let to = usize::from(to.0);
+        if self.hosts[to].on && !self.cut.contains(&(from.min(to), from.max(to))) {
+            self.at(1, to, input);
+        }
+    }
+
+    fn cut(&mut self, a: usize, b: usize) {
+        self.cut.insert((a.min(b), a.max(b)));
+    }
+
+    /// Who answers for each address now.
+    fn answering(&self) -> BTreeMap<IpAddr, Vec<usize>> {
+        let mut map: BTreeMap<IpAddr, Vec<usize>> = BTreeMap::new();
+        for (i, h) in self.hosts.iter().enumerate() {
+            for v in h.vips.iter().filter(|_| h.on && self.now < h.lease) {
+                map.entry(*v).or_default().push(i);
+            }
+        }
+        map
+    }
+
+    fn loads(&self) -> Vec<usize> {
+        self.hosts.iter().map(|h| h.vips.len()).collect()
+    }
+
+    fn story(&self) -> String {
+        self.hosts
+            .iter()
+            .enumerate()
+            .flat_map(|(i, h)| h.log.iter().map(move |l| format!("n{i} {l}\n")))
+            .collect()
+    }
+
+    /// Runs until every address is answered for by one node; how long that took.
+    fn until_served(&mut self, limit: Duration) -> Duration {
+        let start = self.now;
+        while self.now.since(start) < limit {
+            self.run(MS);
+            let a = self.answering();
+            assert!(
+                a.values().all(|h| h.len() == 1),
+                "two holders: {a:?}\n{}",
+                self.story()
+            );
+            if a.len() == 4 {
+                return self.now.since(start);
+            }
+        }
+        panic!(
+            "not served after {limit:?}: {:?}\n{}",
+            self.answering(),
+            self.story()
+        );
+    }
+}
+
+fn settled(n: u16, lock: bool) -> Net {
+    let mut net = Net::new(n, lock);
+    net.run(Duration::from_secs(30));
+    let all: Vec<Pnn> = (0..n).map(Pnn).collect();
+    for h in &net.hosts {
+        let view = h.core.view().expect("a view");
+        assert_eq!(
+            view.members.keys().copied().collect::<Vec<_>>(),
+            all,
+            "{}",
+            net.story()
+        );
+    }
+    net
+}
+
+#[test]
+fn four_nodes_grow_from_one_and_spread_the_addresses() {
+    let net = settled(4, false);
+    assert_eq!(net.loads(), [1, 1, 1, 1], "{}", net.story());
+    assert_eq!(net.hosts[3].snapshot.as_ref().unwrap().leader, Some(Pnn(0)));
+}
+
+#[test]
+fn a_lost_server_costs_one_lease() {
+    for dead in 0..4 {
+        let mut net = settled(4, false);
+        net.power_off(dead);
+        let took = net.until_served(Duration::from_secs(3));
+        assert!(
+            took >= Duration::from_millis(500) && took < Duration::from_millis(760),
+            "node {dead}: {took:?}\n{}",
+            net.story()
+        );
+    }
+}
+
+#[test]
+fn a_returning_server_gets_its_share() {
+    let mut net = settled(4, false);
+    net.power_off(2);
+    net.run(Duration::from_secs(5));
+    net.power_on(2, 2, false);
+    net.run(Duration::from_secs(15));
+    assert_eq!(net.loads(), [1, 1, 1, 1], "{}", net.story());
+}
+
+#[test]
+fn two_servers_with_a_lock_outlive_either() {
+    for dead in 0..2 {
+        let mut net = settled(2, true);
+        net.power_off(dead);
+        let took = net.until_served(Duration::from_secs(4));
+        assert!(took < Duration::from_millis(1100), "{took:?}");
+    }
+}
+
+#[test]
+fn two_of_four_one_after_the_other() {
+    let mut net = settled(4, false);
+    net.power_off(0);
+    net.until_served(Duration::from_secs(2));
+    net.run(Duration::from_secs(3));
+    net.power_off(2);
+    net.until_served(Duration::from_secs(2));
+}
+
+#[test]
+fn a_split_in_halves_serves_nowhere_and_heals() {
+    let mut net = settled(4, false);
+    for (a, b) in [(0, 2), (0, 3), (1, 2), (1, 3)] {
+        net.cut(a, b);
+    }
+    net.run(Duration::from_secs(2));
+    assert!(net.answering().is_empty(), "{:?}", net.answering());
+    net.cut.clear();
+    net.until_served(Duration::from_secs(10));
+}
+
+#[test]
+fn one_cut_link_costs_one_node_once() {
+    let mut net = settled(4, false);
+    net.cut(1, 2);
+    net.run(Duration::from_secs(20));
+    let view = net.hosts[0].core.view().unwrap();
+    assert_eq!(view.members.len(), 3, "{}", net.story());
+    assert_eq!(view.epoch, net.hosts[3].core.view().unwrap().epoch);
+    let epoch = view.epoch;
+    assert_eq!(net.answering().len(), 4);
+    net.run(Duration::from_secs(20));
+    assert_eq!(net.hosts[0].core.view().unwrap().epoch, epoch);
+}
+
+#[test]
+fn all_power_lost_and_back() {
+    let mut net = settled(4, false);
+    for i in 0..4 {
+        net.power_off(i);
+    }
+    net.run(Duration::from_secs(1));
+    for i in 0..3 {
+        net.power_on(i, 2, false);
+    }
+    net.until_served(Duration::from_secs(10));
+}
+
+#[test]
+fn drain_moves_everything_off_and_resume_brings_it_back() {
+    let mut net = settled(4, false);
+    let request = AdminRequest::SetState {
+        node: Pnn(3),
+        state: AdminState::Drained,
+    };
+    net.at(0, 1, Input::Admin { ticket: 1, request });
+    net.run(Duration::from_secs(1));
+    assert_eq!(net.hosts[1].replies.len(), 1);
+    assert!(net.hosts[1].replies[0].is_ok());
+    assert_eq!(net.loads()[3], 0, "{}", net.story());
+    assert_eq!(net.answering().len(), 4);
+    let request = AdminRequest::SetState {
+        node: Pnn(3),
+        state: AdminState::Active,
+    };
+    net.at(0, 3, Input::Admin { ticket: 2, request });
+    net.run(Duration::from_secs(5));
+    assert_eq!(net.loads(), [1, 1, 1, 1]);
+}
+
+#[test]
+fn a_daemon_that_is_stopped_leaves_without_a_gap_for_the_others() {
+    let mut net = settled(4, false);
+    net.at(0, 0, Input::Stop);
+    net.run(Duration::from_secs(3));
+    assert!(net.hosts[0].stopped, "{}", net.story());
+    assert!(net.hosts[0].vips.is_empty());
+    assert_eq!(net.answering().len(), 4);
+    let view = net.hosts[1].core.view().unwrap();
+    assert!(!view.members.contains_key(&Pnn(0)));
+    assert!(view.evicted.is_empty(), "a node that left is not shut out");
+}
+
+#[test]
+fn a_sick_service_moves_the_addresses_and_all_sick_leaves_them() {
+    let mut net = settled(4, false);
+    let sick = || ServiceHealth {
+        state: Health::Failed,
+        because: "no answer".into(),
+        output: vec![],
+    };
+    net.at(
+        0,
+        1,
+        Input::Service {
+            name: "nfs".into(),
+            health: sick(),
+        },
+    );
+    net.run(Duration::from_secs(1));
+    assert_eq!(net.loads()[1], 0);
+    for i in [0, 2, 3] {
+        net.at(
+            0,
+            i,
+            Input::Service {
+                name: "nfs".into(),
+                health: sick(),
+            },
+        );
+    }
+    net.run(Duration::from_secs(3));
+    assert_eq!(net.answering().len(), 4, "{}", net.story());
+}
+
+#[test]
+fn an_administrator_moves_an_address() {
+    let mut net = settled(4, false);
+    let from = net.answering()[&vip(0)][0];
+    let to = (from + 1) % 4;
+    net.at(
+        0,
+        2,
+        Input::Admin {
+            ticket: 5,
+            request: AdminRequest::MoveIp {
+                vip: vip(0),
+                to: Pnn(to as u16),
+            },
+        },
+    );
+    net.run(Duration::from_secs(1));
+    assert_eq!(net.hosts[2].replies.len(), 1);
+    assert_eq!(
+        net.answering()[&vip(0)],
+        [to],
+        "{:?}\n{}",
+        net.hosts[2].replies,
+        net.story()
+    );
+}
+
+#[test]
+fn the_last_survivor_without_a_quorum_serves_only_after_force_view() {
+    let mut net = settled(3, false);
+    net.power_off(0);
+    net.run(Duration::from_secs(2));
+    net.power_off(1);
+    net.run(Duration::from_secs(3));
+    assert!(net.answering().is_empty());
+    net.at(
+        0,
+        2,
+        Input::Admin {
+            ticket: 9,
+            request: AdminRequest::ForceView {
+                because: "the others burnt".into(),
+            },
+        },
+    );
+    net.until_served(Duration::from_secs(10));
+    net.power_on(0, 3, false);
+    net.run(Duration::from_secs(12));
+    assert_eq!(
+        net.hosts[0].core.view().unwrap().members.len(),
+        2,
+        "{}",
+        net.story()
+    );
+}
