@@ -1,8 +1,9 @@
 //! What the daemon tells the network worker and what it hears back.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
+use std::time::Duration;
 
 use crate::BootTime;
 
@@ -45,6 +46,15 @@ pub enum LeaseKind {
     None,
 }
 
+/// A client's TCP connection to a public address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ClientConnection {
+    /// The public address and the service's port.
+    pub vip: SocketAddr,
+    /// The client's end.
+    pub client: SocketAddr,
+}
+
 /// An order to the worker.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
@@ -75,6 +85,12 @@ pub enum Command {
     Kick { addresses: Vec<IpAddr> },
     /// Ask the network whether somebody else has this address.
     Probe { addr: IpAddr },
+    /// Read the established TCP connections of clients to the held addresses.
+    ListConnections,
+    /// Make these clients notice that their connections are gone; for connections that another node had on an address
+    /// that this node holds now. Those to addresses that are not held are left out. A client answers one
+    /// in 500 ms, and one may be lost: send it again after 0.6 s.
+    Tickle { connections: Vec<ClientConnection> },
     /// Release everything, remove the gate (not the fence) and end the thread.
     Shutdown,
 }
@@ -86,7 +102,8 @@ pub enum Event {
     Taken { addr: IpAddr },
     /// It could not be taken; nothing of it is left on this node.
     TakeFailed { addr: IpAddr, why: String },
-    /// The address is silent and gone from the interface. Also the answer when it was not held.
+    /// The address is silent and gone from the interface. Also the answer when it was not held, and news when it comes
+    /// later than a `ReleaseFailed`.
     Released { addr: IpAddr },
     /// The address is silenced if there is a gate, but may still be on an interface.
     ReleaseFailed { addr: IpAddr, why: String },
@@ -119,6 +136,14 @@ pub enum Event {
     RenewFailed { why: String },
     /// How exactly leases are enforced here; after every `Configure`.
     Lease { kind: LeaseKind, why: String },
+    /// The answer to `ListConnections`.
+    Connections { list: Vec<ClientConnection> },
+    /// The answer to a `ListConnections` that failed.
+    ConnectionsFailed { why: String },
+    /// The answer to a `Tickle`: how many clients were told.
+    Tickled { sent: usize },
+    /// One step of the worker took that long, by its own fault, the kernel's or the machine's. Renewals waited.
+    Stalled { took: Duration, during: &'static str },
     /// The configuration could not be applied (fully).
     ConfigureFailed { why: String },
 }

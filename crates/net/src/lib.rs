@@ -21,12 +21,13 @@ mod nft;
 mod packet;
 pub mod probe;
 mod socket;
+pub mod tickle;
 mod watch;
 mod wire;
 mod worker;
 
 pub use clock::BootTime;
-pub use command::{Command, Event, LeaseKind, Mac, VipSpec};
+pub use command::{ClientConnection, Command, Event, LeaseKind, Mac, VipSpec};
 pub use error::{Error, Result};
 pub use worker::{SendError, Worker};
 

@@ -9,7 +9,7 @@ use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 
@@ -122,12 +122,14 @@ impl<F: Fn(News) -> bool> Watcher<F> {
             tv_nsec: i64::from(TICK.subsec_nanos()),
         };
         let mut untold = false;
+        let mut looked = Instant::now();
         while !self.shared.stop.load(Ordering::Acquire) {
             let mut fds = [
                 PollFd::new(&self.news, PollFlags::IN),
                 PollFd::from_borrowed_fd(std::os::fd::AsFd::as_fd(&*self.wake), PollFlags::IN),
             ];
-            let woken = poll(&mut fds, Some(&tick)).unwrap_or(0);
+            // Interrupted or not: what is there is looked at below.
+            let _ = poll(&mut fds, Some(&tick));
             let asked = fds[1].revents().contains(PollFlags::IN);
             if asked {
                 let mut counter = [0u8; 8];
@@ -137,7 +139,8 @@ impl<F: Fn(News) -> bool> Watcher<F> {
             if addresses || untold {
                 untold = !(self.tell)(News::AddressesChanged);
             }
-            if links || asked || woken == 0 {
+            if links || asked || looked.elapsed() >= TICK {
+                looked = Instant::now();
                 self.look();
             }
         }

@@ -3,17 +3,19 @@
 //! Three things end an address when nobody does: the gate when the lease ends, this thread at the same time, and the
 //! address's own lifetime within a second after it. An error with one address does not keep the others.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::Duration;
 
 use crate::address::{self, Address, Addresses};
 use crate::announce::{Announcer, SharedLease};
 use crate::clock::BootTime;
-use crate::command::{Event, LeaseKind, VipSpec};
+use crate::command::{ClientConnection, Event, LeaseKind, VipSpec};
 use crate::connections::Connections;
 use crate::error::{Error, Result};
 use crate::gate::{self, Gate};
 use crate::link::Link;
+use crate::tickle;
 
 /// A transaction that took longer than this stretched the lease by as much, and is made again.
 const SLOW: Duration = Duration::from_millis(5);
@@ -39,10 +41,14 @@ pub(super) struct Hosting {
     vips: Vec<VipSpec>,
     held: Vec<Held>,
     renewals_fail: bool,
+    /// nf_tables may be used for leases.
+    gated: bool,
+    /// Released, but still on an interface when it was last tried.
+    unreleased: BTreeSet<IpAddr>,
 }
 
 impl Hosting {
-    pub(super) fn new(lease: SharedLease, announcer: Announcer) -> Result<Self> {
+    pub(super) fn new(lease: SharedLease, announcer: Announcer, gated: bool) -> Result<Self> {
         Ok(Self {
             lease,
             until: None,
@@ -53,6 +59,8 @@ impl Hosting {
             vips: Vec::new(),
             held: Vec::new(),
             renewals_fail: false,
+            gated,
+            unreleased: BTreeSet::new(),
         })
     }
 
@@ -83,7 +91,12 @@ impl Hosting {
             self.release(addr, events);
         }
         self.vips = vips;
-        let (kind, why) = match gate::available().and_then(|()| Gate::open()) {
+        let gate = if self.gated {
+            gate::available().and_then(|()| Gate::open())
+        } else {
+            Err(Error::Invalid("nf_tables is not to be used".to_owned()))
+        };
+        let (kind, why) = match gate {
             Ok(gate) => {
                 self.gate = Some(gate);
                 match self.install_gate() {
@@ -172,9 +185,11 @@ impl Hosting {
             match self.remove(addr) {
                 Ok(()) => {
                     gone.push(addr);
+                    self.unreleased.remove(&addr);
                     events(Event::Released { addr });
                 }
                 Err(e) => {
+                    self.unreleased.insert(addr);
                     let silent = if silenced.is_ok() && self.gate.is_some() {
                         "silenced, but"
                     } else {
@@ -218,6 +233,35 @@ impl Hosting {
                 tracing::warn!(%addr, %error, "connections of a released address stay until they time out")
             }
         }
+    }
+
+    pub(super) fn list_connections(&mut self, events: &dyn Fn(Event)) {
+        let held = self.leased();
+        events(match self.connections.established_on(&held) {
+            Ok(list) => {
+                let list = list
+                    .iter()
+                    .map(|c| ClientConnection {
+                        vip: c.local,
+                        client: c.remote,
+                    })
+                    .collect();
+                Event::Connections { list }
+            }
+            Err(e) => Event::ConnectionsFailed { why: e.to_string() },
+        });
+    }
+
+    pub(super) fn tickle(&mut self, connections: &[ClientConnection], events: &dyn Fn(Event)) {
+        let held = self.leased();
+        let ours: Vec<_> = connections
+            .iter()
+            .filter(|c| held.contains(&c.vip.ip()))
+            .copied()
+            .collect();
+        events(Event::Tickled {
+            sent: tickle::send(&ours),
+        });
     }
 
     pub(super) fn renew(&mut self, until: BootTime, events: &dyn Fn(Event)) {
@@ -374,6 +418,7 @@ impl Hosting {
             let spec = self.vips.iter().find(|v| v.addr == a.addr);
             let interface = spec.map_or_else(|| format!("number {}", a.index), |v| v.interface.clone());
             match self.addresses.remove(a.index, a.addr) {
+                Ok(true) if self.unreleased.remove(&a.addr) => events(Event::Released { addr: a.addr }),
                 Ok(true) => events(Event::StrayRemoved {
                     addr: a.addr,
                     interface,

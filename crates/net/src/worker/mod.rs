@@ -28,6 +28,9 @@ const QUEUE: usize = 1024;
 /// How often the state of the kernel is compared with what it should be.
 const RECHECK: Duration = Duration::from_secs(5);
 
+/// A step that takes longer is reported: a good part of the shortest sensible lease.
+const STALL: Duration = Duration::from_millis(100);
+
 /// Why a command was not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SendError {
@@ -64,12 +67,25 @@ impl Worker {
     /// # Errors
     /// No netlink sockets, or no threads.
     pub fn start(events: Box<dyn Fn(Event) + Send>) -> Result<Self> {
+        Self::launch(events, true)
+    }
+
+    /// Like [`Self::start`], but leaves nf_tables alone as far as addresses are concerned, as on a kernel without it: leases
+    /// end in whole seconds.
+    ///
+    /// # Errors
+    /// As for [`Self::start`].
+    pub fn start_without_gate(events: Box<dyn Fn(Event) + Send>) -> Result<Self> {
+        Self::launch(events, false)
+    }
+
+    fn launch(events: Box<dyn Fn(Event) + Send>, gated: bool) -> Result<Self> {
         let (queue, waiting) = sync_channel(QUEUE);
         let lease = SharedLease::default();
         let news = queue.clone();
         let watch = Watch::start(move |n| news.try_send(Message::News(n)).is_ok())?;
         let announcer = Announcer::start(lease.clone())?;
-        let hosting = Hosting::new(lease, announcer)?;
+        let hosting = Hosting::new(lease, announcer, gated)?;
         let storage = Storage::new()?;
         let state = State {
             events,
@@ -142,16 +158,16 @@ impl State {
                 self.hosting.lease_lost(&self.events);
             }
             if let Some(until) = self.renew.take() {
-                self.hosting.renew(until, &self.events);
+                self.timed("a renewal", |s| s.hosting.renew(until, &s.events));
             }
             self.hosting.expire(&self.events);
             if Instant::now() >= self.next_check {
                 self.next_check = Instant::now() + RECHECK;
-                self.recheck();
+                self.timed("a check of the kernel's state", Self::recheck);
             }
             match self.work.pop_front() {
                 Some(Message::Command(Command::Shutdown)) => return self.shutdown(),
-                Some(message) => self.handle(message),
+                Some(message) => self.timed(what(&message), |s| s.handle(message)),
                 None => {
                     let until_check = self.next_check.saturating_duration_since(Instant::now());
                     let wait = self
@@ -165,6 +181,16 @@ impl State {
                     }
                 }
             }
+        }
+    }
+
+    /// Does something and tells if it took long.
+    fn timed(&mut self, during: &'static str, f: impl FnOnce(&mut Self)) {
+        let start = Instant::now();
+        f(self);
+        let took = start.elapsed();
+        if took >= STALL {
+            (self.events)(Event::Stalled { took, during });
         }
     }
 
@@ -212,6 +238,8 @@ impl State {
                 }
                 Command::Kick { addresses } => self.storage.kick(&addresses, events),
                 Command::Probe { addr } => self.probe(addr),
+                Command::ListConnections => self.hosting.list_connections(events),
+                Command::Tickle { connections } => self.hosting.tickle(&connections, events),
                 // These were sorted out before they got here.
                 Command::Renew { until } => self.hosting.renew(until, events),
                 Command::LeaseLost => self.hosting.lease_lost(events),
@@ -264,5 +292,21 @@ impl State {
 
     fn shutdown(mut self) {
         self.hosting.shutdown(&self.events);
+    }
+}
+
+/// A name for a report about a stall.
+fn what(message: &Message) -> &'static str {
+    match message {
+        Message::Command(command) => match command {
+            Command::Configure { .. } => "a change of configuration",
+            Command::Take { .. } => "a takeover",
+            Command::Release { .. } => "a release",
+            Command::SetEvicted { .. } => "an eviction",
+            Command::Kick { .. } => "a kick",
+            _ => "an order",
+        },
+        Message::News(_) => "a change of the network",
+        Message::Probed { .. } => "a probe's answer",
     }
 }

@@ -1,0 +1,177 @@
+//! Fence and kick against real TCP connections.
+
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{IpAddr, TcpListener, TcpStream};
+use std::time::{Duration, Instant};
+
+use common::{Host, ip, pair};
+use net::connections;
+use net::fence::{Fence, GLUSTERFS_PORTS, StoragePorts};
+use net::{Command, Event};
+
+fn ports() -> StoragePorts {
+    StoragePorts {
+        storage: GLUSTERFS_PORTS.to_vec(),
+        spared: vec![22, 4380],
+    }
+}
+
+/// A connection from `client` to `server`: (the client's end, the server's end).
+fn connect(client: &Host, server: &Host, bind: &str, to: &str, port: u16) -> (TcpStream, TcpStream) {
+    let (bind, to) = (ip(bind), ip(to));
+    let listener = server.run(move || TcpListener::bind((bind, port)).unwrap());
+    let ours = client.run(move || TcpStream::connect((to, port)).unwrap());
+    let (theirs, _) = listener.accept().unwrap();
+    (ours, theirs)
+}
+
+fn is_dead(stream: &mut TcpStream) -> bool {
+    stream.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+    match stream.read(&mut [0; 8]) {
+        Err(e) => e.kind() == ErrorKind::ConnectionAborted,
+        Ok(n) => n > 8,
+    }
+}
+
+fn can_connect(from: &Host, to: IpAddr, port: u16) -> bool {
+    from.run(move || TcpStream::connect_timeout(&(to, port).into(), Duration::from_millis(300)).is_ok())
+}
+
+#[test]
+fn a_kick_ends_storage_connections_in_every_form_and_no_others() {
+    let Some((a, b)) = pair() else { return };
+    let (mut c4, _s1) = connect(&a, &b, "10.77.0.2", "10.77.0.2", 49152);
+    let (mut c6, _s2) = connect(&a, &b, "fd77::2", "fd77::2", 49153);
+    let (_c3, mut s4) = connect(&b, &a, "10.77.0.1", "10.77.0.1", 24007);
+    // A dual-stack server sees the IPv4 client under a mapped address.
+    let (_c5, mut mapped) = connect(&b, &a, "::", "10.77.0.1", 49154);
+    let (mut control, _s3) = connect(&a, &b, "10.77.0.2", "10.77.0.2", 4380);
+    let (mut nfs, _s4) = connect(&a, &b, "10.77.0.2", "10.77.0.2", 2049);
+    let (destroyed, took) = a.run(|| {
+        let start = Instant::now();
+        let n = connections::kick(&[ip("10.77.0.2"), ip("fd77::2")], &ports()).unwrap();
+        (n, start.elapsed())
+    });
+    println!("kick: {destroyed} connections in {took:?}");
+    for (name, stream) in [
+        ("v4", &mut c4),
+        ("v6", &mut c6),
+        ("accepted", &mut s4),
+        ("mapped", &mut mapped),
+    ] {
+        assert!(is_dead(stream), "{name}");
+    }
+    assert!(!is_dead(&mut control) && !is_dead(&mut nfs));
+    assert_eq!(destroyed, 4);
+    assert_eq!(
+        a.run(|| connections::kick(&[ip("10.77.0.2")], &ports()).unwrap()),
+        0,
+        "nothing is left to kick"
+    );
+}
+
+#[test]
+fn a_fence_cuts_storage_both_ways_and_spares_the_control_link() {
+    let Some((a, b)) = pair() else { return };
+    let listen = |host: &Host, addr: &str, port| {
+        let addr = ip(addr);
+        host.run(move || TcpListener::bind((addr, port)).unwrap())
+    };
+    let _keep = [
+        listen(&b, "10.77.0.2", 49152),
+        listen(&b, "fd77::2", 24007),
+        listen(&a, "10.77.0.1", 49152),
+        listen(&b, "10.77.0.2", 4380),
+    ];
+    let set = |evicted: &[&str]| {
+        let evicted: Vec<IpAddr> = evicted.iter().map(|e| ip(e)).collect();
+        a.run(move || Fence::open().unwrap().set_evicted(&evicted, &ports()).unwrap());
+    };
+    let (b4, b6, a4) = (ip("10.77.0.2"), ip("fd77::2"), ip("10.77.0.1"));
+    assert!(can_connect(&a, b4, 49152) && can_connect(&a, b6, 24007) && can_connect(&b, a4, 49152));
+    set(&["10.77.0.2", "fd77::2"]);
+    set(&["10.77.0.2", "fd77::2"]);
+    assert!(!can_connect(&a, b4, 49152), "towards its bricks");
+    assert!(!can_connect(&a, b6, 24007), "IPv6");
+    assert!(!can_connect(&b, a4, 49152), "from it to ours");
+    // A spared port passes whatever the other one is, even one of the brick range.
+    a.sh("sysctl -qw net.ipv4.ip_local_port_range='49152 60999'");
+    assert!((0..20).all(|_| can_connect(&a, b4, 4380)), "the control link");
+    set(&["10.77.0.9"]);
+    assert!(can_connect(&a, b4, 49152) && can_connect(&a, b6, 24007) && can_connect(&b, a4, 49152));
+    a.run(|| {
+        let mut fence = Fence::open().unwrap();
+        fence.set_evicted(&[ip("10.77.0.2")], &ports()).unwrap();
+        fence.remove().unwrap();
+        fence.remove().unwrap();
+    });
+    assert!(can_connect(&a, b4, 49152));
+}
+
+#[test]
+fn an_eviction_is_fast_survives_the_worker_and_heals() {
+    let Some((a, b)) = pair() else { return };
+    let mut site = a.worker();
+    site.configure(&[]);
+    let evicted = vec![ip("10.77.0.2"), ip("fd77::2")];
+    let (mut client, mut server) = connect(&a, &b, "10.77.0.2", "10.77.0.2", 49152);
+    client.write_all(b"x").unwrap();
+    server.read_exact(&mut [0]).unwrap();
+    let start = Instant::now();
+    site.send(Command::SetEvicted {
+        epoch: 7,
+        addresses: evicted.clone(),
+    });
+    let event = site.expect("evicted", |e| {
+        matches!(e, Event::Evicted { .. } | Event::EvictFailed { .. })
+    });
+    println!("{event:?} after {:?}", start.elapsed());
+    assert_eq!(
+        event,
+        Event::Evicted {
+            epoch: 7,
+            sockets_destroyed: 1
+        }
+    );
+    assert!(is_dead(&mut client));
+    // The reset did not pass the fence.
+    server.set_nonblocking(true).unwrap();
+    assert_eq!(server.read(&mut [0]).unwrap_err().kind(), ErrorKind::WouldBlock);
+    a.sh("nft flush ruleset");
+    site.send(Command::SetEvicted {
+        epoch: 8,
+        addresses: evicted,
+    });
+    site.expect("evicted", |e| {
+        *e == Event::Evicted {
+            epoch: 8,
+            sockets_destroyed: 0,
+        }
+    });
+    drop(site);
+    assert!(
+        a.sh("nft list table inet steadfast_fence").contains("10.77.0.2"),
+        "the fence outlives the daemon"
+    );
+    let mut site = a.worker();
+    site.configure(&[]);
+    assert!(
+        a.sh("nft list table inet steadfast_fence").contains("10.77.0.2"),
+        "and its next start"
+    );
+    site.send(Command::SetEvicted {
+        epoch: 9,
+        addresses: Vec::new(),
+    });
+    site.expect("evicted", |e| {
+        *e == Event::Evicted {
+            epoch: 9,
+            sockets_destroyed: 0,
+        }
+    });
+    assert!(!a.sh("nft list table inet steadfast_fence").contains("10.77.0.2"));
+}
