@@ -3,7 +3,13 @@
 pub mod admin;
 pub mod clock;
 pub mod config;
+pub mod daemon;
+pub mod log;
 pub mod peer;
 pub mod pki;
 pub mod random;
 pub mod state;
+pub mod sync;
+
+/// Version of this program.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");

@@ -1,3 +1,4 @@
 //! The admin socket: what the `steadfast` command and the daemon say to each other.
 
 pub mod api;
+pub mod server;

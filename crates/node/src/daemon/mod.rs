@@ -1,0 +1,36 @@
+//! The daemon: wires the cluster core to sockets, clocks, disks and services, in the right order, and ends them.
+//!
+//! ```text
+//!               peers (links, heartbeats)      net worker        admin socket, signals
+//!                        │  ▲                    │  ▲                │
+//!                  Input ▼  │ Send…        Event ▼  │ Command        ▼ Input
+//!   ┌─────────────────────────── core's thread: Cluster::handle ───────────────────────────┐
+//!   └──┬──────────────┬──────────────┬──────────────┬──────────────────┬─────────────────┬─┘
+//!      ▼ Persist      ▼ Lock         ▼ Serve        ▼ Publish          ▼ Event           ▼ LockUsable…
+//!   votes' thread   lock task     services task   DNS, admin (watch)  timeline's thread  storage task
+//! ```
+//!
+//! The core's thread never waits for anything but its inbox and its own next timeout; everything that can hang (the
+//! mount, a disk, a client, glusterd) is on the other side of a queue. What it does not do: decide anything.
+
+mod check;
+mod core;
+mod disk;
+mod effects;
+mod facts;
+mod handler;
+mod inbox;
+mod lock;
+mod priority;
+mod run;
+mod services;
+mod site;
+mod start;
+mod storage;
+pub mod timeline;
+
+pub use run::{Options, run};
+pub use start::release_all;
+
+/// Directory of the admin socket and of what need not survive a restart of the machine.
+pub const DEFAULT_RUN_DIR: &str = "/run/steadfast";

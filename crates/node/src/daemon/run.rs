@@ -1,0 +1,365 @@
+//! From the command line to the end of the daemon.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use cluster::{Cluster, Input, Start};
+use sd_notify::NotifyState;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+use super::check::{self, Checks};
+use super::core::{Core, Ended};
+use super::effects::{NetOrders, Wiring};
+use super::facts::Facts;
+use super::handler::{Admin, Reload};
+use super::inbox::{Inbox, Item, Outlet, inbox};
+use super::lock::{LockOrder, LockTask};
+use super::services::ServicesTask;
+use super::site::Site;
+use super::timeline::{Timeline, unix_ms};
+use super::{disk, priority, services, site, start, storage};
+use crate::admin::server::AdminSocket;
+use crate::config::Config;
+use crate::log::Log;
+use crate::peer::{PeerConfig, PeerEvent, Peers};
+use crate::pki::PkiDir;
+use crate::state::StateStore;
+use crate::{clock, random};
+
+/// How long a daemon that is told to end waits until the others have its addresses and its services are stopped.
+const STOP: Duration = Duration::from_secs(10);
+
+/// What the command line says.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Configuration file.
+    pub config: PathBuf,
+    /// Which node of the list this is, when it cannot be told by its addresses.
+    pub node: Option<String>,
+    /// Votes, certificates, timeline.
+    pub state_dir: PathBuf,
+    /// Admin socket.
+    pub run_dir: PathBuf,
+    /// Log file instead of the journal or standard error.
+    pub log: Option<PathBuf>,
+}
+
+/// Runs the daemon until it is told to end (SIGTERM, SIGINT).
+///
+/// # Errors
+/// It cannot start, or a part that it cannot be without has ended. No public address is left on the node either way.
+pub fn run(options: &Options) -> anyhow::Result<()> {
+    let log = Log::start(options.log.as_deref())?;
+    let result = serve(options, &log);
+    if let Err(error) = &result {
+        tracing::error!("{error:#}");
+    }
+    log.flush();
+    result
+}
+
+fn serve(options: &Options, log: &Log) -> anyhow::Result<()> {
+    let started_unix_ms = unix_ms();
+    let store = StateStore::open(&options.state_dir)?;
+    let config =
+        site::read(&options.config, options.node.as_deref(), store.dir()).map_err(anyhow::Error::msg)?;
+    let votes = start::votes(&store, &config)?;
+    tracing::info!(
+        version = crate::VERSION,
+        node = config.me.0,
+        epoch = votes.view.as_ref().map(|v| v.epoch.0),
+        "{} of cluster {} starts",
+        config.this_node().name,
+        config.cluster
+    );
+    priority::lock_memory();
+    let (timeline, recorder) =
+        Timeline::start(store.dir()).context("the timeline's thread cannot be started")?;
+    let (inbox, outlet) = inbox();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .max_blocking_threads(16)
+        .thread_name("worker")
+        .enable_all()
+        .build()
+        .context("the runtime cannot be started")?;
+    // Threads inherit this: those of the network worker and the heartbeats. The runtime's exist already.
+    priority::raise();
+    let worker = start::network(&config, &votes, &inbox, &outlet)?;
+
+    let (checks_cell, checks_ready) = watch::channel(None::<Checks>);
+    let peers = Peers::start(
+        peer_config(&config, options, &store),
+        runtime.handle(),
+        deliver(inbox.clone(), checks_ready),
+    )
+    .map_err(|e| anyhow::anyhow!("the links to the other nodes cannot be started: {e}"))?;
+    let checks = Checks::new(peers.clone(), runtime.handle().clone());
+    checks.set_mount(config.storage.path().cloned());
+    checks_cell.send_replace(Some(checks.clone()));
+
+    let cluster = Cluster::new(
+        Start {
+            config: config.core(),
+            durable: votes,
+            run: random::run_id()?,
+            seed: random::seed()?,
+            version: crate::VERSION.to_owned(),
+        },
+        clock::now(),
+    );
+    let (lock, lock_orders) = mpsc::unbounded_channel();
+    let (serve, serve_wanted) = watch::channel(::services::Serve::Off);
+    let (snapshots, snapshots_seen) = watch::channel(None);
+    let (evicts, evicts_now) = watch::channel(site::evicts(&config));
+    let wiring = Wiring {
+        inbox: inbox.clone(),
+        peers: peers.clone(),
+        net: NetOrders::new(worker),
+        votes: disk::start(store, inbox.clone()).context("the votes' thread cannot be started")?,
+        lock: lock.clone(),
+        serve,
+        snapshots,
+        timeline: recorder,
+        evicts: evicts_now,
+    };
+    let mut core = spawn_core(cluster, wiring, outlet)?;
+
+    let facts = Facts::default();
+    let (config_now, config_seen) = watch::channel(Arc::new(config));
+    let (plans, plans_wanted) = mpsc::channel(4);
+    let mut site = Site {
+        path: options.config.clone(),
+        node: options.node.clone(),
+        state_dir: options.state_dir.clone(),
+        run_dir: options.run_dir.clone(),
+        inbox: inbox.clone(),
+        peers: peers.clone(),
+        facts: facts.clone(),
+        checks: checks.clone(),
+        orders: lock.clone(),
+        services: plans,
+        evicts,
+        config: config_now,
+        storage: None,
+    };
+    let (reload, reloads) = mpsc::channel(4);
+    let admin = Arc::new(Admin {
+        inbox: inbox.clone(),
+        snapshots: snapshots_seen,
+        timeline,
+        facts: facts.clone(),
+        config: config_seen.clone(),
+        peers: peers.clone(),
+        checks,
+        reload: reload.clone(),
+        log_place: log.place().to_owned(),
+        started_unix_ms,
+    });
+
+    let ended = runtime.block_on(async {
+        let lock_task = tokio::spawn(LockTask::new(inbox.clone()).run(lock_orders));
+        let plan = services::Plan::clone(&site::services_plan(&config_seen.borrow()));
+        let services = ServicesTask::new(inbox.clone(), facts, plan);
+        let services = tokio::spawn(services.run(serve_wanted, plans_wanted));
+        let config = Arc::clone(&config_seen.borrow());
+        site.tell_warnings(&config);
+        site.start_storage(&config);
+        let socket = AdminSocket::bind(&options.run_dir.join("admin.sock"))?;
+        let admin = tokio::spawn(socket.serve(admin));
+        // Without systemd there is nobody to tell.
+        let _ = sd_notify::notify(&[NotifyState::Ready]);
+        let result = attend(&mut core, &mut site, &inbox, reloads, log).await;
+        let _ = sd_notify::notify(&[NotifyState::Stopping]);
+        stop(&mut core, &inbox).await;
+        admin.abort();
+        end(services, lock_task, &lock, site, &options.run_dir).await;
+        result
+    });
+    peers.stop();
+    core.join();
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    tracing::info!("the daemon has ended; no public address is on this node");
+    ended
+}
+
+fn peer_config(config: &Config, options: &Options, store: &StateStore) -> PeerConfig {
+    PeerConfig {
+        me: config.me,
+        nodes: config.nodes.clone(),
+        port: config.control_port,
+        lease: config.timing.lease,
+        version: crate::VERSION.to_owned(),
+        pki: PkiDir::in_state_dir(store.dir()),
+        config_text: site::text(&options.config),
+    }
+}
+
+/// What the peers say, into the inbox.
+fn deliver(
+    inbox: Inbox,
+    checks: watch::Receiver<Option<Checks>>,
+) -> impl Fn(PeerEvent) + Send + Sync + 'static {
+    move |event| {
+        let taken = match event {
+            PeerEvent::Heartbeat { from, net, heartbeat } => {
+                inbox.input(Input::Heartbeat { from, net, heartbeat });
+                true
+            }
+            PeerEvent::Grant { from, grant } => {
+                inbox.input(Input::Grant { from, grant });
+                true
+            }
+            PeerEvent::Message { from, message } => inbox.input(Input::Message { from, message }),
+            PeerEvent::Link { peer, up } => inbox.input(Input::Link { peer, up }),
+            PeerEvent::Bytes {
+                from,
+                channel: check::CHANNEL,
+                bytes,
+            } => {
+                if let Some(checks) = &*checks.borrow() {
+                    checks.frame(from, &bytes);
+                }
+                true
+            }
+            PeerEvent::Bytes { from, channel, .. } => {
+                tracing::debug!(
+                    node = from.0,
+                    channel,
+                    "bytes on a channel that this version does not know"
+                );
+                true
+            }
+        };
+        if !taken {
+            tracing::warn!("the core is behind; a message of a peer was dropped and will be sent again");
+        }
+    }
+}
+
+/// The core's thread, while it runs.
+struct Running {
+    ended: oneshot::Receiver<Ended>,
+    over: bool,
+    thread: Option<thread::JoinHandle<()>>,
+}
+
+fn spawn_core(cluster: Cluster, wiring: Wiring, outlet: Outlet) -> anyhow::Result<Running> {
+    let (sender, ended) = oneshot::channel();
+    let thread = thread::Builder::new()
+        .name("core".into())
+        .spawn(move || {
+            let (why, wiring) = Core::new(cluster, wiring, outlet, clock::now).run();
+            // On return no address is left; only then the daemon may say that it has ended.
+            wiring.net.shut_down();
+            // The daemon may have stopped waiting.
+            let _ = sender.send(why);
+        })
+        .context("the core's thread cannot be started")?;
+    Ok(Running {
+        ended,
+        over: false,
+        thread: Some(thread),
+    })
+}
+
+impl Running {
+    /// Waits until the core's thread has ended by itself.
+    async fn ended(&mut self) -> Option<Ended> {
+        if self.over {
+            return None;
+        }
+        let why = (&mut self.ended).await.ok();
+        self.over = true;
+        why
+    }
+
+    fn join(mut self) {
+        if self.over
+            && let Some(thread) = self.thread.take()
+        {
+            // A panic in it was reported when it happened.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Waits for signals and reloads until the daemon is to end.
+async fn attend(
+    core: &mut Running,
+    site: &mut Site,
+    inbox: &Inbox,
+    mut reloads: mpsc::Receiver<Reload>,
+    log: &Log,
+) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    loop {
+        tokio::select! {
+            why = core.ended() => anyhow::bail!("the cluster core has ended by itself ({why:?}): this is a bug"),
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+            _ = hangup.recv() => {
+                log.reopen();
+                match site.reload().await {
+                    Ok(text) => tracing::info!("{text}"),
+                    Err(why) => tracing::error!("the configuration is not changed: {why}"),
+                }
+            }
+            Some(reply) = reloads.recv() => {
+                let result = site.reload().await;
+                if let Err(why) = &result {
+                    tracing::error!("the configuration is not changed: {why}");
+                }
+                // Who asked may have gone.
+                let _ = reply.send(result);
+            }
+        }
+    }
+    tracing::info!("the daemon is told to end: addresses move to the others, then the services stop");
+    inbox.input(Input::Stop);
+    Ok(())
+}
+
+/// Waits until the core has stopped and the network worker has released everything; after [`STOP`] only the latter.
+async fn stop(core: &mut Running, inbox: &Inbox) {
+    if core.over || timeout(STOP, core.ended()).await.is_ok() {
+        return;
+    }
+    tracing::warn!(
+        "not everything was handed over within {} s; the addresses are released now",
+        STOP.as_secs()
+    );
+    inbox.put(Item::ToNet(net::Command::Shutdown));
+    if timeout(Duration::from_secs(1), core.ended()).await.is_err() {
+        tracing::debug!("the core still waits for something; its thread ends with the process");
+    }
+}
+
+async fn end(
+    services: JoinHandle<()>,
+    lock_task: JoinHandle<()>,
+    lock: &mpsc::UnboundedSender<LockOrder>,
+    site: Site,
+    run_dir: &std::path::Path,
+) {
+    let config = Arc::clone(&site.config.borrow());
+    if let Some((_, task)) = &site.storage {
+        task.abort();
+    }
+    // Fails when the task has ended.
+    let _ = lock.send(LockOrder::End);
+    for (task, what) in [(services, "services"), (lock_task, "cluster lock's")] {
+        if timeout(Duration::from_secs(20), task).await.is_err() {
+            tracing::warn!("the {what} task did not end in time");
+        }
+    }
+    storage::unmount_lock(&config.storage, run_dir, config.me).await;
+}

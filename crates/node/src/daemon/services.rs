@@ -1,0 +1,190 @@
+//! The service manager, for the core: the core's word on serving goes in, health and "all stopped" come out.
+
+use std::time::Duration;
+
+use cluster::{Health, Input, ServiceHealth};
+use services::storage::{HelperCommand, Mount, StorageConfig};
+use services::{Manager, NoStorage, Report, Serve, ServicesConfig, State};
+use tokio::sync::{mpsc, watch};
+use tokio::time::timeout;
+
+use super::facts::Facts;
+use super::inbox::Inbox;
+use crate::config::{STORAGE, Storage};
+
+/// How long services may take to end when the daemon does. A supervised process is killed after 5 s.
+const END: Duration = Duration::from_secs(15);
+
+/// What the manager runs with.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Plan {
+    pub(crate) services: ServicesConfig,
+    pub(crate) storage: Storage,
+    pub(crate) pnn: u32,
+}
+
+/// The task between core and manager.
+#[derive(Debug)]
+pub(crate) struct ServicesTask {
+    inbox: Inbox,
+    facts: Facts,
+    plan: Plan,
+    /// Is a storage service watched, or does the manager only say that there is none?
+    watched: bool,
+    serve: watch::Sender<Serve>,
+    reports: mpsc::Receiver<Report>,
+    manager: Option<Manager>,
+}
+
+impl ServicesTask {
+    /// Starts the manager, which stops what an earlier daemon left until the core says otherwise.
+    pub(crate) fn new(inbox: Inbox, facts: Facts, plan: Plan) -> Self {
+        let (serve, _) = watch::channel(Serve::Off);
+        let (_, reports) = mpsc::channel(1);
+        let mut task = Self {
+            inbox,
+            facts,
+            plan,
+            watched: false,
+            serve,
+            reports,
+            manager: None,
+        };
+        task.spawn();
+        task
+    }
+
+    fn spawn(&mut self) {
+        let (sender, reports) = mpsc::channel(64);
+        self.reports = reports;
+        let serve = self.serve.subscribe();
+        let services = self.plan.services.clone();
+        let storage = mount_config(&self.plan.storage);
+        self.watched = storage.is_some();
+        let mount = storage.map(|s| Mount::new(s, self.plan.pnn, &HelperCommand::this_program()));
+        self.manager = Some(match mount {
+            None => Manager::spawn(services, NoStorage, serve, sender),
+            Some(Ok(mount)) => Manager::spawn(services, mount, serve, sender),
+            Some(Err(error)) => {
+                // The configuration was checked; what is refused here is a gap in that check.
+                let health = ServiceHealth {
+                    state: Health::Failed,
+                    because: error.to_string(),
+                    output: Vec::new(),
+                };
+                self.inbox.input(Input::Service {
+                    name: STORAGE.to_owned(),
+                    health,
+                });
+                Manager::spawn(ServicesConfig::default(), NoStorage, serve, sender)
+            }
+        });
+    }
+
+    /// Runs until the core has ended; everything is stopped then, in order.
+    pub(crate) async fn run(mut self, mut wanted: watch::Receiver<Serve>, mut plans: mpsc::Receiver<Plan>) {
+        loop {
+            tokio::select! {
+                biased;
+                // Before a new word on serving: a report of the past must not be taken for an answer to it.
+                Some(report) = self.reports.recv() => self.report(report),
+                changed = wanted.changed() => match changed {
+                    Ok(()) => {
+                        let serve = *wanted.borrow_and_update();
+                        self.serve.send_replace(serve);
+                    }
+                    Err(_) => break,
+                },
+                Some(plan) = plans.recv() => self.change(plan).await,
+            }
+        }
+        self.end().await;
+    }
+
+    fn report(&self, report: Report) {
+        let off = report.service == STORAGE && report.state == State::Off;
+        let health = ServiceHealth {
+            state: match report.state {
+                State::Off => Health::Off,
+                State::Starting => Health::Starting,
+                State::Ok => Health::Ok,
+                State::Failing => Health::Failing,
+                State::Failed => Health::Failed,
+            },
+            because: report.because,
+            output: report.output,
+        };
+        if self.watched || report.service != STORAGE {
+            self.facts.service(&report.service, health.clone());
+            self.inbox.input(Input::Service {
+                name: report.service,
+                health,
+            });
+        }
+        // The storage goes last.
+        if off && *self.serve.borrow() == Serve::Off {
+            self.inbox.input(Input::ServicesStopped);
+        }
+    }
+
+    /// Another configuration: services run on, only their management begins anew.
+    async fn change(&mut self, plan: Plan) {
+        if plan == self.plan {
+            return;
+        }
+        if let Some(manager) = self.manager.take() {
+            self.drained(manager.leave()).await;
+        }
+        self.plan = plan;
+        self.spawn();
+    }
+
+    async fn end(mut self) {
+        let Some(manager) = self.manager.take() else {
+            return;
+        };
+        let (closed, _) = watch::channel(Serve::Off);
+        // Dropping the sender is the order to stop everything.
+        drop(std::mem::replace(&mut self.serve, closed));
+        self.drained(manager.ended()).await;
+    }
+
+    /// Waits for the manager's end while its reports are taken: a full channel would hold it up.
+    async fn drained(&mut self, end: impl Future<Output = ()>) {
+        let reports = &mut self.reports;
+        let ended = async {
+            tokio::pin!(end);
+            loop {
+                tokio::select! {
+                    () = &mut end => break,
+                    Some(_) = reports.recv() => {}
+                }
+            }
+        };
+        if timeout(END, ended).await.is_err() {
+            tracing::warn!(
+                "the services did not end within {} s; they are left as they are",
+                END.as_secs()
+            );
+        }
+    }
+}
+
+/// What the mount manager is to do, if there is shared storage.
+pub(crate) fn mount_config(storage: &Storage) -> Option<StorageConfig> {
+    match storage {
+        Storage::Gluster {
+            path,
+            volume,
+            server,
+            mount_options,
+        } => {
+            let mut config = StorageConfig::gluster(volume, path);
+            config.servers = vec![server.clone()];
+            config.options.clone_from(mount_options);
+            Some(config)
+        }
+        Storage::Local { path } => Some(StorageConfig::local(path)),
+        Storage::None => None,
+    }
+}

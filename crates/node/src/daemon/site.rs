@@ -1,0 +1,201 @@
+//! The configuration in force, and a new one applied without a restart.
+
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc as sync;
+use std::thread;
+use std::time::Duration;
+
+use cluster::Input;
+use net::{Command, VipSpec};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+
+use super::check::Checks;
+use super::facts::Facts;
+use super::inbox::{Inbox, Item};
+use super::lock::LockOrder;
+use super::{services, storage};
+use crate::config::{Config, Diagnostics, Machine, Storage, load_or_last_good};
+use crate::peer::Peers;
+
+/// Reading the text for joiners may take this long: the file may lie on a mount that hangs.
+const READ: Duration = Duration::from_secs(2);
+/// Longest configuration text that joiners get, in bytes.
+const MAX_TEXT: u64 = 512 << 10;
+
+/// Reads the configuration of this machine.
+///
+/// # Errors
+/// All its problems, rendered for people.
+pub(crate) fn read(path: &Path, node: Option<&str>, state_dir: &Path) -> Result<Config, String> {
+    let machine = Machine::probe(node.map(str::to_owned))
+        .map_err(|e| format!("cannot tell this machine's addresses and interfaces: {e}"))?;
+    load_or_last_good(path, &machine, state_dir).map_err(|d| render(&d))
+}
+
+/// Without colours: it goes to logs and over the admin socket.
+pub(crate) fn render(diagnostics: &Diagnostics) -> String {
+    diagnostics.render(false)
+}
+
+/// The configuration file's text, for joining nodes that have none.
+pub(crate) fn text(path: &Path) -> Option<String> {
+    let (sender, text) = sync::channel();
+    let path = path.to_owned();
+    let reader = move || {
+        let small = std::fs::metadata(&path).is_ok_and(|m| m.len() <= MAX_TEXT);
+        // Too late or too large: joiners bring their own file then.
+        let _ = sender.send(small.then(|| std::fs::read_to_string(&path).ok()).flatten());
+    };
+    thread::Builder::new().name("config".into()).spawn(reader).ok()?;
+    text.recv_timeout(READ).ok().flatten()
+}
+
+/// What the network worker needs.
+pub(crate) fn network(config: &Config) -> Command {
+    let vips = config.vips.iter().filter_map(|(addr, vip)| {
+        let interface = vip.hosts.get(&config.me)?.clone();
+        Some(VipSpec {
+            addr: *addr,
+            prefix_len: vip.prefix_len,
+            interface,
+        })
+    });
+    Command::Configure {
+        vips: vips.collect(),
+        storage_ports: storage_ports(&config.storage),
+        spared_ports: vec![22, config.control_port],
+    }
+}
+
+fn storage_ports(storage: &Storage) -> Vec<RangeInclusive<u16>> {
+    match storage {
+        Storage::Gluster { .. } => net::fence::GLUSTERFS_PORTS.to_vec(),
+        Storage::Local { .. } | Storage::None => Vec::new(),
+    }
+}
+
+/// Is there storage traffic between the nodes that can be cut?
+pub(crate) fn evicts(config: &Config) -> bool {
+    matches!(config.storage, Storage::Gluster { .. })
+}
+
+/// All that a new configuration reaches.
+#[derive(Debug)]
+pub(crate) struct Site {
+    pub(crate) path: PathBuf,
+    pub(crate) node: Option<String>,
+    pub(crate) state_dir: PathBuf,
+    pub(crate) run_dir: PathBuf,
+    pub(crate) inbox: Inbox,
+    pub(crate) peers: Peers,
+    pub(crate) facts: Facts,
+    pub(crate) checks: Checks,
+    pub(crate) orders: mpsc::UnboundedSender<LockOrder>,
+    pub(crate) services: mpsc::Sender<services::Plan>,
+    pub(crate) evicts: watch::Sender<bool>,
+    pub(crate) config: watch::Sender<Arc<Config>>,
+    pub(crate) storage: Option<(storage::Plan, JoinHandle<()>)>,
+}
+
+impl Site {
+    /// Reads the file again and applies it: all or, when it is refused, nothing.
+    pub(crate) async fn reload(&mut self) -> Result<String, String> {
+        let (path, node, state_dir) = (self.path.clone(), self.node.clone(), self.state_dir.clone());
+        let work = tokio::task::spawn_blocking(move || {
+            let config = read(&path, node.as_deref(), &state_dir)?;
+            let text = text(&path);
+            Ok::<_, String>((config, text))
+        });
+        let (new, text) = work
+            .await
+            .map_err(|e| format!("reading the configuration broke off: {e}"))??;
+        let old = Arc::clone(&self.config.borrow());
+        for (changed, what) in [
+            (new.me != old.me, "this node's number"),
+            (new.cluster != old.cluster, "the cluster's name"),
+            (new.control_port != old.control_port, "control_port"),
+            (new.timing != old.timing, "the lease"),
+        ] {
+            if changed {
+                return Err(format!(
+                    "{what} cannot change while the daemon runs: restart it (systemctl restart steadfast)"
+                ));
+            }
+        }
+        self.peers
+            .reconfigure(new.nodes.clone(), text)
+            .map_err(|e| e.to_string())?;
+        self.apply(new).await;
+        let new = Arc::clone(&self.config.borrow());
+        let warnings = new.warnings.0.len();
+        let mut said = format!(
+            "{} is in force: {} nodes, {} addresses",
+            new.path.display(),
+            new.nodes.len(),
+            new.vips.len()
+        );
+        if warnings > 0 {
+            said.push_str(&format!(", {warnings} warnings\n{}", render(&new.warnings)));
+        }
+        Ok(said)
+    }
+
+    /// Puts a configuration in force in every part.
+    pub(crate) async fn apply(&mut self, new: Config) {
+        let new = Arc::new(new);
+        self.config.send_replace(Arc::clone(&new));
+        self.evicts.send_replace(evicts(&new));
+        self.inbox.put(Item::ToNet(network(&new)));
+        self.inbox.input(Input::Config(Box::new(new.core())));
+        self.tell_warnings(&new);
+        let names = new.service_names();
+        self.facts.keep_services(|name| names.contains(name));
+        self.checks.set_mount(new.storage.path().cloned());
+        // Fails only when the daemon ends.
+        let _ = self.services.send(services_plan(&new)).await;
+        self.start_storage(&new);
+    }
+
+    /// Starts the task that looks at the storage's settings, if it is not running with these.
+    pub(crate) fn start_storage(&mut self, config: &Config) {
+        let plan = storage::Plan::new(config);
+        if self.storage.as_ref().is_some_and(|(running, _)| *running == plan) {
+            return;
+        }
+        if let Some((_, task)) = self.storage.take() {
+            task.abort();
+        }
+        let task = storage::StorageTask {
+            inbox: self.inbox.clone(),
+            facts: self.facts.clone(),
+            orders: self.orders.clone(),
+            run_dir: self.run_dir.clone(),
+            plan: plan.clone(),
+        };
+        self.storage = Some((plan, tokio::spawn(task.run())));
+    }
+
+    /// What is doubtful in the configuration stands as a warning.
+    pub(crate) fn tell_warnings(&self, config: &Config) {
+        let titles: Vec<&str> = config.warnings.0.iter().map(|d| d.title.as_str()).collect();
+        for title in &titles {
+            tracing::warn!("configuration: {title}");
+        }
+        self.inbox.input(Input::Warning {
+            key: "config".to_owned(),
+            text: titles.join("; "),
+        });
+    }
+}
+
+/// What the service manager runs with.
+pub(crate) fn services_plan(config: &Config) -> services::Plan {
+    services::Plan {
+        services: config.services.clone(),
+        storage: config.storage.clone(),
+        pnn: u32::from(config.me.0),
+    }
+}
