@@ -1,7 +1,7 @@
 //! Runs the storage helpers and checks of this crate by hand, without a cluster:
 //!
 //!     storage helper KIND ARGS...                     what the daemon starts as a child
-//!     storage check-storage [--json] NAME=DIR[=COMMAND]...
+//!     storage check-storage [--json] [--rounds N] [--increments N] NAME=DIR[=COMMAND]...
 //!                                                     coherence between mounts; COMMAND (with arguments) goes before
 //!                                                     the helper, e.g. `nsenter -t PID -a` to run it in a container
 //!
@@ -20,14 +20,25 @@ fn main() -> ExitCode {
         Some((first, rest)) if first == "helper" => helper::run(rest),
         Some((first, rest)) if first == "check-storage" => check(rest),
         _ => {
-            eprintln!("usage: storage helper KIND ARGS... | check-storage [--json] NAME=DIR[=COMMAND]...");
+            eprintln!("usage: storage helper KIND ARGS... | check-storage [--json] [--rounds N] [--increments N] NAME=DIR...");
             ExitCode::from(2)
         }
     }
 }
 
 fn check(args: &[String]) -> ExitCode {
-    let json = args.iter().any(|arg| arg == "--json");
+    let mut plan = Plan::default();
+    let (mut json, mut nodes) = (false, Vec::new());
+    let mut args = args.iter();
+    while let Some(arg) = args.next() {
+        let mut number = || args.next().and_then(|text| text.parse().ok());
+        match arg.as_str() {
+            "--json" => json = true,
+            "--rounds" => plan.rounds = number().unwrap_or(plan.rounds),
+            "--increments" => plan.increments = number().unwrap_or(plan.increments),
+            _ => nodes.push(arg.clone()),
+        }
+    }
     let own = std::env::current_exe().unwrap_or_else(|_| "/proc/self/exe".into());
     let peer = |arg: &String| {
         let mut parts = arg.splitn(3, '=');
@@ -39,10 +50,7 @@ fn check(args: &[String]) -> ExitCode {
         };
         Some(Arc::new(ChildPeer::new(name, &command.arg("helper"), Path::new(dir))) as Arc<dyn Peer>)
     };
-    let Some(peers) = args
-        .iter()
-        .filter(|arg| *arg != "--json")
-        .map(peer)
+    let Some(peers) = nodes.iter().map(peer)
         .collect::<Option<Vec<_>>>()
     else {
         eprintln!("a node is given as NAME=DIR or NAME=DIR=COMMAND");
@@ -55,7 +63,7 @@ fn check(args: &[String]) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let report = runtime.block_on(run(peers, &Plan::default()));
+    let report = runtime.block_on(run(peers, &plan));
     match serde_json::to_string_pretty(&report) {
         Ok(text) if json => println!("{text}"),
         _ => println!("{report}"),

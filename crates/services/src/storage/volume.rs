@@ -34,6 +34,9 @@ pub struct Volume {
     pub bricks: Vec<Brick>,
     /// Options that were set, by name. Defaults are not listed.
     pub options: BTreeMap<String, String>,
+    /// What is in force, defaults of this version of GlusterFS included. Empty when glusterd did not tell.
+    #[serde(default)]
+    pub effective: BTreeMap<String, String>,
 }
 
 /// One brick.
@@ -77,39 +80,15 @@ pub struct Advice {
 }
 
 impl Volume {
-    /// Asks glusterd on this machine.
+    /// Asks glusterd on this machine, twice; each question may take `deadline`.
     pub async fn read(volume: &str, deadline: Duration) -> Result<Self, VolumeError> {
-        let name = || volume.to_owned();
-        let mut child = Command::new("gluster")
-            .args(["--mode=script", "volume", "info", volume, "--xml"])
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .kill_on_drop(true)
-            .spawn()
-            .map_err(|source| VolumeError::Spawn {
-                volume: name(),
-                source,
-            })?;
-        let stdout = child.stdout.take();
-        let reading = async {
-            let mut output = Vec::new();
-            if let Some(stdout) = stdout {
-                stdout.take(MAX_OUTPUT).read_to_end(&mut output).await?;
-            }
-            Ok::<_, std::io::Error>(output)
-        };
-        let output = timeout(deadline, reading)
-            .await
-            .map_err(|_| VolumeError::Deadline {
-                volume: name(),
-                after: deadline,
-            })?
-            .map_err(|source| VolumeError::Spawn {
-                volume: name(),
-                source,
-            })?;
-        Self::parse(volume, &String::from_utf8_lossy(&output))
+        let info = gluster(&["volume", "info", volume], volume, deadline).await?;
+        let mut read = Self::parse(volume, &info)?;
+        match gluster(&["volume", "get", volume, "all"], volume, deadline).await {
+            Ok(text) => read.effective = parse_effective(&text),
+            Err(error) => tracing::warn!(volume, %error, "defaults of the volume are unknown; unset options count as unset"),
+        }
+        Ok(read)
     }
 
     /// Reads what `gluster volume info VOLUME --xml` printed.
@@ -176,6 +155,7 @@ impl Volume {
             redundancy: number("redundancyCount")?,
             bricks: bricks.collect::<Result<_, _>>()?,
             options: options.collect(),
+            effective: BTreeMap::new(),
         })
     }
 
@@ -385,6 +365,46 @@ impl Volume {
         hosts.dedup();
         hosts
     }
+}
+
+/// Runs `gluster --mode=script ... --xml`.
+async fn gluster(words: &[&str], volume: &str, deadline: Duration) -> Result<String, VolumeError> {
+    let name = || volume.to_owned();
+    let mut child = Command::new("gluster")
+        .arg("--mode=script")
+        .args(words)
+        .arg("--xml")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .map_err(|source| VolumeError::Spawn { volume: name(), source })?;
+    let stdout = child.stdout.take();
+    let reading = async {
+        let mut output = Vec::new();
+        if let Some(stdout) = stdout {
+            stdout.take(MAX_OUTPUT).read_to_end(&mut output).await?;
+        }
+        Ok::<_, std::io::Error>(output)
+    };
+    let output = timeout(deadline, reading)
+        .await
+        .map_err(|_| VolumeError::Deadline { volume: name(), after: deadline })?
+        .map_err(|source| VolumeError::Spawn { volume: name(), source })?;
+    Ok(String::from_utf8_lossy(&output).into_owned())
+}
+
+/// Reads what `gluster volume get VOLUME all --xml` printed; what makes no sense is left out.
+fn parse_effective(xml: &str) -> BTreeMap<String, String> {
+    let options = ParsingOptions { nodes_limit: 200_000, ..ParsingOptions::default() };
+    let Ok(document) = Document::parse_with_options(xml, options) else { return BTreeMap::new() };
+    let entry = |option: Node<'_, '_>| {
+        // `on (DEFAULT)`
+        let value = text(option, "Value")?;
+        Some((text(option, "Option")?.to_owned(), value.trim_end_matches("(DEFAULT)").trim().to_owned()))
+    };
+    document.descendants().filter(|node| node.has_tag_name("Opt")).filter_map(entry).collect()
 }
 
 fn text<'a>(node: Node<'a, '_>, tag: &str) -> Option<&'a str> {

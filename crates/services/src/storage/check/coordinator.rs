@@ -44,11 +44,12 @@ pub async fn run(peers: Vec<Arc<dyn Peer>>, plan: &Plan) -> CheckReport {
     let mut findings = Vec::new();
     let mut lost = nodes.begin().await.err();
     for property in Property::ALL {
+        let begun = Instant::now();
         let result = match &lost {
             Some(error) => Err(error.clone()),
             None => properties::test(property, &nodes).await,
         };
-        findings.push(finding(property, &result, plan));
+        findings.push(finding(property, &result, begun.elapsed(), plan));
         lost = result.err();
     }
     nodes.end().await;
@@ -60,7 +61,7 @@ pub async fn run(peers: Vec<Arc<dyn Peer>>, plan: &Plan) -> CheckReport {
     }
 }
 
-fn finding(property: Property, result: &Result<Tally, PeerError>, plan: &Plan) -> Finding {
+fn finding(property: Property, result: &Result<Tally, PeerError>, took: Duration, plan: &Plan) -> Finding {
     let (verdict, tried, wrong, evidence) = match result {
         Ok(tally) if tally.wrong == 0 && tally.tried > 0 => {
             (Verdict::Holds, tally.tried, 0, tally.evidence())
@@ -82,6 +83,7 @@ fn finding(property: Property, result: &Result<Tally, PeerError>, plan: &Plan) -
         tried,
         wrong,
         evidence,
+        took,
         cost: if fails {
             property.cost().to_owned()
         } else {

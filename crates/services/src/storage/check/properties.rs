@@ -242,6 +242,9 @@ async fn write_seen(nodes: &Nodes<'_>, stays_open: bool) -> Tested {
         nodes.must(writer, Op::Close { file: on("w") }).await?;
         nodes.must(reader, Op::Close { file: on("r") }).await?;
     }
+    if stays_open {
+        read_ahead_seen(nodes, &mut tally).await?;
+    }
     if tally.wrong > 0 {
         let [plain, synced] = [0, 1].map(|i| format!("{} of {}", wrong[i], tried[i]));
         tally
@@ -249,6 +252,36 @@ async fn write_seen(nodes: &Nodes<'_>, stays_open: bool) -> Tested {
             .push(format!("{plain} plain and {synced} synced writes not seen"));
     }
     Ok(tally)
+}
+
+/// The same for a larger file that is being read from the start: data that was read ahead of time is a cache too.
+async fn read_ahead_seen(nodes: &Nodes<'_>, tally: &mut Tally) -> Result<(), PeerError> {
+    const BLOCK: u64 = 64 * 1024;
+    for (writer, reader) in nodes.pairs() {
+        let name = format!("ahead-{writer}-{reader}");
+        nodes.make(writer, &name, "").await?;
+        nodes.must(writer, Op::Open { file: on("w"), name: name.clone(), create: false, exclusive: false }).await?;
+        for block in 0..8 {
+            let text = "x".repeat(BLOCK as usize);
+            nodes.must(writer, Op::Write { file: on("w"), at: block * BLOCK, text, sync: block == 7 }).await?;
+        }
+        nodes.look(reader, Op::Open { file: on("r"), name, create: false, exclusive: false }).await?;
+        for round in 0..nodes.plan.rounds {
+            for block in 0..3 {
+                nodes.look(reader, Op::Read { file: on("r"), at: block * BLOCK, len: BLOCK as u32 }).await?;
+            }
+            let text = format!("ahead {round:03}");
+            nodes.must(writer, Op::Write { file: on("w"), at: 3 * BLOCK, text: text.clone(), sync: false }).await?;
+            let seen = nodes.look(reader, Op::Read { file: on("r"), at: 3 * BLOCK, len: 9 }).await?;
+            tally.check(seen == Outcome::Text(text.clone()), || {
+                let (writer, reader) = (nodes.name(writer), nodes.name(reader));
+                format!("{writer} wrote {text:?} where {reader} was about to read, which got {}", words(&seen))
+            });
+        }
+        nodes.must(writer, Op::Close { file: on("w") }).await?;
+        nodes.must(reader, Op::Close { file: on("r") }).await?;
+    }
+    Ok(())
 }
 
 async fn create_seen(nodes: &Nodes<'_>) -> Tested {

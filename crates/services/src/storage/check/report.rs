@@ -119,6 +119,7 @@ pub struct Finding {
     pub wrong: u32,
     /// Figures, and the first wrong observation.
     pub evidence: String,
+    pub took: Duration,
     /// What it costs users; empty when it holds.
     pub cost: String,
     /// What mends it; empty when it holds.

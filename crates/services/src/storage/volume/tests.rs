@@ -141,6 +141,19 @@ fn missing_settings_come_with_their_command() {
 }
 
 #[test]
+fn defaults_of_this_version_count() {
+    let mut volume = volume(3, 0, &FOUR, &[]);
+    assert_eq!(volume.missing_settings().len(), VOLUME_OPTIONS.len());
+    let opt = |setting: &Setting| {
+        format!("<Opt><Option>{}</Option><Value>{} (DEFAULT)</Value></Opt>", setting.option, setting.value)
+    };
+    let opts: String = VOLUME_OPTIONS.iter().map(opt).collect();
+    volume.effective = parse_effective(&format!("<cliOutput><volGetopts>{opts}<Opt/></volGetopts></cliOutput>"));
+    assert_eq!(volume.missing_settings(), []);
+    assert!(parse_effective("garbage").is_empty());
+}
+
+#[test]
 fn refusals_and_garbage_are_errors_with_the_name() {
     let refused = "<cliOutput><opRet>-1</opRet><opErrno>30806</opErrno><opErrstr>Volume does not exist</opErrstr></cliOutput>";
     let error = Volume::parse("vol9", refused).unwrap_err().to_string();

@@ -1,0 +1,146 @@
+//! The mount manager on a real GlusterFS volume of one brick, in namespaces of its own. A client process that
+//! is stopped is what a hung mount looks like: its callers sit in the kernel, deaf to SIGKILL.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use services::storage::volume::Volume;
+use services::storage::{HelperCommand, Mount, StorageConfig};
+use services::{State, Storage};
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+
+const INSIDE: &str = "STEADFAST_TEST_INSIDE_NAMESPACES";
+const NAME: &str = "a_gluster_mount_is_made_watched_and_freed_when_it_hangs";
+/// Everything that glusterd keeps is on tmpfs, in a mount namespace that ends with this shell.
+const SCRIPT: &str = r#"set -e
+mount --make-rprivate /
+for d in /var/lib/glusterd /var/log/glusterfs /run /mnt; do mkdir -p $d; mount -t tmpfs tmpfs $d; done
+mkdir -p /run/gluster /mnt/brick; mount -t tmpfs tmpfs /mnt/brick; mkdir /mnt/brick/b
+ip link set lo up; ip addr add 10.77.0.1/32 dev lo
+glusterd
+n=0; until gluster --mode=script volume create vol1 10.77.0.1:/mnt/brick/b force >/run/out 2>&1; do
+  n=$((n+1)); [ $n -lt 100 ] || { cat /run/out; exit 1; }; sleep 0.1; done
+gluster --mode=script volume start vol1 >/run/out || { cat /run/out; exit 1; }
+exec "$0" --exact "$1" --nocapture
+"#;
+
+#[test]
+fn a_gluster_mount_is_made_watched_and_freed_when_it_hangs() {
+    if std::env::var_os(INSIDE).is_some() {
+        tokio::runtime::Runtime::new().unwrap().block_on(inside());
+        return;
+    }
+    if !rustix::process::geteuid().is_root() || !Path::new("/usr/sbin/glusterd").exists() {
+        eprintln!("skipped: needs root and glusterd (package glusterfs-server)");
+        return;
+    }
+    // --kill-child and a pid namespace: whatever happens, no glusterd is left behind.
+    let status = Command::new("unshare")
+        .args(["--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c", SCRIPT])
+        .args([&std::env::current_exe().unwrap(), Path::new(NAME)])
+        .env(INSIDE, "1")
+        .status()
+        .unwrap();
+    assert!(status.success(), "inside of the namespaces: {status}");
+}
+
+fn helper() -> HelperCommand {
+    let own = std::env::current_exe().unwrap();
+    let program: PathBuf = own.parent().and_then(Path::parent).unwrap().join("examples/storage");
+    assert!(program.exists(), "{} is not built; run the tests with `cargo test -p services`", program.display());
+    HelperCommand::new(program).arg("helper")
+}
+
+/// The client process that serves a path, as the operator would look for it.
+fn client_of(path: &str) -> Option<Pid> {
+    for entry in std::fs::read_dir("/proc").unwrap().flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else { continue };
+        let words = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        let words: Vec<&[u8]> = words.split(|byte| *byte == 0).filter(|word| !word.is_empty()).collect();
+        if words.first().is_some_and(|word| word.ends_with(b"glusterfs")) && words.last() == Some(&path.as_bytes()) {
+            return Pid::from_raw(pid);
+        }
+    }
+    None
+}
+
+async fn inside() {
+    let path = "/mnt/shared";
+    let volume = Volume::read("vol1", Duration::from_secs(30)).await.unwrap();
+    assert!(volume.started && volume.replica == 1 && volume.bricks[0].host == "10.77.0.1", "{volume:?}");
+    assert!(volume.lock_may_break_ties().is_err());
+    assert!(!volume.missing_settings().is_empty());
+    assert!(Volume::read("vol9", Duration::from_secs(30)).await.unwrap_err().to_string().contains("vol9"));
+
+    let wrong = Mount::new(StorageConfig::gluster("vol9", path), 0, &helper()).unwrap();
+    let error = wrong.ensure_mounted().await.unwrap_err().to_string();
+    assert!(error.contains("vol9") && error.contains(path), "{error}");
+    eprintln!("a volume that is not there: {error}");
+
+    let mount = Arc::new(Mount::new(StorageConfig::gluster("vol1", path), 0, &helper()).unwrap());
+    let started = Instant::now();
+    mount.ensure_mounted().await.unwrap();
+    eprintln!("mounted and probed in {:?}; again in:", started.elapsed());
+    let started = Instant::now();
+    mount.ensure_mounted().await.unwrap();
+    eprintln!("{:?}", started.elapsed());
+    assert_eq!(mount.warnings(), Vec::<String>::new());
+    let foreign = Mount::new(StorageConfig::gluster("other", path), 0, &helper()).unwrap();
+    let error = foreign.ensure_mounted().await.unwrap_err().to_string();
+    assert!(error.contains("vol1"), "{error}");
+
+    // A hang: reported within the deadline and a bit, over when the client goes on.
+    let (sender, mut reports) = mpsc::channel(16);
+    let watched = Arc::clone(&mount);
+    let watch = tokio::spawn(async move { watched.watch(sender).await });
+    let mut state = async |wanted: State| {
+        let wait = async {
+            loop {
+                let report = reports.recv().await.unwrap();
+                if report.state == wanted {
+                    return report.because;
+                }
+            }
+        };
+        timeout(Duration::from_secs(30), wait).await.unwrap_or_else(|_| panic!("no report says {wanted:?}"))
+    };
+    state(State::Ok).await;
+    let client = client_of(path).unwrap();
+    kill_process(client, Signal::STOP).unwrap();
+    let started = Instant::now();
+    let because = state(State::Failed).await;
+    eprintln!("hung: reported after {:?}: {because}", started.elapsed());
+    assert!(because.contains("does not answer since") && started.elapsed() < Duration::from_secs(5));
+    kill_process(client, Signal::CONT).unwrap();
+    let started = Instant::now();
+    state(State::Ok).await;
+    eprintln!("going on: reported after {:?}", started.elapsed());
+
+    // Hung again, and taken away: the client is ended, which frees what hangs in it.
+    kill_process(client, Signal::STOP).unwrap();
+    state(State::Failed).await;
+    watch.abort();
+    let started = Instant::now();
+    mount.unmount().await.unwrap();
+    eprintln!("a hung mount was taken away in {:?}", started.elapsed());
+    assert!(started.elapsed() < Duration::from_secs(25) && client_of(path).is_none());
+    assert!(!std::fs::read_to_string("/proc/self/mountinfo").unwrap().contains(path));
+
+    // A dead client: given up at once, and a fresh mount cures it.
+    mount.ensure_mounted().await.unwrap();
+    let (sender, mut reports) = mpsc::channel(16);
+    let watched = Arc::clone(&mount);
+    let watch = tokio::spawn(async move { watched.watch(sender).await });
+    assert_eq!(reports.recv().await.unwrap().state, State::Ok);
+    kill_process(client_of(path).unwrap(), Signal::KILL).unwrap();
+    let why = timeout(Duration::from_secs(10), watch).await.expect("given up").unwrap();
+    assert!(why.contains("client process"), "{why}");
+    mount.ensure_mounted().await.unwrap();
+    mount.unmount().await.unwrap();
+    mount.unmount().await.unwrap();
+    assert!(client_of(path).is_none());
+}
