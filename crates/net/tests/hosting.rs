@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use common::{LONG, ip, pair, vip, wait_for};
 use net::address::Addresses;
 use net::gate::Gate;
-use net::{BootTime, ClientConnection, Command, Event, LeaseKind, Worker, connections, link, probe};
+use net::{BootTime, ClientConnection, Command, Event, LeaseKind, VipSpec, Worker, connections, link, probe};
 
 const V4: &str = "10.77.0.200";
 const V6: &str = "fd77::200";
@@ -280,6 +280,94 @@ fn renewals_keep_an_address_without_a_gap() {
             .all(|e| matches!(e, Event::Interface { .. })),
         "nothing was lost or failed"
     );
+}
+
+#[test]
+fn orders_that_cannot_be_done_harm_no_others() {
+    let Some((a, b)) = pair() else { return };
+    let mut site = a.worker();
+    let nowhere = VipSpec {
+        interface: "nowhere0".to_owned(),
+        ..vip("10.77.0.210")
+    };
+    let absurd = VipSpec {
+        prefix_len: 99,
+        ..vip("10.77.0.211")
+    };
+    site.send(Command::Configure {
+        vips: vec![nowhere.clone(), absurd.clone(), vip(V4), vip(V6)],
+        storage_ports: Vec::new(),
+        spared_ports: Vec::new(),
+    });
+    let missing = Event::Interface {
+        name: "nowhere0".to_owned(),
+        up: false,
+    };
+    site.expect_all(vec![
+        missing,
+        Event::Interface {
+            name: "eth0".to_owned(),
+            up: true,
+        },
+    ]);
+    site.renew(Duration::from_secs(60));
+    for (addr, says) in [
+        (nowhere.addr, "nowhere0"),
+        (absurd.addr, "at most 32 bits"),
+        (ip("10.77.0.99"), "not in this node's list"),
+    ] {
+        site.send(Command::Take { addr });
+        let event = site.expect("refusal", |e| matches!(e, Event::TakeFailed { .. }));
+        assert!(
+            matches!(&event, Event::TakeFailed { addr: a, why } if *a == addr && why.contains(says)),
+            "{event:?}"
+        );
+        site.send(Command::Release { addr });
+        site.expect("released all the same", |e| *e == Event::Released { addr });
+    }
+    let start = Instant::now();
+    site.take(V4);
+    println!("a takeover takes {:?}", start.elapsed());
+    site.take(V6);
+    site.take(V6);
+    b.sh(&format!("ping -c1 -W2 {V4} && ping -c1 -W2 {V6}"));
+    // An address that leaves the configuration is released, the other stays.
+    site.send(Command::Configure {
+        vips: vec![vip(V6)],
+        storage_ports: Vec::new(),
+        spared_ports: Vec::new(),
+    });
+    site.expect("released", |e| *e == Event::Released { addr: ip(V4) });
+    site.expect("configured", |e| matches!(e, Event::Lease { .. }));
+    assert!(!a.has_address(V4));
+    b.sh(&format!("ping -c1 -W2 {V6}"));
+}
+
+#[test]
+fn nothing_ordered_under_a_lost_lease_is_taken_under_the_next() {
+    let Some((a, _b)) = pair() else { return };
+    let mut site = a.worker();
+    site.configure(&[V4, V6]);
+    let until = BootTime::now() + Duration::from_secs(60);
+    site.send(Command::Renew { until });
+    // Something that keeps the worker busy, so that the rest is read together.
+    site.configure(&[V4, V6]);
+    for addr in [ip(V4), ip(V6)] {
+        site.send(Command::Take { addr });
+    }
+    site.send(Command::LeaseLost);
+    site.send(Command::Renew { until });
+    let mut held = 0;
+    for _ in 0..2 {
+        let event = site.expect("an answer", |e| {
+            matches!(e, Event::Taken { .. } | Event::TakeFailed { .. })
+        });
+        held += usize::from(matches!(event, Event::Taken { .. }));
+    }
+    for _ in 0..held {
+        site.expect("released", |e| matches!(e, Event::Released { .. }));
+    }
+    assert!(!a.has_address(V4) && !a.has_address(V6));
 }
 
 #[test]

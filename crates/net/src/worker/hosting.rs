@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use crate::address::{self, Address, Addresses};
+use crate::address::{self, Addresses};
 use crate::announce::{Announcer, SharedLease};
 use crate::clock::BootTime;
 use crate::command::{ClientConnection, Event, LeaseKind, VipSpec};
@@ -20,31 +20,34 @@ use crate::tickle;
 /// A transaction that took longer than this stretched the lease by as much, and is made again.
 const SLOW: Duration = Duration::from_millis(5);
 
+/// The kernel ends IPv6 addresses up to this much before their time.
+const EARLY: Duration = Duration::from_millis(50);
+
 /// An address that is on an interface.
-struct Held {
-    spec: VipSpec,
-    link: Link,
+pub(super) struct Held {
+    pub(super) spec: VipSpec,
+    pub(super) link: Link,
     /// When the kernel removes it if its lifetime is not refreshed.
-    expires: BootTime,
+    pub(super) expires: BootTime,
     /// The node has an address of its own in the subnet.
-    routed: bool,
+    pub(super) routed: bool,
 }
 
 pub(super) struct Hosting {
     lease: SharedLease,
     until: Option<BootTime>,
-    announcer: Announcer,
-    addresses: Addresses,
+    pub(super) announcer: Announcer,
+    pub(super) addresses: Addresses,
     connections: Connections,
     /// None: not configured yet, or this kernel has no gate.
     gate: Option<Gate>,
-    vips: Vec<VipSpec>,
-    held: Vec<Held>,
+    pub(super) vips: Vec<VipSpec>,
+    pub(super) held: Vec<Held>,
     renewals_fail: bool,
     /// nf_tables may be used for leases.
     gated: bool,
     /// Released, but still on an interface when it was last tried.
-    unreleased: BTreeSet<IpAddr>,
+    pub(super) unreleased: BTreeSet<IpAddr>,
 }
 
 impl Hosting {
@@ -211,7 +214,7 @@ impl Hosting {
     }
 
     /// First step of a release: nothing goes in or out of these addresses any more.
-    fn silence(&mut self, addrs: &[IpAddr]) -> Result<()> {
+    pub(super) fn silence(&mut self, addrs: &[IpAddr]) -> Result<()> {
         for &addr in addrs {
             self.announcer.stop(addr);
         }
@@ -290,7 +293,7 @@ impl Hosting {
     fn refresh_lifetimes(&mut self, until: BootTime, events: &dyn Fn(Event)) {
         let mut lost = Vec::new();
         for i in 0..self.held.len() {
-            if self.held[i].expires >= until {
+            if self.held[i].expires >= until + EARLY {
                 continue;
             }
             let (link, spec, routed) = (
@@ -313,21 +316,6 @@ impl Hosting {
             }
         }
         self.give_up(&lost, events);
-    }
-
-    fn give_up(&mut self, lost: &[IpAddr], events: &dyn Fn(Event)) {
-        if lost.is_empty() {
-            return;
-        }
-        if let Err(error) = self.silence(lost) {
-            tracing::warn!(%error, ?lost, "lost addresses could not be silenced");
-        }
-        for &addr in lost {
-            events(Event::AddressLost {
-                addr,
-                restored: false,
-            });
-        }
     }
 
     pub(super) fn lease_lost(&mut self, events: &dyn Fn(Event)) {
@@ -353,85 +341,6 @@ impl Hosting {
         }
     }
 
-    /// Compares the kernel's addresses with what should be there.
-    pub(super) fn recheck(&mut self, events: &dyn Fn(Event)) {
-        let existing = match self.addresses.list() {
-            Ok(existing) => existing,
-            Err(error) => return tracing::warn!(%error, "addresses cannot be checked"),
-        };
-        self.restore(&existing, events);
-        self.remove_strays(events);
-        // Also finds out that somebody removed the gate.
-        if let Err(error) = self.speak() {
-            tracing::error!(%error, "the gate cannot be checked");
-        }
-    }
-
-    fn restore(&mut self, existing: &[Address], events: &dyn Fn(Event)) {
-        let Ok(until) = self.valid_lease() else { return };
-        let mut lost = Vec::new();
-        for i in 0..self.held.len() {
-            let (link, spec) = (self.held[i].link.clone(), self.held[i].spec.clone());
-            let routed = address::routed(existing, &link, &spec);
-            self.held[i].routed = routed;
-            if existing
-                .iter()
-                .any(|a| a.addr == spec.addr && a.index == link.index)
-            {
-                continue;
-            }
-            match self.put(&link, &spec, until, routed) {
-                Ok(expires) => {
-                    self.held[i].expires = expires;
-                    events(Event::AddressLost {
-                        addr: spec.addr,
-                        restored: true,
-                    });
-                }
-                Err(error) => {
-                    tracing::warn!(addr = %spec.addr, %error, "public address was removed and cannot be put back");
-                    lost.push(spec.addr);
-                }
-            }
-        }
-        self.give_up(&lost, events);
-    }
-
-    /// Removes public addresses that are on an interface without being held: a crashed daemon's, a person's.
-    fn remove_strays(&mut self, events: &dyn Fn(Event)) {
-        let existing = match self.addresses.list() {
-            Ok(existing) => existing,
-            Err(e) => {
-                return events(Event::ConfigureFailed {
-                    why: format!("cannot look for left-overs: {e}"),
-                });
-            }
-        };
-        for a in existing {
-            let held = self
-                .held
-                .iter()
-                .any(|h| h.spec.addr == a.addr && h.link.index == a.index);
-            if held || !(a.ours || self.vips.iter().any(|v| v.addr == a.addr)) {
-                continue;
-            }
-            let spec = self.vips.iter().find(|v| v.addr == a.addr);
-            let interface = spec.map_or_else(|| format!("number {}", a.index), |v| v.interface.clone());
-            match self.addresses.remove(a.index, a.addr) {
-                Ok(true) if self.unreleased.remove(&a.addr) => events(Event::Released { addr: a.addr }),
-                Ok(true) => events(Event::StrayRemoved {
-                    addr: a.addr,
-                    interface,
-                }),
-                Ok(false) => {}
-                Err(e) => events(Event::ReleaseFailed {
-                    addr: a.addr,
-                    why: format!("left over, still on an interface: {e}"),
-                }),
-            }
-        }
-    }
-
     pub(super) fn shutdown(&mut self, events: &dyn Fn(Event)) {
         self.over(events, false);
         self.remove_strays(events);
@@ -448,13 +357,19 @@ impl Hosting {
         }
     }
 
-    fn valid_lease(&self) -> Result<BootTime> {
+    pub(super) fn valid_lease(&self) -> Result<BootTime> {
         let valid = self.until.filter(|&until| until > BootTime::now());
         valid.ok_or_else(|| Error::Invalid("this node has no lease".to_owned()))
     }
 
     /// Puts an address on its interface until the second in which the lease ends; returns when the kernel ends it.
-    fn put(&mut self, link: &Link, spec: &VipSpec, until: BootTime, routed: bool) -> Result<BootTime> {
+    pub(super) fn put(
+        &mut self,
+        link: &Link,
+        spec: &VipSpec,
+        until: BootTime,
+        routed: bool,
+    ) -> Result<BootTime> {
         let before = BootTime::now();
         let lifetime = until.since(before);
         self.addresses.set(link, spec, lifetime, routed)?;
@@ -476,7 +391,7 @@ impl Hosting {
     }
 
     /// Makes the held addresses speak for the rest of the lease and all others silent.
-    fn speak(&mut self) -> Result<()> {
+    pub(super) fn speak(&mut self) -> Result<()> {
         let leased = self.leased();
         for _ in 0..3 {
             let before = BootTime::now();

@@ -5,6 +5,7 @@
 //! When the lease ends by the clock and no renewal came, the worker drops the addresses by itself.
 
 mod hosting;
+mod reconcile;
 mod storage;
 
 use std::collections::VecDeque;
@@ -245,7 +246,12 @@ impl State {
                 Command::LeaseLost => self.hosting.lease_lost(events),
                 Command::Shutdown => {}
             },
-            Message::News(News::Interface { name, up }) => events(Event::Interface { name, up }),
+            Message::News(News::Interface { name, up }) => {
+                if up {
+                    self.hosting.announce_again(&name);
+                }
+                events(Event::Interface { name, up });
+            }
             Message::News(News::AddressesChanged) => self.hosting.recheck(events),
             Message::Probed { addr, outcome } => events(match outcome {
                 Ok(Some(mac)) => Event::Conflict { addr, mac },
