@@ -140,10 +140,7 @@ impl Arbiter {
     }
 
     pub(crate) fn next_timeout(&self) -> Option<Time> {
-        [self.proposal.as_ref().map(|p| p.deadline), self.disk_retry]
-            .into_iter()
-            .flatten()
-            .min()
+        [self.proposal.as_ref().map(|p| p.deadline), self.disk_retry].into_iter().flatten().min()
     }
 
     // ---- disk -------------------------------------------------------------------------------------------
@@ -153,10 +150,7 @@ impl Arbiter {
         let ticket = self.next_ticket;
         self.next_ticket += 1;
         self.waiting.push_back((ticket, answers));
-        out.push(Output::Persist {
-            ticket,
-            state: self.durable.clone(),
-        });
+        out.push(Output::Persist { ticket, state: self.durable.clone() });
         ticket
     }
 
@@ -199,46 +193,22 @@ impl Arbiter {
     /// The part of the messages that is arbitration; the rest is not for here.
     pub(crate) fn message(&mut self, now: Time, from: Pnn, message: Message, out: &mut Vec<Output>) {
         match message {
-            Message::Prepare {
-                incarnation,
-                epoch,
-                ballot,
-            } => self.prepare(now, from, incarnation, epoch, ballot, out),
+            Message::Prepare { incarnation, epoch, ballot } => self.prepare(now, from, incarnation, epoch, ballot, out),
             Message::Accept { ballot, view } => self.accept(now, from, ballot, view, out),
-            Message::Promise {
-                epoch,
-                ballot,
-                accepted,
-            } => {
-                if let Some(p) = self
-                    .proposal
-                    .as_mut()
-                    .filter(|p| p.epoch == epoch && p.ballot == ballot)
-                {
+            Message::Promise { epoch, ballot, accepted } => {
+                if let Some(p) = self.proposal.as_mut().filter(|p| p.epoch == epoch && p.ballot == ballot) {
                     p.promises.insert(from, accepted);
                     self.first_phase(now, out);
                 }
             }
             Message::Accepted { epoch, ballot, ages } => {
-                if let Some(p) = self
-                    .proposal
-                    .as_mut()
-                    .filter(|p| p.epoch == epoch && p.ballot == ballot)
-                {
+                if let Some(p) = self.proposal.as_mut().filter(|p| p.epoch == epoch && p.ballot == ballot) {
                     p.accepts.insert(from, (now, ages));
                     self.second_phase(now);
                 }
             }
-            Message::Refused {
-                epoch,
-                ballot,
-                promised,
-            } => {
-                if self
-                    .proposal
-                    .as_ref()
-                    .is_some_and(|p| p.epoch == epoch && p.ballot == ballot)
-                {
+            Message::Refused { epoch, ballot, promised } => {
+                if self.proposal.as_ref().is_some_and(|p| p.epoch == epoch && p.ballot == ballot) {
                     self.highest_round = self.highest_round.max(promised.round);
                     self.give_up(now);
                 }
@@ -256,13 +226,7 @@ impl Arbiter {
         let Some(view) = self.view() else { return false };
         if (incarnation, epoch) <= view.rank() && from != self.me {
             let view = view.clone();
-            out.push(Output::Send {
-                to: from,
-                message: Message::Decided {
-                    view,
-                    fences: BTreeMap::new(),
-                },
-            });
+            out.push(Output::Send { to: from, message: Message::Decided { view, fences: BTreeMap::new() } });
             return false;
         }
         // A proposer that knows more will send the news; until then there is no vote to give.
@@ -284,16 +248,7 @@ impl Arbiter {
         self.highest_round = self.highest_round.max(ballot.round);
         if ballot < self.durable.promised {
             let promised = self.durable.promised;
-            self.deliver(
-                now,
-                from,
-                Message::Refused {
-                    epoch,
-                    ballot,
-                    promised,
-                },
-                out,
-            );
+            self.deliver(now, from, Message::Refused { epoch, ballot, promised }, out);
             return;
         }
         if from != self.me {
@@ -305,17 +260,7 @@ impl Arbiter {
         }
         self.durable.promised = ballot;
         let accepted = self.durable.accepted.clone();
-        self.persist(
-            vec![(
-                from,
-                Message::Promise {
-                    epoch,
-                    ballot,
-                    accepted,
-                },
-            )],
-            out,
-        );
+        self.persist(vec![(from, Message::Promise { epoch, ballot, accepted })], out);
     }
 
     fn accept(&mut self, now: Time, from: Pnn, ballot: Ballot, view: View, out: &mut Vec<Output>) {
@@ -325,16 +270,7 @@ impl Arbiter {
         }
         if ballot < self.durable.promised {
             let promised = self.durable.promised;
-            self.deliver(
-                now,
-                from,
-                Message::Refused {
-                    epoch,
-                    ballot,
-                    promised,
-                },
-                out,
-            );
+            self.deliver(now, from, Message::Refused { epoch, ballot, promised }, out);
             return;
         }
         self.durable.promised = ballot;
@@ -348,10 +284,7 @@ impl Arbiter {
     /// before its own start says that it granted until then.
     fn ages(&self, now: Time) -> Ages {
         let up = now.since(self.started);
-        let members = self
-            .view()
-            .map(|v| v.members.keys().copied().collect::<Vec<_>>())
-            .unwrap_or_default();
+        let members = self.view().map(|v| v.members.keys().copied().collect::<Vec<_>>()).unwrap_or_default();
         members
             .into_iter()
             .filter_map(|n| {
@@ -368,10 +301,7 @@ impl Arbiter {
         let Some(view) = self.view() else { return };
         let (incarnation, epoch, voters) = (view.incarnation, view.epoch.next(), view.voters.clone());
         self.highest_round = self.highest_round.max(self.durable.promised.round) + 1;
-        let ballot = Ballot {
-            round: self.highest_round,
-            uid: self.durable.uid,
-        };
+        let ballot = Ballot { round: self.highest_round, uid: self.durable.uid };
         let jitter = self.rng.between(Duration::ZERO, self.timing.proposal / 4);
         self.proposal = Some(Proposal {
             epoch,
@@ -384,24 +314,13 @@ impl Arbiter {
             lock: LockVote::NotAsked,
         });
         for to in voters.into_keys() {
-            self.deliver(
-                now,
-                to,
-                Message::Prepare {
-                    incarnation,
-                    epoch,
-                    ballot,
-                },
-                out,
-            );
+            self.deliver(now, to, Message::Prepare { incarnation, epoch, ballot }, out);
         }
     }
 
     fn give_up(&mut self, now: Time) {
         self.proposal = None;
-        let wait = self
-            .rng
-            .between(self.timing.heartbeat / 5, self.timing.heartbeat * 3 / 2);
+        let wait = self.rng.between(self.timing.heartbeat / 5, self.timing.heartbeat * 3 / 2);
         self.not_before = now + wait;
     }
 
@@ -410,11 +329,7 @@ impl Arbiter {
         let (Some(view), Some(p)) = (self.view(), &self.proposal) else {
             return false;
         };
-        let answers = if p.value.is_none() {
-            p.promises.len()
-        } else {
-            p.accepts.len()
-        };
+        let answers = if p.value.is_none() { p.promises.len() } else { p.accepts.len() };
         view.is_half_with_lock(answers)
     }
 
@@ -437,34 +352,15 @@ impl Arbiter {
         match (&p.lock, second) {
             (LockVote::NotAsked, false) | (LockVote::Promised(_), true) => {}
             // Phase two was reached by a majority that then shrank to half: the lock has not promised yet.
-            (LockVote::NotAsked, true)
-            | (LockVote::Waiting { .. } | LockVote::Accepted | LockVote::Promised(_), _) => return,
+            (LockVote::NotAsked, true) | (LockVote::Waiting { .. } | LockVote::Accepted | LockVote::Promised(_), _) => {
+                return;
+            }
         }
         self.exchange += 1;
-        p.lock = LockVote::Waiting {
-            ticket: self.exchange,
-            second,
-        };
-        let accepted = p
-            .value
-            .clone()
-            .map(|view| Accepted {
-                ballot: p.ballot,
-                view,
-            })
-            .or(before);
-        let record = LockRecord {
-            pnn,
-            uid,
-            incarnation,
-            epoch: p.epoch,
-            ballot: p.ballot,
-            accepted,
-        };
-        out.push(Output::Exchange {
-            ticket: self.exchange,
-            record,
-        });
+        p.lock = LockVote::Waiting { ticket: self.exchange, second };
+        let accepted = p.value.clone().map(|view| Accepted { ballot: p.ballot, view }).or(before);
+        let record = LockRecord { pnn, uid, incarnation, epoch: p.epoch, ballot: p.ballot, accepted };
+        out.push(Output::Exchange { ticket: self.exchange, record });
     }
 
     /// The own record is on disk, and this is what stands beside the lock.
@@ -479,11 +375,7 @@ impl Arbiter {
             return;
         };
         let Some(p) = self.proposal.as_mut() else { return };
-        let LockVote::Waiting {
-            ticket: asked,
-            second,
-        } = p.lock
-        else {
+        let LockVote::Waiting { ticket: asked, second } = p.lock else {
             return;
         };
         if asked != ticket {
@@ -498,10 +390,7 @@ impl Arbiter {
         };
         self.records_error = None;
         let mut found = Vec::new();
-        for r in records
-            .into_iter()
-            .filter(|r| r.pnn != self.me || r.uid != self.durable.uid)
-        {
+        for r in records.into_iter().filter(|r| r.pnn != self.me || r.uid != self.durable.uid) {
             let newer = (r.incarnation, r.epoch) > (incarnation, p.epoch);
             let same = (r.incarnation, r.epoch) == (incarnation, p.epoch);
             if newer || (same && r.ballot > p.ballot) {
@@ -537,27 +426,13 @@ impl Arbiter {
             return;
         }
         let records = by_lock.into_iter().flatten();
-        let taken = p
-            .promises
-            .values()
-            .flatten()
-            .cloned()
-            .chain(records)
-            .max_by_key(|a| a.ballot);
+        let taken = p.promises.values().flatten().cloned().chain(records).max_by_key(|a| a.ballot);
         let value = taken.map_or_else(|| p.wish.clone(), |a| a.view);
         p.value = Some(value.clone());
         let ballot = p.ballot;
         let voters: Vec<Pnn> = view.voters.keys().copied().collect();
         for to in voters {
-            self.deliver(
-                now,
-                to,
-                Message::Accept {
-                    ballot,
-                    view: value.clone(),
-                },
-                out,
-            );
+            self.deliver(now, to, Message::Accept { ballot, view: value.clone() }, out);
         }
     }
 
@@ -575,11 +450,7 @@ impl Arbiter {
         let wait = self.timing.lease + self.timing.margin;
         let mut fences: BTreeMap<Pnn, Time> = BTreeMap::new();
         for pnn in view.members.keys() {
-            let last = p
-                .accepts
-                .values()
-                .filter_map(|(at, ages)| ages.get(pnn).map(|age| at.minus(*age)))
-                .max();
+            let last = p.accepts.values().filter_map(|(at, ages)| ages.get(pnn).map(|age| at.minus(*age))).max();
             fences.insert(*pnn, last.map_or(now, |t| t + wait));
         }
         self.decisions.push_back(Decision { view: value, fences });
@@ -605,12 +476,15 @@ impl Arbiter {
         true
     }
 
-    pub(crate) fn tick(&mut self, now: Time, out: &mut Vec<Output>) {
+    /// True when an attempt was given up.
+    pub(crate) fn tick(&mut self, now: Time, out: &mut Vec<Output>) -> bool {
         if self.disk_retry.is_some_and(|t| t <= now) {
             self.retry_disk(out);
         }
-        if self.proposal.as_ref().is_some_and(|p| p.deadline <= now) {
+        let late = self.proposal.as_ref().is_some_and(|p| p.deadline <= now);
+        if late {
             self.give_up(now);
         }
+        late
     }
 }

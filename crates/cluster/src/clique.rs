@@ -5,35 +5,20 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// Largest full mesh among `nodes`, where `missing` says which pairs do not reach each other. Of equal ones that
 /// with `leader`, then that with the lowest PNNs: every node that sees the same graph finds the same set.
-pub(crate) fn full_mesh(
-    nodes: &BTreeSet<Pnn>,
-    missing: &BTreeSet<(Pnn, Pnn)>,
-    leader: Option<Pnn>,
-) -> BTreeSet<Pnn> {
+pub(crate) fn full_mesh(nodes: &BTreeSet<Pnn>, missing: &BTreeSet<(Pnn, Pnn)>, leader: Option<Pnn>) -> BTreeSet<Pnn> {
     // Exact search is exponential in the broken pairs only; past this it drops the worst connected node each time.
     let budget = 14;
     search(nodes.clone(), missing, leader, budget)
 }
 
-fn search(
-    nodes: BTreeSet<Pnn>,
-    missing: &BTreeSet<(Pnn, Pnn)>,
-    leader: Option<Pnn>,
-    budget: u32,
-) -> BTreeSet<Pnn> {
+fn search(nodes: BTreeSet<Pnn>, missing: &BTreeSet<(Pnn, Pnn)>, leader: Option<Pnn>, budget: u32) -> BTreeSet<Pnn> {
     let mut broken: BTreeMap<Pnn, BTreeSet<Pnn>> = BTreeMap::new();
-    for (a, b) in missing
-        .iter()
-        .filter(|(a, b)| nodes.contains(a) && nodes.contains(b))
-    {
+    for (a, b) in missing.iter().filter(|(a, b)| nodes.contains(a) && nodes.contains(b)) {
         broken.entry(*a).or_default().insert(*b);
         broken.entry(*b).or_default().insert(*a);
     }
     // The node with the most broken pairs; of equals not the leader, then the highest PNN.
-    let Some((worst, others)) = broken
-        .iter()
-        .max_by_key(|(p, o)| (o.len(), Some(**p) != leader, **p))
-    else {
+    let Some((worst, others)) = broken.iter().max_by_key(|(p, o)| (o.len(), Some(**p) != leader, **p)) else {
         return nodes;
     };
     let mut without = nodes.clone();
@@ -43,18 +28,12 @@ fn search(
     }
     let mut with = nodes;
     with.retain(|p| !others.contains(p));
-    better(
-        search(without, missing, leader, budget - 1),
-        search(with, missing, leader, budget - 1),
-        leader,
-    )
+    better(search(without, missing, leader, budget - 1), search(with, missing, leader, budget - 1), leader)
 }
 
 fn better(a: BTreeSet<Pnn>, b: BTreeSet<Pnn>, leader: Option<Pnn>) -> BTreeSet<Pnn> {
     let leads = |s: &BTreeSet<Pnn>| leader.is_some_and(|l| s.contains(&l));
-    let order = (a.len(), leads(&a))
-        .cmp(&(b.len(), leads(&b)))
-        .then_with(|| b.iter().cmp(a.iter()));
+    let order = (a.len(), leads(&a)).cmp(&(b.len(), leads(&b))).then_with(|| b.iter().cmp(a.iter()));
     if order.is_ge() { a } else { b }
 }
 
@@ -76,41 +55,27 @@ mod tests {
 
     #[test]
     fn one_broken_pair_costs_one_node_and_never_the_leader() {
-        assert_eq!(
-            full_mesh(&set(&[0, 1, 2, 3]), &pairs(&[(0, 1)]), Some(Pnn(1))),
-            set(&[1, 2, 3])
-        );
-        assert_eq!(
-            full_mesh(&set(&[0, 1, 2, 3]), &pairs(&[(0, 1)]), Some(Pnn(3))),
-            set(&[0, 2, 3])
-        );
+        assert_eq!(full_mesh(&set(&[0, 1, 2, 3]), &pairs(&[(0, 1)]), Some(Pnn(1))), set(&[1, 2, 3]));
+        assert_eq!(full_mesh(&set(&[0, 1, 2, 3]), &pairs(&[(0, 1)]), Some(Pnn(3))), set(&[0, 2, 3]));
     }
 
     #[test]
     fn a_deaf_node_goes_alone_even_if_it_leads() {
         let cut = pairs(&[(0, 1), (0, 2), (0, 3)]);
-        assert_eq!(
-            full_mesh(&set(&[0, 1, 2, 3]), &cut, Some(Pnn(0))),
-            set(&[1, 2, 3])
-        );
+        assert_eq!(full_mesh(&set(&[0, 1, 2, 3]), &cut, Some(Pnn(0))), set(&[1, 2, 3]));
     }
 
     #[test]
     fn halves_of_a_split_that_one_node_sees_both_of() {
         // 0,1 | 2,3 and everybody reaches 4.
         let cut = pairs(&[(0, 2), (0, 3), (1, 2), (1, 3)]);
-        assert_eq!(
-            full_mesh(&set(&[0, 1, 2, 3, 4]), &cut, Some(Pnn(3))),
-            set(&[2, 3, 4])
-        );
+        assert_eq!(full_mesh(&set(&[0, 1, 2, 3, 4]), &cut, Some(Pnn(3))), set(&[2, 3, 4]));
     }
 
     #[test]
     fn many_broken_pairs_end_soon() {
         let nodes: BTreeSet<Pnn> = (0..64).map(Pnn).collect();
-        let all: BTreeSet<(Pnn, Pnn)> = (0..64)
-            .flat_map(|a| (a + 1..64).map(move |b| (Pnn(a), Pnn(b))))
-            .collect();
+        let all: BTreeSet<(Pnn, Pnn)> = (0..64).flat_map(|a| (a + 1..64).map(move |b| (Pnn(a), Pnn(b)))).collect();
         assert_eq!(full_mesh(&nodes, &all, None).len(), 1);
     }
 }

@@ -25,14 +25,7 @@ impl Durable {
     /// A new disk: no view, no votes.
     #[must_use]
     pub fn blank(pnn: Pnn, uid: NodeUid) -> Self {
-        Self {
-            uid,
-            pnn,
-            view: None,
-            promised: Ballot::ZERO,
-            accepted: None,
-            admin: AdminState::default(),
-        }
+        Self { uid, pnn, view: None, promised: Ballot::ZERO, accepted: None, admin: AdminState::default() }
     }
 }
 

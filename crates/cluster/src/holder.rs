@@ -32,11 +32,7 @@ impl Holder {
     }
 
     pub(crate) fn serving(&self) -> BTreeSet<IpAddr> {
-        self.local
-            .iter()
-            .filter(|(_, s)| **s == State::Held)
-            .map(|(v, _)| *v)
-            .collect()
+        self.local.iter().filter(|(_, s)| **s == State::Held).map(|(v, _)| *v).collect()
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -47,12 +43,8 @@ impl Holder {
     pub(crate) fn new_epoch(&mut self, epoch: Epoch) {
         self.epoch = epoch;
         self.revision = 0;
-        let held: BTreeSet<IpAddr> = self
-            .local
-            .iter()
-            .filter(|(_, s)| **s != State::Releasing)
-            .map(|(v, _)| *v)
-            .collect();
+        let held: BTreeSet<IpAddr> =
+            self.local.iter().filter(|(_, s)| **s != State::Releasing).map(|(v, _)| *v).collect();
         self.wanted.retain(|v, _| held.contains(v));
     }
 
@@ -74,21 +66,13 @@ impl Holder {
     }
 
     /// Takes and releases what is not as it should be. `may_serve`: there is a valid node lease.
-    pub(crate) fn reconcile(
-        &mut self,
-        now: Time,
-        config: &Config,
-        may_serve: Result<(), &str>,
-        out: &mut Vec<Output>,
-    ) {
+    pub(crate) fn reconcile(&mut self, now: Time, config: &Config, may_serve: Result<(), &str>, out: &mut Vec<Output>) {
         self.failed.retain(|_, (at, _)| now.since(*at) < RETRY * 10);
         for (vip, state) in &mut self.local {
             let because = match may_serve {
                 Err(why) => why.to_string(),
                 Ok(()) if !self.wanted.contains_key(vip) => "the leader placed it elsewhere".to_string(),
-                Ok(()) if !config.vips.contains_key(vip) => {
-                    "it is no longer in the configuration".to_string()
-                }
+                Ok(()) if !config.vips.contains_key(vip) => "it is no longer in the configuration".to_string(),
                 Ok(()) => continue,
             };
             if *state != State::Releasing {
@@ -100,9 +84,7 @@ impl Holder {
             return;
         }
         for (vip, because) in &self.wanted {
-            if self.local.contains_key(vip)
-                || self.failed.get(vip).is_some_and(|(at, _)| now.since(*at) < RETRY)
-            {
+            if self.local.contains_key(vip) || self.failed.get(vip).is_some_and(|(at, _)| now.since(*at) < RETRY) {
                 continue;
             }
             let Some(conf) = config.vips.get(vip) else {
@@ -144,18 +126,13 @@ impl Holder {
         match self.local.remove(&vip) {
             Some(State::Releasing) | None => true,
             Some(State::Taking | State::Held) => {
-                self.failed
-                    .insert(vip, (now, "it disappeared from this node".into()));
+                self.failed.insert(vip, (now, "it disappeared from this node".into()));
                 false
             }
         }
     }
 
     pub(crate) fn next_timeout(&self) -> Option<Time> {
-        self.failed
-            .iter()
-            .filter(|(v, _)| self.wanted.contains_key(v))
-            .map(|(_, (at, _))| *at + RETRY)
-            .min()
+        self.failed.iter().filter(|(v, _)| self.wanted.contains_key(v)).map(|(_, (at, _))| *at + RETRY).min()
     }
 }

@@ -95,8 +95,5 @@ pub struct Ballot {
 
 impl Ballot {
     /// Lower than every ballot that a node uses.
-    pub const ZERO: Self = Self {
-        round: 0,
-        uid: NodeUid(0),
-    };
+    pub const ZERO: Self = Self { round: 0, uid: NodeUid(0) };
 }

@@ -71,11 +71,7 @@ pub enum Input {
     /// Nothing but time has passed.
     Tick,
     /// A heartbeat of a peer over network `net` (index into its address list).
-    Heartbeat {
-        from: Pnn,
-        net: u8,
-        heartbeat: Heartbeat,
-    },
+    Heartbeat { from: Pnn, net: u8, heartbeat: Heartbeat },
     /// A grant of a voter.
     Grant { from: Pnn, grant: Grant },
     /// A message over a link.
@@ -91,10 +87,7 @@ pub enum Input {
     /// May the lock break ties on this storage? Said at start and when it changes, with the reason.
     LockUsable { usable: bool, because: String },
     /// Answer to `Output::Exchange`: own record is on disk; these are all records, or why not all could be read.
-    Records {
-        ticket: u64,
-        result: Result<Vec<LockRecord>, String>,
-    },
+    Records { ticket: u64, result: Result<Vec<LockRecord>, String> },
     /// An address is held and announced.
     Taken { vip: IpAddr },
     /// An address could not be taken.
@@ -141,12 +134,7 @@ pub enum Output {
     /// The node lease is over: silence all addresses at once.
     LeaseLost,
     /// Hold an address.
-    Take {
-        vip: IpAddr,
-        interface: String,
-        prefix_len: u8,
-        because: String,
-    },
+    Take { vip: IpAddr, interface: String, prefix_len: u8, because: String },
     /// Give up an address.
     Release { vip: IpAddr, because: String },
     /// Look who answers for an address that this node will probably take.
@@ -154,10 +142,7 @@ pub enum Output {
     /// Destroy the storage connections to these nodes, and let them come back.
     Kick { nodes: BTreeMap<Pnn, Vec<IpAddr>> },
     /// Destroy and keep cut the storage connections to exactly these nodes; then `Input::Evicted`.
-    Evict {
-        epoch: Epoch,
-        nodes: BTreeMap<Pnn, Vec<IpAddr>>,
-    },
+    Evict { epoch: Epoch, nodes: BTreeMap<Pnn, Vec<IpAddr>> },
     /// Get the cluster lock in the background and keep it, or give it back.
     Lock { wanted: bool },
     /// Write the own record, fsync, read all; then `Input::Records`.
@@ -177,20 +162,12 @@ pub enum Output {
 /// Interfaces that matter to a node: all that its VIPs name.
 #[must_use]
 pub fn public_interfaces(config: &Config) -> BTreeSet<String> {
-    config
-        .vips
-        .values()
-        .filter_map(|v| v.hosts.get(&config.me).cloned())
-        .collect()
+    config.vips.values().filter_map(|v| v.hosts.get(&config.me).cloned()).collect()
 }
 
 /// A duration as people read it.
 #[must_use]
 pub fn human(d: Duration) -> String {
     let ms = d.as_millis();
-    if ms < 10_000 {
-        format!("{ms} ms")
-    } else {
-        format!("{} s", d.as_secs())
-    }
+    if ms < 10_000 { format!("{ms} ms") } else { format!("{} s", d.as_secs()) }
 }

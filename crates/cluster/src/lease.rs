@@ -43,12 +43,8 @@ impl Lease {
 
     /// Recomputes the end; returns it when it moved.
     pub(crate) fn renew(&mut self, view: &View, lease: Duration) -> Option<Time> {
-        let mut sent: Vec<Time> = self
-            .grants
-            .iter()
-            .filter(|(p, _)| view.voters.contains_key(p))
-            .map(|(_, t)| *t)
-            .collect();
+        let mut sent: Vec<Time> =
+            self.grants.iter().filter(|(p, _)| view.voters.contains_key(p)).map(|(_, t)| *t).collect();
         sent.sort_unstable_by(|a, b| b.cmp(a));
         let until = *sent.get(view.majority() - 1)? + lease;
         (self.until.is_none_or(|u| until > u)).then(|| {
@@ -72,9 +68,6 @@ impl Lease {
     }
 
     pub(crate) fn fresh(&self, view: &View, lease: Duration, now: Time) -> usize {
-        self.grants
-            .iter()
-            .filter(|(p, t)| view.voters.contains_key(p) && **t + lease > now)
-            .count()
+        self.grants.iter().filter(|(p, t)| view.voters.contains_key(p) && **t + lease > now).count()
     }
 }

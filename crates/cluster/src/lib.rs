@@ -30,9 +30,7 @@ pub use config::{Config, FailBack, NodeConf, Role, Timing, VipConf};
 pub use durable::{Accepted, Durable, LockRecord};
 pub use event::{Event, Level};
 pub use id::{Ballot, Epoch, Incarnation, NodeUid, Pnn, RunId};
-pub use io::{
-    AdminReply, AdminRequest, AdminState, Health, Input, Output, ServiceHealth, human, public_interfaces,
-};
+pub use io::{AdminReply, AdminRequest, AdminState, Health, Input, Output, ServiceHealth, human, public_interfaces};
 pub use message::{Ages, Grant, Heartbeat, Message, Orders, Report};
 pub use snapshot::{LeaseStatus, LockStatus, NodeState, NodeStatus, Snapshot, VipState, VipStatus};
 pub use time::Time;

@@ -58,21 +58,15 @@ pub(crate) fn wish(site: &Site<'_>) -> (Wish, Recheck) {
     let view = site.view;
     let me = site.config.me;
     let timing = &site.config.timing;
+    let leader = view.leader();
     let serving: BTreeSet<Pnn> = view
         .members
         .iter()
-        .filter(|(p, m)| {
-            site.config.nodes.contains_key(p)
-                && site.present.get(p).is_some_and(|n| n.run == m.run && !n.left)
-        })
+        .filter(|(p, m)| site.present.get(p).is_some_and(|n| n.run == m.run && !n.left))
         .map(|(p, _)| *p)
         .collect();
-    let witnesses: BTreeSet<Pnn> = view
-        .voters
-        .keys()
-        .filter(|p| is_witness(site, **p) && site.present.contains_key(p))
-        .copied()
-        .collect();
+    let witnesses: BTreeSet<Pnn> =
+        view.voters.keys().filter(|p| is_witness(site, **p) && site.present.contains_key(p)).copied().collect();
 
     // Full mesh of those that are in; a pair counts as broken only after a delay, so that a node that is dying and
     // is noticed by one before the other does not take a healthy one with it.
@@ -89,14 +83,17 @@ pub(crate) fn wish(site: &Site<'_>) -> (Wish, Recheck) {
             }
         }
     }
-    let leader = view.leader();
     let mesh = full_mesh(&inside, &missing, leader);
     let reduced = inside.len() != mesh.len();
 
-    // Newcomers: connected to everybody in the mesh, and to each other, for the join delay. Only who leads (or, when
-    // nobody serves, anybody) lets them in, and not in the same step that puts somebody out.
+    // Only who leads (or, when nobody serves, anybody) lets newcomers in and applies its own configuration: two nodes
+    // that were told different things would take turns otherwise. Newcomers are connected to everybody in the mesh, and
+    // to each other, for the join delay, and do not come in the same step that puts somebody out.
     let mut next: BTreeSet<Pnn> = mesh.clone();
     let leads = leader.is_none_or(|l| !mesh.contains(&l) || l == me);
+    if leads {
+        next.retain(|p| site.config.nodes.contains_key(p));
+    }
     if leads && !reduced {
         for (pnn, node) in &site.present {
             if next.contains(pnn) || node.left || !node.direct || !site.config.nodes.contains_key(pnn) {
@@ -124,7 +121,9 @@ pub(crate) fn wish(site: &Site<'_>) -> (Wish, Recheck) {
     }
     if !next.contains(&me) {
         return (
-            Wish::Wait("this node is not part of the largest set of nodes that all reach each other".into()),
+            Wish::Wait(
+                "this node is not ready to serve, or does not reach every member; it joins when both are so".into(),
+            ),
             recheck,
         );
     }
@@ -134,43 +133,29 @@ pub(crate) fn wish(site: &Site<'_>) -> (Wish, Recheck) {
         .filter(|p| !is_witness(site, **p))
         .filter_map(|p| {
             let node = site.present.get(p)?;
-            let since = view
-                .members
-                .get(p)
-                .filter(|m| m.run == node.run)
-                .map_or_else(|| view.epoch.next(), |m| m.since);
-            Some((
-                *p,
-                Member {
-                    uid: node.uid,
-                    run: node.run,
-                    since,
-                },
-            ))
+            let since =
+                view.members.get(p).filter(|m| m.run == node.run).map_or_else(|| view.epoch.next(), |m| m.since);
+            Some((*p, Member { uid: node.uid, run: node.run, since }))
         })
         .collect();
-    let voters = next_voters(site, &next);
-    let rules = Rules {
-        lock: site.lock_usable,
-    };
+    if !leads && members == view.members {
+        return (Wish::Content, recheck);
+    }
+    let lock_usable = if leads { site.lock_usable } else { view.rules.lock };
+    let voters = next_voters(site, &next, lock_usable);
+    let rules = Rules { lock: lock_usable };
     if members == view.members && voters == view.voters && rules == view.rules {
         return (Wish::Content, recheck);
     }
 
     // A minority wishes in vain; it need not bother the others.
-    let reachable = view
-        .voters
-        .iter()
-        .filter(|(p, uid)| site.present.get(p).is_some_and(|n| n.direct && n.uid == **uid))
-        .count();
+    let reachable =
+        view.voters.iter().filter(|(p, uid)| site.present.get(p).is_some_and(|n| n.direct && n.uid == **uid)).count();
     if !view.is_majority(reachable) && !view.is_half_with_lock(reachable) {
         return (Wish::Wait(no_quorum(site, reachable)), recheck);
     }
     if !view.is_voter(me, site.present.get(&me).map_or(NodeUid(0), |n| n.uid)) {
-        return (
-            Wish::Wait("this node has no vote; the voters decide".into()),
-            recheck,
-        );
+        return (Wish::Wait("this node has no vote; the voters decide".into()), recheck);
     }
     let keepers: BTreeSet<NodeUid> = members
         .iter()
@@ -194,25 +179,15 @@ pub(crate) fn wish(site: &Site<'_>) -> (Wish, Recheck) {
         keepers,
         because,
     };
-    (
-        Wish::Change {
-            view: Box::new(view),
-            order: order(site, &next),
-        },
-        recheck,
-    )
+    (Wish::Change { view: Box::new(view), order: order(site, &next) }, recheck)
 }
 
 fn is_witness(site: &Site<'_>, pnn: Pnn) -> bool {
-    site.config
-        .nodes
-        .get(&pnn)
-        .is_some_and(|n| n.role == Role::Witness)
+    site.config.nodes.get(&pnn).is_some_and(|n| n.role == Role::Witness)
 }
 
 fn pairs(set: &BTreeSet<Pnn>) -> impl Iterator<Item = (Pnn, Pnn)> + '_ {
-    set.iter()
-        .flat_map(move |a| set.range(*a..).skip(1).map(move |b| (*a, *b)))
+    set.iter().flat_map(move |a| set.range(*a..).skip(1).map(move |b| (*a, *b)))
 }
 
 fn earliest(at: &mut Recheck, t: Time) {
@@ -226,19 +201,14 @@ pub(crate) fn join_delay(timing: &Timing, relapses: u32) -> Duration {
 
 /// With the lock, or an odd number, or at least as many as before: those that are there. Else the dead stay voters:
 /// an even number without a tie-break would be stuck at the next failure.
-fn next_voters(site: &Site<'_>, next: &BTreeSet<Pnn>) -> BTreeMap<Pnn, NodeUid> {
-    let there: BTreeMap<Pnn, NodeUid> = next
-        .iter()
-        .filter_map(|p| Some((*p, site.present.get(p)?.uid)))
-        .collect();
+fn next_voters(site: &Site<'_>, next: &BTreeSet<Pnn>, lock_usable: bool) -> BTreeMap<Pnn, NodeUid> {
+    let there: BTreeMap<Pnn, NodeUid> = next.iter().filter_map(|p| Some((*p, site.present.get(p)?.uid))).collect();
     let old = &site.view.voters;
-    if site.lock_usable || there.len() % 2 == 1 || there.len() >= old.len() {
+    if lock_usable || there.len() % 2 == 1 || there.len() >= old.len() {
         return there;
     }
     // A node that came back with a new disk takes the place of its dead self.
-    old.iter()
-        .map(|(p, uid)| (*p, there.get(p).copied().unwrap_or(*uid)))
-        .collect()
+    old.iter().map(|(p, uid)| (*p, there.get(p).copied().unwrap_or(*uid))).collect()
 }
 
 fn next_evicted(site: &Site<'_>, members: &BTreeMap<Pnn, Member>) -> BTreeMap<Pnn, Vec<std::net::IpAddr>> {
@@ -255,13 +225,7 @@ fn next_evicted(site: &Site<'_>, members: &BTreeMap<Pnn, Member>) -> BTreeMap<Pn
 
 /// Who proposes first: the members by length of service, then voters that serve nothing.
 fn order(site: &Site<'_>, next: &BTreeSet<Pnn>) -> Vec<Pnn> {
-    let mut voters: Vec<Pnn> = site
-        .view
-        .voters
-        .keys()
-        .filter(|p| next.contains(p))
-        .copied()
-        .collect();
+    let mut voters: Vec<Pnn> = site.view.voters.keys().filter(|p| next.contains(p)).copied().collect();
     voters.sort_by_key(|p| {
         (
             site.view
@@ -276,10 +240,7 @@ fn order(site: &Site<'_>, next: &BTreeSet<Pnn>) -> Vec<Pnn> {
 }
 
 fn name(site: &Site<'_>, pnn: Pnn) -> String {
-    site.config
-        .nodes
-        .get(&pnn)
-        .map_or_else(|| format!("node {pnn}"), |n| n.name.clone())
+    site.config.nodes.get(&pnn).map_or_else(|| format!("node {pnn}"), |n| n.name.clone())
 }
 
 fn no_quorum(site: &Site<'_>, reachable: usize) -> String {
@@ -290,11 +251,7 @@ fn no_quorum(site: &Site<'_>, reachable: usize) -> String {
         .filter(|(p, uid)| !site.present.get(p).is_some_and(|n| n.direct && n.uid == **uid))
         .map(|(p, _)| name(site, *p))
         .collect();
-    let lock = if site.view.rules.lock {
-        ", or half of them and the cluster lock"
-    } else {
-        ""
-    };
+    let lock = if site.view.rules.lock { ", or half of them and the cluster lock" } else { "" };
     format!(
         "{reachable} of {} voters are here and {} are needed{lock}; missed: {}",
         site.view.voters.len(),
@@ -311,10 +268,7 @@ fn no_keeper(site: &Site<'_>) -> String {
         .filter(|(_, m)| site.view.keepers.contains(&m.uid))
         .map(|(p, _)| name(site, *p))
         .collect();
-    format!(
-        "nobody here has all committed writes of the databases; one of these must come back: {}",
-        names.join(", ")
-    )
+    format!("nobody here has all committed writes of the databases; one of these must come back: {}", names.join(", "))
 }
 
 fn because(
@@ -343,10 +297,7 @@ fn because(
     for pnn in members.keys().filter(|p| !site.view.members.contains_key(p)) {
         parts.push(format!("{} has joined", name(site, *pnn)));
     }
-    for pnn in voters
-        .keys()
-        .filter(|p| !site.view.voters.contains_key(p) && !members.contains_key(p))
-    {
+    for pnn in voters.keys().filter(|p| !site.view.voters.contains_key(p) && !members.contains_key(p)) {
         parts.push(format!("{} votes from now on", name(site, *pnn)));
     }
     if parts.is_empty() {

@@ -1,8 +1,8 @@
 //! What nodes say to each other. Everything here has been authenticated before it reaches the core.
 
 use crate::{
-    Accepted, AdminReply, AdminRequest, AdminState, Ballot, Epoch, Incarnation, NodeUid, Pnn, RunId,
-    ServiceHealth, Time, View,
+    Accepted, AdminReply, AdminRequest, AdminState, Ballot, Epoch, Incarnation, NodeUid, Pnn, RunId, ServiceHealth,
+    Time, View,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -47,36 +47,17 @@ pub type Ages = BTreeMap<Pnn, Duration>;
 #[serde(rename_all = "snake_case")]
 pub enum Message {
     /// Paxos, first phase: promise not to answer lower ballots for this epoch.
-    Prepare {
-        incarnation: Incarnation,
-        epoch: Epoch,
-        ballot: Ballot,
-    },
+    Prepare { incarnation: Incarnation, epoch: Epoch, ballot: Ballot },
     /// Answer to `Prepare`.
-    Promise {
-        epoch: Epoch,
-        ballot: Ballot,
-        accepted: Option<Accepted>,
-    },
+    Promise { epoch: Epoch, ballot: Ballot, accepted: Option<Accepted> },
     /// Paxos, second phase.
     Accept { ballot: Ballot, view: View },
     /// Answer to `Accept`. From here on the voter grants nothing under the view before.
-    Accepted {
-        epoch: Epoch,
-        ballot: Ballot,
-        ages: Ages,
-    },
+    Accepted { epoch: Epoch, ballot: Ballot, ages: Ages },
     /// "No": a higher ballot was promised.
-    Refused {
-        epoch: Epoch,
-        ballot: Ballot,
-        promised: Ballot,
-    },
+    Refused { epoch: Epoch, ballot: Ballot, promised: Ballot },
     /// A view that is decided. `fences`: for how long from now a node that it dropped may still act.
-    Decided {
-        view: View,
-        fences: BTreeMap<Pnn, Duration>,
-    },
+    Decided { view: View, fences: BTreeMap<Pnn, Duration> },
     /// What a node is, holds and thinks of itself.
     Report(Report),
     /// Leader to member: these addresses you shall hold, and no other.

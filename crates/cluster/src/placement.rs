@@ -62,10 +62,7 @@ fn place_group(
         if result.contains_key(*vip) {
             continue;
         }
-        let best = w
-            .candidates
-            .iter()
-            .min_by_key(|c| (load.get(c), total.get(c).copied().unwrap_or(0), **c));
+        let best = w.candidates.iter().min_by_key(|c| (load.get(c), total.get(c).copied().unwrap_or(0), **c));
         if let Some(best) = best {
             *load.entry(*best).or_default() += 1;
             *total.entry(*best).or_default() += 1;
@@ -100,11 +97,7 @@ fn improving_path(
     homeless: &BTreeSet<IpAddr>,
 ) -> Option<Vec<(IpAddr, Pnn)>> {
     let lowest = load.values().min().copied()?;
-    let mut starts: Vec<(&Pnn, usize)> = load
-        .iter()
-        .map(|(p, n)| (p, *n))
-        .filter(|(_, n)| *n >= lowest + 2)
-        .collect();
+    let mut starts: Vec<(&Pnn, usize)> = load.iter().map(|(p, n)| (p, *n)).filter(|(_, n)| *n >= lowest + 2).collect();
     starts.sort_by_key(|(p, n)| (std::cmp::Reverse(*n), **p));
     // Per pair of nodes the address to move: one without a home first (that is no move), then the highest.
     let mut hops: BTreeMap<(Pnn, Pnn), (bool, IpAddr)> = BTreeMap::new();
@@ -113,9 +106,7 @@ fn improving_path(
             let Some(from) = result.get(*vip) else { continue };
             for to in w.candidates.iter().filter(|c| *c != from) {
                 let choice = (homeless.contains(*vip), **vip);
-                hops.entry((*from, *to))
-                    .and_modify(|h| *h = (*h).max(choice))
-                    .or_insert(choice);
+                hops.entry((*from, *to)).and_modify(|h| *h = (*h).max(choice)).or_insert(choice);
             }
         }
     }
@@ -187,9 +178,7 @@ mod tests {
 
     #[test]
     fn a_returning_node_gets_its_share_and_no_more() {
-        let w: BTreeMap<_, _> = (0..8)
-            .map(|i| (vip(i), wanted(&[0, 1, 2, 3], Some(i % 3))))
-            .collect();
+        let w: BTreeMap<_, _> = (0..8).map(|i| (vip(i), wanted(&[0, 1, 2, 3], Some(i % 3)))).collect();
         let r = place(&w, true);
         assert_eq!(r.iter().filter(|(v, p)| Some(**p) != w[*v].current).count(), 2);
         assert_eq!(loads(&r).values().copied().collect::<Vec<_>>(), [2, 2, 2, 2]);
@@ -205,17 +194,12 @@ mod tests {
             (vip(1), wanted(&[0, 1], Some(0))),
             (vip(2), wanted(&[1, 2], Some(1))),
         ]);
-        assert_eq!(
-            place(&w, true),
-            BTreeMap::from([(vip(0), Pnn(0)), (vip(1), Pnn(1)), (vip(2), Pnn(2))])
-        );
+        assert_eq!(place(&w, true), BTreeMap::from([(vip(0), Pnn(0)), (vip(1), Pnn(1)), (vip(2), Pnn(2))]));
     }
 
     #[test]
     fn nine_hundred_addresses_on_five_nodes() {
-        let w: BTreeMap<_, _> = (0..900)
-            .map(|i| (vip(i), wanted(&[0, 1, 2, 3, 4], Some(i % 4))))
-            .collect();
+        let w: BTreeMap<_, _> = (0..900).map(|i| (vip(i), wanted(&[0, 1, 2, 3, 4], Some(i % 4)))).collect();
         let r = place(&w, true);
         assert_eq!(loads(&r).values().copied().collect::<Vec<_>>(), [180; 5]);
         assert_eq!(r.iter().filter(|(v, p)| Some(**p) != w[*v].current).count(), 180);

@@ -45,6 +45,14 @@ pub(crate) struct Scene<'a> {
     pub(crate) suspected: &'a BTreeSet<Pnn>,
 }
 
+impl Scene<'_> {
+    /// The report of a member's admitted run under this view.
+    fn member(&self, pnn: Pnn) -> Option<&Report> {
+        let run = self.view.members.get(&pnn)?.run;
+        self.reports.get(&pnn).filter(|r| r.run == run && r.epoch == self.view.epoch)
+    }
+}
+
 impl Placing {
     pub(crate) fn new(epoch: Epoch) -> Self {
         Self {
@@ -63,14 +71,14 @@ impl Placing {
 
     /// Moves an address at an administrator's word.
     pub(crate) fn pin(&mut self, scene: &Scene<'_>, vip: IpAddr, to: Pnn) -> Result<String, String> {
-        let conf = scene.config.vips.get(&vip).ok_or_else(|| {
-            format!("{vip} is not a public address of this cluster; `steadfast ip` lists them")
-        })?;
+        let conf = scene
+            .config
+            .vips
+            .get(&vip)
+            .ok_or_else(|| format!("{vip} is not a public address of this cluster; `steadfast ip` lists them"))?;
         let name = name(scene.config, to);
         if !conf.hosts.contains_key(&to) {
-            return Err(format!(
-                "{name} cannot host {vip}: its list of public addresses does not have it"
-            ));
+            return Err(format!("{name} cannot host {vip}: its list of public addresses does not have it"));
         }
         if let Err(why) = fit(scene, vip, conf, to) {
             return Err(format!("{name} cannot host {vip} now: {why}"));
@@ -79,19 +87,14 @@ impl Placing {
             return Ok(format!("{vip} is on {name} already"));
         }
         self.pins.insert(vip, to);
-        Ok(format!(
-            "{vip} moves to {name}; it stays there while {name} is fit and this leader leads"
-        ))
+        Ok(format!("{vip} moves to {name}; it stays there while {name} is fit and this leader leads"))
     }
 
     /// Has every member reported under this view? Before that the leader does not know who holds what.
     fn knows_all(&self, scene: &Scene<'_>) -> Result<(), String> {
         for pnn in scene.view.members.keys() {
-            if scene.reports.get(pnn).is_none_or(|r| r.epoch != self.epoch) {
-                return Err(format!(
-                    "waits for {} to say what it holds",
-                    name(scene.config, *pnn)
-                ));
+            if scene.member(*pnn).is_none() {
+                return Err(format!("waits for {} to say what it holds", name(scene.config, *pnn)));
             }
         }
         Ok(())
@@ -115,17 +118,13 @@ impl Placing {
                 continue;
             };
             // Stays, or goes on, where it already is or was ordered to be.
-            let there = scene
-                .reports
-                .get(&target)
-                .is_some_and(|r| r.holding.contains(vip))
+            let there = scene.reports.get(&target).is_some_and(|r| r.holding.contains(vip))
                 || self.orders.get(&target).is_some_and(|o| o.contains_key(vip));
             let free = self.free(scene, *vip, target);
             let stays = there && !self.held_elsewhere(scene, *vip, target);
             match free {
                 Err(why) if !stays => {
-                    self.waiting
-                        .insert(*vip, format!("goes to {}: {why}", name(scene.config, target)));
+                    self.waiting.insert(*vip, format!("goes to {}: {why}", name(scene.config, target)));
                 }
                 _ => {
                     let why = self.because.get(vip).cloned().unwrap_or_default();
@@ -136,16 +135,10 @@ impl Placing {
         self.send(scene, next)
     }
 
-    fn send(
-        &mut self,
-        scene: &Scene<'_>,
-        next: BTreeMap<Pnn, BTreeMap<IpAddr, String>>,
-    ) -> Option<Vec<(Pnn, Orders)>> {
+    fn send(&mut self, scene: &Scene<'_>, next: BTreeMap<Pnn, BTreeMap<IpAddr, String>>) -> Option<Vec<(Pnn, Orders)>> {
         let public = (self.target.clone(), self.reasons());
         let same_hold = self.orders.len() == next.len()
-            && next
-                .iter()
-                .all(|(p, h)| self.orders.get(p).is_some_and(|o| o.keys().eq(h.keys())));
+            && next.iter().all(|(p, h)| self.orders.get(p).is_some_and(|o| o.keys().eq(h.keys())));
         if same_hold && self.sent.as_ref() == Some(&public) {
             return None;
         }
@@ -159,11 +152,7 @@ impl Placing {
         // First orders of this leader: whatever a member holds and is not told to hold is taken from it.
         if self.sent.is_none() {
             for (pnn, report) in scene.reports {
-                for vip in report
-                    .holding
-                    .iter()
-                    .filter(|v| next.get(pnn).is_none_or(|n| !n.contains_key(v)))
-                {
+                for vip in report.holding.iter().filter(|v| next.get(pnn).is_none_or(|n| !n.contains_key(v))) {
                     self.revoked.insert((*vip, *pnn), self.revision);
                 }
             }
@@ -217,56 +206,35 @@ impl Placing {
     /// May `target` have this address now? Nobody else may be able to answer for it.
     fn free(&self, scene: &Scene<'_>, vip: IpAddr, target: Pnn) -> Result<(), String> {
         for pnn in scene.view.members.keys().filter(|p| **p != target) {
-            let report = scene.reports.get(pnn);
+            let report = scene.member(*pnn);
             let seen = report.map_or(0, |r| r.orders);
             let due = self.revoked.get(&(vip, *pnn)).copied().unwrap_or(0);
             let ordered = self.orders.get(pnn).is_some_and(|o| o.contains_key(&vip));
             if ordered || seen < due || report.is_none_or(|r| r.holding.contains(&vip)) {
-                return Err(format!(
-                    "waits until {} has released it",
-                    name(scene.config, *pnn)
-                ));
+                return Err(format!("waits until {} has released it", name(scene.config, *pnn)));
             }
         }
         for (pnn, until) in scene.fences {
             if scene.now < *until && !self.confirmed(scene, *pnn) {
-                return Err(format!(
-                    "waits for the end of {}'s lease",
-                    name(scene.config, *pnn)
-                ));
+                return Err(format!("waits for the end of {}'s lease", name(scene.config, *pnn)));
             }
         }
-        let all_evicted = |p: &Pnn| {
-            scene
-                .reports
-                .get(p)
-                .is_some_and(|r| r.evicted.is_some_and(|e| e >= self.epoch))
-        };
+        let all_evicted = |p: &Pnn| scene.member(*p).is_some_and(|r| r.evicted.is_some_and(|e| e >= self.epoch));
         if let Some(pnn) = scene.view.members.keys().find(|p| !all_evicted(p)) {
-            return Err(format!(
-                "waits until {} has shut the lost nodes out of the storage",
-                name(scene.config, *pnn)
-            ));
+            return Err(format!("waits until {} has shut the lost nodes out of the storage", name(scene.config, *pnn)));
         }
         Ok(())
     }
 
     /// A node outside of the view that knows that it is outside and holds nothing.
     fn confirmed(&self, scene: &Scene<'_>, pnn: Pnn) -> bool {
-        scene
-            .reports
-            .get(&pnn)
-            .is_some_and(|r| r.epoch >= self.epoch && r.holding.is_empty())
+        scene.reports.get(&pnn).is_some_and(|r| r.epoch >= self.epoch && r.holding.is_empty())
     }
 
     fn choose(&mut self, scene: &Scene<'_>) {
         // A new leader starts from what the members hold.
         if self.sent.is_none() {
-            for (pnn, report) in scene
-                .reports
-                .iter()
-                .filter(|(p, _)| scene.view.members.contains_key(p))
-            {
+            for (pnn, report) in scene.reports.iter().filter(|(p, _)| scene.view.members.contains_key(p)) {
                 for vip in &report.holding {
                     self.target.entry(*vip).or_insert(*pnn);
                 }
@@ -288,10 +256,7 @@ impl Placing {
                         if last_resort(scene, conf, *pnn) {
                             poor.insert(*pnn);
                         }
-                        why_not
-                            .entry(*vip)
-                            .or_default()
-                            .push(format!("{}: {why}", name(scene.config, *pnn)));
+                        why_not.entry(*vip).or_default().push(format!("{}: {why}", name(scene.config, *pnn)));
                     }
                 }
             }
@@ -306,11 +271,7 @@ impl Placing {
             let candidates = self.pins.get(vip).map_or(candidates, |p| BTreeSet::from([*p]));
             wanted.insert(
                 *vip,
-                Wanted {
-                    group: group(*vip, conf.prefix_len),
-                    candidates,
-                    current: self.target.get(vip).copied(),
-                },
+                Wanted { group: group(*vip, conf.prefix_len), candidates, current: self.target.get(vip).copied() },
             );
         }
         let spread = scene.config.fail_back == FailBack::Spread;
@@ -326,26 +287,19 @@ impl Placing {
         ideal: &BTreeMap<IpAddr, Pnn>,
         why_not: &BTreeMap<IpAddr, Vec<String>>,
     ) {
-        let settled = self
-            .target
-            .iter()
-            .all(|(v, p)| scene.reports.get(p).is_some_and(|r| r.serving.contains(v)));
+        let settled = self.target.iter().all(|(v, p)| scene.reports.get(p).is_some_and(|r| r.serving.contains(v)));
         let pause = scene.config.timing.fail_back_interval;
         let mut may_spread = settled && self.last_spread.is_none_or(|t| scene.now.since(t) >= pause);
         for (vip, w) in wanted {
             let current = self.target.get(vip).copied();
             let Some(to) = ideal.get(vip).copied() else {
                 self.target.remove(vip);
-                let list = why_not
-                    .get(vip)
-                    .map_or_else(|| "no member may host it".to_string(), |l| l.join("; "));
+                let list = why_not.get(vip).map_or_else(|| "no member may host it".to_string(), |l| l.join("; "));
                 self.because.insert(*vip, format!("no node can host it: {list}"));
                 continue;
             };
             if current == Some(to) {
-                self.because
-                    .entry(*vip)
-                    .or_insert_with(|| format!("stays on {}", name(scene.config, to)));
+                self.because.entry(*vip).or_insert_with(|| format!("stays on {}", name(scene.config, to)));
                 continue;
             }
             let fit_now = current.is_some_and(|c| w.candidates.contains(&c));
@@ -359,11 +313,7 @@ impl Placing {
                 Some(c) if fit_now => {
                     may_spread = false;
                     self.last_spread = Some(scene.now);
-                    format!(
-                        "spreads the load: from {} to {}",
-                        name(scene.config, c),
-                        name(scene.config, to)
-                    )
+                    format!("spreads the load: from {} to {}", name(scene.config, c), name(scene.config, to))
                 }
                 Some(c) => {
                     let conf = scene.config.vips.get(vip);
@@ -381,28 +331,16 @@ impl Placing {
     }
 
     /// When to look again though nothing happens.
-    pub(crate) fn next_timeout(
-        &self,
-        scene_now: Time,
-        config: &Config,
-        fences: &BTreeMap<Pnn, Time>,
-    ) -> Option<Time> {
+    pub(crate) fn next_timeout(&self, scene_now: Time, config: &Config, fences: &BTreeMap<Pnn, Time>) -> Option<Time> {
         let fence = fences.values().filter(|t| **t > scene_now).min().copied();
-        let spread = self
-            .last_spread
-            .map(|t| t + config.timing.fail_back_interval)
-            .filter(|t| *t > scene_now);
+        let spread = self.last_spread.map(|t| t + config.timing.fail_back_interval).filter(|t| *t > scene_now);
         [fence, spread].into_iter().flatten().min()
     }
 }
 
 /// Can this member host this address, and well?
 fn fit(scene: &Scene<'_>, vip: IpAddr, conf: &VipConf, pnn: Pnn) -> Result<(), String> {
-    let Some(report) = scene
-        .reports
-        .get(&pnn)
-        .filter(|_| scene.view.members.contains_key(&pnn))
-    else {
+    let Some(report) = scene.member(pnn) else {
         return Err("it is not a member".into());
     };
     if report.leaving || report.left {
@@ -433,29 +371,19 @@ fn fit(scene: &Scene<'_>, vip: IpAddr, conf: &VipConf, pnn: Pnn) -> Result<(), S
 
 /// Able and willing, whatever its services do.
 fn able(scene: &Scene<'_>, conf: &VipConf, pnn: Pnn) -> bool {
-    scene
-        .reports
-        .get(&pnn)
-        .filter(|_| scene.view.members.contains_key(&pnn))
-        .is_some_and(|r| {
-            r.admin == AdminState::Active
-                && !r.leaving
-                && !r.left
-                && conf.hosts.get(&pnn).is_some_and(|i| !r.links_down.contains(i))
-        })
+    scene.member(pnn).is_some_and(|r| {
+        r.admin == AdminState::Active
+            && !r.leaving
+            && !r.left
+            && conf.hosts.get(&pnn).is_some_and(|i| !r.links_down.contains(i))
+    })
 }
 
 /// Better than nothing: able, but a service has failed there (not: has yet to start).
 fn last_resort(scene: &Scene<'_>, conf: &VipConf, pnn: Pnn) -> bool {
     let tried = |h: &crate::ServiceHealth| matches!(h.state, Health::Ok | Health::Failing | Health::Failed);
     able(scene, conf, pnn)
-        && scene.reports.get(&pnn).is_some_and(|r| {
-            scene
-                .config
-                .services
-                .iter()
-                .all(|s| r.services.get(s).is_some_and(tried))
-        })
+        && scene.member(pnn).is_some_and(|r| scene.config.services.iter().all(|s| r.services.get(s).is_some_and(tried)))
 }
 
 pub(crate) fn word(state: Health) -> &'static str {
@@ -469,25 +397,18 @@ pub(crate) fn word(state: Health) -> &'static str {
 }
 
 fn name(config: &Config, pnn: Pnn) -> String {
-    config
-        .nodes
-        .get(&pnn)
-        .map_or_else(|| format!("node {pnn}"), |n| n.name.clone())
+    config.nodes.get(&pnn).map_or_else(|| format!("node {pnn}"), |n| n.name.clone())
 }
 
 /// The subnet of an address: addresses of one subnet are spread among themselves.
 fn group(vip: IpAddr, prefix_len: u8) -> (IpAddr, u8) {
     let net = match vip {
         IpAddr::V4(a) => {
-            let mask = u32::MAX
-                .checked_shl(32 - u32::from(prefix_len.min(32)))
-                .unwrap_or(0);
+            let mask = u32::MAX.checked_shl(32 - u32::from(prefix_len.min(32))).unwrap_or(0);
             IpAddr::V4(Ipv4Addr::from(u32::from(a) & mask))
         }
         IpAddr::V6(a) => {
-            let mask = u128::MAX
-                .checked_shl(128 - u32::from(prefix_len.min(128)))
-                .unwrap_or(0);
+            let mask = u128::MAX.checked_shl(128 - u32::from(prefix_len.min(128))).unwrap_or(0);
             IpAddr::V6(Ipv6Addr::from(u128::from(a) & mask))
         }
     };

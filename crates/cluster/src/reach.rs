@@ -37,6 +37,8 @@ pub(crate) struct Reach {
     started: Time,
     pub(crate) peers: BTreeMap<Pnn, Peer>,
     edges: BTreeMap<(Pnn, Pnn), Edge>,
+    /// The edges may have changed.
+    stale: bool,
     /// After a stall of our own nobody is suspected before this: their heartbeats wait in our queues.
     deaf_until: Time,
 }
@@ -49,6 +51,7 @@ impl Reach {
             started: now,
             peers: BTreeMap::new(),
             edges: BTreeMap::new(),
+            stale: true,
             deaf_until: now,
         };
         reach.configure(config, now);
@@ -71,10 +74,10 @@ impl Reach {
                 since: now,
             });
         }
+        self.stale = true;
         let peers = &self.peers;
         let me = self.me;
-        self.edges
-            .retain(|(a, b), _| [a, b].iter().all(|p| **p == me || peers.contains_key(p)));
+        self.edges.retain(|(a, b), _| [a, b].iter().all(|p| **p == me || peers.contains_key(p)));
     }
 
     /// A heartbeat arrived. True if the peer shows a new run.
@@ -89,6 +92,7 @@ impl Reach {
         peer.view = hb.view;
         if peer.hears != hb.hears {
             peer.hears.clone_from(&hb.hears);
+            self.stale = true;
         }
         new_run
     }
@@ -122,17 +126,16 @@ impl Reach {
                 changed = true;
             }
         }
-        let all: Vec<Pnn> = std::iter::once(self.me)
-            .chain(self.peers.keys().copied())
-            .collect();
+        if !changed && !self.stale {
+            return false;
+        }
+        self.stale = false;
+        let all: Vec<Pnn> = std::iter::once(self.me).chain(self.peers.keys().copied()).collect();
         for (i, a) in all.iter().enumerate() {
             for b in &all[i + 1..] {
                 let key = ((*a).min(*b), (*a).max(*b));
                 let up = self.edge_up(key.0, key.1);
-                let edge = self.edges.entry(key).or_insert(Edge {
-                    up: false,
-                    since: self.started,
-                });
+                let edge = self.edges.entry(key).or_insert(Edge { up: false, since: self.started });
                 if edge.up != up {
                     *edge = Edge { up, since: now };
                     changed = true;
@@ -154,11 +157,7 @@ impl Reach {
 
     /// What a node that we hear says it hears.
     fn says(&self, pnn: Pnn) -> Option<impl Fn(Pnn) -> bool + '_> {
-        let peer = if pnn == self.me {
-            None
-        } else {
-            Some(self.peers.get(&pnn).filter(|p| p.heard)?)
-        };
+        let peer = if pnn == self.me { None } else { Some(self.peers.get(&pnn).filter(|p| p.heard)?) };
         Some(move |other: Pnn| match peer {
             None => self.hears(other),
             Some(p) => p.hears.contains(&other),
@@ -171,25 +170,16 @@ impl Reach {
 
     /// Whom this node hears, for its own heartbeats.
     pub(crate) fn heard(&self) -> BTreeSet<Pnn> {
-        self.peers
-            .iter()
-            .filter(|(_, p)| p.heard)
-            .map(|(pnn, _)| *pnn)
-            .collect()
+        self.peers.iter().filter(|(_, p)| p.heard).map(|(pnn, _)| *pnn).collect()
     }
 
     /// Does anybody that we hear say that it hears `pnn`?
     pub(crate) fn heard_by_others(&self, pnn: Pnn) -> bool {
-        self.peers
-            .iter()
-            .any(|(p, s)| *p != pnn && s.heard && s.hears.contains(&pnn))
+        self.peers.iter().any(|(p, s)| *p != pnn && s.heard && s.hears.contains(&pnn))
     }
 
     pub(crate) fn edge(&self, a: Pnn, b: Pnn) -> Edge {
-        self.edges.get(&(a.min(b), a.max(b))).copied().unwrap_or(Edge {
-            up: false,
-            since: self.started,
-        })
+        self.edges.get(&(a.min(b), a.max(b))).copied().unwrap_or(Edge { up: false, since: self.started })
     }
 
     pub(crate) fn run(&self, pnn: Pnn) -> Option<RunId> {

@@ -2,8 +2,8 @@
 
 use crate::reach::Reach;
 use crate::{
-    AdminState, Cluster, Health, LeaseStatus, NodeState, NodeStatus, Pnn, Report, Role, Snapshot, Time, View,
-    VipState, VipStatus,
+    AdminState, Cluster, Health, LeaseStatus, NodeState, NodeStatus, Pnn, Report, Role, Snapshot, Time, View, VipState,
+    VipStatus,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -25,10 +25,8 @@ impl Seen {
     /// Peers that have come or gone since the last call: (who, is it heard, why not).
     pub(crate) fn heard_changes(&mut self, reach: &Reach, now: Time) -> Vec<(Pnn, bool, String)> {
         let heard = reach.heard();
-        let mut changes: Vec<(Pnn, bool, String)> = heard
-            .difference(&self.heard)
-            .map(|p| (*p, true, String::new()))
-            .collect();
+        let mut changes: Vec<(Pnn, bool, String)> =
+            heard.difference(&self.heard).map(|p| (*p, true, String::new())).collect();
         for pnn in self.heard.difference(&heard) {
             let because = match reach.peers.get(pnn) {
                 Some(p) if !p.link => "its control link is closed and does not come back".to_string(),
@@ -87,18 +85,9 @@ impl Cluster {
             grants: view.map_or(0, |v| self.lease.fresh(v, timing.lease, now)),
             voters: view.map_or(0, |v| v.voters.len()),
         };
-        let nodes: BTreeMap<Pnn, NodeStatus> = self
-            .config
-            .nodes
-            .keys()
-            .map(|p| (*p, self.node_status(*p, view)))
-            .collect();
-        let vips = self
-            .config
-            .vips
-            .keys()
-            .map(|v| (*v, self.vip_status(*v, view, &nodes)))
-            .collect();
+        let nodes: BTreeMap<Pnn, NodeStatus> =
+            self.config.nodes.keys().map(|p| (*p, self.node_status(*p, view))).collect();
+        let vips = self.config.vips.keys().map(|v| (*v, self.vip_status(*v, view, &nodes))).collect();
         let coarse = self.reports.values().any(|r| r.whole_seconds);
         Snapshot {
             at: now,
@@ -112,13 +101,7 @@ impl Cluster {
             nodes,
             vips,
             lock: self.lock.clone(),
-            takeover_wait: timing.lease
-                + timing.margin
-                + if coarse {
-                    timing.whole_seconds
-                } else {
-                    Duration::ZERO
-                },
+            takeover_wait: timing.lease + timing.margin + if coarse { timing.whole_seconds } else { Duration::ZERO },
             warnings: self.all_warnings(view),
         }
     }
@@ -126,8 +109,7 @@ impl Cluster {
     /// The report of a node, if it is about its present run and the node can be heard.
     fn fresh_report(&self, pnn: Pnn) -> Option<&Report> {
         let report = self.reports.get(&pnn)?;
-        let present =
-            pnn == self.config.me || (self.reach.hears(pnn) && self.reach.run(pnn) == Some(report.run));
+        let present = pnn == self.config.me || (self.reach.hears(pnn) && self.reach.run(pnn) == Some(report.run));
         present.then_some(report)
     }
 
@@ -136,11 +118,7 @@ impl Cluster {
         let role = conf.map_or(Role::Server, |c| c.role);
         let report = self.fresh_report(pnn);
         let heard = pnn == self.config.me || self.reach.hears(pnn);
-        let run = if pnn == self.config.me {
-            Some(self.run)
-        } else {
-            self.reach.run(pnn)
-        };
+        let run = if pnn == self.config.me { Some(self.run) } else { self.reach.run(pnn) };
         let member = view.is_some_and(|v| run.is_some_and(|r| v.has_run(pnn, r)));
         let in_view = view.is_some_and(|v| v.members.contains_key(&pnn));
         let (state, because) = self.node_state(pnn, role, heard, member, in_view, report);
@@ -157,10 +135,7 @@ impl Cluster {
             since: self.reach.peers.get(&pnn).map_or(self.started, |p| p.since),
             admin: report.map(|r| r.admin).unwrap_or_default(),
             services: report.map(|r| r.services.clone()).unwrap_or_default(),
-            vips: report
-                .filter(|_| member)
-                .map(|r| r.serving.clone())
-                .unwrap_or_default(),
+            vips: report.filter(|_| member).map(|r| r.serving.clone()).unwrap_or_default(),
             version: report.map(|r| r.version.clone()).unwrap_or_default(),
             warnings: report.map(|r| r.warnings.clone()).unwrap_or_default(),
         }
@@ -183,14 +158,7 @@ impl Cluster {
                 ),
                 None => "never heard since this daemon started; is it on, does its daemon run?".to_string(),
             };
-            return (
-                if in_view {
-                    NodeState::Suspected
-                } else {
-                    NodeState::Down
-                },
-                silent,
-            );
+            return (if in_view { NodeState::Suspected } else { NodeState::Down }, silent);
         }
         if role == Role::Witness {
             return (NodeState::Witness, String::new());
@@ -199,15 +167,10 @@ impl Cluster {
             let because = match report {
                 _ if pnn == self.config.me && !self.waits.is_empty() => self.waits.clone(),
                 Some(r) if r.left || r.leaving => "its daemon is being stopped".to_string(),
-                Some(r) if !r.clean => {
-                    "its services and mount of the time before have yet to stop".to_string()
-                }
+                Some(r) if !r.clean => "its services and mount of the time before have yet to stop".to_string(),
                 _ => {
                     let delay = crate::membership::join_delay(&self.config.timing, self.relapse_count(pnn));
-                    format!(
-                        "must reach every member for {} s before it joins",
-                        delay.as_secs()
-                    )
+                    format!("must reach every member for {} s before it joins", delay.as_secs())
                 }
             };
             return (NodeState::Joining, because);
@@ -218,16 +181,10 @@ impl Cluster {
         match report.admin {
             AdminState::Active => {}
             AdminState::Drained => {
-                return (
-                    NodeState::Drained,
-                    "told to host no addresses; `steadfast resume` ends it".into(),
-                );
+                return (NodeState::Drained, "told to host no addresses; `steadfast resume` ends it".into());
             }
             AdminState::Stopped => {
-                return (
-                    NodeState::Stopped,
-                    "told to run no services; `steadfast continue` ends it".into(),
-                );
+                return (NodeState::Stopped, "told to run no services; `steadfast continue` ends it".into());
             }
             AdminState::Banned => return (NodeState::Banned, "banned; `steadfast continue` ends it".into()),
         }
@@ -252,27 +209,16 @@ impl Cluster {
         for service in &self.config.services {
             match report.services.get(service) {
                 Some(h) if matches!(h.state, Health::Ok | Health::Failing) => {}
-                Some(h) if h.state == Health::Failed => {
-                    failed.push(format!("{service} failed: {}", h.because))
-                }
+                Some(h) if h.state == Health::Failed => failed.push(format!("{service} failed: {}", h.because)),
                 Some(h) if h.because.is_empty() => {
                     starting.push(format!("{service} is {}", crate::placing::word(h.state)))
                 }
-                Some(h) => starting.push(format!(
-                    "{service} is {}: {}",
-                    crate::placing::word(h.state),
-                    h.because
-                )),
+                Some(h) => starting.push(format!("{service} is {}: {}", crate::placing::word(h.state), h.because)),
                 None => starting.push(format!("{service} has not been seen yet")),
             }
         }
         failed.extend(report.links_down.iter().map(|i| format!("interface {i} is down")));
-        failed.extend(
-            report
-                .failed
-                .iter()
-                .map(|(v, why)| format!("{v} could not be taken: {why}")),
-        );
+        failed.extend(report.failed.iter().map(|(v, why)| format!("{v} could not be taken: {why}")));
         if !failed.is_empty() {
             return Some((NodeState::Unhealthy, failed.join("; ")));
         }
@@ -282,23 +228,15 @@ impl Cluster {
     fn vip_status(&self, vip: IpAddr, view: Option<&View>, nodes: &BTreeMap<Pnn, NodeStatus>) -> VipStatus {
         let conf = self.config.vips.get(&vip);
         let holder = nodes.iter().find(|(_, n)| n.vips.contains(&vip)).map(|(p, _)| *p);
-        let target = self
-            .placement
-            .get(&vip)
-            .copied()
-            .filter(|p| view.is_some_and(|v| v.members.contains_key(p)));
+        let target = self.placement.get(&vip).copied().filter(|p| view.is_some_and(|v| v.members.contains_key(p)));
         let at = holder.or(target);
-        let healthy = at
-            .and_then(|p| nodes.get(&p))
-            .is_some_and(|n| n.state == NodeState::Ok);
+        let healthy = at.and_then(|p| nodes.get(&p)).is_some_and(|n| n.state == NodeState::Ok);
         let told = self.because.get(&vip).cloned().unwrap_or_default();
         let (state, because) = match (holder, target) {
             (Some(h), Some(t)) if h != t => (VipState::Moving, told),
             (Some(_), _) => (VipState::Held, told),
             (None, Some(_)) => (VipState::Moving, told),
-            (None, None) if !self.waits.is_empty() && !self.leased => {
-                (VipState::Unserved, self.waits.clone())
-            }
+            (None, None) if !self.waits.is_empty() && !self.leased => (VipState::Unserved, self.waits.clone()),
             (None, None) if told.starts_with("no node") || told.is_empty() => (VipState::Unserved, told),
             (None, None) => (VipState::Waiting, told),
         };
@@ -341,9 +279,7 @@ impl Cluster {
             }
         }
         if let Some(error) = &self.arbiter.records_error {
-            warnings.push(format!(
-                "the records beside the cluster lock cannot be read: {error}"
-            ));
+            warnings.push(format!("the records beside the cluster lock cannot be read: {error}"));
         }
         if let Some(view) = view
             && view.voters.len() % 2 == 0

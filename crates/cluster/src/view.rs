@@ -65,10 +65,7 @@ impl View {
     /// The member with the longest service; the lowest PNN of those.
     #[must_use]
     pub fn leader(&self) -> Option<Pnn> {
-        self.members
-            .iter()
-            .min_by_key(|(pnn, m)| (m.since, **pnn))
-            .map(|(pnn, _)| *pnn)
+        self.members.iter().min_by_key(|(pnn, m)| (m.since, **pnn)).map(|(pnn, _)| *pnn)
     }
 
     /// Is this run of this node a member?

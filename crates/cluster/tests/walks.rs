@@ -38,28 +38,11 @@ fn config(me: u16, n: u16) -> Config {
     let nodes = (0..n)
         .map(|i| {
             let a = IpAddr::V4(Ipv4Addr::new(192, 168, 122, 100 + i as u8));
-            (
-                Pnn(i),
-                NodeConf {
-                    name: format!("gluster{}", i + 1),
-                    role: Role::Server,
-                    addresses: vec![a],
-                },
-            )
+            (Pnn(i), NodeConf { name: format!("gluster{}", i + 1), role: Role::Server, addresses: vec![a] })
         })
         .collect();
     let hosts: BTreeMap<Pnn, String> = (0..n).map(|i| (Pnn(i), "eth0".to_string())).collect();
-    let vips = (0..4)
-        .map(|i| {
-            (
-                vip(i),
-                VipConf {
-                    prefix_len: 24,
-                    hosts: hosts.clone(),
-                },
-            )
-        })
-        .collect();
+    let vips = (0..4).map(|i| (vip(i), VipConf { prefix_len: 24, hosts: hosts.clone() })).collect();
     Config {
         cluster: "storage".into(),
         me: Pnn(me),
@@ -119,47 +102,15 @@ impl Net {
     }
 
     fn boot(&mut self, i: usize, lock: bool) {
-        self.at(
-            0,
-            i,
-            Input::LockUsable {
-                usable: lock,
-                because: String::new(),
-            },
-        );
+        self.at(0, i, Input::LockUsable { usable: lock, because: String::new() });
         for p in 0..self.hosts.len() {
             if p != i && self.hosts[p].on {
-                self.at(
-                    1,
-                    i,
-                    Input::Link {
-                        peer: Pnn(p as u16),
-                        up: true,
-                    },
-                );
-                self.at(
-                    1,
-                    p,
-                    Input::Link {
-                        peer: Pnn(i as u16),
-                        up: true,
-                    },
-                );
+                self.at(1, i, Input::Link { peer: Pnn(p as u16), up: true });
+                self.at(1, p, Input::Link { peer: Pnn(i as u16), up: true });
             }
         }
-        let health = ServiceHealth {
-            state: Health::Ok,
-            because: String::new(),
-            output: vec![],
-        };
-        self.at(
-            0,
-            i,
-            Input::Service {
-                name: "nfs".into(),
-                health,
-            },
-        );
+        let health = ServiceHealth { state: Health::Ok, because: String::new(), output: vec![] };
+        self.at(0, i, Input::Service { name: "nfs".into(), health });
     }
 
     fn at(&mut self, ms: u32, host: usize, input: Input) {
@@ -223,15 +174,9 @@ impl Net {
         let from = Pnn(i as u16);
         for o in out {
             match o {
-                Output::SendHeartbeat { to, heartbeat } => self.wire(
-                    i,
-                    to,
-                    Input::Heartbeat {
-                        from,
-                        net: 0,
-                        heartbeat,
-                    },
-                ),
+                Output::SendHeartbeat { to, heartbeat } => {
+                    self.wire(i, to, Input::Heartbeat { from, net: 0, heartbeat })
+                }
                 Output::SendGrant { to, grant, .. } => self.wire(i, to, Input::Grant { from, grant }),
                 Output::Send { to, message } => self.wire(i, to, Input::Message { from, message }),
                 Output::Persist { ticket, state } => {
@@ -243,11 +188,7 @@ impl Net {
                 Output::Take { vip, .. } => {
                     for (p, h) in self.hosts.iter().enumerate() {
                         let answers = h.on && h.vips.contains(&vip) && self.now < h.lease;
-                        assert!(
-                            p == i || !answers,
-                            "{vip} is taken by {i} while {p} answers at {:?}",
-                            self.now
-                        );
+                        assert!(p == i || !answers, "{vip} is taken by {i} while {p} answers at {:?}", self.now);
                     }
                     self.hosts[i].vips.insert(vip);
                     self.at(1, i, Input::Taken { vip });
@@ -265,42 +206,19 @@ impl Net {
                 Output::Lock { wanted } => {
                     if wanted && self.lock.is_none() {
                         self.lock = Some(i);
-                        self.at(
-                            1,
-                            i,
-                            Input::Lock {
-                                held: true,
-                                because: String::new(),
-                            },
-                        );
+                        self.at(1, i, Input::Lock { held: true, because: String::new() });
                     } else if !wanted && self.lock == Some(i) {
                         self.lock = None;
-                        self.at(
-                            1,
-                            i,
-                            Input::Lock {
-                                held: false,
-                                because: String::new(),
-                            },
-                        );
+                        self.at(1, i, Input::Lock { held: false, because: String::new() });
                     }
                 }
                 Output::Exchange { ticket, record } => {
                     self.records.insert(from, record);
                     let all = self.records.values().cloned().collect();
-                    self.at(
-                        1,
-                        i,
-                        Input::Records {
-                            ticket,
-                            result: Ok(all),
-                        },
-                    );
+                    self.at(1, i, Input::Records { ticket, result: Ok(all) });
                 }
                 Output::Publish(s) => self.hosts[i].snapshot = Some(s),
-                Output::Event(e) => self.hosts[i]
-                    .log
-                    .push(format!("{:?} {} {} ({})", e.at, e.kind, e.text, e.because)),
+                Output::Event(e) => self.hosts[i].log.push(format!("{:?} {} {} ({})", e.at, e.kind, e.text, e.because)),
                 Output::AdminDone { reply, .. } => self.hosts[i].replies.push(reply),
                 Output::Stopped => self.hosts[i].stopped = true,
                 Output::Kick { .. } | Output::ProbeAddress { .. } => {}
@@ -335,11 +253,7 @@ impl Net {
     }
 
     fn story(&self) -> String {
-        self.hosts
-            .iter()
-            .enumerate()
-            .flat_map(|(i, h)| h.log.iter().map(move |l| format!("n{i} {l}\n")))
-            .collect()
+        self.hosts.iter().enumerate().flat_map(|(i, h)| h.log.iter().map(move |l| format!("n{i} {l}\n"))).collect()
     }
 
     /// Runs until every address is answered for by one node; how long that took.
@@ -348,20 +262,12 @@ impl Net {
         while self.now.since(start) < limit {
             self.run(MS);
             let a = self.answering();
-            assert!(
-                a.values().all(|h| h.len() == 1),
-                "two holders: {a:?}\n{}",
-                self.story()
-            );
+            assert!(a.values().all(|h| h.len() == 1), "two holders: {a:?}\n{}", self.story());
             if a.len() == 4 {
                 return self.now.since(start);
             }
         }
-        panic!(
-            "not served after {limit:?}: {:?}\n{}",
-            self.answering(),
-            self.story()
-        );
+        panic!("not served after {limit:?}: {:?}\n{}", self.answering(), self.story());
     }
 }
 
@@ -371,12 +277,7 @@ fn settled(n: u16, lock: bool) -> Net {
     let all: Vec<Pnn> = (0..n).map(Pnn).collect();
     for h in &net.hosts {
         let view = h.core.view().expect("a view");
-        assert_eq!(
-            view.members.keys().copied().collect::<Vec<_>>(),
-            all,
-            "{}",
-            net.story()
-        );
+        assert_eq!(view.members.keys().copied().collect::<Vec<_>>(), all, "{}", net.story());
     }
     net
 }
@@ -474,20 +375,14 @@ fn all_power_lost_and_back() {
 #[test]
 fn drain_moves_everything_off_and_resume_brings_it_back() {
     let mut net = settled(4, false);
-    let request = AdminRequest::SetState {
-        node: Pnn(3),
-        state: AdminState::Drained,
-    };
+    let request = AdminRequest::SetState { node: Pnn(3), state: AdminState::Drained };
     net.at(0, 1, Input::Admin { ticket: 1, request });
     net.run(Duration::from_secs(1));
     assert_eq!(net.hosts[1].replies.len(), 1);
     assert!(net.hosts[1].replies[0].is_ok());
     assert_eq!(net.loads()[3], 0, "{}", net.story());
     assert_eq!(net.answering().len(), 4);
-    let request = AdminRequest::SetState {
-        node: Pnn(3),
-        state: AdminState::Active,
-    };
+    let request = AdminRequest::SetState { node: Pnn(3), state: AdminState::Active };
     net.at(0, 3, Input::Admin { ticket: 2, request });
     net.run(Duration::from_secs(5));
     assert_eq!(net.loads(), [1, 1, 1, 1]);
@@ -509,30 +404,12 @@ fn a_daemon_that_is_stopped_leaves_without_a_gap_for_the_others() {
 #[test]
 fn a_sick_service_moves_the_addresses_and_all_sick_leaves_them() {
     let mut net = settled(4, false);
-    let sick = || ServiceHealth {
-        state: Health::Failed,
-        because: "no answer".into(),
-        output: vec![],
-    };
-    net.at(
-        0,
-        1,
-        Input::Service {
-            name: "nfs".into(),
-            health: sick(),
-        },
-    );
+    let sick = || ServiceHealth { state: Health::Failed, because: "no answer".into(), output: vec![] };
+    net.at(0, 1, Input::Service { name: "nfs".into(), health: sick() });
     net.run(Duration::from_secs(1));
     assert_eq!(net.loads()[1], 0);
     for i in [0, 2, 3] {
-        net.at(
-            0,
-            i,
-            Input::Service {
-                name: "nfs".into(),
-                health: sick(),
-            },
-        );
+        net.at(0, i, Input::Service { name: "nfs".into(), health: sick() });
     }
     net.run(Duration::from_secs(3));
     assert_eq!(net.answering().len(), 4, "{}", net.story());
@@ -543,26 +420,10 @@ fn an_administrator_moves_an_address() {
     let mut net = settled(4, false);
     let from = net.answering()[&vip(0)][0];
     let to = (from + 1) % 4;
-    net.at(
-        0,
-        2,
-        Input::Admin {
-            ticket: 5,
-            request: AdminRequest::MoveIp {
-                vip: vip(0),
-                to: Pnn(to as u16),
-            },
-        },
-    );
+    net.at(0, 2, Input::Admin { ticket: 5, request: AdminRequest::MoveIp { vip: vip(0), to: Pnn(to as u16) } });
     net.run(Duration::from_secs(1));
     assert_eq!(net.hosts[2].replies.len(), 1);
-    assert_eq!(
-        net.answering()[&vip(0)],
-        [to],
-        "{:?}\n{}",
-        net.hosts[2].replies,
-        net.story()
-    );
+    assert_eq!(net.answering()[&vip(0)], [to], "{:?}\n{}", net.hosts[2].replies, net.story());
 }
 
 #[test]
@@ -573,23 +434,9 @@ fn the_last_survivor_without_a_quorum_serves_only_after_force_view() {
     net.power_off(1);
     net.run(Duration::from_secs(3));
     assert!(net.answering().is_empty());
-    net.at(
-        0,
-        2,
-        Input::Admin {
-            ticket: 9,
-            request: AdminRequest::ForceView {
-                because: "the others burnt".into(),
-            },
-        },
-    );
+    net.at(0, 2, Input::Admin { ticket: 9, request: AdminRequest::ForceView { because: "the others burnt".into() } });
     net.until_served(Duration::from_secs(10));
     net.power_on(0, 3, false);
     net.run(Duration::from_secs(12));
-    assert_eq!(
-        net.hosts[0].core.view().unwrap().members.len(),
-        2,
-        "{}",
-        net.story()
-    );
+    assert_eq!(net.hosts[0].core.view().unwrap().members.len(), 2, "{}", net.story());
 }

@@ -25,31 +25,15 @@ impl Cluster {
                 }
                 self.arbiter.durable.admin = state;
                 let disk = self.arbiter.persist(Vec::new(), out);
-                self.event(
-                    Level::Info,
-                    "admin",
-                    Some(me),
-                    text.clone(),
-                    "an administrator said so".into(),
-                    out,
-                );
+                self.event(Level::Info, "admin", Some(me), text.clone(), "an administrator said so".into(), out);
                 let what = "writing the new state to disk".to_string();
-                self.asked.push(Asked {
-                    ticket,
-                    by,
-                    deadline: now + ADMIN_DEADLINE,
-                    what,
-                    disk: Some((disk, text)),
-                });
+                self.asked.push(Asked { ticket, by, deadline: now + ADMIN_DEADLINE, what, disk: Some((disk, text)) });
                 self.dirty = true;
             }
             AdminRequest::SetState { node, .. } => self.forward(now, by, ticket, node, request, out),
             AdminRequest::MoveIp { vip, to } => {
                 let Some(leader) = self.view().and_then(View::leader).filter(|_| self.is_member()) else {
-                    let why = format!(
-                        "{} is not a member of a view with a leader; ask on another node",
-                        self.name(me)
-                    );
+                    let why = format!("{} is not a member of a view with a leader; ask on another node", self.name(me));
                     return Self::answer(by, ticket, Err(why), out);
                 };
                 if leader != me {
@@ -81,50 +65,23 @@ impl Cluster {
         out: &mut Vec<Output>,
     ) {
         if !self.config.nodes.contains_key(&to) {
-            return Self::answer(
-                by,
-                ticket,
-                Err(format!("there is no node {to}; `steadfast nodes` lists them")),
-                out,
-            );
+            return Self::answer(by, ticket, Err(format!("there is no node {to}; `steadfast nodes` lists them")), out);
         }
         if matches!(by, Asker::Peer(..)) {
-            return Self::answer(
-                by,
-                ticket,
-                Err("the request came to the wrong node; try again".into()),
-                out,
-            );
+            return Self::answer(by, ticket, Err("the request came to the wrong node; try again".into()), out);
         }
         if !self.reach.peers.get(&to).is_some_and(|p| p.link) {
-            return Self::answer(
-                by,
-                ticket,
-                Err(format!("{} is not connected to this node", self.name(to))),
-                out,
-            );
+            return Self::answer(by, ticket, Err(format!("{} is not connected to this node", self.name(to))), out);
         }
-        out.push(Output::Send {
-            to,
-            message: Message::Admin { ticket, request },
-        });
+        out.push(Output::Send { to, message: Message::Admin { ticket, request } });
         let what = format!("waiting for {}", self.name(to));
-        self.asked.push(Asked {
-            ticket,
-            by,
-            deadline: now + ADMIN_DEADLINE,
-            what,
-            disk: None,
-        });
+        self.asked.push(Asked { ticket, by, deadline: now + ADMIN_DEADLINE, what, disk: None });
     }
 
     pub(super) fn answer(by: Asker, ticket: u64, reply: AdminReply, out: &mut Vec<Output>) {
         out.push(match by {
             Asker::Local => Output::AdminDone { ticket, reply },
-            Asker::Peer(to, ticket) => Output::Send {
-                to,
-                message: Message::AdminDone { ticket, reply },
-            },
+            Asker::Peer(to, ticket) => Output::Send { to, message: Message::AdminDone { ticket, reply } },
         });
     }
 
@@ -146,27 +103,15 @@ impl Cluster {
     }
 
     /// A new life of the cluster with this node alone, at an administrator's word.
-    pub(super) fn force_view(
-        &mut self,
-        now: Time,
-        by: Asker,
-        because: String,
-        out: &mut Vec<Output>,
-    ) -> AdminReply {
+    pub(super) fn force_view(&mut self, now: Time, by: Asker, because: String, out: &mut Vec<Output>) -> AdminReply {
         if by != Asker::Local {
             return Err("force-view must be said at the node itself".into());
         }
         let Some(old) = self.view().cloned() else {
-            return Err(
-                "this node has never been part of a cluster; use `steadfast init` or `steadfast join`".into(),
-            );
+            return Err("this node has never been part of a cluster; use `steadfast init` or `steadfast join`".into());
         };
         let heard = self.reach.heard();
-        let reachable = old
-            .voters
-            .iter()
-            .filter(|(p, _)| **p == self.config.me || heard.contains(p))
-            .count();
+        let reachable = old.voters.iter().filter(|(p, _)| **p == self.config.me || heard.contains(p)).count();
         if old.is_majority(reachable) {
             return Err(format!(
                 "{reachable} of {} voters are here: the cluster can decide by itself",
@@ -175,18 +120,11 @@ impl Cluster {
         }
         self.next_ask += 1;
         let id = self.run.0 ^ self.next_ask;
-        let incarnation = Incarnation {
-            number: old.incarnation.number + 1,
-            id,
-        };
+        let incarnation = Incarnation { number: old.incarnation.number + 1, id };
         let uid = self.arbiter.durable.uid;
         let mut view = View::founding(incarnation, old.epoch.next(), self.config.me, uid, because);
         view.evicted.clone_from(&old.evicted);
-        for (pnn, conf) in old
-            .members
-            .keys()
-            .filter_map(|p| Some((*p, self.config.nodes.get(p)?)))
-        {
+        for (pnn, conf) in old.members.keys().filter_map(|p| Some((*p, self.config.nodes.get(p)?))) {
             if pnn != self.config.me {
                 view.evicted.insert(pnn, conf.addresses.clone());
             }

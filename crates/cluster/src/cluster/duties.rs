@@ -11,17 +11,11 @@ impl Cluster {
             return;
         };
         let present = self.present(&view);
-        let reachable = view
-            .voters
-            .iter()
-            .filter(|(p, u)| present.get(p).is_some_and(|n| n.direct && n.uid == **u))
-            .count();
+        let reachable =
+            view.voters.iter().filter(|(p, u)| present.get(p).is_some_and(|n| n.direct && n.uid == **u)).count();
         self.half = view.is_half_with_lock(reachable);
-        let silent = view
-            .members
-            .keys()
-            .filter_map(|p| Some((*p, now.since(self.reach.peers.get(p)?.last?))))
-            .collect();
+        let silent =
+            view.members.keys().filter_map(|p| Some((*p, now.since(self.reach.peers.get(p)?.last?)))).collect();
         let edge = |a: Pnn, b: Pnn| self.reach.edge(a, b);
         let site = Site {
             now,
@@ -33,13 +27,8 @@ impl Cluster {
             silent,
         };
         let (wish, recheck) = membership::wish(&site);
-        let absent: BTreeSet<Pnn> = view
-            .voters
-            .keys()
-            .chain(view.members.keys())
-            .filter(|p| !site.present.contains_key(p))
-            .copied()
-            .collect();
+        let absent: BTreeSet<Pnn> =
+            view.voters.keys().chain(view.members.keys()).filter(|p| !site.present.contains_key(p)).copied().collect();
         self.wake = recheck;
         let (wished, order) = match wish {
             Wish::Content => {
@@ -60,10 +49,7 @@ impl Cluster {
         let me = self.config.me;
         // Somebody's accepted but undecided view stops leases until it is decided: finish it if nobody else does.
         let undecided = self.arbiter.undecided_since();
-        let turn = order
-            .iter()
-            .position(|p| *p == me)
-            .unwrap_or_else(|| usize::from(me.0) % 16);
+        let turn = order.iter().position(|p| *p == me).unwrap_or_else(|| usize::from(me.0) % 16);
         let step = PROPOSER_STEP * u32::try_from(turn).unwrap_or(16);
         let (wished, due) = match (wished, undecided) {
             (_, Some(since)) => {
@@ -86,10 +72,7 @@ impl Cluster {
             return;
         }
         if self.half && self.kicked.as_ref() != Some(&absent) {
-            let nodes = absent
-                .iter()
-                .filter_map(|p| Some((*p, self.config.nodes.get(p)?.addresses.clone())))
-                .collect();
+            let nodes = absent.iter().filter_map(|p| Some((*p, self.config.nodes.get(p)?.addresses.clone()))).collect();
             out.push(Output::Kick { nodes });
             self.kicked = Some(absent);
         }
@@ -99,8 +82,7 @@ impl Cluster {
     /// The leader keeps the lock in the background; a tie needs it.
     pub(super) fn mind_lock(&mut self, out: &mut Vec<Output>) {
         let leads = self.placing.is_some() && self.stopping == Stopping::No;
-        let wanted =
-            self.lock.usable && (leads || (self.half && (self.arbiter.proposing() || self.need.is_some())));
+        let wanted = self.lock.usable && (leads || (self.half && (self.arbiter.proposing() || self.need.is_some())));
         if wanted != self.lock_wanted {
             self.lock_wanted = wanted;
             out.push(Output::Lock { wanted });
@@ -150,11 +132,8 @@ impl Cluster {
 
     pub(super) fn mind_stop(&mut self, now: Time, out: &mut Vec<Output>) {
         if let Stopping::Moving(until) = self.stopping {
-            let others = self.view().is_some_and(|v| {
-                v.members
-                    .keys()
-                    .any(|p| *p != self.config.me && self.reach.hears(*p))
-            });
+            let others =
+                self.view().is_some_and(|v| v.members.keys().any(|p| *p != self.config.me && self.reach.hears(*p)));
             if self.holder.is_empty() || !others || !self.is_member() || now >= until {
                 self.stopping = Stopping::Closing;
                 self.reconcile(now, out);

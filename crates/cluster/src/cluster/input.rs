@@ -22,16 +22,8 @@ impl Cluster {
             }
             Input::PersistFailed { ticket: _, error } => {
                 if self.arbiter.disk_error.as_ref() != Some(&error) {
-                    let text =
-                        "cannot write its votes: it takes part in no decision until it can".to_string();
-                    self.event(
-                        Level::Error,
-                        "storage",
-                        Some(self.config.me),
-                        text,
-                        error.clone(),
-                        out,
-                    );
+                    let text = "cannot write its votes: it takes part in no decision until it can".to_string();
+                    self.event(Level::Error, "storage", Some(self.config.me), text, error.clone(), out);
                 }
                 self.arbiter.persist_failed(now, error);
                 self.dirty = true;
@@ -49,27 +41,13 @@ impl Cluster {
             Input::Taken { vip } => {
                 if self.holder.taken(vip) {
                     let because = self.because.get(&vip).cloned().unwrap_or_default();
-                    self.event(
-                        Level::Info,
-                        "take",
-                        Some(self.config.me),
-                        format!("{vip} is held here"),
-                        because,
-                        out,
-                    );
+                    self.event(Level::Info, "take", Some(self.config.me), format!("{vip} is held here"), because, out);
                 }
                 self.dirty = true;
             }
             Input::TakeFailed { vip, because } => {
                 let text = format!("{vip} could not be taken");
-                self.event(
-                    Level::Error,
-                    "take",
-                    Some(self.config.me),
-                    text,
-                    because.clone(),
-                    out,
-                );
+                self.event(Level::Error, "take", Some(self.config.me), text, because.clone(), out);
                 self.holder.take_failed(now, vip, because);
                 self.dirty = true;
             }
@@ -78,10 +56,7 @@ impl Cluster {
                 let (level, because) = if asked {
                     (Level::Info, String::new())
                 } else {
-                    (
-                        Level::Warning,
-                        "nobody here asked for it: somebody else removed it, or its lifetime ended".into(),
-                    )
+                    (Level::Warning, "nobody here asked for it: somebody else removed it, or its lifetime ended".into())
                 };
                 self.event(
                     level,
@@ -96,8 +71,7 @@ impl Cluster {
             Input::Conflict { vip, mac } => {
                 let text = format!("{mac} answers for {vip} too");
                 let because =
-                    "another machine uses this address; find it by its MAC and take the address off it"
-                        .to_string();
+                    "another machine uses this address; find it by its MAC and take the address off it".to_string();
                 self.event(Level::Error, "take", Some(self.config.me), text, because, out);
             }
             Input::Evicted { epoch } => {
@@ -108,25 +82,14 @@ impl Cluster {
             Input::EvictFailed { epoch: _, because } => {
                 if self.evict_error.as_ref() != Some(&because) {
                     let text = "cannot shut lost nodes out of the storage; their addresses wait".to_string();
-                    self.event(
-                        Level::Error,
-                        "storage",
-                        Some(self.config.me),
-                        text,
-                        because.clone(),
-                        out,
-                    );
+                    self.event(Level::Error, "storage", Some(self.config.me), text, because.clone(), out);
                 }
                 self.evict_error = Some(because);
                 self.dirty = true;
             }
             Input::Service { name, health } => self.service(name, health, out),
             Input::Interface { name, up } => {
-                let changed = if up {
-                    self.links_down.remove(&name)
-                } else {
-                    self.links_down.insert(name.clone())
-                };
+                let changed = if up { self.links_down.remove(&name) } else { self.links_down.insert(name.clone()) };
                 if changed {
                     let level = if up { Level::Info } else { Level::Error };
                     let text = format!("public interface {name} is {}", if up { "up" } else { "down" });
@@ -142,14 +105,7 @@ impl Cluster {
                 if text.is_empty() {
                     self.warnings.remove(&key);
                 } else if self.warnings.get(&key) != Some(&text) {
-                    self.event(
-                        Level::Warning,
-                        "storage",
-                        Some(self.config.me),
-                        text.clone(),
-                        String::new(),
-                        out,
-                    );
+                    self.event(Level::Warning, "storage", Some(self.config.me), text.clone(), String::new(), out);
                     self.warnings.insert(key, text);
                 }
                 self.dirty = true;
@@ -216,9 +172,7 @@ impl Cluster {
 
     pub(super) fn renew(&mut self, now: Time, out: &mut Vec<Output>) {
         let Some(view) = self.arbiter.view() else { return };
-        if !view.has_run(self.config.me, self.run)
-            || matches!(self.stopping, Stopping::Gone(_) | Stopping::Done)
-        {
+        if !view.has_run(self.config.me, self.run) || matches!(self.stopping, Stopping::Gone(_) | Stopping::Done) {
             return;
         }
         if let Some(until) = self.lease.renew(view, self.config.timing.lease)
@@ -229,14 +183,7 @@ impl Cluster {
                 self.leased = true;
                 self.dirty = true;
                 let because = format!("more than half of {} voters grant it", view.voters.len());
-                self.event(
-                    Level::Info,
-                    "lease",
-                    Some(self.config.me),
-                    "has the right to serve".into(),
-                    because,
-                    out,
-                );
+                self.event(Level::Info, "lease", Some(self.config.me), "has the right to serve".into(), because, out);
             }
         }
     }
@@ -256,11 +203,7 @@ impl Cluster {
                 self.admin_request(now, Asker::Peer(from, ticket), ticket, request, out)
             }
             Message::AdminDone { ticket, reply } => {
-                if let Some(i) = self
-                    .asked
-                    .iter()
-                    .position(|a| a.ticket == ticket && a.disk.is_none())
-                {
+                if let Some(i) = self.asked.iter().position(|a| a.ticket == ticket && a.disk.is_none()) {
                     let asked = self.asked.remove(i);
                     Self::answer(asked.by, asked.ticket, reply, out);
                 }
@@ -277,10 +220,7 @@ impl Cluster {
     }
 
     pub(super) fn orders(&mut self, from: Pnn, orders: Orders) {
-        if !self.is_member()
-            || self.view().and_then(View::leader) != Some(from)
-            || orders.epoch != self.epoch()
-        {
+        if !self.is_member() || self.view().and_then(View::leader) != Some(from) || orders.epoch != self.epoch() {
             return;
         }
         if self.holder.orders(&orders) {
@@ -292,18 +232,8 @@ impl Cluster {
 
     pub(super) fn lock_input(&mut self, held: bool, because: String, out: &mut Vec<Output>) {
         if self.lock.held != held {
-            let text = format!(
-                "the cluster lock is {} here",
-                if held { "held" } else { "no longer held" }
-            );
-            self.event(
-                Level::Info,
-                "lock",
-                Some(self.config.me),
-                text,
-                because.clone(),
-                out,
-            );
+            let text = format!("the cluster lock is {} here", if held { "held" } else { "no longer held" });
+            self.event(Level::Info, "lock", Some(self.config.me), text, because.clone(), out);
         }
         self.lock.held = held;
         self.lock.epoch = self.epoch();

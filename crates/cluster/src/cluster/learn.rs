@@ -3,13 +3,7 @@
 use super::*;
 
 impl Cluster {
-    pub(super) fn learn(
-        &mut self,
-        now: Time,
-        view: View,
-        fences: BTreeMap<Pnn, Time>,
-        out: &mut Vec<Output>,
-    ) {
+    pub(super) fn learn(&mut self, now: Time, view: View, fences: BTreeMap<Pnn, Time>, out: &mut Vec<Output>) {
         let old = self.view().cloned();
         if !self.arbiter.learn(now, view.clone(), out) {
             return;
@@ -17,11 +11,7 @@ impl Cluster {
         let me = self.config.me;
         self.set_fences(now, old.as_ref(), &view, &fences);
         let goes_on = old.as_ref().is_some_and(|o| {
-            o.has_run(me, self.run)
-                && view
-                    .members
-                    .get(&me)
-                    .is_some_and(|m| m.run == self.run && m.since <= o.epoch)
+            o.has_run(me, self.run) && view.members.get(&me).is_some_and(|m| m.run == self.run && m.since <= o.epoch)
         });
         self.lease.new_view(goes_on);
         if goes_on {
@@ -30,24 +20,13 @@ impl Cluster {
             self.holder.forget_orders(view.epoch);
             self.expire(now, out);
         }
-        let nodes = view
-            .evicted
-            .iter()
-            .filter(|(p, _)| **p != me)
-            .map(|(p, a)| (*p, a.clone()))
-            .collect();
-        out.push(Output::Evict {
-            epoch: view.epoch,
-            nodes,
-        });
+        let nodes = view.evicted.iter().filter(|(p, _)| **p != me).map(|(p, a)| (*p, a.clone())).collect();
+        out.push(Output::Evict { epoch: view.epoch, nodes });
         let leads = view.leader() == Some(me) && view.has_run(me, self.run);
         self.placing = leads.then(|| Placing::new(view.epoch));
         if let Some(old) = &old {
             for (pnn, member) in &old.members {
-                let left = self
-                    .reports
-                    .get(pnn)
-                    .is_some_and(|r| r.run == member.run && r.left);
+                let left = self.reports.get(pnn).is_some_and(|r| r.run == member.run && r.left);
                 if !view.has_run(*pnn, member.run) && !left {
                     let (count, _) = self.relapses.get(pnn).copied().unwrap_or((0, now));
                     self.relapses.insert(*pnn, (count + 1, now));
@@ -66,13 +45,7 @@ impl Cluster {
     }
 
     /// Until when nodes that the view does not have may still act under an older lease.
-    pub(super) fn set_fences(
-        &mut self,
-        now: Time,
-        old: Option<&View>,
-        view: &View,
-        told: &BTreeMap<Pnn, Time>,
-    ) {
+    pub(super) fn set_fences(&mut self, now: Time, old: Option<&View>, view: &View, told: &BTreeMap<Pnn, Time>) {
         let timing = &self.config.timing;
         let full = now + timing.lease + timing.margin;
         let next = old.is_some_and(|o| o.incarnation == view.incarnation && o.epoch.next() == view.epoch);
@@ -121,17 +94,10 @@ impl Cluster {
         let Some(view) = self.view().cloned() else { return };
         self.news.insert(to, now);
         let fences = self.fences.iter().map(|(p, t)| (*p, t.since(now))).collect();
-        out.push(Output::Send {
-            to,
-            message: Message::Decided { view, fences },
-        });
+        out.push(Output::Send { to, message: Message::Decided { view, fences } });
     }
 }
 
 pub(super) fn list(names: &[String]) -> String {
-    if names.is_empty() {
-        "none".into()
-    } else {
-        names.join(", ")
-    }
+    if names.is_empty() { "none".into() } else { names.join(", ") }
 }

@@ -15,8 +15,8 @@ use crate::placing::{Placing, Scene};
 use crate::reach::Reach;
 use crate::status::Seen;
 use crate::{
-    AdminReply, AdminRequest, AdminState, Config, Durable, Epoch, Event, Grant, Heartbeat, Incarnation,
-    Input, Level, LockStatus, Message, Orders, Output, Pnn, Report, Role, RunId, ServiceHealth, Time, View,
+    AdminReply, AdminRequest, AdminState, Config, Durable, Epoch, Event, Grant, Heartbeat, Incarnation, Input, Level,
+    LockStatus, Message, Orders, Output, Pnn, Report, Role, RunId, ServiceHealth, Time, View,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -25,7 +25,7 @@ use std::time::Duration;
 /// Between two tellings of the newest view to one peer that is behind.
 const NEWS_PAUSE: Duration = Duration::from_millis(100);
 /// Head start of each possible proposer before the next one.
-const PROPOSER_STEP: Duration = Duration::from_millis(40);
+const PROPOSER_STEP: Duration = Duration::from_millis(100);
 /// An accepted view that is not decided after this is pushed by others.
 const PUSH_AFTER: Duration = Duration::from_millis(100);
 /// A relapse is forgotten after this.
@@ -131,16 +131,13 @@ impl Cluster {
     /// its first report says so to the others.
     #[must_use]
     pub fn new(start: Start, now: Time) -> Self {
-        let Start {
-            config,
-            durable,
-            run,
-            seed,
-            version,
-        } = start;
+        let Start { config, durable, run, seed, version } = start;
         let me = config.me;
         let timing = config.timing.clone();
         let epoch = durable.view.as_ref().map_or(Epoch(0), |v| v.epoch);
+        // What others were granted before this start is forgotten: they may act for one more lease.
+        let wait = timing.lease + timing.margin + timing.whole_seconds;
+        let fences = config.nodes.keys().filter(|p| **p != me).map(|p| (*p, now + wait)).collect();
         let mut holder = Holder::default();
         holder.forget_orders(epoch);
         Self {
@@ -154,7 +151,7 @@ impl Cluster {
             holder,
             placing: None,
             reports: BTreeMap::new(),
-            fences: BTreeMap::new(),
+            fences,
             evicted: None,
             evict_error: None,
             services: BTreeMap::new(),
@@ -199,10 +196,7 @@ impl Cluster {
         self.expire(now, out);
         self.input(now, input, out);
         self.consequences(now, out);
-        self.place_at = self
-            .placing
-            .as_ref()
-            .and_then(|p| p.next_timeout(now, &self.config, &self.fences));
+        self.place_at = self.placing.as_ref().and_then(|p| p.next_timeout(now, &self.config, &self.fences));
         self.planned = self.next_timeout();
     }
 
@@ -276,10 +270,7 @@ impl Cluster {
     }
 
     pub(crate) fn name(&self, pnn: Pnn) -> String {
-        self.config
-            .nodes
-            .get(&pnn)
-            .map_or_else(|| format!("node {pnn}"), |n| n.name.clone())
+        self.config.nodes.get(&pnn).map_or_else(|| format!("node {pnn}"), |n| n.name.clone())
     }
 
     pub(crate) fn event(
@@ -308,14 +299,10 @@ impl Cluster {
             self.dirty = true;
             out.push(Output::LeaseLost);
             let view = self.view();
-            let (fresh, of) = view.map_or((0, 0), |v| {
-                (self.lease.fresh(v, self.config.timing.lease, now), v.voters.len())
-            });
+            let (fresh, of) =
+                view.map_or((0, 0), |v| (self.lease.fresh(v, self.config.timing.lease, now), v.voters.len()));
             let because = if self.is_member() {
-                format!(
-                    "only {fresh} of {of} voters have answered within {} ms",
-                    self.config.timing.lease.as_millis()
-                )
+                format!("only {fresh} of {of} voters have answered within {} ms", self.config.timing.lease.as_millis())
             } else {
                 "this node is not a member of the view".to_string()
             };

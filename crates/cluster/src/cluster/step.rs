@@ -4,7 +4,7 @@ use super::*;
 
 impl Cluster {
     pub(super) fn consequences(&mut self, now: Time, out: &mut Vec<Output>) {
-        self.arbiter.tick(now, out);
+        self.dirty |= self.arbiter.tick(now, out);
         self.settle_decisions(now, out);
         if self.reach.refresh(now) {
             self.note_reach(out);
@@ -78,10 +78,7 @@ impl Cluster {
             hears: self.reach.heard(),
         };
         for to in self.reach.peers.keys() {
-            out.push(Output::SendHeartbeat {
-                to: *to,
-                heartbeat: heartbeat.clone(),
-            });
+            out.push(Output::SendHeartbeat { to: *to, heartbeat: heartbeat.clone() });
         }
         if member && self.arbiter.grants() {
             self.arbiter.granted(me, now);

@@ -5,17 +5,8 @@ use super::*;
 impl Cluster {
     pub(super) fn own_report(&self) -> Report {
         let mut warnings: Vec<String> = self.warnings.values().cloned().collect();
-        warnings.extend(
-            self.arbiter
-                .disk_error
-                .iter()
-                .map(|e| format!("votes cannot be written: {e}")),
-        );
-        warnings.extend(
-            self.evict_error
-                .iter()
-                .map(|e| format!("lost nodes cannot be shut out of the storage: {e}")),
-        );
+        warnings.extend(self.arbiter.disk_error.iter().map(|e| format!("votes cannot be written: {e}")));
+        warnings.extend(self.evict_error.iter().map(|e| format!("lost nodes cannot be shut out of the storage: {e}")));
         Report {
             run: self.run,
             uid: self.arbiter.durable.uid,
@@ -23,12 +14,7 @@ impl Cluster {
             orders: self.holder.revision,
             holding: self.holder.holding(),
             serving: self.holder.serving(),
-            failed: self
-                .holder
-                .failed
-                .iter()
-                .map(|(v, (_, why))| (*v, why.clone()))
-                .collect(),
+            failed: self.holder.failed.iter().map(|(v, (_, why))| (*v, why.clone())).collect(),
             evicted: self.evicted,
             admin: self.admin(),
             services: self.services.clone(),
@@ -51,31 +37,21 @@ impl Cluster {
         }
         self.reports.insert(self.config.me, report.clone());
         for (to, _) in self.reach.peers.iter().filter(|(_, p)| p.link) {
-            out.push(Output::Send {
-                to: *to,
-                message: Message::Report(report.clone()),
-            });
+            out.push(Output::Send { to: *to, message: Message::Report(report.clone()) });
         }
     }
 
     /// A link has come up: the peer knows nothing of us.
     pub(super) fn greet(&mut self, peer: Pnn, out: &mut Vec<Output>) {
         self.news.remove(&peer);
-        out.push(Output::Send {
-            to: peer,
-            message: Message::Report(self.own_report()),
-        });
+        out.push(Output::Send { to: peer, message: Message::Report(self.own_report()) });
     }
 
     pub(super) fn with_placing<T>(&mut self, f: impl FnOnce(&mut Placing, &Scene<'_>) -> T) -> Option<T> {
         let mut placing = self.placing.take()?;
         let result = self.arbiter.view().map(|view| {
-            let suspected = view
-                .members
-                .keys()
-                .filter(|p| **p != self.config.me && !self.reach.hears(**p))
-                .copied()
-                .collect();
+            let suspected =
+                view.members.keys().filter(|p| **p != self.config.me && !self.reach.hears(**p)).copied().collect();
             let scene = Scene {
                 now: self.now,
                 config: &self.config,
@@ -103,14 +79,7 @@ impl Cluster {
                 Some(orders) => (orders, true),
                 None if refresh => {
                     let behind = |p: &Pnn| scene.reports.get(p).is_none_or(|r| r.orders < placing.revision());
-                    (
-                        placing
-                            .current(scene)
-                            .into_iter()
-                            .filter(|(p, _)| behind(p))
-                            .collect(),
-                        false,
-                    )
+                    (placing.current(scene).into_iter().filter(|(p, _)| behind(p)).collect(), false)
                 }
                 None => (Vec::new(), false),
             }
@@ -124,10 +93,7 @@ impl Cluster {
             if to == me {
                 self.orders(me, orders);
             } else {
-                out.push(Output::Send {
-                    to,
-                    message: Message::Orders(orders),
-                });
+                out.push(Output::Send { to, message: Message::Orders(orders) });
             }
         }
         if let Some(p) = &self.placing {
