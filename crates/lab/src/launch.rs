@@ -42,14 +42,21 @@ impl Entry {
     /// Kills the laboratory and waits until the kernel has cleared it away.
     pub(crate) fn end(&self) -> Result<()> {
         if self.alive() {
-            let pid = rustix::process::Pid::from_raw(self.pid).context("an entry without a pid")?;
-            rustix::process::kill_process(pid, rustix::process::Signal::KILL)
-                .with_context(|| format!("cannot end laboratory {} (pid {})", self.id, self.pid))?;
-            crate::sh::wait_for(
-                "the laboratory's processes to end",
-                Duration::from_secs(30),
-                || Ok((!self.alive()).then_some(())),
-            )?;
+            use rustix::process::{Pid, Signal, kill_process};
+            let pid = Pid::from_raw(self.pid).context("an entry without a pid")?;
+            let cannot = || format!("cannot end laboratory {} (pid {})", self.id, self.pid);
+            let gone = |limit| {
+                let what = "the laboratory's processes to end";
+                crate::sh::wait_for(what, limit, || Ok((!self.alive()).then_some(())))
+            };
+            match kill_process(pid, Signal::TERM) {
+                Ok(()) | Err(rustix::io::Errno::SRCH) => {}
+                Err(e) => return Err(e).with_context(cannot),
+            }
+            if gone(Duration::from_secs(5)).is_err() {
+                kill_process(pid, Signal::KILL).with_context(cannot)?;
+                gone(Duration::from_secs(30))?;
+            }
         }
         forget(&self.id);
         Ok(())

@@ -7,22 +7,12 @@ use crate::lab::Lab;
 use crate::site::{self, CLIENT, MOUNT, PASSWORD, SHARE, Storage, USER, VOLUME, WATCHER};
 use crate::{files, sh};
 use anyhow::{Context, Result, bail};
+use services::storage::coherence::{MOUNT_OPTIONS, VOLUME_OPTIONS};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-/// What makes a volume coherent between nodes (see docs/storage.md), and Ganesha's heads among themselves.
-const VOLUME_OPTIONS: &[(&str, &str)] = &[
-    ("performance.write-behind", "off"),
-    ("performance.read-ahead", "off"),
-    ("performance.io-cache", "off"),
-    ("performance.quick-read", "off"),
-    ("performance.stat-prefetch", "off"),
-    ("performance.open-behind", "off"),
-    ("performance.readdir-ahead", "off"),
-    ("features.cache-invalidation", "on"),
-];
-const MOUNT_OPTIONS: &str =
-    "direct-io-mode=enable,attribute-timeout=0,entry-timeout=0,negative-timeout=0,log-level=WARNING";
+/// Beside what makes the volume coherent between mounts: Ganesha's heads cache across each other without it.
+const HEADS_OPTION: [&str; 2] = ["features.cache-invalidation", "on"];
 
 /// Says what is going on, with the time since the start.
 #[derive(Debug)]
@@ -191,7 +181,11 @@ fn create_volume(lab: &Lab) -> Result<()> {
     sh::wait_for("the volume to be created", Duration::from_secs(60), || {
         gluster(lab, &words).map(Some)
     })?;
-    for (option, value) in VOLUME_OPTIONS {
+    for [option, value] in VOLUME_OPTIONS
+        .iter()
+        .map(|s| [s.option, s.value])
+        .chain([HEADS_OPTION])
+    {
         gluster(lab, &["volume", "set", VOLUME, option, value])?;
     }
     gluster(lab, &["volume", "start", VOLUME])?;
@@ -210,8 +204,9 @@ pub(crate) fn mount(lab: &Lab, host: &str) -> Result<()> {
     if lab.site.storage == Storage::Local {
         return Ok(());
     }
+    let options = MOUNT_OPTIONS.join(",");
     let line = format!(
-        "mountpoint -q {MOUNT} || {{ mount -t glusterfs -o {MOUNT_OPTIONS} localhost:/{VOLUME} {MOUNT}; mountpoint -q {MOUNT}; }}"
+        "mountpoint -q {MOUNT} || {{ mount -t glusterfs -o {options},log-level=WARNING localhost:/{VOLUME} {MOUNT}; mountpoint -q {MOUNT}; }}"
     );
     sh::wait_for(
         &format!("{VOLUME} to be mounted on {host}"),

@@ -1,8 +1,9 @@
 //! Chooses laboratory tests, gives each group a laboratory, and sums up.
 
+use crate::args::Shape;
 use crate::cases::{CASES, Case, Group, Verdict};
 use crate::site::Storage;
-use crate::{Shape, launch, parts, strings, vm};
+use crate::{launch, parts, strings, vm};
 use anyhow::{Context, Result};
 use std::path::PathBuf;
 

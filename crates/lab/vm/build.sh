@@ -31,9 +31,11 @@ lib=lib/x86_64-linux-gnu
 mkdir -p "$root"/{bin,sbin,usr/bin,usr/sbin,$lib,usr/$lib,lib64,etc,proc,sys,dev,run,tmp,mnt,root,var/lib/nfs}
 cp "$busybox" "$root/bin/busybox"
 for applet in $("$busybox" --list); do [ "$applet" = busybox ] || ln -sf /bin/busybox "$root/bin/$applet"; done
+# Where the kernel itself asks for a module.
+ln -sf /bin/busybox "$root/sbin/modprobe"
 for f in mount.cifs mount.nfs mount.nfs4 umount.nfs rpc.statd rpcbind; do cp -P "$work/tree/sbin/$f" "$root/sbin/"; done
 for f in bin/dash bin/dd bin/cat bin/stat usr/bin/stat usr/bin/cmp usr/bin/timeout; do
-  [ -e "$work/tree/$f" ] && { rm -f "$root/bin/$(basename $f)"; cp "$work/tree/$f" "$root/bin/"; }
+  if [ -e "$work/tree/$f" ]; then rm -f "$root/bin/$(basename $f)"; cp "$work/tree/$f" "$root/bin/"; fi
 done
 cp "$work"/tree/etc/{netconfig,protocols,services,rpc} "$root/etc/" 2>/dev/null || true
 printf 'root:x:0:0:root:/root:/bin/sh\n_rpc:x:100:65534::/run/rpcbind:/bin/false\nstatd:x:101:65534::/var/lib/nfs:/bin/false\n' >"$root/etc/passwd"
@@ -47,11 +49,13 @@ chmod +x "$root/init"
 # Shared libraries: what the programs need, from the unpacked packages.
 export LD_LIBRARY_PATH=$work/tree/$lib:$work/tree/usr/$lib
 for f in "$root"/sbin/* "$root"/bin/*; do
-  [ -f "$f" ] && [ ! -L "$f" ] && { ldd "$f" 2>/dev/null || true; } | awk '$3 ~ /^\// { print $3 }'
+  if [ -f "$f" ] && [ ! -L "$f" ]; then { ldd "$f" 2>/dev/null || true; } | awk '$3 ~ /^\// { print $3 }'; fi
 done | sort -u >"$work/libraries"
 while read -r l; do cp -L "$l" "$root/$lib/"; done <"$work/libraries"
 for l in libnss_files.so.2 libnss_dns.so.2 libresolv.so.2 libgcc_s.so.1; do
-  for d in "$work/tree/$lib" /$lib; do [ -e "$d/$l" ] && cp -L "$d/$l" "$root/$lib/" && break; done
+  for d in "$work/tree/$lib" /$lib; do
+    if [ -e "$d/$l" ]; then cp -L "$d/$l" "$root/$lib/"; break; fi
+  done
 done
 cp -L "$work/tree/lib64/ld-linux-x86-64.so.2" "$root/lib64/"
 unset LD_LIBRARY_PATH
@@ -59,7 +63,7 @@ unset LD_LIBRARY_PATH
 # Kernel modules with what they depend on.
 depmod -b "$work/kernel" "$version"
 for m in virtio_pci virtio_net virtio_console virtio_rng cifs nfs nfsv3 nfsv4 lockd sunrpc dns_resolver nls_utf8 \
-  cmac ccm gcm ctr ecb sha512_generic sha256_generic md4 aesni_intel ghash_generic authenc seqiv; do
+  aes_generic cmac ccm gcm ctr ecb cbc hmac md5 sha512_generic sha256_generic md4 aesni_intel ghash_generic authenc seqiv; do
   modprobe -d "$work/kernel" -S "$version" --show-depends "$m" 2>/dev/null || true
 done | awk '$1 == "insmod" { print $2 }' | sort -u | while read -r ko; do
   to=$root/lib/modules/${ko#*/lib/modules/}

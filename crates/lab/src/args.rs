@@ -1,0 +1,327 @@
+//! The command line: what may be asked from outside, and what runs inside a laboratory's namespaces.
+
+use crate::bench;
+use crate::lab::Net;
+use crate::site::{Site, Storage};
+use crate::suite;
+use anyhow::{Context, Result, bail};
+use clap::{Args, Parser, Subcommand};
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
+
+#[derive(Debug, Parser)]
+#[command(
+    name = "steadfast-lab",
+    about = "Laboratory of whole servers in namespaces (development only)"
+)]
+pub(crate) struct Cli {
+    /// Which running laboratory is meant, when there are several
+    #[arg(long, global = true)]
+    pub(crate) lab: Option<String>,
+    #[command(subcommand)]
+    pub(crate) command: Cmd,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Shape {
+    /// What the nodes share
+    #[arg(long, value_enum, default_value = "gluster")]
+    pub(crate) storage: Storage,
+    /// Number of nodes
+    #[arg(long, default_value_t = 4)]
+    pub(crate) nodes: usize,
+    /// A second network between the nodes, for storage and control
+    #[arg(long)]
+    pub(crate) private_net: bool,
+    /// IPv6 addresses too
+    #[arg(long)]
+    pub(crate) ipv6: bool,
+    /// Start the services by hand, without the daemon
+    #[arg(long)]
+    pub(crate) without_daemon: bool,
+    /// The program under test (default: beside this one)
+    #[arg(long)]
+    pub(crate) steadfast: Option<PathBuf>,
+}
+
+impl Shape {
+    /// The reference site.
+    pub(crate) fn reference(storage: Storage, steadfast: Option<PathBuf>) -> Self {
+        Self {
+            storage,
+            nodes: 4,
+            private_net: false,
+            ipv6: false,
+            without_daemon: false,
+            steadfast,
+        }
+    }
+
+    pub(crate) fn site(&self, id: &str) -> Result<Site> {
+        let steadfast = match &self.steadfast {
+            Some(path) => path
+                .canonicalize()
+                .with_context(|| format!("no program at {}", path.display()))?,
+            None => std::env::current_exe()?.with_file_name("steadfast"),
+        };
+        if !self.without_daemon && !steadfast.exists() {
+            bail!(
+                "{} is not there: build it first (cargo build --profile lab)",
+                steadfast.display()
+            );
+        }
+        let mut site = Site::new(id.to_owned(), self.storage, self.nodes, steadfast)?;
+        site.private_net = self.private_net;
+        site.ipv6 = self.ipv6;
+        site.daemon = !self.without_daemon;
+        Ok(site)
+    }
+
+    pub(crate) fn words(&self) -> Vec<String> {
+        let storage = if self.storage == Storage::Gluster {
+            "gluster"
+        } else {
+            "local"
+        };
+        let mut words = vec![
+            "--storage".into(),
+            storage.into(),
+            "--nodes".into(),
+            self.nodes.to_string(),
+        ];
+        let flags = [
+            (self.private_net, "--private-net"),
+            (self.ipv6, "--ipv6"),
+            (self.without_daemon, "--without-daemon"),
+        ];
+        words.extend(flags.iter().filter(|f| f.0).map(|f| f.1.to_owned()));
+        if let Some(path) = &self.steadfast {
+            words.extend(["--steadfast".into(), path.display().to_string()]);
+        }
+        words
+    }
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Cmd {
+    /// Bring a laboratory up; it stays until `down`
+    Up(Shape),
+    /// End the laboratory
+    Down {
+        /// Only clear away what dead laboratories left
+        #[arg(long)]
+        all_stale: bool,
+    },
+    /// Show running laboratories
+    List,
+    /// Run a command on a node, the client or the watcher
+    Exec {
+        host: String,
+        #[arg(trailing_var_arg = true, required = true, allow_hyphen_values = true)]
+        words: Vec<String>,
+    },
+    /// Run a command on the client host
+    Client {
+        #[arg(trailing_var_arg = true, required = true, allow_hyphen_values = true)]
+        words: Vec<String>,
+    },
+    /// Cut a node's power: cables first, then every process at once
+    PowerOff { node: String },
+    /// Power on; the node boots with its disk as it was
+    PowerOn { node: String },
+    /// Plug or unplug a cable
+    Link {
+        node: String,
+        #[arg(value_enum)]
+        net: Net,
+        #[arg(value_parser = ["up", "down"])]
+        state: String,
+    },
+    /// Split the networks into groups of hosts: 'gluster1|gluster2,gluster3' ('heal' undoes)
+    Partition {
+        groups: String,
+        /// Only this network
+        #[arg(long, value_enum)]
+        net: Option<Net>,
+    },
+    #[command(hide = true)]
+    Pid1 {
+        #[arg(long)]
+        id: String,
+        #[arg(last = true)]
+        words: Vec<String>,
+    },
+    #[command(hide = true)]
+    HostInit {
+        #[arg(long)]
+        spec: PathBuf,
+    },
+    /// Boot a virtual machine beside the running laboratory and run shell lines in it
+    Vm {
+        #[arg(required = true)]
+        lines: Vec<String>,
+    },
+    /// The reference site, with commands to try, until Ctrl-C
+    Demo {
+        #[arg(long, value_enum, default_value = "gluster")]
+        storage: Storage,
+        #[arg(long)]
+        steadfast: Option<PathBuf>,
+    },
+    /// The laboratory tests
+    Test(suite::Selection),
+    /// Benchmarks
+    Bench {
+        #[command(subcommand)]
+        bench: BenchKind,
+    },
+    /// Run a probe here until standard input closes
+    Probe {
+        #[command(subcommand)]
+        probe: ProbeKind,
+    },
+    #[command(hide = true)]
+    Inside {
+        #[arg(long)]
+        id: String,
+        #[command(subcommand)]
+        command: Inside,
+    },
+}
+
+#[derive(Debug, Clone, Subcommand)]
+pub(crate) enum BenchKind {
+    /// What clients see when a server fails
+    Failover {
+        #[arg(long, value_enum, default_value = "power-off")]
+        case: bench::Fault,
+        #[arg(long, value_enum, default_value = "steadfast")]
+        subject: bench::Subject,
+        #[arg(long, default_value_t = 10)]
+        runs: usize,
+        #[arg(long, value_enum, default_value = "gluster")]
+        storage: Storage,
+        /// One JSON object on standard output
+        #[arg(long)]
+        json: bool,
+        #[arg(long)]
+        steadfast: Option<PathBuf>,
+    },
+    /// Memory and CPU of idle daemons
+    Idle {
+        #[arg(long, default_value_t = 20)]
+        seconds: u64,
+        #[arg(long, value_enum, default_value = "gluster")]
+        storage: Storage,
+        /// One JSON object on standard output
+        #[arg(long)]
+        json: bool,
+        #[arg(long)]
+        steadfast: Option<PathBuf>,
+    },
+}
+
+/// What runs inside a laboratory's namespaces.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Inside {
+    Up(Shape),
+    Vm {
+        lines: Vec<String>,
+    },
+    Demo(Shape),
+    Test {
+        #[command(flatten)]
+        shape: Shape,
+        #[arg(long)]
+        result: PathBuf,
+        #[arg(long = "case")]
+        cases: Vec<String>,
+    },
+    Bench {
+        #[command(flatten)]
+        shape: Shape,
+        #[arg(long)]
+        runs: Option<usize>,
+        #[arg(long)]
+        idle: Option<u64>,
+        #[arg(long)]
+        json: bool,
+    },
+    Exec {
+        host: String,
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        words: Vec<String>,
+    },
+    PowerOff {
+        node: String,
+    },
+    PowerOn {
+        node: String,
+    },
+    Link {
+        node: String,
+        #[arg(value_enum)]
+        net: Net,
+        state: String,
+    },
+    Partition {
+        groups: String,
+        #[arg(long, value_enum)]
+        net: Option<Net>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ProbeKind {
+    /// Connect to the ident server behind an address
+    Tcp {
+        #[arg(long)]
+        target: IpAddr,
+        #[arg(long, default_value_t = 5)]
+        interval_ms: u64,
+    },
+    /// Write a file over NFSv3, block by block
+    NfsWriter {
+        #[arg(long)]
+        server: IpAddr,
+        #[arg(long, default_value = "/vol1")]
+        export: String,
+        #[arg(long)]
+        path: String,
+        #[arg(long, default_value_t = 20)]
+        interval_ms: u64,
+    },
+    /// Check what the writer wrote
+    NfsVerify {
+        #[arg(long)]
+        server: IpAddr,
+        #[arg(long, default_value = "/vol1")]
+        export: String,
+        #[arg(long)]
+        path: String,
+        #[arg(long)]
+        blocks: u64,
+    },
+    /// Throw garbage at ports
+    Garbage {
+        #[arg(long)]
+        target: IpAddr,
+        #[arg(long)]
+        tcp: Vec<u16>,
+        #[arg(long)]
+        udp: Vec<u16>,
+        #[arg(long, default_value_t = 80)]
+        rounds: u64,
+    },
+    /// Watch who claims the VIPs
+    Arp {
+        #[arg(long, default_value = "eth0")]
+        interface: String,
+        #[arg(long)]
+        own: Ipv4Addr,
+        #[arg(long, value_delimiter = ',')]
+        vips: Vec<Ipv4Addr>,
+        #[arg(long, default_value_t = 50)]
+        interval_ms: u64,
+    },
+}
