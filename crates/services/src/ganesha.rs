@@ -34,6 +34,10 @@ pub enum GaneshaError {
     Directory { path: PathBuf, source: io::Error },
 }
 
+/// What marks a line of Ganesha's log as a complaint: it goes on without an export that it could not make,
+/// and what it says about that is soon followed by chatter.
+pub(crate) const SEVERE: &[&str] = &[" :CRIT :", " :MAJ :", " :FATAL :"];
+
 /// The command that runs Ganesha in the foreground.
 pub fn command(config: &NfsConfig) -> Vec<String> {
     if !config.command.is_empty() {

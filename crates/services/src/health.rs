@@ -17,6 +17,9 @@ use crate::report::State;
 /// How long a service must have been well until its earlier exits are forgotten.
 const FORGIVEN_AFTER: Duration = Duration::from_secs(60);
 
+/// How long a service that starts may answer with a refusal.
+const REFUSED_LIMIT: Duration = Duration::from_secs(5);
+
 /// Why the service is `Failing`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Trouble {
@@ -145,6 +148,14 @@ impl Health {
             }
             State::Failed => self.because = because.into(),
         }
+    }
+
+    /// The service answered, and the answer is no: a start is over soon then, for the service is up.
+    pub fn probe_refused(&mut self, now: Instant, because: impl Into<String>) {
+        if let Some(until) = &mut self.start_until {
+            *until = (*until).min(now + REFUSED_LIMIT);
+        }
+        self.probe_bad(now, because);
     }
 
     /// The process ended, or did not start.
@@ -327,6 +338,11 @@ mod tests {
         assert_eq!(health.state(), State::Starting);
         health.tick(t + ms(30_000));
         assert_eq!(health.state(), State::Failed);
+        let mut refused = Health::new(HealthConfig::default());
+        refused.starting(t, "started");
+        refused.probe_refused(t + ms(100), "no such export");
+        refused.probe_refused(t + ms(4000), "no such export");
+        assert_eq!(refused.deadline(), Some(t + ms(5100)));
         health.off("told so");
         assert_eq!((health.state(), health.deadline()), (State::Off, None));
     }

@@ -87,6 +87,10 @@ impl Kind {
             launch,
             run_dir: services.run_dir.clone(),
             log_file: log_file.map(PathBuf::from),
+            severe: match self {
+                Self::Ganesha(_) => ganesha::SEVERE,
+                Self::Samba(_) | Self::Rpcbind(_) | Self::Statd(_) => &[],
+            },
             stop_timeout: Duration::from_secs(stop_timeout),
         }
     }

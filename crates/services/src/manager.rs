@@ -60,6 +60,7 @@ struct Handle {
     name: &'static str,
     orders: watch::Sender<Order>,
     state: watch::Receiver<State>,
+    stopped: watch::Receiver<u64>,
     task: JoinHandle<()>,
 }
 
@@ -69,6 +70,8 @@ struct Coordinator<S> {
     serve: watch::Receiver<Serve>,
     left: watch::Receiver<bool>,
     reports: mpsc::Sender<Report>,
+    /// Number of the last order to stop.
+    stops: u64,
 }
 
 /// Why a stretch of serving or waiting ended.
@@ -95,14 +98,15 @@ impl<S: Storage> Coordinator<S> {
                 .iter()
                 .find(|s| needs_rpcbind && s.name == "rpcbind")
                 .map(|s| s.state.clone());
-            let (orders, order) = watch::channel(Order::Stop);
+            let (orders, order) = watch::channel(Order::Wait);
             let name = kind.name();
             let service = Service::new(kind, &config, order, after, reports.clone());
-            let state = service.state();
+            let (state, stopped) = (service.state(), service.stopped());
             services.push(Handle {
                 name,
                 orders,
                 state,
+                stopped,
                 task: tokio::spawn(service.run()),
             });
         }
@@ -112,12 +116,12 @@ impl<S: Storage> Coordinator<S> {
             serve,
             left,
             reports,
+            stops: 0,
         }
     }
 
     async fn run(mut self) {
         let mut serve = *self.serve.borrow_and_update();
-        // what an earlier daemon left is stopped only on an explicit Off
         loop {
             let turn = match serve {
                 Serve::On => self.serve_on().await,
@@ -190,6 +194,8 @@ impl<S: Storage> Coordinator<S> {
     /// In reverse order of their start, but all at once where nothing depends on them: first smbd and the NFS
     /// server, then what the NFS server needs.
     async fn stop_services(&mut self) {
+        self.stops += 1;
+        let number = self.stops;
         let first = |handle: &&mut Handle| !matches!(handle.name, "rpcbind" | "statd");
         for wanted in [true, false] {
             let mut stopping: Vec<_> = self
@@ -198,11 +204,16 @@ impl<S: Storage> Coordinator<S> {
                 .filter(|handle| first(handle) == wanted)
                 .collect();
             for handle in &stopping {
-                handle.orders.send_replace(Order::Stop);
+                handle.orders.send_replace(Order::Stop(number));
             }
             for handle in &mut stopping {
-                // an error means that the task ended, which a stopped service's task does not
-                let _ = handle.state.wait_for(|state| *state == State::Off).await;
+                // an error means that the task ended: by a panic, and then there is nobody left to stop it
+                if handle.stopped.wait_for(|done| *done >= number).await.is_err() {
+                    warn!(
+                        service = handle.name,
+                        "the task of the service is gone, its process may still run"
+                    );
+                }
             }
         }
     }

@@ -14,7 +14,7 @@ pub const MAX_LINES: usize = 20;
 /// Longest line that is kept, in bytes.
 const MAX_LINE: usize = 400;
 /// How much of the end of a file is read.
-const TAIL: u64 = 16 * 1024;
+const TAIL: u64 = 64 * 1024;
 /// Output files larger than this are emptied.
 const MAX_FILE: u64 = 4 * 1024 * 1024;
 /// How long a local file may take.
@@ -51,12 +51,21 @@ impl Watched {
         }
     }
 
-    /// The last lines written since. Nothing when the file cannot be read or does not answer.
-    pub async fn last_lines(&self, most: usize) -> Vec<String> {
+    /// The last lines written since; where any holds one of the `severe` words, only such. Nothing when the
+    /// file cannot be read or does not answer.
+    pub async fn last_lines(&self, most: usize, severe: &[&str]) -> Vec<String> {
         let this = self.clone();
         let bytes = within(FILE_DEADLINE, move || read_tail(&this.path, this.from)).await;
         match bytes {
-            Some(Ok(bytes)) => lines_of(&bytes, most),
+            Some(Ok(bytes)) => {
+                let mut lines = lines_of(&bytes, usize::MAX);
+                let is_severe = |line: &String| severe.iter().any(|word| line.contains(word));
+                if lines.iter().any(is_severe) {
+                    lines.retain(is_severe);
+                }
+                lines.drain(..lines.len().saturating_sub(most));
+                lines
+            }
             Some(Err(_)) | None => Vec::new(),
         }
     }
@@ -123,13 +132,19 @@ mod tests {
         let path = dir.path().join("log");
         std::fs::write(&path, "before\n").unwrap();
         let watched = Watched::from_here(&path).await;
-        assert!(watched.last_lines(9).await.is_empty());
+        assert!(watched.last_lines(9, &[]).await.is_empty());
         std::fs::write(&path, "before\nafter\n").unwrap();
-        assert_eq!(watched.last_lines(9).await, ["after"]);
+        assert_eq!(watched.last_lines(9, &[]).await, ["after"]);
+        std::fs::write(&path, "CRIT 0\nx CRIT 1\ny CRIT 2\nchatter\n").unwrap();
+        assert_eq!(
+            watched.last_lines(9, &["CRIT", "FATAL"]).await,
+            ["x CRIT 1", "y CRIT 2"]
+        );
+        assert_eq!(watched.last_lines(1, &["CRIT", "FATAL"]).await, ["y CRIT 2"]);
         std::fs::write(&path, "new\n").unwrap();
-        assert_eq!(watched.last_lines(9).await, ["new"]);
+        assert_eq!(watched.last_lines(9, &[]).await, ["new"]);
         std::fs::remove_file(&path).unwrap();
-        assert!(watched.last_lines(9).await.is_empty());
+        assert!(watched.last_lines(9, &[]).await.is_empty());
     }
 
     #[test]

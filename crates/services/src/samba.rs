@@ -28,7 +28,7 @@ struct Needed {
     why: &'static str,
 }
 
-const NEEDED: [Needed; 6] = [
+const NEEDED: [Needed; 7] = [
     Needed {
         name: "bind interfaces only",
         value: "No",
@@ -53,6 +53,11 @@ const NEEDED: [Needed; 6] = [
         name: "smb2 leases",
         value: "No",
         why: "as oplocks",
+    },
+    Needed {
+        name: "posix locking",
+        value: "Yes",
+        why: "only locks on the shared file system are seen by the other nodes",
     },
     Needed {
         name: "kernel share modes",
@@ -263,7 +268,8 @@ mod tests {
         let text = include_text(&SambaConfig::default());
         for needed in NEEDED {
             assert!(
-                text.lines().any(|l| l == format!("{} = no", needed.name)),
+                text.lines()
+                    .any(|l| l == format!("{} = {}", needed.name, needed.value.to_lowercase())),
                 "{}",
                 needed.name
             );

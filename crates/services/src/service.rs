@@ -27,7 +27,10 @@ const HOUSEKEEPING: Duration = Duration::from_secs(1);
 /// What a service is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Order {
-    Stop,
+    /// Nothing yet.
+    Wait,
+    /// Stop it, also what an earlier daemon left, and acknowledge the number.
+    Stop(u64),
     Run,
     /// End the task, leave the process running.
     Leave,
@@ -49,6 +52,8 @@ pub(crate) struct Service {
     /// The service that must answer before this one is started.
     after: Option<watch::Receiver<State>>,
     state: watch::Sender<State>,
+    /// Number of the last stop that was carried out.
+    stopped: watch::Sender<u64>,
     reports: mpsc::Sender<Report>,
     last_report: Option<Report>,
     unsent: Option<Report>,
@@ -77,6 +82,7 @@ impl Service {
             orders,
             after,
             state: watch::Sender::new(State::Off),
+            stopped: watch::Sender::new(0),
             reports,
             last_report: None,
             unsent: None,
@@ -88,35 +94,43 @@ impl Service {
         }
     }
 
-    /// Follows the state: [`State::Off`] after a stop means that the process is gone.
+    /// Follows the state.
     pub(crate) fn state(&self) -> watch::Receiver<State> {
         self.state.subscribe()
     }
 
+    /// Follows the stops: a number that is reached means that the process is gone.
+    pub(crate) fn stopped(&self) -> watch::Receiver<u64> {
+        self.stopped.subscribe()
+    }
+
     pub(crate) async fn run(mut self) {
-        let mut first = true;
         loop {
             let order = *self.orders.borrow_and_update();
             match order {
                 Order::Leave => return,
-                Order::Stop => {
-                    self.stop(first).await;
-                    if self.orders.changed().await.is_err() {
-                        return;
-                    }
-                }
                 Order::Run => {
                     self.begin().await;
                     self.serve().await;
+                    continue;
                 }
+                Order::Stop(number) => {
+                    self.stop().await;
+                    self.stopped.send_replace(number);
+                }
+                Order::Wait => {}
             }
-            first = false;
+            if self.orders.changed().await.is_err() {
+                return;
+            }
         }
     }
 
-    /// Stops whatever runs. At the very beginning that is what an earlier daemon left.
-    async fn stop(&mut self, first: bool) {
-        if first && let Err(error) = self.supervisor.adopt().await {
+    /// Stops whatever runs; that may be what an earlier daemon left.
+    async fn stop(&mut self) {
+        if !self.supervisor.is_running()
+            && let Err(error) = self.supervisor.adopt().await
+        {
             warn!(service = self.kind.name(), %error, "cannot take over what runs");
         }
         self.probes.abort_all();
@@ -289,7 +303,11 @@ impl Service {
             Err(error) => {
                 self.backoff.unhealthy();
                 let before = self.health.state();
-                self.health.probe_bad(now, error.to_string());
+                if matches!(error, ProbeError::Refused { .. }) {
+                    self.health.probe_refused(now, error.to_string());
+                } else {
+                    self.health.probe_bad(now, error.to_string());
+                }
                 if self.health.state() == State::Failed && before != State::Failed {
                     self.output = self.supervisor.last_lines().await;
                 }

@@ -41,6 +41,8 @@ pub struct ServiceSpec {
     pub run_dir: PathBuf,
     /// The service's own log, if it has one.
     pub log_file: Option<PathBuf>,
+    /// Words that mark a line of its log as the cause of trouble; other lines then are left out.
+    pub severe: &'static [&'static str],
     /// From TERM to KILL.
     pub stop_timeout: Duration,
 }
@@ -223,7 +225,7 @@ impl Supervisor {
     pub async fn last_lines(&self) -> Vec<String> {
         let mut lines = Vec::new();
         for written in &self.written {
-            lines.extend(written.last_lines(MAX_LINES).await);
+            lines.extend(written.last_lines(MAX_LINES, self.spec.severe).await);
         }
         let surplus = lines.len().saturating_sub(MAX_LINES);
         lines.drain(..surplus);

@@ -96,7 +96,8 @@ impl Process {
         let pid = Pid::from_raw(saved.pid)?;
         // The order matters: with the pidfd in hand the pid cannot change its owner unnoticed
         let pidfd = watch(pid).ok()?;
-        if start_time(saved.pid)? != saved.started {
+        let now = stat_fields(saved.pid)?;
+        if now.started != saved.started || now.is_dead() {
             return None;
         }
         let process = Self {
@@ -230,15 +231,20 @@ fn group_alive(pgid: Pid) -> bool {
     dir.flatten()
         .filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok())
         .filter_map(stat_fields)
-        .any(|fields| {
-            fields.group == pgid.as_raw_nonzero().get() && fields.state != 'Z' && fields.state != 'X'
-        })
+        .any(|fields| fields.group == pgid.as_raw_nonzero().get() && !fields.is_dead())
 }
 
 struct StatFields {
     state: char,
     group: i32,
     started: u64,
+}
+
+impl StatFields {
+    /// Ended, and only waits to be reaped.
+    fn is_dead(&self) -> bool {
+        matches!(self.state, 'Z' | 'X')
+    }
 }
 
 fn stat_fields(pid: i32) -> Option<StatFields> {

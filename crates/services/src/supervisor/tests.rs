@@ -13,6 +13,7 @@ fn shell(dir: &Path, script: &str) -> Supervisor {
         launch: Launch::Exec(["sh", "-c", script].map(String::from).to_vec()),
         run_dir: dir.join("run"),
         log_file: None,
+        severe: &[],
         stop_timeout: Duration::from_millis(300),
     })
 }
