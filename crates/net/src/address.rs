@@ -55,9 +55,7 @@ pub struct Addresses {
 impl Addresses {
     /// Opens the way to the kernel.
     pub fn open() -> Result<Self> {
-        Ok(Self {
-            socket: Socket::open(NETLINK_ROUTE)?,
-        })
+        Ok(Self { socket: Socket::open(NETLINK_ROUTE)? })
     }
 
     /// Lists the addresses of all interfaces, both families.
@@ -65,11 +63,7 @@ impl Addresses {
         let answers = self.socket.dump("list addresses", RTM_GETADDR, |b| {
             b.raw(&[0; 8]);
         })?;
-        Ok(answers
-            .iter()
-            .filter(|a| a.kind == RTM_NEWADDR)
-            .filter_map(|a| parse(&a.payload))
-            .collect())
+        Ok(answers.iter().filter(|a| a.kind == RTM_NEWADDR).filter_map(|a| parse(&a.payload)).collect())
     }
 
     /// The interface of this name.
@@ -88,29 +82,22 @@ impl Addresses {
             flags |= IFA_F_NOPREFIXROUTE;
         }
         let what = format!("put {}/{prefix_len} on {}", vip.addr, link.name);
-        self.socket.request(
-            &what,
-            RTM_NEWADDR,
-            wire::NLM_F_CREATE | wire::NLM_F_REPLACE,
-            |b| {
-                header(b, vip.addr, prefix_len, link.index);
-                bytes(vip.addr, |octets| {
-                    b.attr(IFA_LOCAL, octets).attr(IFA_ADDRESS, octets);
-                });
-                if let (IpAddr::V4(v4), true) = (vip.addr, prefix_len < 31) {
-                    b.attr(IFA_BROADCAST, &broadcast(v4, prefix_len).octets());
-                }
-                // struct ifa_cacheinfo: preferred, valid, then two stamps that the kernel fills. An IPv6 address
-                // that is not preferred is never chosen as the source of the node's own connections.
-                let preferred = if vip.addr.is_ipv6() { 0 } else { seconds };
-                let mut cache = [0u8; 16];
-                cache[..4].copy_from_slice(&preferred.to_ne_bytes());
-                cache[4..8].copy_from_slice(&seconds.to_ne_bytes());
-                b.attr(IFA_CACHEINFO, &cache)
-                    .attr(IFA_FLAGS, &flags.to_ne_bytes())
-                    .attr(IFA_PROTO, &[PROTO]);
-            },
-        )
+        self.socket.request(&what, RTM_NEWADDR, wire::NLM_F_CREATE | wire::NLM_F_REPLACE, |b| {
+            header(b, vip.addr, prefix_len, link.index);
+            bytes(vip.addr, |octets| {
+                b.attr(IFA_LOCAL, octets).attr(IFA_ADDRESS, octets);
+            });
+            if let (IpAddr::V4(v4), true) = (vip.addr, prefix_len < 31) {
+                b.attr(IFA_BROADCAST, &broadcast(v4, prefix_len).octets());
+            }
+            // struct ifa_cacheinfo: preferred, valid, then two stamps that the kernel fills. An IPv6 address
+            // that is not preferred is never chosen as the source of the node's own connections.
+            let preferred = if vip.addr.is_ipv6() { 0 } else { seconds };
+            let mut cache = [0u8; 16];
+            cache[..4].copy_from_slice(&preferred.to_ne_bytes());
+            cache[4..8].copy_from_slice(&seconds.to_ne_bytes());
+            b.attr(IFA_CACHEINFO, &cache).attr(IFA_FLAGS, &flags.to_ne_bytes()).attr(IFA_PROTO, &[PROTO]);
+        })
     }
 
     /// Removes the address from the interface, whatever its prefixes; true if it was there.
@@ -135,14 +122,12 @@ impl Addresses {
     }
 
     fn remove_one(&mut self, index: u32, addr: IpAddr, prefix_len: u8) -> Result<bool> {
-        let outcome = self
-            .socket
-            .request(&format!("remove {addr}"), RTM_DELADDR, 0, |b| {
-                header(b, addr, prefix_len, index);
-                bytes(addr, |octets| {
-                    b.attr(IFA_LOCAL, octets);
-                });
+        let outcome = self.socket.request(&format!("remove {addr}"), RTM_DELADDR, 0, |b| {
+            header(b, addr, prefix_len, index);
+            bytes(addr, |octets| {
+                b.attr(IFA_LOCAL, octets);
             });
+        });
         match outcome {
             Ok(()) => Ok(true),
             Err(e) if matches!(e.errno(), Some(libc::EADDRNOTAVAIL | libc::ENODEV)) => Ok(false),
@@ -193,17 +178,11 @@ impl Addresses {
 /// Rounds a lifetime up to what the kernel counts in, at least one.
 pub(crate) fn whole_seconds(lifetime: Duration) -> u32 {
     let millis = u64::try_from(lifetime.as_millis()).unwrap_or(u64::MAX);
-    u32::try_from(millis.div_ceil(1000))
-        .unwrap_or(u32::MAX - 1)
-        .clamp(1, u32::MAX - 1)
+    u32::try_from(millis.div_ceil(1000)).unwrap_or(u32::MAX - 1).clamp(1, u32::MAX - 1)
 }
 
 fn header(b: &mut Builder, addr: IpAddr, prefix_len: u8, index: u32) {
-    let family = if addr.is_ipv4() {
-        libc::AF_INET
-    } else {
-        libc::AF_INET6
-    };
+    let family = if addr.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
     let mut ifaddrmsg = [0u8; 8];
     ifaddrmsg[0] = u8::try_from(family).unwrap_or(0);
     ifaddrmsg[1] = prefix_len;
@@ -230,9 +209,7 @@ pub fn routed(existing: &[Address], link: &Link, vip: &VipSpec) -> bool {
     let IpAddr::V6(vip_addr) = vip.addr else {
         return false;
     };
-    let mask = u128::MAX
-        .checked_shl(128 - u32::from(vip.prefix_len.min(128)))
-        .unwrap_or(0);
+    let mask = u128::MAX.checked_shl(128 - u32::from(vip.prefix_len.min(128))).unwrap_or(0);
     let net = |a: Ipv6Addr| u128::from(a) & mask;
     existing.iter().any(|e| match e.addr {
         IpAddr::V6(a) => {
@@ -271,13 +248,7 @@ pub(crate) fn parse(payload: &[u8]) -> Option<Address> {
     }
     // IPv6 has IFA_LOCAL only on point-to-point links.
     let addr = local.or(peer)?;
-    Some(Address {
-        index,
-        addr,
-        prefix_len,
-        ours,
-        valid,
-    })
+    Some(Address { index, addr, prefix_len, ours, valid })
 }
 
 #[cfg(test)]
@@ -289,19 +260,12 @@ mod tests {
         for (ms, s) in [(0, 1), (1, 1), (600, 1), (1000, 1), (1001, 2), (2600, 3)] {
             assert_eq!(whole_seconds(Duration::from_millis(ms)), s, "{ms} ms");
         }
-        assert_eq!(
-            whole_seconds(Duration::MAX),
-            u32::MAX - 1,
-            "never the kernel's word for ever"
-        );
+        assert_eq!(whole_seconds(Duration::MAX), u32::MAX - 1, "never the kernel's word for ever");
     }
 
     #[test]
     fn broadcast_of_a_subnet() {
-        assert_eq!(
-            broadcast(Ipv4Addr::new(10, 1, 2, 3), 24),
-            Ipv4Addr::new(10, 1, 2, 255)
-        );
+        assert_eq!(broadcast(Ipv4Addr::new(10, 1, 2, 3), 24), Ipv4Addr::new(10, 1, 2, 255));
         assert_eq!(broadcast(Ipv4Addr::new(10, 1, 2, 3), 0), Ipv4Addr::BROADCAST);
     }
 }

@@ -65,11 +65,7 @@ impl Announcer {
             .name("net-announce".to_owned())
             .spawn(move || run(&news, &lease))
             .map_err(|e| Error::io("starting the announcing thread", e))?;
-        Ok(Self {
-            queue: Some(queue),
-            live: Vec::new(),
-            thread: Some(thread),
-        })
+        Ok(Self { queue: Some(queue), live: Vec::new(), thread: Some(thread) })
     }
 
     /// Announces an address on its interface from now on, afresh if it is being announced. Does nothing on
@@ -81,20 +77,9 @@ impl Announcer {
         };
         let live = Arc::new(AtomicBool::new(true));
         let socket = PacketSocket::sender(link)?;
-        let one = Announcement {
-            addr,
-            mac,
-            socket,
-            started: Instant::now(),
-            sent: 0,
-            live: Arc::clone(&live),
-        };
+        let one = Announcement { addr, mac, socket, started: Instant::now(), sent: 0, live: Arc::clone(&live) };
         let gone = || Error::Invalid("the announcing thread has ended".to_owned());
-        self.queue
-            .as_ref()
-            .ok_or_else(gone)?
-            .send(one)
-            .map_err(|_| gone())?;
+        self.queue.as_ref().ok_or_else(gone)?.send(one).map_err(|_| gone())?;
         self.live.push((addr, live));
         Ok(())
     }
@@ -141,9 +126,7 @@ fn run(news: &Receiver<Announcement>, lease: &SharedLease) {
 }
 
 fn due(a: &Announcement) -> Option<Instant> {
-    SCHEDULE_MS
-        .get(a.sent)
-        .map(|&ms| a.started + Duration::from_millis(ms))
+    SCHEDULE_MS.get(a.sent).map(|&ms| a.started + Duration::from_millis(ms))
 }
 
 /// Sends what is due; false when there is nothing left to send.
@@ -158,10 +141,7 @@ fn step(a: &mut Announcement, now: Instant, lease: &SharedLease) -> bool {
             continue;
         }
         let frames = match a.addr {
-            IpAddr::V4(v4) => vec![
-                frames::announce_request(a.mac, v4),
-                frames::announce_reply(a.mac, v4),
-            ],
+            IpAddr::V4(v4) => vec![frames::announce_request(a.mac, v4), frames::announce_reply(a.mac, v4)],
             IpAddr::V6(v6) => vec![frames::advertisement(a.mac, v6)],
         };
         for frame in frames {

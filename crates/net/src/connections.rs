@@ -53,9 +53,7 @@ pub struct Connections {
 impl Connections {
     /// Opens the way to the kernel.
     pub fn open() -> Result<Self> {
-        Ok(Self {
-            socket: Socket::open(NETLINK_SOCK_DIAG)?,
-        })
+        Ok(Self { socket: Socket::open(NETLINK_SOCK_DIAG)? })
     }
 
     /// All connections with a program behind them, both families.
@@ -91,11 +89,9 @@ impl Connections {
         let mut all = Vec::new();
         for family in [libc::AF_INET, libc::AF_INET6] {
             let family = u8::try_from(family).unwrap_or(0);
-            let answers = self
-                .socket
-                .dump("list TCP connections", SOCK_DIAG_BY_FAMILY, |b| {
-                    b.raw(&request(family, states, &[0; 48]));
-                });
+            let answers = self.socket.dump("list TCP connections", SOCK_DIAG_BY_FAMILY, |b| {
+                b.raw(&request(family, states, &[0; 48]));
+            });
             match answers {
                 Ok(answers) => all.extend(answers.iter().filter_map(|a| parse(&a.payload))),
                 // A kernel without IPv6.
@@ -135,10 +131,9 @@ impl Connections {
                 // ENOTSUPP is the kernel's own number for it and has no name outside.
                 Some(libc::EOPNOTSUPP | 524 | libc::EINVAL) => Err(Error::Unsupported {
                     what: "destroy TCP connections".to_owned(),
-                    hint:
-                        "it was built without CONFIG_INET_DIAG_DESTROY; storage clients will block for the \
+                    hint: "it was built without CONFIG_INET_DIAG_DESTROY; storage clients will block for the \
                            filesystem's own time-out when a server dies"
-                            .to_owned(),
+                        .to_owned(),
                 }),
                 _ => Err(e),
             },

@@ -15,10 +15,7 @@ use crate::error::Result;
 use crate::nft::{self, Base, Batch, Expr, Family, Hook, Key, Op, Table};
 use crate::socket::Socket;
 
-const TABLE: Table = Table {
-    family: Family::Inet,
-    name: "steadfast_fence",
-};
+const TABLE: Table = Table { family: Family::Inet, name: "steadfast_fence" };
 const TCP: u8 = 6;
 
 /// glusterd, its RDMA twin's port, and the bricks.
@@ -53,10 +50,7 @@ pub struct Fence {
 impl Fence {
     /// Opens the way to the kernel; a fence that exists stays as it is.
     pub fn open() -> Result<Self> {
-        Ok(Self {
-            socket: nft::open()?,
-            built: None,
-        })
+        Ok(Self { socket: nft::open()?, built: None })
     }
 
     /// From now on exactly these addresses are shut out. One transaction, safe to repeat; works when the table was
@@ -85,18 +79,8 @@ impl Fence {
         for (chain, hook, v4, v6) in [("input", Hook::Input, 12, 8), ("output", Hook::Output, 16, 24)] {
             batch.base_chain(TABLE, chain, hook);
             for (proto, set, offset, len) in [(2, "evicted4", v4, 4), (10, "evicted6", v6, 16)] {
-                let load = Expr::Load {
-                    base: Base::Network,
-                    offset,
-                    len,
-                };
-                let rule = [
-                    Expr::NfProto(proto),
-                    load,
-                    Expr::In(set),
-                    Expr::L4Proto(TCP),
-                    Expr::Jump("storage"),
-                ];
+                let load = Expr::Load { base: Base::Network, offset, len };
+                let rule = [Expr::NfProto(proto), load, Expr::In(set), Expr::L4Proto(TCP), Expr::Jump("storage")];
                 batch.rule(TABLE, chain, &rule);
             }
         }
@@ -123,11 +107,7 @@ fn fitting(addresses: &[IpAddr], key: Key) -> Vec<IpAddr> {
 /// Spared ports return, storage ports drop; source and destination alike.
 fn storage_rules(batch: &mut Batch, ports: &StoragePorts) {
     // TCP's source port is at 0, its destination port at 2.
-    let load = |offset| Expr::Load {
-        base: Base::Transport,
-        offset,
-        len: 2,
-    };
+    let load = |offset| Expr::Load { base: Base::Transport, offset, len: 2 };
     for port in &ports.spared {
         for offset in [0, 2] {
             let is = Expr::Cmp(Op::Eq, port.to_be_bytes().to_vec());
@@ -149,10 +129,7 @@ mod tests {
 
     #[test]
     fn spared_ports_win() {
-        let ports = StoragePorts {
-            storage: GLUSTERFS_PORTS.to_vec(),
-            spared: vec![22, 4380],
-        };
+        let ports = StoragePorts { storage: GLUSTERFS_PORTS.to_vec(), spared: vec![22, 4380] };
         assert!(ports.covers(1021, 49152));
         assert!(ports.covers(49153, 1021));
         assert!(ports.covers(24007, 1000));

@@ -46,8 +46,7 @@ fn arp(op: u16, sender: Mac, sender_ip: Ipv4Addr, target: Mac, target_ip: Ipv4Ad
 /// Who says in this frame that `ip` is theirs: (mac, ip). None for anything but ARP for IPv4 with a sender.
 pub fn arp_sender(frame: &[u8]) -> Option<(Mac, Ipv4Addr)> {
     let arp = frame.get(14..)?;
-    if bytes_at(frame, 12) != Some(ETH_P_ARP.to_be_bytes()) || bytes_at(arp, 0) != Some([0u8, 1, 8, 0, 6, 4])
-    {
+    if bytes_at(frame, 12) != Some(ETH_P_ARP.to_be_bytes()) || bytes_at(arp, 0) != Some([0u8, 1, 8, 0, 6, 4]) {
         return None;
     }
     let ip = Ipv4Addr::from(bytes_at::<4>(arp, 14)?);

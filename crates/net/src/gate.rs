@@ -17,14 +17,8 @@ use crate::error::{Error, Result};
 use crate::nft::{self, Base, Batch, Expr, Family, Hook, Key, Table};
 use crate::socket::Socket;
 
-const INET: Table = Table {
-    family: Family::Inet,
-    name: "steadfast",
-};
-const ARP: Table = Table {
-    family: Family::Arp,
-    name: "steadfast",
-};
+const INET: Table = Table { family: Family::Inet, name: "steadfast" };
+const ARP: Table = Table { family: Family::Arp, name: "steadfast" };
 
 const NFPROTO_IPV4: u8 = 2;
 const NFPROTO_IPV6: u8 = 10;
@@ -44,31 +38,20 @@ pub struct Gate {
 /// What is missing and how to get it.
 pub fn available() -> Result<()> {
     let probe = |family| {
-        let table = Table {
-            family,
-            name: "steadfast_probe",
-        };
+        let table = Table { family, name: "steadfast_probe" };
         let mut socket = nft::open()?;
         let mut batch = Batch::new(&mut socket);
         batch.fresh_table(table);
         batch.set(table, "probe", Key::V4, true);
         batch.base_chain(table, "output", Hook::Output);
-        batch.rule(
-            table,
-            "output",
-            &[load_network(12, 4), Expr::In("probe"), Expr::Drop],
-        );
+        batch.rule(table, "output", &[load_network(12, 4), Expr::In("probe"), Expr::Drop]);
         batch.no_table(table);
         batch.commit(&mut socket, "try nf_tables")
     };
     for (family, name) in [(Family::Inet, "inet"), (Family::Arp, "arp")] {
         probe(family).map_err(|e| Error::Unsupported {
-            what: format!(
-                "end a public address with its lease to the millisecond (nf_tables, family {name})"
-            ),
-            hint: format!(
-                "{e}; load or build nf_tables with inet and arp tables, or live with whole seconds"
-            ),
+            what: format!("end a public address with its lease to the millisecond (nf_tables, family {name})"),
+            hint: format!("{e}; load or build nf_tables with inet and arp tables, or live with whole seconds"),
         })?;
     }
     Ok(())
@@ -136,11 +119,7 @@ fn fitting(addrs: &[IpAddr], key: Key) -> Vec<IpAddr> {
 }
 
 fn load_network(offset: u32, len: u32) -> Expr {
-    Expr::Load {
-        base: Base::Network,
-        offset,
-        len,
-    }
+    Expr::Load { base: Base::Network, offset, len }
 }
 
 fn inet_rules(batch: &mut Batch) {
@@ -178,17 +157,9 @@ fn inet_rules(batch: &mut Batch) {
             &[
                 Expr::NfProto(NFPROTO_IPV6),
                 Expr::L4Proto(ICMPV6),
-                Expr::Load {
-                    base: Base::Transport,
-                    offset: 0,
-                    len: 1,
-                },
+                Expr::Load { base: Base::Transport, offset: 0, len: 1 },
                 Expr::Cmp(nft::Op::Eq, vec![icmp]),
-                Expr::Load {
-                    base: Base::Transport,
-                    offset: 8,
-                    len: 16,
-                },
+                Expr::Load { base: Base::Transport, offset: 8, len: 16 },
                 Expr::In("managed6"),
                 Expr::NotIn("leased6"),
                 Expr::Drop,
@@ -200,14 +171,5 @@ fn inet_rules(batch: &mut Batch) {
 fn arp_rules(batch: &mut Batch) {
     batch.base_chain(ARP, "output", Hook::Output);
     // The sender's protocol address of ARP for IPv4 over Ethernet (RFC 826).
-    batch.rule(
-        ARP,
-        "output",
-        &[
-            load_network(14, 4),
-            Expr::In("managed4"),
-            Expr::NotIn("leased4"),
-            Expr::Drop,
-        ],
-    );
+    batch.rule(ARP, "output", &[load_network(14, 4), Expr::In("managed4"), Expr::NotIn("leased4"), Expr::Drop]);
 }

@@ -51,23 +51,17 @@ pub fn find(name: &str) -> Result<Link> {
 
 pub(crate) fn find_with(socket: &mut Socket, name: &str) -> Result<Link> {
     let what = format!("describe interface {name}");
-    let missing = || Error::NoInterface {
-        name: name.to_owned(),
-    };
+    let missing = || Error::NoInterface { name: name.to_owned() };
     // IFNAMSIZ with its ending zero.
     if name.is_empty() || name.len() > 15 || name.contains('\0') {
         return Err(missing());
     }
     let answer = socket.get(&what, RTM_GETLINK, |b| {
-        b.raw(&[0; 16])
-            .attr_str(IFLA_IFNAME, name)
-            .attr(IFLA_EXT_MASK, &RTEXT_FILTER_SKIP_STATS.to_ne_bytes());
+        b.raw(&[0; 16]).attr_str(IFLA_IFNAME, name).attr(IFLA_EXT_MASK, &RTEXT_FILTER_SKIP_STATS.to_ne_bytes());
     });
     match answer {
-        Ok(Some(answer)) => parse(&answer.payload).ok_or_else(|| Error::Malformed {
-            what,
-            why: "interface description too short".to_owned(),
-        }),
+        Ok(Some(answer)) => parse(&answer.payload)
+            .ok_or_else(|| Error::Malformed { what, why: "interface description too short".to_owned() }),
         Ok(None) => Err(missing()),
         Err(e) if e.errno() == Some(libc::ENODEV) => Err(missing()),
         Err(e) => Err(e),
@@ -78,12 +72,7 @@ pub(crate) fn find_with(socket: &mut Socket, name: &str) -> Result<Link> {
 pub(crate) fn parse(payload: &[u8]) -> Option<Link> {
     let index = u32::try_from(wire::bytes_at(payload, 4).map(i32::from_ne_bytes)?).ok()?;
     let flags = wire::u32_at(payload, 8)?;
-    let mut link = Link {
-        index,
-        name: String::new(),
-        mac: None,
-        flags,
-    };
+    let mut link = Link { index, name: String::new(), mac: None, flags };
     for (kind, value) in wire::attributes(payload.get(16..)?) {
         match kind {
             IFLA_IFNAME => link.name = String::from_utf8_lossy(value).trim_end_matches('\0').to_owned(),

@@ -150,11 +150,7 @@ impl Batch {
     fn message(&mut self, table: Table, kind: u16, flags: u16, content: impl FnOnce(&mut Builder)) {
         self.seq = self.seq.wrapping_add(1);
         // Each asks for its acknowledgement: the last one's ends the exchange, refusals come before.
-        self.b.begin(
-            SUBSYS << 8 | kind,
-            flags | wire::NLM_F_REQUEST | wire::NLM_F_ACK,
-            self.seq,
-        );
+        self.b.begin(SUBSYS << 8 | kind, flags | wire::NLM_F_REQUEST | wire::NLM_F_ACK, self.seq);
         self.b.raw(&[table.family.number(), 0, 0, 0]);
         content(&mut self.b);
         self.b.end();
@@ -327,10 +323,7 @@ fn expression(b: &mut Builder, e: &Expr) {
             named("cmp", &|b| compare(b, Op::Eq, &[*n]));
         }
         Expr::Load { base, offset, len } => named("payload", &|b| {
-            b.attr_be32(1, REG_1)
-                .attr_be32(2, *base as u32)
-                .attr_be32(3, *offset)
-                .attr_be32(4, *len);
+            b.attr_be32(1, REG_1).attr_be32(2, *base as u32).attr_be32(3, *offset).attr_be32(4, *len);
         }),
         Expr::Cmp(op, bytes) => named("cmp", &|b| compare(b, *op, bytes)),
         Expr::In(set) => named("lookup", &|b| {

@@ -32,26 +32,16 @@ impl PacketSocket {
         let inner = socket2::Socket::new_raw(Domain::PACKET, kind, Some(Protocol::from(0))).map_err(fail)?;
         let index = i32::try_from(link.index).unwrap_or(0);
         inner.bind(&link_address(index, ethertype)).map_err(fail)?;
-        Ok(Self {
-            inner,
-            interface: link.name.clone(),
-        })
+        Ok(Self { inner, interface: link.name.clone() })
     }
 
     /// Sends a whole frame.
     pub(crate) fn send(&self, frame: &[u8]) -> Result<()> {
-        let sent = self
-            .inner
-            .send(frame)
-            .map_err(|e| Error::io(format!("sending on {}", self.interface), e))?;
+        let sent = self.inner.send(frame).map_err(|e| Error::io(format!("sending on {}", self.interface), e))?;
         if sent == frame.len() {
             return Ok(());
         }
-        Err(Error::Invalid(format!(
-            "sending on {}: {sent} of {} bytes went out",
-            self.interface,
-            frame.len()
-        )))
+        Err(Error::Invalid(format!("sending on {}: {sent} of {} bytes went out", self.interface, frame.len())))
     }
 
     /// Receives a frame within `wait`; None when none came. Longer frames are cut.
@@ -61,21 +51,14 @@ impl PacketSocket {
 }
 
 /// Receives one datagram within `wait`.
-pub(crate) fn receive<'a>(
-    socket: &socket2::Socket,
-    buf: &'a mut [u8],
-    wait: Duration,
-) -> io::Result<Option<&'a [u8]>> {
+pub(crate) fn receive<'a>(socket: &socket2::Socket, buf: &'a mut [u8], wait: Duration) -> io::Result<Option<&'a [u8]>> {
     // A zero time-out would mean for ever.
     socket.set_read_timeout(Some(wait.max(Duration::from_millis(1))))?;
     let mut reader = socket;
     match reader.read(buf) {
         Ok(n) => Ok(Some(&buf[..n])),
         Err(e)
-            if matches!(
-                e.kind(),
-                io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut | io::ErrorKind::Interrupted
-            ) =>
+            if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut | io::ErrorKind::Interrupted) =>
         {
             Ok(None)
         }

@@ -40,18 +40,14 @@ fn by_arp(link: &Link, mac: Mac, addr: Ipv4Addr, window: Duration) -> Result<Opt
         || socket.send(&question),
         |wait| {
             let frame = socket.receive(&mut buf, wait)?;
-            Ok(frame
-                .and_then(frames::arp_sender)
-                .filter(|&(m, a)| a == addr && m != mac)
-                .map(|(m, _)| m))
+            Ok(frame.and_then(frames::arp_sender).filter(|&(m, a)| a == addr && m != mac).map(|(m, _)| m))
         },
     )
 }
 
 fn by_solicitation(link: &Link, mac: Mac, addr: Ipv6Addr, window: Duration) -> Result<Option<Mac>> {
     let fail = |e| Error::io(format!("opening an ICMPv6 socket on {}", link.name), e);
-    let listener =
-        socket2::Socket::new(Domain::IPV6, Type::RAW.cloexec(), Some(Protocol::ICMPV6)).map_err(fail)?;
+    let listener = socket2::Socket::new(Domain::IPV6, Type::RAW.cloexec(), Some(Protocol::ICMPV6)).map_err(fail)?;
     listener.bind_device(Some(link.name.as_bytes())).map_err(fail)?;
     let sender = PacketSocket::sender(link)?;
     let question = frames::solicitation(mac, addr);
@@ -61,10 +57,7 @@ fn by_solicitation(link: &Link, mac: Mac, addr: Ipv6Addr, window: Duration) -> R
         || sender.send(&question),
         |wait| {
             let message = packet::receive(&listener, &mut buf, wait).map_err(fail)?;
-            Ok(message
-                .and_then(frames::advertised)
-                .filter(|&(m, a)| a == addr && m != mac)
-                .map(|(m, _)| m))
+            Ok(message.and_then(frames::advertised).filter(|&(m, a)| a == addr && m != mac).map(|(m, _)| m))
         },
     )
 }
@@ -88,11 +81,7 @@ fn ask(
             question()?;
             asked += 1;
         }
-        let until = if asked < QUESTIONS {
-            (start + gap * asked).min(end)
-        } else {
-            end
-        };
+        let until = if asked < QUESTIONS { (start + gap * asked).min(end) } else { end };
         if let Some(mac) = listen(until.saturating_duration_since(Instant::now()))? {
             return Ok(Some(mac));
         }

@@ -67,11 +67,7 @@ impl Socket {
         // Room for bursts (thousands of addresses at once); needs CAP_NET_ADMIN, works with less without.
         let _ = set_socket_recv_buffer_size_force(&inner, 1 << 20);
         set_socket_timeout(&inner, Timeout::Recv, Some(TIMEOUT)).map_err(|e| fail(e.into()))?;
-        Ok(Self {
-            inner,
-            seq: 0,
-            buf: vec![0; BUFFER],
-        })
+        Ok(Self { inner, seq: 0, buf: vec![0; BUFFER] })
     }
 
     /// The next request's sequence number.
@@ -109,12 +105,7 @@ impl Socket {
     }
 
     /// Asks for one thing.
-    pub(crate) fn get(
-        &mut self,
-        what: &str,
-        kind: u16,
-        build: impl FnOnce(&mut Builder),
-    ) -> Result<Option<Answer>> {
+    pub(crate) fn get(&mut self, what: &str, kind: u16, build: impl FnOnce(&mut Builder)) -> Result<Option<Answer>> {
         let seq = self.next_seq();
         let mut b = Builder::message(kind, wire::NLM_F_REQUEST | wire::NLM_F_ACK, seq);
         build(&mut b);
@@ -128,22 +119,14 @@ impl Socket {
             if message.kind == wire::NLMSG_ERROR {
                 return verdict(what, &message).map(|()| Step::Done);
             }
-            found = Some(Answer {
-                kind: message.kind,
-                payload: message.payload.to_vec(),
-            });
+            found = Some(Answer { kind: message.kind, payload: message.payload.to_vec() });
             Ok(Step::More)
         })?;
         Ok(found)
     }
 
     /// Asks for a list. `build` may be called more than once.
-    pub(crate) fn dump(
-        &mut self,
-        what: &str,
-        kind: u16,
-        build: impl Fn(&mut Builder),
-    ) -> Result<Vec<Answer>> {
+    pub(crate) fn dump(&mut self, what: &str, kind: u16, build: impl Fn(&mut Builder)) -> Result<Vec<Answer>> {
         for _ in 0..DUMP_ATTEMPTS {
             let seq = self.next_seq();
             let mut b = Builder::message(kind, wire::NLM_F_REQUEST | wire::NLM_F_DUMP, seq);
@@ -161,10 +144,7 @@ impl Socket {
                     wire::NLMSG_DONE if interrupted => return Ok(Step::Again),
                     wire::NLMSG_DONE => return done(what, &message),
                     wire::NLMSG_ERROR => return verdict(what, &message).map(|()| Step::Done),
-                    kind => all.push(Answer {
-                        kind,
-                        payload: message.payload.to_vec(),
-                    }),
+                    kind => all.push(Answer { kind, payload: message.payload.to_vec() }),
                 }
                 Ok(Step::More)
             });
@@ -197,10 +177,7 @@ impl Socket {
             match self.inner.send(bytes, 0) {
                 Ok(n) if n == bytes.len() => return Ok(()),
                 Ok(n) => {
-                    return Err(Error::Invalid(format!(
-                        "{what}: only {n} of {} bytes were sent",
-                        bytes.len()
-                    )));
+                    return Err(Error::Invalid(format!("{what}: only {n} of {} bytes were sent", bytes.len())));
                 }
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(e) => return Err(Error::io(what, e)),
@@ -214,11 +191,7 @@ impl Socket {
                 return Ok(Step::More);
             }
             verdict(what, &message)?;
-            Ok(if message.seq == last {
-                Step::Done
-            } else {
-                Step::More
-            })
+            Ok(if message.seq == last { Step::Done } else { Step::More })
         })
         .map(|_| ())
     }
@@ -231,18 +204,12 @@ impl Socket {
                 Ok((n, _)) => n.min(BUFFER),
                 Err(rustix::io::Errno::INTR) => continue,
                 Err(rustix::io::Errno::AGAIN) => {
-                    return Err(Error::Timeout {
-                        what: what.to_owned(),
-                        after: TIMEOUT,
-                    });
+                    return Err(Error::Timeout { what: what.to_owned(), after: TIMEOUT });
                 }
                 Err(e) => return Err(Error::io(what, e)),
             };
             for message in wire::messages(&self.buf[..n]) {
-                let message = message.map_err(|why| Error::Malformed {
-                    what: what.to_owned(),
-                    why,
-                })?;
+                let message = message.map_err(|why| Error::Malformed { what: what.to_owned(), why })?;
                 if message.kind == wire::NLMSG_OVERRUN {
                     return Err(Error::io(what, io::Error::from_raw_os_error(libc::ENOBUFS)));
                 }
@@ -253,10 +220,7 @@ impl Socket {
                 }
             }
             if Instant::now() > deadline {
-                return Err(Error::Timeout {
-                    what: what.to_owned(),
-                    after: TIMEOUT,
-                });
+                return Err(Error::Timeout { what: what.to_owned(), after: TIMEOUT });
             }
         }
     }
@@ -270,17 +234,11 @@ impl AsFd for Socket {
 
 /// An acknowledgement as a result.
 fn verdict(what: &str, message: &Message<'_>) -> Result<()> {
-    let ack = wire::ack_of(message).ok_or_else(|| Error::Malformed {
-        what: what.to_owned(),
-        why: "acknowledgement too short".to_owned(),
-    })?;
+    let ack = wire::ack_of(message)
+        .ok_or_else(|| Error::Malformed { what: what.to_owned(), why: "acknowledgement too short".to_owned() })?;
     match ack.error {
         None => Ok(()),
-        Some(source) => Err(Error::Refused {
-            what: what.to_owned(),
-            source,
-            detail: ack.detail,
-        }),
+        Some(source) => Err(Error::Refused { what: what.to_owned(), source, detail: ack.detail }),
     }
 }
 

@@ -73,10 +73,7 @@ fn segment(from: SocketAddr, to: SocketAddr) -> Option<[u8; 20]> {
 fn checksum(from: &[u8], to: &[u8], segment: &[u8; 20]) -> u16 {
     // Protocol 6 and the length; the fields' widths differ between IPv4 and IPv6, the sum does not.
     let mut sum = 6u32 + 20;
-    for pair in [from, to, segment]
-        .into_iter()
-        .flat_map(|part| part.chunks_exact(2))
-    {
+    for pair in [from, to, segment].into_iter().flat_map(|part| part.chunks_exact(2)) {
         sum += u32::from(u16::from_be_bytes([pair[0], pair[1]]));
     }
     while sum > 0xffff {
@@ -91,10 +88,7 @@ mod tests {
 
     #[test]
     fn the_checksum_sums_to_zero() {
-        for (a, b) in [
-            ("10.0.0.1:2049", "10.0.0.2:900"),
-            ("[fd00::1]:445", "[fd00::2]:40000"),
-        ] {
+        for (a, b) in [("10.0.0.1:2049", "10.0.0.2:900"), ("[fd00::1]:445", "[fd00::2]:40000")] {
             let (a, b): (SocketAddr, SocketAddr) = (a.parse().unwrap(), b.parse().unwrap());
             let s = segment(a, b).unwrap();
             let rest = match (a.ip(), b.ip()) {
@@ -104,9 +98,6 @@ mod tests {
             };
             assert_eq!(rest, 0);
         }
-        assert_eq!(
-            segment("10.0.0.1:1".parse().unwrap(), "[::1]:1".parse().unwrap()),
-            None
-        );
+        assert_eq!(segment("10.0.0.1:1".parse().unwrap(), "[::1]:1".parse().unwrap()), None);
     }
 }

@@ -55,37 +55,20 @@ impl Watch {
     pub(crate) fn start(tell: impl Fn(News) -> bool + Send + 'static) -> Result<Self> {
         let fail = |e: rustix::io::Errno| Error::io("starting to watch interfaces", e);
         let wake = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(fail)?);
-        let news = Socket::open_with_groups(
-            NETLINK_ROUTE,
-            RTMGRP_LINK | RTMGRP_IPV4_IFADDR | RTMGRP_IPV6_IFADDR,
-        )?;
+        let news = Socket::open_with_groups(NETLINK_ROUTE, RTMGRP_LINK | RTMGRP_IPV4_IFADDR | RTMGRP_IPV6_IFADDR)?;
         let ask = Socket::open(NETLINK_ROUTE)?;
         let shared = Arc::new(Shared::default());
-        let mut watcher = Watcher {
-            shared: Arc::clone(&shared),
-            wake: Arc::clone(&wake),
-            news,
-            ask,
-            tell,
-        };
+        let mut watcher = Watcher { shared: Arc::clone(&shared), wake: Arc::clone(&wake), news, ask, tell };
         let thread = std::thread::Builder::new()
             .name("net-watch".to_owned())
             .spawn(move || watcher.run())
             .map_err(|e| Error::io("starting to watch interfaces", e))?;
-        Ok(Self {
-            shared,
-            wake,
-            thread: Some(thread),
-        })
+        Ok(Self { shared, wake, thread: Some(thread) })
     }
 
     /// Watches these interfaces, and tells the state of each once.
     pub(crate) fn interfaces(&self, names: impl Iterator<Item = String>) {
-        let mut all = self
-            .shared
-            .interfaces
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut all = self.shared.interfaces.lock().unwrap_or_else(PoisonError::into_inner);
         *all = names.map(|n| (n, None)).collect();
         drop(all);
         self.wake();
@@ -117,10 +100,7 @@ struct Watcher<F> {
 
 impl<F: Fn(News) -> bool> Watcher<F> {
     fn run(&mut self) {
-        let tick = Timespec {
-            tv_sec: 0,
-            tv_nsec: i64::from(TICK.subsec_nanos()),
-        };
+        let tick = Timespec { tv_sec: 0, tv_nsec: i64::from(TICK.subsec_nanos()) };
         let mut untold = false;
         let mut looked = Instant::now();
         while !self.shared.stop.load(Ordering::Acquire) {
@@ -171,11 +151,7 @@ impl<F: Fn(News) -> bool> Watcher<F> {
 
     fn look(&mut self) {
         let names: Vec<(String, Option<bool>)> = {
-            let all = self
-                .shared
-                .interfaces
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
+            let all = self.shared.interfaces.lock().unwrap_or_else(PoisonError::into_inner);
             all.iter().map(|(n, s)| (n.clone(), *s)).collect()
         };
         for (name, told) in names {
@@ -187,17 +163,8 @@ impl<F: Fn(News) -> bool> Watcher<F> {
                     continue;
                 }
             };
-            if told != Some(up)
-                && (self.tell)(News::Interface {
-                    name: name.clone(),
-                    up,
-                })
-            {
-                let mut all = self
-                    .shared
-                    .interfaces
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner);
+            if told != Some(up) && (self.tell)(News::Interface { name: name.clone(), up }) {
+                let mut all = self.shared.interfaces.lock().unwrap_or_else(PoisonError::into_inner);
                 if let Some(state) = all.get_mut(&name) {
                     *state = Some(up);
                 }

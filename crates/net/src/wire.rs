@@ -92,10 +92,7 @@ impl Builder {
         self.buf.extend_from_slice(&(kind | NLA_F_NESTED).to_ne_bytes());
         inner(self);
         let len = u16::try_from(self.buf.len() - at).unwrap_or(u16::MAX);
-        debug_assert!(
-            usize::from(len) == self.buf.len() - at,
-            "nested attribute too long"
-        );
+        debug_assert!(usize::from(len) == self.buf.len() - at, "nested attribute too long");
         self.buf[at..at + 2].copy_from_slice(&len.to_ne_bytes());
         self
     }
@@ -198,14 +195,9 @@ pub(crate) fn ack_of(message: &Message<'_>) -> Option<Ack> {
         let request = if message.flags & NLM_F_CAPPED != 0 {
             HEADER
         } else {
-            u32_at(message.payload, 4)
-                .and_then(|n| usize::try_from(n).ok())
-                .unwrap_or(HEADER)
+            u32_at(message.payload, 4).and_then(|n| usize::try_from(n).ok()).unwrap_or(HEADER)
         };
-        let tlvs = request
-            .checked_add(4)
-            .and_then(|at| message.payload.get(aligned(at)..))
-            .unwrap_or(&[]);
+        let tlvs = request.checked_add(4).and_then(|at| message.payload.get(aligned(at)..)).unwrap_or(&[]);
         for (kind, value) in attributes(tlvs) {
             if kind == NLMSGERR_ATTR_MSG {
                 detail = String::from_utf8_lossy(value).trim_end_matches('\0').to_owned();

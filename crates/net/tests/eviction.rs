@@ -14,10 +14,7 @@ use net::fence::{Fence, GLUSTERFS_PORTS, StoragePorts};
 use net::{Command, Event};
 
 fn ports() -> StoragePorts {
-    StoragePorts {
-        storage: GLUSTERFS_PORTS.to_vec(),
-        spared: vec![22, 4380],
-    }
+    StoragePorts { storage: GLUSTERFS_PORTS.to_vec(), spared: vec![22, 4380] }
 }
 
 /// A connection from `client` to `server`: (the client's end, the server's end).
@@ -57,21 +54,12 @@ fn a_kick_ends_storage_connections_in_every_form_and_no_others() {
         (n, start.elapsed())
     });
     println!("kick: {destroyed} connections in {took:?}");
-    for (name, stream) in [
-        ("v4", &mut c4),
-        ("v6", &mut c6),
-        ("accepted", &mut s4),
-        ("mapped", &mut mapped),
-    ] {
+    for (name, stream) in [("v4", &mut c4), ("v6", &mut c6), ("accepted", &mut s4), ("mapped", &mut mapped)] {
         assert!(is_dead(stream), "{name}");
     }
     assert!(!is_dead(&mut control) && !is_dead(&mut nfs));
     assert_eq!(destroyed, 4);
-    assert_eq!(
-        a.run(|| connections::kick(&[ip("10.77.0.2")], &ports()).unwrap()),
-        0,
-        "nothing is left to kick"
-    );
+    assert_eq!(a.run(|| connections::kick(&[ip("10.77.0.2")], &ports()).unwrap()), 0, "nothing is left to kick");
 }
 
 #[test]
@@ -122,56 +110,23 @@ fn an_eviction_is_fast_survives_the_worker_and_heals() {
     client.write_all(b"x").unwrap();
     server.read_exact(&mut [0]).unwrap();
     let start = Instant::now();
-    site.send(Command::SetEvicted {
-        epoch: 7,
-        addresses: evicted.clone(),
-    });
-    let event = site.expect("evicted", |e| {
-        matches!(e, Event::Evicted { .. } | Event::EvictFailed { .. })
-    });
+    site.send(Command::SetEvicted { epoch: 7, addresses: evicted.clone() });
+    let event = site.expect("evicted", |e| matches!(e, Event::Evicted { .. } | Event::EvictFailed { .. }));
     println!("{event:?} after {:?}", start.elapsed());
-    assert_eq!(
-        event,
-        Event::Evicted {
-            epoch: 7,
-            sockets_destroyed: 1
-        }
-    );
+    assert_eq!(event, Event::Evicted { epoch: 7, sockets_destroyed: 1 });
     assert!(is_dead(&mut client));
     // The reset did not pass the fence.
     server.set_nonblocking(true).unwrap();
     assert_eq!(server.read(&mut [0]).unwrap_err().kind(), ErrorKind::WouldBlock);
     a.sh("nft flush ruleset");
-    site.send(Command::SetEvicted {
-        epoch: 8,
-        addresses: evicted,
-    });
-    site.expect("evicted", |e| {
-        *e == Event::Evicted {
-            epoch: 8,
-            sockets_destroyed: 0,
-        }
-    });
+    site.send(Command::SetEvicted { epoch: 8, addresses: evicted });
+    site.expect("evicted", |e| *e == Event::Evicted { epoch: 8, sockets_destroyed: 0 });
     drop(site);
-    assert!(
-        a.sh("nft list table inet steadfast_fence").contains("10.77.0.2"),
-        "the fence outlives the daemon"
-    );
+    assert!(a.sh("nft list table inet steadfast_fence").contains("10.77.0.2"), "the fence outlives the daemon");
     let mut site = a.worker();
     site.configure(&[]);
-    assert!(
-        a.sh("nft list table inet steadfast_fence").contains("10.77.0.2"),
-        "and its next start"
-    );
-    site.send(Command::SetEvicted {
-        epoch: 9,
-        addresses: Vec::new(),
-    });
-    site.expect("evicted", |e| {
-        *e == Event::Evicted {
-            epoch: 9,
-            sockets_destroyed: 0,
-        }
-    });
+    assert!(a.sh("nft list table inet steadfast_fence").contains("10.77.0.2"), "and its next start");
+    site.send(Command::SetEvicted { epoch: 9, addresses: Vec::new() });
+    site.expect("evicted", |e| *e == Event::Evicted { epoch: 9, sockets_destroyed: 0 });
     assert!(!a.sh("nft list table inet steadfast_fence").contains("10.77.0.2"));
 }

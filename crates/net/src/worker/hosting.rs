@@ -84,12 +84,7 @@ impl Hosting {
     }
 
     pub(super) fn configure(&mut self, vips: Vec<VipSpec>, events: &dyn Fn(Event)) {
-        let leaving: Vec<IpAddr> = self
-            .held
-            .iter()
-            .filter(|h| !vips.contains(&h.spec))
-            .map(|h| h.spec.addr)
-            .collect();
+        let leaving: Vec<IpAddr> = self.held.iter().filter(|h| !vips.contains(&h.spec)).map(|h| h.spec.addr).collect();
         for addr in leaving {
             self.release(addr, events);
         }
@@ -111,10 +106,7 @@ impl Hosting {
                 }
             }
             Err(e) if may_change_addresses() => (LeaseKind::WholeSeconds, e.to_string()),
-            Err(e) => (
-                LeaseKind::None,
-                format!("no permission (CAP_NET_ADMIN) to change addresses: {e}"),
-            ),
+            Err(e) => (LeaseKind::None, format!("no permission (CAP_NET_ADMIN) to change addresses: {e}")),
         };
         self.remove_strays(events);
         events(Event::Lease { kind, why });
@@ -131,10 +123,7 @@ impl Hosting {
                 self.held.retain(|h| h.spec.addr != addr);
                 self.announcer.stop(addr);
                 let mut why = e.to_string();
-                if let Err(e) = self
-                    .speak()
-                    .and_then(|()| self.addresses.purge(&[addr]).map(|_| ()))
-                {
+                if let Err(e) = self.speak().and_then(|()| self.addresses.purge(&[addr]).map(|_| ())) {
                     why = format!("{why}; and then: {e}");
                 }
                 Event::TakeFailed { addr, why }
@@ -147,10 +136,7 @@ impl Hosting {
         let until = self.valid_lease()?;
         let link = self.addresses.link(&spec.interface)?;
         if !link.is_up() {
-            return Err(Error::Invalid(format!(
-                "interface {} is down or has no carrier",
-                spec.interface
-            )));
+            return Err(Error::Invalid(format!("interface {} is down or has no carrier", spec.interface)));
         }
         let existing = self.addresses.list()?;
         // Left on another interface it would answer there.
@@ -159,12 +145,7 @@ impl Hosting {
         }
         let routed = address::routed(&existing, &link, &spec);
         let expires = self.put(&link, &spec, until, routed)?;
-        self.held.push(Held {
-            spec,
-            link,
-            expires,
-            routed,
-        });
+        self.held.push(Held { spec, link, expires, routed });
         self.speak()?;
         self.valid_lease()?;
         if let Some(held) = self.held.last()
@@ -193,11 +174,7 @@ impl Hosting {
                 }
                 Err(e) => {
                     self.unreleased.insert(addr);
-                    let silent = if silenced.is_ok() && self.gate.is_some() {
-                        "silenced, but"
-                    } else {
-                        ""
-                    };
+                    let silent = if silenced.is_ok() && self.gate.is_some() { "silenced, but" } else { "" };
                     events(Event::ReleaseFailed {
                         addr,
                         why: format!("{silent} still on an interface: {e}").trim().to_owned(),
@@ -242,13 +219,7 @@ impl Hosting {
         let held = self.leased();
         events(match self.connections.established_on(&held) {
             Ok(list) => {
-                let list = list
-                    .iter()
-                    .map(|c| ClientConnection {
-                        vip: c.local,
-                        client: c.remote,
-                    })
-                    .collect();
+                let list = list.iter().map(|c| ClientConnection { vip: c.local, client: c.remote }).collect();
                 Event::Connections { list }
             }
             Err(e) => Event::ConnectionsFailed { why: e.to_string() },
@@ -257,14 +228,8 @@ impl Hosting {
 
     pub(super) fn tickle(&mut self, connections: &[ClientConnection], events: &dyn Fn(Event)) {
         let held = self.leased();
-        let ours: Vec<_> = connections
-            .iter()
-            .filter(|c| held.contains(&c.vip.ip()))
-            .copied()
-            .collect();
-        events(Event::Tickled {
-            sent: tickle::send(&ours),
-        });
+        let ours: Vec<_> = connections.iter().filter(|c| held.contains(&c.vip.ip())).copied().collect();
+        events(Event::Tickled { sent: tickle::send(&ours) });
     }
 
     pub(super) fn renew(&mut self, until: BootTime, events: &dyn Fn(Event)) {
@@ -296,20 +261,13 @@ impl Hosting {
             if self.held[i].expires >= until + EARLY {
                 continue;
             }
-            let (link, spec, routed) = (
-                self.held[i].link.clone(),
-                self.held[i].spec.clone(),
-                self.held[i].routed,
-            );
+            let (link, spec, routed) = (self.held[i].link.clone(), self.held[i].spec.clone(), self.held[i].routed);
             match self.put(&link, &spec, until, routed) {
                 Ok(expires) => self.held[i].expires = expires,
                 Err(error) => {
                     tracing::warn!(addr = %spec.addr, %error, "public address not refreshed");
                     // Gone interface or an address nobody may have: it will end. Others are only late.
-                    if matches!(
-                        error.errno(),
-                        Some(libc::ENODEV | libc::EADDRNOTAVAIL | libc::EINVAL)
-                    ) {
+                    if matches!(error.errno(), Some(libc::ENODEV | libc::EADDRNOTAVAIL | libc::EINVAL)) {
                         lost.push(spec.addr);
                     }
                 }
@@ -363,13 +321,7 @@ impl Hosting {
     }
 
     /// Puts an address on its interface until the second in which the lease ends; returns when the kernel ends it.
-    pub(super) fn put(
-        &mut self,
-        link: &Link,
-        spec: &VipSpec,
-        until: BootTime,
-        routed: bool,
-    ) -> Result<BootTime> {
+    pub(super) fn put(&mut self, link: &Link, spec: &VipSpec, until: BootTime, routed: bool) -> Result<BootTime> {
         let before = BootTime::now();
         let lifetime = until.since(before);
         self.addresses.set(link, spec, lifetime, routed)?;
@@ -397,11 +349,7 @@ impl Hosting {
             let before = BootTime::now();
             let rest = self.until.map(|until| until.since(before)).unwrap_or_default();
             let Some(gate) = &mut self.gate else { return Ok(()) };
-            let outcome = if rest.is_zero() {
-                gate.drop_now()
-            } else {
-                gate.renew(&leased, rest)
-            };
+            let outcome = if rest.is_zero() { gate.drop_now() } else { gate.renew(&leased, rest) };
             if let Err(e) = outcome {
                 // `nft flush ruleset` removes other programs' tables too.
                 tracing::warn!(error = %e, "the gate is gone or broken, making it anew");

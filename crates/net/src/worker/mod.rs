@@ -48,10 +48,7 @@ pub enum SendError {
 enum Message {
     Command(Command),
     News(News),
-    Probed {
-        addr: IpAddr,
-        outcome: Result<Option<Mac>>,
-    },
+    Probed { addr: IpAddr, outcome: Result<Option<Mac>> },
 }
 
 /// The handle to the worker thread. Dropping it shuts the worker down and waits for it.
@@ -103,20 +100,15 @@ impl Worker {
             .name("net".to_owned())
             .spawn(move || state.run(&waiting))
             .map_err(|e| Error::io("starting the network worker", e))?;
-        Ok(Self {
-            queue,
-            thread: Some(thread),
-        })
+        Ok(Self { queue, thread: Some(thread) })
     }
 
     /// Gives an order; never blocks.
     pub fn send(&self, command: Command) -> Result<(), SendError> {
-        self.queue
-            .try_send(Message::Command(command))
-            .map_err(|e| match e {
-                TrySendError::Full(_) => SendError::Full,
-                TrySendError::Disconnected(_) => SendError::Ended,
-            })
+        self.queue.try_send(Message::Command(command)).map_err(|e| match e {
+            TrySendError::Full(_) => SendError::Full,
+            TrySendError::Disconnected(_) => SendError::Ended,
+        })
     }
 }
 
@@ -171,10 +163,7 @@ impl State {
                 Some(message) => self.timed(what(&message), |s| s.handle(message)),
                 None => {
                     let until_check = self.next_check.saturating_duration_since(Instant::now());
-                    let wait = self
-                        .hosting
-                        .rest()
-                        .map_or(until_check, |rest| rest.min(until_check));
+                    let wait = self.hosting.rest().map_or(until_check, |rest| rest.min(until_check));
                     match waiting.recv_timeout(wait) {
                         Ok(message) => self.enqueue(message),
                         Err(RecvTimeoutError::Timeout) => {}
@@ -208,10 +197,7 @@ impl State {
                     let Message::Command(Command::Take { addr }) = m else {
                         return true;
                     };
-                    events(Event::TakeFailed {
-                        addr: *addr,
-                        why: "the node lease was lost before".to_owned(),
-                    });
+                    events(Event::TakeFailed { addr: *addr, why: "the node lease was lost before".to_owned() });
                     false
                 });
             }
@@ -223,20 +209,14 @@ impl State {
         let events = &self.events;
         match message {
             Message::Command(command) => match command {
-                Command::Configure {
-                    vips,
-                    storage_ports,
-                    spared_ports,
-                } => {
+                Command::Configure { vips, storage_ports, spared_ports } => {
                     self.watch.interfaces(vips.iter().map(|v| v.interface.clone()));
                     self.storage.configure(storage_ports, spared_ports, events);
                     self.hosting.configure(vips, events);
                 }
                 Command::Take { addr } => self.hosting.take(addr, events),
                 Command::Release { addr } => self.hosting.release(addr, events),
-                Command::SetEvicted { epoch, addresses } => {
-                    self.storage.set_evicted(epoch, addresses, events)
-                }
+                Command::SetEvicted { epoch, addresses } => self.storage.set_evicted(epoch, addresses, events),
                 Command::Kick { addresses } => self.storage.kick(&addresses, events),
                 Command::Probe { addr } => self.probe(addr),
                 Command::ListConnections => self.hosting.list_connections(events),
@@ -256,10 +236,7 @@ impl State {
             Message::Probed { addr, outcome } => events(match outcome {
                 Ok(Some(mac)) => Event::Conflict { addr, mac },
                 Ok(None) => Event::NoConflict { addr },
-                Err(e) => Event::ProbeFailed {
-                    addr,
-                    why: e.to_string(),
-                },
+                Err(e) => Event::ProbeFailed { addr, why: e.to_string() },
             }),
         }
     }
@@ -269,25 +246,17 @@ impl State {
         let link = match self.hosting.link_of(addr) {
             Ok(link) => link,
             Err(e) => {
-                return (self.events)(Event::ProbeFailed {
-                    addr,
-                    why: e.to_string(),
-                });
+                return (self.events)(Event::ProbeFailed { addr, why: e.to_string() });
             }
         };
         let answers = self.queue.clone();
-        let spawned = std::thread::Builder::new()
-            .name("net-probe".to_owned())
-            .spawn(move || {
-                let outcome = probe::duplicate(&link, addr, probe::WINDOW);
-                // Fails only when the worker has ended and nobody wants to know.
-                let _ = answers.send(Message::Probed { addr, outcome });
-            });
+        let spawned = std::thread::Builder::new().name("net-probe".to_owned()).spawn(move || {
+            let outcome = probe::duplicate(&link, addr, probe::WINDOW);
+            // Fails only when the worker has ended and nobody wants to know.
+            let _ = answers.send(Message::Probed { addr, outcome });
+        });
         if let Err(e) = spawned {
-            (self.events)(Event::ProbeFailed {
-                addr,
-                why: format!("starting a thread: {e}"),
-            });
+            (self.events)(Event::ProbeFailed { addr, why: format!("starting a thread: {e}") });
         }
     }
 

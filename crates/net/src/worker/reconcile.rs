@@ -29,19 +29,13 @@ impl Hosting {
             let (link, spec) = (self.held[i].link.clone(), self.held[i].spec.clone());
             let routed = address::routed(existing, &link, &spec);
             self.held[i].routed = routed;
-            if existing
-                .iter()
-                .any(|a| a.addr == spec.addr && a.index == link.index)
-            {
+            if existing.iter().any(|a| a.addr == spec.addr && a.index == link.index) {
                 continue;
             }
             match self.put(&link, &spec, until, routed) {
                 Ok(expires) => {
                     self.held[i].expires = expires;
-                    events(Event::AddressLost {
-                        addr: spec.addr,
-                        restored: true,
-                    });
+                    events(Event::AddressLost { addr: spec.addr, restored: true });
                 }
                 Err(error) => {
                     tracing::warn!(addr = %spec.addr, %error, "public address was removed and cannot be put back");
@@ -57,16 +51,11 @@ impl Hosting {
         let existing = match self.addresses.list() {
             Ok(existing) => existing,
             Err(e) => {
-                return events(Event::ConfigureFailed {
-                    why: format!("cannot look for left-overs: {e}"),
-                });
+                return events(Event::ConfigureFailed { why: format!("cannot look for left-overs: {e}") });
             }
         };
         for a in existing {
-            let held = self
-                .held
-                .iter()
-                .any(|h| h.spec.addr == a.addr && h.link.index == a.index);
+            let held = self.held.iter().any(|h| h.spec.addr == a.addr && h.link.index == a.index);
             if held || !(a.ours || self.vips.iter().any(|v| v.addr == a.addr)) {
                 continue;
             }
@@ -74,15 +63,11 @@ impl Hosting {
             let interface = spec.map_or_else(|| format!("number {}", a.index), |v| v.interface.clone());
             match self.addresses.remove(a.index, a.addr) {
                 Ok(true) if self.unreleased.remove(&a.addr) => events(Event::Released { addr: a.addr }),
-                Ok(true) => events(Event::StrayRemoved {
-                    addr: a.addr,
-                    interface,
-                }),
+                Ok(true) => events(Event::StrayRemoved { addr: a.addr, interface }),
                 Ok(false) => {}
-                Err(e) => events(Event::ReleaseFailed {
-                    addr: a.addr,
-                    why: format!("left over, still on an interface: {e}"),
-                }),
+                Err(e) => {
+                    events(Event::ReleaseFailed { addr: a.addr, why: format!("left over, still on an interface: {e}") })
+                }
             }
         }
     }
@@ -96,10 +81,7 @@ impl Hosting {
             tracing::warn!(%error, ?lost, "lost addresses could not be silenced");
         }
         for &addr in lost {
-            events(Event::AddressLost {
-                addr,
-                restored: false,
-            });
+            events(Event::AddressLost { addr, restored: false });
         }
     }
 

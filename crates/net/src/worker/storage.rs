@@ -26,12 +26,7 @@ impl Storage {
         })
     }
 
-    pub(super) fn configure(
-        &mut self,
-        storage: Vec<RangeInclusive<u16>>,
-        spared: Vec<u16>,
-        events: &dyn Fn(Event),
-    ) {
+    pub(super) fn configure(&mut self, storage: Vec<RangeInclusive<u16>>, spared: Vec<u16>, events: &dyn Fn(Event)) {
         let ports = StoragePorts { storage, spared };
         if ports == self.ports {
             return;
@@ -41,38 +36,25 @@ impl Storage {
         if let Some(evicted) = &self.evicted
             && let Err(e) = self.fence.set_evicted(evicted, &self.ports)
         {
-            events(Event::ConfigureFailed {
-                why: format!("the fence keeps its old storage ports: {e}"),
-            });
+            events(Event::ConfigureFailed { why: format!("the fence keeps its old storage ports: {e}") });
         }
     }
 
     /// Cuts first, so that nothing reconnects, then destroys what hangs.
     pub(super) fn set_evicted(&mut self, epoch: u64, addresses: Vec<IpAddr>, events: &dyn Fn(Event)) {
         let cut = self.fence.set_evicted(&addresses, &self.ports);
-        let destroyed = if addresses.is_empty() {
-            Ok(0)
-        } else {
-            self.connections.kick(&addresses, &self.ports)
-        };
+        let destroyed = if addresses.is_empty() { Ok(0) } else { self.connections.kick(&addresses, &self.ports) };
         self.evicted = Some(addresses);
         events(match (cut, destroyed) {
-            (Ok(()), Ok(sockets_destroyed)) => Event::Evicted {
-                epoch,
-                sockets_destroyed,
-            },
+            (Ok(()), Ok(sockets_destroyed)) => Event::Evicted { epoch, sockets_destroyed },
             (Err(e), Ok(n)) => Event::EvictFailed {
                 epoch,
                 why: format!("{n} storage connections destroyed, but new ones are not prevented: {e}"),
             },
-            (Ok(()), Err(e)) => Event::EvictFailed {
-                epoch,
-                why: format!("storage traffic is cut, but its connections hang: {e}"),
-            },
-            (Err(cut), Err(kick)) => Event::EvictFailed {
-                epoch,
-                why: format!("{cut}; {kick}"),
-            },
+            (Ok(()), Err(e)) => {
+                Event::EvictFailed { epoch, why: format!("storage traffic is cut, but its connections hang: {e}") }
+            }
+            (Err(cut), Err(kick)) => Event::EvictFailed { epoch, why: format!("{cut}; {kick}") },
         });
     }
 

@@ -30,9 +30,7 @@ impl Host {
             // SAFETY: a new network namespace for this thread shares no memory or descriptors with anything.
             #[allow(unsafe_code)]
             let outcome = unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNET) };
-            ready
-                .send(outcome.map(|()| rustix::thread::gettid().as_raw_nonzero().get()))
-                .ok();
+            ready.send(outcome.map(|()| rustix::thread::gettid().as_raw_nonzero().get())).ok();
             if outcome.is_ok() {
                 todo.into_iter().for_each(|job| job());
             }
@@ -48,9 +46,7 @@ impl Host {
 
     /// Runs something in this namespace and waits for it.
     pub fn run<R: Send + 'static>(&self, f: impl FnOnce() -> R + Send + 'static) -> R {
-        self.start(f)
-            .recv_timeout(Duration::from_secs(60))
-            .expect("the host's thread panicked or hangs")
+        self.start(f).recv_timeout(Duration::from_secs(60)).expect("the host's thread panicked or hangs")
     }
 
     /// Runs something in this namespace; the result comes later.
@@ -77,15 +73,13 @@ impl Host {
         let line = line.to_owned();
         self.run(move || {
             let out = Process::new("sh").arg("-c").arg(&line).output().unwrap();
-            let text =
-                String::from_utf8_lossy(&out.stdout).into_owned() + &String::from_utf8_lossy(&out.stderr);
+            let text = String::from_utf8_lossy(&out.stdout).into_owned() + &String::from_utf8_lossy(&out.stderr);
             (out.status.success(), text)
         })
     }
 
     pub fn has_address(&self, addr: &str) -> bool {
-        self.sh("ip -o address show dev eth0")
-            .contains(&format!(" {addr}/"))
+        self.sh("ip -o address show dev eth0").contains(&format!(" {addr}/"))
     }
 
     /// A worker in this namespace and what it says.
@@ -100,11 +94,7 @@ impl Host {
                 tell.send(e).ok();
             }))
             .unwrap();
-            Site {
-                worker,
-                events,
-                seen: Vec::new(),
-            }
+            Site { worker, events, seen: Vec::new() }
         })
     }
 }
@@ -113,10 +103,7 @@ impl Host {
 /// GlusterFS bricks. None when not permitted.
 pub fn pair() -> Option<(Host, Host)> {
     let (a, b) = (Host::new()?, Host::new()?);
-    a.sh(&format!(
-        "ip link add eth0 type veth peer name eth0 netns {}",
-        b.tid
-    ));
+    a.sh(&format!("ip link add eth0 type veth peer name eth0 netns {}", b.tid));
     for (host, n) in [(&a, 1), (&b, 2)] {
         host.sh(&format!(
             "sysctl -qw net.ipv4.ip_local_port_range=\"32768 49151\" && ip link set lo up && ip link set eth0 up && ip addr add 10.77.0.{n}/24 dev eth0 \
@@ -133,11 +120,7 @@ pub fn ip(text: &str) -> IpAddr {
 
 pub fn vip(text: &str) -> VipSpec {
     let addr = ip(text);
-    VipSpec {
-        addr,
-        prefix_len: if addr.is_ipv4() { 24 } else { 64 },
-        interface: "eth0".to_owned(),
-    }
+    VipSpec { addr, prefix_len: if addr.is_ipv4() { 24 } else { 64 }, interface: "eth0".to_owned() }
 }
 
 pub fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
