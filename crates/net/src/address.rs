@@ -168,7 +168,7 @@ impl Addresses {
         }
         if let Err(e) = fs::write(&path, "1") {
             // As an address of its own subnet it can neither be another's primary nor have one.
-            tracing::debug!(%path, error = %e, addr = %vip.addr, "cannot protect secondary addresses, using a host prefix");
+            tracing::debug!(%path, error = %e, addr = %vip.addr, "cannot write, using a host prefix");
             return Ok(bits);
         }
         Ok(vip.prefix_len)

@@ -1,6 +1,6 @@
-//! Announcing a taken address: gratuitous ARP in both forms (RFC 5227, 3) or unsolicited neighbour advertisements
-//! (RFC 4861, 7.2.6), at 0, 0.1, 0.5, 1, 3 and 10 seconds: the first ones for speed, the later ones for switches and hosts that
-//! were not listening.
+//! Announcing a taken address: gratuitous ARP in both forms (RFC 5227, 3) or unsolicited neighbour advertisements (RFC
+//! 4861, 7.2.6), at 0, 0.1, 0.5, 1, 3 and 10 seconds: the first ones for speed, the later ones for switches and hosts
+//! that were not listening.
 //!
 //! A thread of its own sends them, so that nothing waits for a full device queue. Packet sockets pass by the gate: each
 //! frame goes out only while the address is held and the lease lasts by the clock.

@@ -1,7 +1,7 @@
 //! TCP connections: listing and destroying them (sock_diag(7), linux/inet_diag.h).
 //!
-//! Destroying (SOCK_DESTROY) makes the local program see ECONNABORTED at once instead of after its own time-outs. IPv4 connections
-//! of IPv6 sockets are found under their IPv4 addresses.
+//! Destroying (SOCK_DESTROY) makes the local program see ECONNABORTED at once instead of after its own time-outs. IPv4
+//! connections of IPv6 sockets are found under their IPv4 addresses.
 
 use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};

@@ -1,9 +1,9 @@
 //! The fence: no storage traffic between this node and nodes that a view has dropped.
 //!
 //! Table `inet steadfast_fence` drops TCP to and from the evicted nodes' addresses when either end's port is a storage
-//! port. It outlives the daemon on purpose; only [`Fence::set_evicted`] and [`Fence::remove`] change it. Packets of ports
-//! that are spared pass: GlusterFS bricks listen from 49152 on, where other programs' client ports are as well, and an
-//! evicted node must still reach the control link to be readmitted.
+//! port. It outlives the daemon on purpose; only [`Fence::set_evicted`] and [`Fence::remove`] change it. Packets of
+//! ports that are spared pass: GlusterFS bricks listen from 49152 on, where other programs' client ports are as well,
+//! and an evicted node must still reach the control link to be readmitted.
 //!
 //! A fence stops packets, not sockets: established connections hang until they are destroyed, see
 //! [`crate::connections::kick`].

@@ -1,10 +1,11 @@
 //! The gate: a public address speaks on this node only while it is in the leased set, and elements of that set end by
 //! themselves when the node lease does.
 //!
-//! Table `inet steadfast` drops packets to (input) and from (output) a managed address that is not leased, and neighbour
-//! discovery for it; table `arp steadfast` drops ARP that is sent in its name. Incoming ARP is not filtered: announcements
-//! of another holder must update this node's own neighbour table, and an answer is stopped on its way out. Packet sockets
-//! pass by the gate; who announces through them looks at the lease itself. Traffic *to* an address hosted elsewhere passes.
+//! Table `inet steadfast` drops packets to (input) and from (output) a managed address that is not leased, and
+//! neighbour discovery for it; table `arp steadfast` drops ARP that is sent in its name. Incoming ARP is not filtered:
+//! announcements of another holder must update this node's own neighbour table, and an answer is stopped on its way
+//! out. Packet sockets pass by the gate; who announces through them looks at the lease itself. Traffic *to* an address
+//! hosted elsewhere passes.
 //!
 //! A renewal is one transaction: empty the leased sets, add what is held with the rest of the lease as time limit. That
 //! works whether the old elements have expired meanwhile or not, on every kernel that has nf_tables with ARP (5.4 and

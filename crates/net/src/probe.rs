@@ -1,8 +1,8 @@
-//! Does somebody else have this address? ARP probes (RFC 5227, 2.1) and neighbour solicitations in the form of duplicate
-//! address detection (RFC 4862, 5.4), with shorter times than the RFCs': it is asked during a takeover.
+//! Does somebody else have this address? ARP probes (RFC 5227, 2.1) and neighbour solicitations in the form of
+//! duplicate address detection (RFC 4862, 5.4), with shorter times than the RFCs': it is asked during a takeover.
 //!
-//! Only somebody who *uses* the address counts. Another prober does not: it may be a node of the cluster that was to be the heir
-//! in a view before.
+//! Only somebody who *uses* the address counts. Another prober does not: it may be a node of the cluster that was to be
+//! the heir in a view before.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::{Duration, Instant};

@@ -1,8 +1,9 @@
 //! Tickles: making a client notice that its TCP connection is gone.
 //!
-//! A bare ACK with wrong numbers, in the name of the server's end. The client's TCP answers it with an ACK that carries its
-//! right numbers (RFC 9293, 3.10.7.4), to which this node, knowing no such connection, sends the reset that the client needs to
-//! connect anew at once instead of at its next retransmission. If the connection exists here, nothing happens to it.
+//! A bare ACK with wrong numbers, in the name of the server's end. The client's TCP answers it with an ACK that carries
+//! its right numbers (RFC 9293, 3.10.7.4), to which this node, knowing no such connection, sends the reset that the
+//! client needs to connect anew at once instead of at its next retransmission. If the connection exists here, nothing
+//! happens to it.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -11,8 +12,8 @@ use socket2::{Domain, Protocol, SockAddr, Type};
 use crate::command::ClientConnection;
 use crate::error::{Error, Result};
 
-/// Tickles these clients; returns how many were sent. What cannot be sent is logged: the client's own retransmission does the
-/// same, later.
+/// Tickles these clients; returns how many were sent. What cannot be sent is logged: the client's own retransmission
+/// does the same, later.
 pub fn send(connections: &[ClientConnection]) -> usize {
     let mut sent = 0;
     // One socket per public address: they come sorted or in runs, and a socket is cheap.

@@ -1,8 +1,8 @@
 //! The worker: one thread that owns a node's public addresses, gate, fence and sockets, with a bounded queue in and
 //! events out. This is what the daemon uses.
 //!
-//! A renewal goes before everything that waits; nothing that can take long (announcing, probing) happens on this thread.
-//! When the lease ends by the clock and no renewal came, the worker drops the addresses by itself.
+//! A renewal goes before everything that waits; nothing that can take long (announcing, probing) happens on this
+//! thread. When the lease ends by the clock and no renewal came, the worker drops the addresses by itself.
 
 mod hosting;
 mod reconcile;
@@ -68,8 +68,8 @@ impl Worker {
         Self::launch(events, true)
     }
 
-    /// Like [`Self::start`], but leaves nf_tables alone as far as addresses are concerned, as on a kernel without it: leases
-    /// end in whole seconds.
+    /// Like [`Self::start`], but leaves nf_tables alone as far as addresses are concerned, as on a kernel without it:
+    /// leases end in whole seconds.
     ///
     /// # Errors
     /// As for [`Self::start`].

@@ -1,5 +1,5 @@
-//! The worker's comparison of what the kernel has with what it should have: addresses that somebody removed, left-overs, the
-//! gate after a firewall was reloaded.
+//! The worker's comparison of what the kernel has with what it should have: addresses that somebody removed,
+//! left-overs, the gate after a firewall was reloaded.
 
 use std::net::IpAddr;
 

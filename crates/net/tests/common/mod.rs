@@ -1,5 +1,5 @@
-//! Throw-away network namespaces for the tests: two hosts joined by a veth pair. Each host is a thread with a namespace of
-//! its own; both vanish with the thread, however the test ends.
+//! Throw-away network namespaces for the tests: two hosts joined by a veth pair. Each host is a thread with a namespace
+//! of its own; both vanish with the thread, however the test ends.
 
 // Each test file uses a part of it.
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
@@ -106,8 +106,8 @@ pub fn pair() -> Option<(Host, Host)> {
     a.sh(&format!("ip link add eth0 type veth peer name eth0 netns {}", b.tid));
     for (host, n) in [(&a, 1), (&b, 2)] {
         host.sh(&format!(
-            "sysctl -qw net.ipv4.ip_local_port_range=\"32768 49151\" && ip link set lo up && ip link set eth0 up && ip addr add 10.77.0.{n}/24 dev eth0 \
-             && ip addr add fd77::{n}/64 dev eth0 nodad"
+            "sysctl -qw net.ipv4.ip_local_port_range=\"32768 49151\" && ip link set lo up \
+             && ip link set eth0 up && ip addr add 10.77.0.{n}/24 dev eth0 && ip addr add fd77::{n}/64 dev eth0 nodad"
         ));
     }
     wait_for("carrier", || a.sh("ip -o link show eth0").contains("LOWER_UP"));
