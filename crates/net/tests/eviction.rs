@@ -63,6 +63,23 @@ fn a_kick_ends_storage_connections_in_every_form_and_no_others() {
 }
 
 #[test]
+fn a_kick_of_many_connections_is_quick() {
+    let Some((a, b)) = pair() else { return };
+    // Both ends are in this process, whose descriptors are limited.
+    const N: usize = 200;
+    let listener = b.run(|| TcpListener::bind((ip("10.77.0.2"), 49152)).unwrap());
+    let ours = a.run(|| (0..N).map(|_| TcpStream::connect((ip("10.77.0.2"), 49152)).unwrap()).collect::<Vec<_>>());
+    let _theirs: Vec<_> = (0..N).map(|_| listener.accept().unwrap()).collect();
+    let (destroyed, took) = a.run(|| {
+        let start = Instant::now();
+        (connections::kick(&[ip("10.77.0.2")], &ports()).unwrap(), start.elapsed())
+    });
+    println!("kick: {destroyed} connections in {took:?}");
+    assert_eq!(destroyed, N);
+    assert!(ours.into_iter().all(|mut c| is_dead(&mut c)));
+}
+
+#[test]
 fn a_fence_cuts_storage_both_ways_and_spares_the_control_link() {
     let Some((a, b)) = pair() else { return };
     let listen = |host: &Host, addr: &str, port| {
