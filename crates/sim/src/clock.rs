@@ -23,12 +23,7 @@ impl Clock {
     /// A clock that shows `origin` at world time 0 and gains `ppm` microseconds per second.
     #[must_use]
     pub fn new(origin: u64, ppm: i64) -> Self {
-        Self {
-            origin,
-            ppm,
-            stood: 0,
-            frozen_since: None,
-        }
+        Self { origin, ppm, stood: 0, frozen_since: None }
     }
 
     /// What it shows at world time `now`.
@@ -44,10 +39,7 @@ impl Clock {
     pub fn world(&self, local: Time) -> Micros {
         let rate = (1_000_000 + self.ppm) as u128;
         let ran = (u128::from(local.0.saturating_sub(self.origin)) * 1_000_000).div_ceil(rate);
-        u64::try_from(ran)
-            .unwrap_or(u64::MAX / 4)
-            .saturating_add(self.stood)
-            .min(u64::MAX / 4)
+        u64::try_from(ran).unwrap_or(u64::MAX / 4).saturating_add(self.stood).min(u64::MAX / 4)
     }
 
     /// The machine is paused.

@@ -32,11 +32,8 @@ impl World {
         match output {
             Output::SendHeartbeat { to, heartbeat } => {
                 for net in 0..self.setup.nets {
-                    let input = Input::Heartbeat {
-                        from: self.hosts[host].pnn(),
-                        net: net as u8,
-                        heartbeat: heartbeat.clone(),
-                    };
+                    let input =
+                        Input::Heartbeat { from: self.hosts[host].pnn(), net: net as u8, heartbeat: heartbeat.clone() };
                     self.send_datagram(host, to, net, input);
                 }
             }
@@ -51,8 +48,7 @@ impl World {
                 let local = self.hosts[host].clock.local(now);
                 let kernel = &mut self.hosts[host].kernel;
                 kernel.lease_until = kernel.lease_until.min(local);
-                self.story
-                    .node(now, host, || "node lease lost, addresses silenced".to_owned());
+                self.story.node(now, host, || "node lease lost, addresses silenced".to_owned());
             }
             Output::Take { vip, because, .. } => {
                 self.story.node(now, host, || format!("take {vip}: {because}"));
@@ -74,9 +70,7 @@ impl World {
             Output::Evict { epoch, nodes } => self.evict(host, epoch, nodes.into_keys().collect()),
             Output::Lock { wanted } => self.want_lock(host, wanted),
             Output::Exchange { ticket, record } => {
-                self.story.node(now, host, || {
-                    format!("record beside the lock: {}", record_text(&record))
-                });
+                self.story.node(now, host, || format!("record beside the lock: {}", record_text(&record)));
                 let delay = self.some(1_000..=12_000);
                 let generation = self.hosts[host].generation;
                 self.after(
@@ -97,13 +91,10 @@ impl World {
                 }
             }
             Output::Event(event) => {
-                self.story.node(now, host, || {
-                    format!("{}: {} ({})", event.kind, event.text, event.because)
-                });
+                self.story.node(now, host, || format!("{}: {} ({})", event.kind, event.text, event.because));
             }
             Output::AdminDone { ticket, reply } => {
-                self.story
-                    .node(now, host, || format!("reply to the administrator: {reply:?}"));
+                self.story.node(now, host, || format!("reply to the administrator: {reply:?}"));
                 self.replies.insert(ticket, reply);
             }
             Output::Stopped => {
@@ -124,22 +115,10 @@ impl World {
         }
         if self.rng.chance(self.net.noise.twice) {
             let delay = self.net.delay(&mut self.rng);
-            self.after(
-                delay,
-                What::Datagram {
-                    to,
-                    input: Box::new(input.clone()),
-                },
-            );
+            self.after(delay, What::Datagram { to, input: Box::new(input.clone()) });
         }
         let delay = self.net.delay(&mut self.rng);
-        self.after(
-            delay,
-            What::Datagram {
-                to,
-                input: Box::new(input),
-            },
-        );
+        self.after(delay, What::Datagram { to, input: Box::new(input) });
     }
 
     fn send_message(&mut self, from: usize, to: Pnn, message: Message) {
@@ -149,8 +128,7 @@ impl World {
         }
         self.totals.messages += 1;
         if !matches!(message, Message::Report(_) | Message::Orders(_)) {
-            self.story
-                .node(self.now, from, || format!("-> n{to} {}", message_text(&message)));
+            self.story.node(self.now, from, || format!("-> n{to} {}", message_text(&message)));
         }
         let me = side(from, to);
         if !self.net.pair(from, to).is_whole() {
@@ -221,11 +199,8 @@ impl World {
             return;
         }
         let was_over = machine.kernel.lease_until <= local;
-        machine.kernel.lease_until = if whole {
-            Time(local.0 + (until.0 - local.0).div_ceil(S) * S + late)
-        } else {
-            until
-        };
+        machine.kernel.lease_until =
+            if whole { Time(local.0 + (until.0 - local.0).div_ceil(S) * S + late) } else { until };
         if was_over {
             self.story.node(now, host, || "node lease".to_owned());
             self.answers_changed(host);
@@ -246,15 +221,7 @@ impl World {
 
     fn vip_begin(&mut self, host: usize, generation: u64, vip: IpAddr) {
         let delay = self.some(0..=3_000);
-        self.after(
-            delay,
-            What::Vip {
-                host,
-                generation,
-                vip,
-                step: 0,
-            },
-        );
+        self.after(delay, What::Vip { host, generation, vip, step: 0 });
     }
 
     pub(crate) fn vip_step(&mut self, host: usize, generation: u64, vip: IpAddr, step: u8) {
@@ -263,22 +230,11 @@ impl World {
         }
         if !self.hosts[host].is_live() {
             // The daemon's threads stand still with it.
-            self.after(
-                5 * MS,
-                What::Vip {
-                    host,
-                    generation,
-                    vip,
-                    step,
-                },
-            );
+            self.after(5 * MS, What::Vip { host, generation, vip, step });
             return;
         }
-        let Some(job) = self.hosts[host]
-            .daemon
-            .as_ref()
-            .and_then(|d| d.vip_jobs.get(&vip))
-            .and_then(|jobs| jobs.front().copied())
+        let Some(job) =
+            self.hosts[host].daemon.as_ref().and_then(|d| d.vip_jobs.get(&vip)).and_then(|jobs| jobs.front().copied())
         else {
             return;
         };
@@ -298,15 +254,7 @@ impl World {
                 VipJob::Take => self.some(500..=8_000),
                 VipJob::Release => self.some(500..=110_000),
             };
-            self.after(
-                delay,
-                What::Vip {
-                    host,
-                    generation,
-                    vip,
-                    step: 1,
-                },
-            );
+            self.after(delay, What::Vip { host, generation, vip, step: 1 });
             return;
         }
         if let Some(daemon) = self.hosts[host].daemon.as_mut()
@@ -321,10 +269,7 @@ impl World {
         }
         let input = match job {
             VipJob::Take if failed || !self.hosts[host].kernel.addresses.contains(&vip) => {
-                Input::TakeFailed {
-                    vip,
-                    because: format!("{} is down", interface_of(vip)),
-                }
+                Input::TakeFailed { vip, because: format!("{} is down", interface_of(vip)) }
             }
             VipJob::Take => Input::Taken { vip },
             VipJob::Release => Input::Released { vip },
@@ -338,19 +283,12 @@ impl World {
         let gone = self.hosts.get(dead).is_some_and(|h| !h.power) || !self.net.round_trip(host, dead);
         if gone && self.lock.holder == Some(dead) {
             let generation = self.hosts[dead].generation;
-            self.after(
-                50 * MS,
-                What::LockFree {
-                    host: dead,
-                    generation,
-                },
-            );
+            self.after(50 * MS, What::LockFree { host: dead, generation });
         }
     }
 
     fn evict(&mut self, host: usize, epoch: Epoch, nodes: Vec<Pnn>) {
-        self.story
-            .node(self.now, host, || format!("evict {nodes:?} under epoch {epoch}"));
+        self.story.node(self.now, host, || format!("evict {nodes:?} under epoch {epoch}"));
         for pnn in &nodes {
             self.cut_storage(host, *pnn);
         }
@@ -364,15 +302,7 @@ impl World {
             None => return,
         };
         let delay = self.some(1_000..=30_000);
-        self.after(
-            delay,
-            What::Evicted {
-                host,
-                generation,
-                serial,
-                epoch,
-            },
-        );
+        self.after(delay, What::Evicted { host, generation, serial, epoch });
     }
 
     pub(crate) fn evict_done(&mut self, host: usize, generation: u64, serial: u64, epoch: Epoch) {
@@ -387,15 +317,7 @@ impl World {
             return;
         }
         if now < daemon.evict_fails_until || self.rng.chance(5_000) {
-            self.after(
-                200 * MS,
-                What::Evicted {
-                    host,
-                    generation,
-                    serial,
-                    epoch,
-                },
-            );
+            self.after(200 * MS, What::Evicted { host, generation, serial, epoch });
             let because = "nf_tables: Resource busy".to_owned();
             self.local(host, generation, Input::EvictFailed { epoch, because });
             return;
@@ -407,16 +329,14 @@ impl World {
     fn want_lock(&mut self, host: usize, wanted: bool) {
         let generation = self.hosts[host].generation;
         if wanted {
-            self.story
-                .node(self.now, host, || "wants the cluster lock".to_owned());
+            self.story.node(self.now, host, || "wants the cluster lock".to_owned());
             self.lock.refused.remove(&host);
             if self.lock.wanted.insert(host) {
                 let delay = self.some(5_000..=50_000);
                 self.after(delay, What::LockTry { host, generation });
             }
         } else {
-            self.story
-                .node(self.now, host, || "gives the cluster lock back".to_owned());
+            self.story.node(self.now, host, || "gives the cluster lock back".to_owned());
             self.lock.wanted.remove(&host);
             if self.lock.believers.remove(&host) {
                 self.lock.free(host);
@@ -435,14 +355,7 @@ impl World {
         } else if self.lock.holder.is_none_or(|h| h == host) {
             self.lock.holder = Some(host);
             self.lock.believers.insert(host);
-            self.local(
-                host,
-                generation,
-                Input::Lock {
-                    held: true,
-                    because: String::new(),
-                },
-            );
+            self.local(host, generation, Input::Lock { held: true, because: String::new() });
             return;
         } else {
             if self.lock.refused.insert(host) {
@@ -470,11 +383,7 @@ impl World {
         self.lock.believers.remove(&host);
         self.lock.refused.remove(&host);
         let generation = self.hosts[host].generation;
-        let delay = if power_lost {
-            PING_TIMEOUT
-        } else {
-            self.some(1_000..=50_000)
-        };
+        let delay = if power_lost { PING_TIMEOUT } else { self.some(1_000..=50_000) };
         self.after(delay, What::LockFree { host, generation });
     }
 
@@ -506,16 +415,7 @@ impl World {
             return;
         }
         if self.storage_hangs(host) && self.now < deadline {
-            self.after(
-                20 * MS,
-                What::Exchange {
-                    host,
-                    generation,
-                    ticket,
-                    record,
-                    deadline,
-                },
-            );
+            self.after(20 * MS, What::Exchange { host, generation, ticket, record, deadline });
             return;
         }
         if self.storage_hangs(host) {
@@ -532,16 +432,7 @@ impl World {
         if let Some(record) = record {
             self.lock.records.insert(record.pnn, *record);
             let delay = self.some(1_000..=12_000);
-            self.after(
-                delay,
-                What::Exchange {
-                    host,
-                    generation,
-                    ticket,
-                    record: None,
-                    deadline,
-                },
-            );
+            self.after(delay, What::Exchange { host, generation, ticket, record: None, deadline });
             return;
         }
         let result = self.lock.read(self.now);
@@ -551,39 +442,20 @@ impl World {
 
     fn serve(&mut self, host: usize, wanted: bool) {
         let generation = self.hosts[host].generation;
-        self.story.node(self.now, host, || {
-            if wanted {
-                "services start"
-            } else {
-                "services are to stop"
-            }
-            .to_owned()
-        });
+        self.story.node(self.now, host, || if wanted { "services start" } else { "services are to stop" }.to_owned());
         let Some(daemon) = self.hosts[host].daemon.as_mut() else {
             return;
         };
         daemon.serve = wanted;
         daemon.serve_serial += 1;
         let serial = daemon.serve_serial;
-        let delay = if wanted {
-            self.some(50_000..=800_000)
-        } else {
-            self.some(20_000..=600_000)
-        };
+        let delay = if wanted { self.some(50_000..=800_000) } else { self.some(20_000..=600_000) };
         if wanted {
             for name in self.hosts[host].config.services.clone() {
                 self.answer_after(0, host, service(&name, Health::Starting, "starting"));
             }
         }
-        self.after(
-            delay,
-            What::Services {
-                host,
-                generation,
-                serial,
-                up: wanted,
-            },
-        );
+        self.after(delay, What::Services { host, generation, serial, up: wanted });
     }
 
     pub(crate) fn services_step(&mut self, host: usize, generation: u64, serial: u64, up: bool) {
@@ -632,11 +504,7 @@ impl World {
 pub(crate) fn service(name: &str, state: Health, because: &str) -> Input {
     Input::Service {
         name: name.to_owned(),
-        health: ServiceHealth {
-            state,
-            because: because.to_owned(),
-            output: Vec::new(),
-        },
+        health: ServiceHealth { state, because: because.to_owned(), output: Vec::new() },
     }
 }
 
@@ -645,10 +513,7 @@ fn record_text(record: &LockRecord) -> String {
         "epoch {} ballot {} accepted {}",
         record.epoch,
         record.ballot.round,
-        record
-            .accepted
-            .as_ref()
-            .map_or_else(|| "nothing".to_owned(), |a| format!("under {}", a.ballot.round))
+        record.accepted.as_ref().map_or_else(|| "nothing".to_owned(), |a| format!("under {}", a.ballot.round))
     )
 }
 
@@ -657,18 +522,10 @@ fn message_text(message: &Message) -> String {
     let name = message_name(message);
     match message {
         Message::Prepare { epoch, ballot, .. } => format!("{name} epoch {epoch} ballot {}", ballot.round),
-        Message::Promise {
-            epoch,
-            ballot,
-            accepted,
-        } => format!(
+        Message::Promise { epoch, ballot, accepted } => format!(
             "{name} epoch {epoch} ballot {}{}",
             ballot.round,
-            if accepted.is_some() {
-                ", accepted before"
-            } else {
-                ""
-            }
+            if accepted.is_some() { ", accepted before" } else { "" }
         ),
         Message::Accept { ballot, view } => format!(
             "{name} epoch {} ballot {}: members {:?} voters {:?} ({})",
@@ -679,14 +536,9 @@ fn message_text(message: &Message) -> String {
             view.because
         ),
         Message::Accepted { epoch, ballot, .. } => format!("{name} epoch {epoch} ballot {}", ballot.round),
-        Message::Refused {
-            epoch,
-            ballot,
-            promised,
-        } => format!(
-            "{name} epoch {epoch} ballot {}: promised {}",
-            ballot.round, promised.round
-        ),
+        Message::Refused { epoch, ballot, promised } => {
+            format!("{name} epoch {epoch} ballot {}: promised {}", ballot.round, promised.round)
+        }
         Message::Decided { view, fences } => format!(
             "{name} epoch {}: members {:?} fences {fences:?}",
             view.epoch,

@@ -1,7 +1,7 @@
 //! What the scheduler's queue holds.
 
 use crate::clock::Micros;
-use cluster::{Epoch, Input, LockRecord, Message};
+use cluster::{Epoch, Input, LockRecord, Message, Output};
 use std::cmp::Ordering;
 use std::net::IpAddr;
 
@@ -15,11 +15,7 @@ pub(crate) enum What {
     /// A datagram arrives, for whichever daemon is there.
     Datagram { to: usize, input: Box<Input> },
     /// The answer to something that a daemon has begun.
-    Local {
-        host: usize,
-        generation: u64,
-        input: Box<Input>,
-    },
+    Local { host: usize, generation: u64, input: Box<Input> },
     /// Two nodes connect.
     LinkUp { a: usize, b: usize, change: u64 },
     /// A node gives a link up.
@@ -29,38 +25,17 @@ pub(crate) enum What {
     /// The disk is done with what it writes.
     DiskDone { host: usize, power: u64 },
     /// An address job reaches its next step: 0 = the kernel changes, 1 = the core is told.
-    Vip {
-        host: usize,
-        generation: u64,
-        vip: IpAddr,
-        step: u8,
-    },
+    Vip { host: usize, generation: u64, vip: IpAddr, step: u8 },
     /// A node tries for the lock.
     LockTry { host: usize, generation: u64 },
     /// The storage frees what a node held in that life.
     LockFree { host: usize, generation: u64 },
     /// An exchange writes (stage 0), then reads (stage 1).
-    Exchange {
-        host: usize,
-        generation: u64,
-        ticket: u64,
-        record: Option<Box<LockRecord>>,
-        deadline: Micros,
-    },
+    Exchange { host: usize, generation: u64, ticket: u64, record: Option<Box<LockRecord>>, deadline: Micros },
     /// An eviction is done.
-    Evicted {
-        host: usize,
-        generation: u64,
-        serial: u64,
-        epoch: Epoch,
-    },
+    Evicted { host: usize, generation: u64, serial: u64, epoch: Epoch },
     /// Services have started, or ended.
-    Services {
-        host: usize,
-        generation: u64,
-        serial: u64,
-        up: bool,
-    },
+    Services { host: usize, generation: u64, serial: u64, up: bool },
     /// The guard of a dead daemon empties the set.
     Guard { host: usize, generation: u64 },
     /// A daemon starts, unless one runs.
@@ -152,5 +127,34 @@ pub(crate) fn message_name(message: &Message) -> &'static str {
         Message::Orders(_) => "orders",
         Message::Admin { .. } => "admin",
         Message::AdminDone { .. } => "admin done",
+    }
+}
+
+/// A short name of an input.
+#[must_use]
+pub(crate) fn input_name(input: &Input) -> &'static str {
+    match input {
+        Input::Tick => "<tick",
+        Input::Heartbeat { .. } => "<heartbeat",
+        Input::Grant { .. } => "<grant",
+        Input::Message { message, .. } => message_name(message),
+        Input::Persisted { .. } => "<persisted",
+        _ => "<other",
+    }
+}
+
+/// A short name of an output.
+#[must_use]
+pub(crate) fn output_name(output: &Output) -> &'static str {
+    match output {
+        Output::SendHeartbeat { .. } => ">heartbeat",
+        Output::SendGrant { .. } => ">grant",
+        Output::Send { .. } => ">message",
+        Output::Persist { .. } => ">persist",
+        Output::RenewLease { .. } => ">lease",
+        Output::Publish(_) => ">publish",
+        Output::Event(_) => ">event",
+        Output::Take { .. } | Output::Release { .. } => ">address",
+        _ => ">other",
     }
 }

@@ -37,12 +37,7 @@ pub enum Kind {
     /// Only nodes of the same side reach each other; on network 0 alone or on all.
     Split { side: Vec<usize>, all: bool },
     /// Two nodes do not reach each other, or only one way.
-    Cut {
-        a: usize,
-        b: usize,
-        one_way: bool,
-        all: bool,
-    },
+    Cut { a: usize, b: usize, one_way: bool, all: bool },
     /// One node hears and reaches nobody; `deaf` = it hears nobody, but is heard.
     Isolate { node: usize, deaf: bool },
     /// Datagrams get lost and late everywhere.
@@ -131,66 +126,35 @@ impl Kind {
             5 => Self::PowerOffForGood { node },
             6 => Self::PowerCut,
             7 => Self::Wipe { node },
-            8..=10 => Self::Kill {
-                node,
-                guard: rng.chance(500_000),
-            },
+            8..=10 => Self::Kill { node, guard: rng.chance(500_000) },
             11 => Self::Stop { node },
-            12..=14 => Self::Pause {
-                node,
-                between: rng.chance(500_000),
-            },
+            12..=14 => Self::Pause { node, between: rng.chance(500_000) },
             15 => Self::Freeze { node },
-            16 => Self::Slow {
-                node,
-                by: rng.range(1..=200) * MS,
-            },
-            17 => Self::SlowDisk {
-                node,
-                by: rng.range(5..=600) * MS,
-            },
+            16 => Self::Slow { node, by: rng.range(1..=200) * MS },
+            17 => Self::SlowDisk { node, by: rng.range(5..=600) * MS },
             18 => Self::FullDisk { node },
             19..=21 => {
                 let mut side: Vec<usize> = (0..setup.nodes).filter(|_| rng.chance(500_000)).collect();
                 if side.is_empty() || side.len() == setup.nodes {
                     side = vec![node];
                 }
-                Self::Split {
-                    side,
-                    all: rng.chance(700_000),
-                }
+                Self::Split { side, all: rng.chance(700_000) }
             }
-            22..=23 => Self::Cut {
-                a: node,
-                b: other,
-                one_way: rng.chance(400_000),
-                all: rng.chance(700_000),
-            },
-            24..=25 => Self::Isolate {
-                node,
-                deaf: rng.chance(300_000),
-            },
+            22..=23 => Self::Cut { a: node, b: other, one_way: rng.chance(400_000), all: rng.chance(700_000) },
+            24..=25 => Self::Isolate { node, deaf: rng.chance(300_000) },
             26 => Self::Storm {
                 loss: rng.range(20_000..=500_000) as u32,
                 jitter: rng.range(1..=300) * MS,
                 twice: rng.range(0..=200_000) as u32,
             },
             27 => Self::Reset { a: node, b: other },
-            28 => Self::StorageHangs {
-                node: rng.chance(500_000).then_some(node),
-            },
+            28 => Self::StorageHangs { node: rng.chance(500_000).then_some(node) },
             29 => Self::RecordUnreadable { node },
             30 => Self::LockLost,
             31 => Self::EvictFails { node },
-            32 => Self::Service {
-                node,
-                name: name(rng),
-            },
+            32 => Self::Service { node, name: name(rng) },
             33 => match rng.index(2) {
-                0 => Self::Interface {
-                    node,
-                    name: interface_of(vip).to_owned(),
-                },
+                0 => Self::Interface { node, name: interface_of(vip).to_owned() },
                 _ => Self::RemoveAddress { vip },
             },
             34 => match rng.index(2) {
@@ -218,11 +182,7 @@ impl World {
 
     /// A fault that begins now.
     pub fn inflict(&mut self, kind: Kind, lasts: Micros) {
-        self.plan.faults.push(Fault {
-            at: self.now,
-            lasts,
-            kind,
-        });
+        self.plan.faults.push(Fault { at: self.now, lasts, kind });
         self.begin_fault(self.plan.faults.len() - 1);
     }
 
@@ -232,9 +192,7 @@ impl World {
         };
         let lasts = fault.lasts;
         self.totals.faults += 1;
-        self.story.world(self.now, || {
-            format!("fault {i}: {:?} for {} ms", fault.kind, lasts / MS)
-        });
+        self.story.world(self.now, || format!("fault {i}: {:?} for {} ms", fault.kind, lasts / MS));
         self.excuse(&fault.kind, lasts);
         match fault.kind {
             Kind::PowerOff { node } | Kind::PowerOffForGood { node } => self.power_off(node),
@@ -245,8 +203,7 @@ impl World {
             }
             Kind::Wipe { node } => {
                 if !self.may_wipe(node) {
-                    self.story
-                        .world(self.now, || "not now: a quorum must stay".to_owned());
+                    self.story.world(self.now, || "not now: a quorum must stay".to_owned());
                     return;
                 }
                 self.power_off(node);

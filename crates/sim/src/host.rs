@@ -48,6 +48,17 @@ pub enum VipJob {
     Release,
 }
 
+/// What a core was given and gave within one second of the world.
+#[derive(Debug, Default)]
+pub struct Busy {
+    /// The second.
+    pub second: Micros,
+    /// Inputs and outputs.
+    pub count: u64,
+    /// By kind; only kept with the story.
+    pub kinds: BTreeMap<&'static str, u64>,
+}
+
 /// A running daemon.
 #[derive(Debug)]
 pub struct Daemon {
@@ -85,8 +96,8 @@ pub struct Daemon {
     pub evict_fails_until: Micros,
     /// Told to end.
     pub stopping: bool,
-    /// Outputs in the second that began at `.0`.
-    pub busy: (Micros, u64),
+    /// Inputs and outputs in this second of the world.
+    pub busy: Busy,
 }
 
 /// A machine.

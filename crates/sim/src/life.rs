@@ -3,7 +3,7 @@
 use crate::clock::{MS, Micros, S};
 use crate::driver::service;
 use crate::event::What;
-use crate::host::{Daemon, Kernel};
+use crate::host::{Busy, Daemon, Kernel};
 use crate::network::side;
 use crate::setup::interface_of;
 use crate::world::World;
@@ -54,8 +54,7 @@ impl World {
         let uid = NodeUid(self.rng.wide());
         let pnn = self.hosts[host].pnn();
         self.hosts[host].disk.durable = Durable::blank(pnn, uid);
-        self.story
-            .node(self.now, host, || "has an empty disk now".to_owned());
+        self.story.node(self.now, host, || "has an empty disk now".to_owned());
     }
 
     /// The daemon is killed. With its guard alive the addresses go at once, else their lease runs out.
@@ -63,14 +62,7 @@ impl World {
         if self.hosts[host].daemon.is_none() {
             return;
         }
-        self.story.node(self.now, host, || {
-            if guard {
-                "daemon killed"
-            } else {
-                "daemon and guard killed"
-            }
-            .to_owned()
-        });
+        self.story.node(self.now, host, || if guard { "daemon killed" } else { "daemon and guard killed" }.to_owned());
         let generation = self.hosts[host].generation;
         self.drop_daemon(host, false);
         if guard {
@@ -93,16 +85,14 @@ impl World {
             return;
         };
         daemon.stopping = true;
-        self.story
-            .node(self.now, host, || "daemon is told to end".to_owned());
+        self.story.node(self.now, host, || "daemon is told to end".to_owned());
         self.after(10 * S, What::Reap { host, generation });
         self.arrive(host, Input::Stop, false);
     }
 
     pub(crate) fn reap(&mut self, host: usize, generation: u64) {
         if self.is_current(host, generation) && self.hosts[host].daemon.as_ref().is_some_and(|d| d.stopping) {
-            self.story
-                .node(self.now, host, || "did not end within 10 s".to_owned());
+            self.story.node(self.now, host, || "did not end within 10 s".to_owned());
             self.kill_daemon(host, true);
         }
     }
@@ -127,8 +117,7 @@ impl World {
         let machine = &mut self.hosts[host];
         if machine.generation == generation && machine.daemon.is_none() && machine.runs() {
             machine.kernel.addresses.clear();
-            self.story
-                .node(self.now, host, || "guard removed the addresses".to_owned());
+            self.story.node(self.now, host, || "guard removed the addresses".to_owned());
         }
     }
 
@@ -176,17 +165,13 @@ impl World {
             evict_serial: 0,
             evict_fails_until: 0,
             stopping: false,
-            busy: (0, 0),
+            busy: Busy::default(),
         });
-        self.story
-            .node(now, host, || format!("daemon starts, run {:08x}", run.0 >> 32));
+        self.story.node(now, host, || format!("daemon starts, run {:08x}", run.0 >> 32));
         self.check(|checks, world| checks.started(world, host));
         let usable = self.setup.lock;
         let mut first = vec![
-            Input::LockUsable {
-                usable,
-                because: if usable { "tested" } else { "no lock is configured" }.to_owned(),
-            },
+            Input::LockUsable { usable, because: if usable { "tested" } else { "no lock is configured" }.to_owned() },
             Input::WholeSeconds(self.setup.whole_seconds),
         ];
         for name in public_interfaces(&self.hosts[host].config) {
@@ -213,8 +198,7 @@ impl World {
             return;
         }
         daemon.paused = true;
-        self.story
-            .node(self.now, host, || "daemon stopped (SIGSTOP)".to_owned());
+        self.story.node(self.now, host, || "daemon stopped (SIGSTOP)".to_owned());
         self.recheck_links(host);
     }
 
@@ -278,25 +262,16 @@ impl World {
     #[must_use]
     pub fn excused(&self) -> Micros {
         let timing = &self.setup.timing;
-        let whole = if self.setup.whole_seconds {
-            timing.whole_seconds.as_micros() as u64
-        } else {
-            0
-        };
+        let whole = if self.setup.whole_seconds { timing.whole_seconds.as_micros() as u64 } else { 0 };
         timing.lease.as_micros() as u64 + whole + timing.margin.as_micros() as u64
     }
 
     /// A public interface goes down or comes up.
     pub fn interface(&mut self, host: usize, name: &str, up: bool) {
-        let count = self.hosts[host]
-            .interfaces_down
-            .entry(name.to_owned())
-            .or_default();
+        let count = self.hosts[host].interfaces_down.entry(name.to_owned()).or_default();
         *count = if up { count.saturating_sub(1) } else { *count + 1 };
         let is_up = *count == 0;
-        self.story.node(self.now, host, || {
-            format!("{name} is {}", if is_up { "up" } else { "down" })
-        });
+        self.story.node(self.now, host, || format!("{name} is {}", if is_up { "up" } else { "down" }));
         if is_up {
             self.answers_changed(host);
         }
@@ -308,22 +283,13 @@ impl World {
     /// A service begins to fail, or is mended.
     pub fn service(&mut self, host: usize, name: &str, works: bool) {
         let count = self.hosts[host].broken.entry(name.to_owned()).or_default();
-        *count = if works {
-            count.saturating_sub(1)
-        } else {
-            *count + 1
-        };
+        *count = if works { count.saturating_sub(1) } else { *count + 1 };
         let works = *count == 0;
         let up = self.hosts[host].daemon.as_ref().is_some_and(|d| d.services_up);
-        self.story.node(self.now, host, || {
-            format!("{name} {}", if works { "works again" } else { "fails" })
-        });
+        self.story.node(self.now, host, || format!("{name} {}", if works { "works again" } else { "fails" }));
         if up {
-            let input = if works {
-                service(name, Health::Ok, "")
-            } else {
-                service(name, Health::Failed, "does not answer")
-            };
+            let input =
+                if works { service(name, Health::Ok, "") } else { service(name, Health::Failed, "does not answer") };
             self.answer_after(MS, host, input);
         }
     }
@@ -332,8 +298,7 @@ impl World {
     pub fn remove_address(&mut self, host: usize, vip: IpAddr) {
         if self.hosts[host].kernel.addresses.remove(&vip) {
             let on = interface_of(vip);
-            self.story
-                .node(self.now, host, || format!("somebody removes {vip} from {on}"));
+            self.story.node(self.now, host, || format!("somebody removes {vip} from {on}"));
             self.answer_after(MS, host, Input::Released { vip });
         }
     }
@@ -378,11 +343,7 @@ impl World {
                 continue;
             }
             let half_open = !up[side(other, me)];
-            let delay = if half_open && reset {
-                quick
-            } else {
-                (bad_since + timeout).saturating_sub(now).max(quick)
-            };
+            let delay = if half_open && reset { quick } else { (bad_since + timeout).saturating_sub(now).max(quick) };
             self.after(delay, What::LinkDown { me, other, change });
         }
     }
@@ -414,8 +375,7 @@ impl World {
         }
         pair.close(side(me, other));
         let peer = self.hosts[other].pnn();
-        self.story
-            .node(self.now, me, || format!("link to n{other} is down"));
+        self.story.node(self.now, me, || format!("link to n{other} is down"));
         self.arrive(me, Input::Link { peer, up: false }, false);
         self.recheck_link(me, other);
     }
@@ -426,14 +386,7 @@ impl World {
         if pair.is_whole() {
             pair.change += 1;
             let change = pair.change;
-            self.after(
-                0,
-                What::LinkDown {
-                    me: a,
-                    other: b,
-                    change,
-                },
-            );
+            self.after(0, What::LinkDown { me: a, other: b, change });
         }
     }
 

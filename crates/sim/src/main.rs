@@ -70,10 +70,7 @@ fn main() -> anyhow::Result<ExitCode> {
         Some(seed) => vec![one(&options, seed)?],
         None => many(&options),
     };
-    let found: Vec<Found> = outcomes
-        .iter()
-        .filter_map(|outcome| describe(&options, outcome))
-        .collect();
+    let found: Vec<Found> = outcomes.iter().filter_map(|outcome| describe(&options, outcome)).collect();
     let simulated: u64 = outcomes.iter().map(|o| o.simulated).sum();
     let summary = Summary {
         seeds: outcomes.len() as u64,
@@ -113,12 +110,7 @@ fn main() -> anyhow::Result<ExitCode> {
 }
 
 fn task(options: &Options, seed: u64, story: bool) -> Task {
-    Task {
-        seed,
-        nodes: options.nodes.map(usize::from),
-        only: options.only.clone().map(BTreeSet::from_iter),
-        story,
-    }
+    Task { seed, nodes: options.nodes.map(usize::from), only: options.only.clone().map(BTreeSet::from_iter), story }
 }
 
 /// One seed, with its story.
@@ -159,17 +151,16 @@ fn many(options: &Options) -> Vec<Outcome> {
                         return;
                     }
                     let outcome = run(&task(options, options.first_seed + i, false));
-                    outcomes
-                        .lock()
-                        .unwrap_or_else(std::sync::PoisonError::into_inner)
-                        .push(outcome);
+                    if let Some(violation) = &outcome.violation {
+                        // Said at once: a long run may be ended before its summary.
+                        eprintln!("seed {}: {}", outcome.seed, violation.check);
+                    }
+                    outcomes.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(outcome);
                 }
             });
         }
     });
-    let mut outcomes = outcomes
-        .into_inner()
-        .unwrap_or_else(std::sync::PoisonError::into_inner);
+    let mut outcomes = outcomes.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
     outcomes.sort_by_key(|o| o.seed);
     outcomes
 }

@@ -105,21 +105,13 @@ impl Network {
     /// How long one packet takes.
     pub fn delay(&self, rng: &mut Rng) -> Micros {
         let base = self.noise.delay + rng.below(self.noise.jitter + 1);
-        if rng.chance(self.noise.tail) {
-            base * 10
-        } else {
-            base
-        }
+        if rng.chance(self.noise.tail) { base * 10 } else { base }
     }
 
     /// Messages on the way, at most on one side of one link.
     #[must_use]
     pub fn longest_queue(&self) -> usize {
-        self.pairs
-            .iter()
-            .flat_map(|p| p.queue.iter().map(VecDeque::len))
-            .max()
-            .unwrap_or(0)
+        self.pairs.iter().flat_map(|p| p.queue.iter().map(VecDeque::len)).max().unwrap_or(0)
     }
 }
 

@@ -70,9 +70,7 @@ pub fn run(task: &Task) -> Outcome {
     let stuck = settled.is_none() && world.violation.is_none() && !can_decide(&world);
     if settled.is_none() && world.violation.is_none() && !stuck {
         let text = unrest(&world).unwrap_or_else(|| "never at rest for long".to_owned());
-        world
-            .story
-            .world(world.now, || format!("VIOLATION (rest): {text}"));
+        world.story.world(world.now, || format!("VIOLATION (rest): {text}"));
         world.violation = Some(Violation {
             check: "rest",
             at: world.now,
@@ -131,11 +129,7 @@ pub fn shrink(task: &Task, found: &Outcome) -> BTreeSet<usize> {
         for i in needed.clone() {
             let mut fewer = needed.clone();
             fewer.remove(&i);
-            let outcome = run(&Task {
-                only: Some(fewer.clone()),
-                story: false,
-                ..task.clone()
-            });
+            let outcome = run(&Task { only: Some(fewer.clone()), story: false, ..task.clone() });
             if outcome.violation.as_ref().map(|v| v.check) == check {
                 needed = fewer;
                 again = true;

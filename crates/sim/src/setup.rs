@@ -75,13 +75,7 @@ impl Setup {
             timing: Timing::default(),
             fail_back: FailBack::Spread,
             mature: true,
-            noise: Noise {
-                loss: 0,
-                twice: 0,
-                delay: 100,
-                jitter: 200,
-                tail: 0,
-            },
+            noise: Noise { loss: 0, twice: 0, delay: 100, jitter: 200, tail: 0 },
             link_timeout: 2 * S,
             drift: 50,
             slow_fsync: 0,
@@ -95,13 +89,9 @@ impl Setup {
         let mut setup = Self::plain(nodes);
         setup.witness = nodes > 2 && rng.chance(200_000);
         setup.nets = 1 + rng.index(2);
-        setup.vips = (0..rng.range(1..=2 * nodes as u64) as usize)
-            .map(|i| v4(1, i))
-            .collect();
+        setup.vips = (0..rng.range(1..=2 * nodes as u64) as usize).map(|i| v4(1, i)).collect();
         if rng.chance(300_000) {
-            setup
-                .vips
-                .extend((0..rng.range(1..=4) as usize).map(|i| v4(2, i)));
+            setup.vips.extend((0..rng.range(1..=4) as usize).map(|i| v4(2, i)));
         }
         if rng.chance(200_000) {
             setup.vips.extend((0..rng.range(1..=3) as usize).map(v6));
@@ -143,11 +133,7 @@ impl Setup {
         let nodes = (0..self.nodes).map(|i| {
             let conf = NodeConf {
                 name: format!("node{i}"),
-                role: if self.is_witness(i) {
-                    Role::Witness
-                } else {
-                    Role::Server
-                },
+                role: if self.is_witness(i) { Role::Witness } else { Role::Server },
                 addresses: (0..self.nets)
                     .map(|net| IpAddr::V4(Ipv4Addr::new(192, 168, net as u8, 100 + i as u8)))
                     .collect(),
@@ -162,10 +148,7 @@ impl Setup {
                 .filter(|pnn| !barred.is_some_and(|b| b.contains(pnn)))
                 .map(|pnn| (pnn, interface_of(*vip).to_owned()))
                 .collect();
-            let conf = VipConf {
-                prefix_len: *prefix_len,
-                hosts,
-            };
+            let conf = VipConf { prefix_len: *prefix_len, hosts };
             (*vip, conf)
         });
         Config {
@@ -190,16 +173,8 @@ impl Setup {
             self.nets,
             self.vips.len(),
             if self.lock { "breaks ties" } else { "not usable" },
-            if self.whole_seconds {
-                "whole-second"
-            } else {
-                "exact"
-            },
-            if self.mature {
-                "view on all disks"
-            } else {
-                "fresh from init"
-            },
+            if self.whole_seconds { "whole-second" } else { "exact" },
+            if self.mature { "view on all disks" } else { "fresh from init" },
             self.noise.loss,
             self.drift,
         )
@@ -221,8 +196,5 @@ fn v4(subnet: u8, i: usize) -> (IpAddr, u8) {
 }
 
 fn v6(i: usize) -> (IpAddr, u8) {
-    (
-        IpAddr::V6(Ipv6Addr::new(0xfd00, 0, 0, 1, 0, 0, 0, 0x200 + i as u16)),
-        64,
-    )
+    (IpAddr::V6(Ipv6Addr::new(0xfd00, 0, 0, 1, 0, 0, 0, 0x200 + i as u16)), 64)
 }

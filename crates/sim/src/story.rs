@@ -5,7 +5,8 @@ use crate::clock::{Micros, S};
 /// Lines of "virtual time, node, what", kept only when somebody will read them.
 #[derive(Debug)]
 pub struct Story {
-    keep: bool,
+    /// Is it kept at all?
+    pub keep: bool,
     /// The lines so far.
     pub lines: Vec<String>,
 }
@@ -14,10 +15,7 @@ impl Story {
     /// A story; `keep` = false costs nothing and remembers nothing.
     #[must_use]
     pub fn new(keep: bool) -> Self {
-        Self {
-            keep,
-            lines: Vec::new(),
-        }
+        Self { keep, lines: Vec::new() }
     }
 
     /// Something happened to a node.

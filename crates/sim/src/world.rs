@@ -2,7 +2,7 @@
 
 use crate::checks::{Checks, Violation};
 use crate::clock::{Clock, MS, Micros};
-use crate::event::{Entry, What, mark};
+use crate::event::{Entry, What, input_name, mark, output_name};
 use crate::faults::Plan;
 use crate::host::{Disk, Host, Kernel};
 use crate::lock::Lock;
@@ -78,10 +78,7 @@ impl World {
     pub fn new(seed: u64, setup: Setup, keep_story: bool) -> Self {
         let mut rng = Rng::new(seed);
         let uids: Vec<NodeUid> = (0..setup.nodes).map(|_| NodeUid(rng.wide())).collect();
-        let incarnation = Incarnation {
-            number: 0,
-            id: rng.next(),
-        };
+        let incarnation = Incarnation { number: 0, id: rng.next() };
         let disks = first_disks(&setup, &uids, incarnation, &mut rng);
         let hosts = disks
             .into_iter()
@@ -94,13 +91,7 @@ impl World {
                     rng.range(1_000..=1_000_000_000_000),
                     rng.range(0..=2 * setup.drift as u64) as i64 - setup.drift,
                 ),
-                disk: Disk {
-                    durable,
-                    writing: None,
-                    queued: None,
-                    full: false,
-                    slow: 0,
-                },
+                disk: Disk { durable, writing: None, queued: None, full: false, slow: 0 },
                 kernel: Kernel::default(),
                 daemon: None,
                 generation: 0,
@@ -150,13 +141,9 @@ impl World {
     }
 
     /// Schedules `what` for `delay` from now.
-    pub fn after(&mut self, delay: Micros, what: What) {
+    pub(crate) fn after(&mut self, delay: Micros, what: What) {
         self.seq += 1;
-        self.queue.push(Entry {
-            at: self.now + delay,
-            seq: self.seq,
-            what,
-        });
+        self.queue.push(Entry { at: self.now + delay, seq: self.seq, what });
     }
 
     /// A random delay, microseconds.
@@ -212,42 +199,19 @@ impl World {
             What::Wake { host, generation } => self.wake(host, generation),
             What::Process { host, generation } => self.process_next(host, generation),
             What::Datagram { to, input } => self.arrive(to, *input, true),
-            What::Local {
-                host,
-                generation,
-                input,
-            } => self.local(host, generation, *input),
+            What::Local { host, generation, input } => self.local(host, generation, *input),
             What::LinkUp { a, b, change } => self.link_up(a, b, change),
             What::LinkDown { me, other, change } => self.link_down(me, other, change),
             What::LinkDeliver { from, to, session } => self.link_deliver(from, to, session),
             What::DiskDone { host, power } => self.disk_done(host, power),
-            What::Vip {
-                host,
-                generation,
-                vip,
-                step,
-            } => self.vip_step(host, generation, vip, step),
+            What::Vip { host, generation, vip, step } => self.vip_step(host, generation, vip, step),
             What::LockTry { host, generation } => self.lock_try(host, generation),
             What::LockFree { host, generation } => self.lock_free(host, generation),
-            What::Exchange {
-                host,
-                generation,
-                ticket,
-                record,
-                deadline,
-            } => self.exchange_step(host, generation, ticket, record, deadline),
-            What::Evicted {
-                host,
-                generation,
-                serial,
-                epoch,
-            } => self.evict_done(host, generation, serial, epoch),
-            What::Services {
-                host,
-                generation,
-                serial,
-                up,
-            } => self.services_step(host, generation, serial, up),
+            What::Exchange { host, generation, ticket, record, deadline } => {
+                self.exchange_step(host, generation, ticket, record, deadline)
+            }
+            What::Evicted { host, generation, serial, epoch } => self.evict_done(host, generation, serial, epoch),
+            What::Services { host, generation, serial, up } => self.services_step(host, generation, serial, up),
             What::Guard { host, generation } => self.guard_cleans(host, generation),
             What::Start { host } => self.start_daemon(host),
             What::PowerOn { host, power } => self.power_on(host, power),
@@ -274,14 +238,7 @@ impl World {
         }
         if !self.hosts[host].runs() {
             // A paused machine: its kernel answers when it goes on.
-            self.after(
-                10 * MS,
-                What::Local {
-                    host,
-                    generation,
-                    input: Box::new(input),
-                },
-            );
+            self.after(10 * MS, What::Local { host, generation, input: Box::new(input) });
             return;
         }
         self.arrive(host, input, false);
@@ -290,14 +247,7 @@ impl World {
     /// Schedules an input for the daemon that runs now.
     pub(crate) fn answer_after(&mut self, delay: Micros, host: usize, input: Input) {
         let generation = self.hosts[host].generation;
-        self.after(
-            delay,
-            What::Local {
-                host,
-                generation,
-                input: Box::new(input),
-            },
-        );
+        self.after(delay, What::Local { host, generation, input: Box::new(input) });
     }
 
     /// An input reaches a daemon: handled at once, or put in line.
@@ -375,26 +325,30 @@ impl World {
         let Some(daemon) = self.hosts[host].daemon.as_mut() else {
             return;
         };
-        daemon.core.handle(local, input, &mut out);
         let second = now / crate::clock::S;
-        if daemon.busy.0 != second {
-            daemon.busy = (second, 0);
+        if daemon.busy.second != second {
+            daemon.busy.second = second;
+            daemon.busy.count = 0;
+            daemon.busy.kinds.clear();
         }
-        daemon.busy.1 += 1 + out.len() as u64;
+        if self.story.keep {
+            *daemon.busy.kinds.entry(input_name(&input)).or_default() += 1;
+        }
+        daemon.core.handle(local, input, &mut out);
+        daemon.busy.count += 1 + out.len() as u64;
+        if self.story.keep {
+            for output in &out {
+                *daemon.busy.kinds.entry(output_name(output)).or_default() += 1;
+            }
+        }
         self.totals.outputs += out.len() as u64;
         self.hash(out.len() as u64);
         self.check(|checks, world| checks.outputs(world, host, &out));
-        if let Some(daemon) = self.hosts[host]
-            .daemon
-            .as_mut()
-            .filter(|d| d.stall_next && !out.is_empty())
-        {
+        if let Some(daemon) = self.hosts[host].daemon.as_mut().filter(|d| d.stall_next && !out.is_empty()) {
             daemon.stall_next = false;
             daemon.stalled = std::mem::take(&mut out);
             daemon.paused = true;
-            self.story.node(now, host, || {
-                "daemon stopped between decision and action".to_owned()
-            });
+            self.story.node(now, host, || "daemon stopped between decision and action".to_owned());
             self.recheck_links(host);
         } else {
             self.carry_out(host, &mut out);
@@ -452,19 +406,14 @@ impl World {
     /// Gives a node another configuration, as after an edit and a reload.
     pub fn reconfigure(&mut self, host: usize, config: Config) {
         self.hosts[host].config = config.clone();
-        self.story
-            .node(self.now, host, || "configuration reloaded".to_owned());
+        self.story.node(self.now, host, || "configuration reloaded".to_owned());
         self.arrive(host, Input::Config(Box::new(config)), false);
     }
 
     /// Nodes that answer for an address now.
     #[must_use]
     pub fn answering(&self, vip: IpAddr) -> Vec<usize> {
-        self.hosts
-            .iter()
-            .filter(|h| h.answers(vip, self.now))
-            .map(|h| h.index)
-            .collect()
+        self.hosts.iter().filter(|h| h.answers(vip, self.now)).map(|h| h.index).collect()
     }
 
     /// View that a node's daemon published last.
@@ -476,9 +425,7 @@ impl World {
     /// Newest view that any running daemon has published.
     #[must_use]
     pub fn newest_view(&self) -> Option<&View> {
-        (0..self.hosts.len())
-            .filter_map(|h| self.view(h))
-            .max_by_key(|v| v.rank())
+        (0..self.hosts.len()).filter_map(|h| self.view(h)).max_by_key(|v| v.rank())
     }
 
     /// Epoch of the newest view.
@@ -490,9 +437,7 @@ impl World {
     /// Members of the newest view.
     #[must_use]
     pub fn members(&self) -> BTreeSet<usize> {
-        self.newest_view()
-            .map(|v| v.members.keys().map(|p| usize::from(p.0)).collect())
-            .unwrap_or_default()
+        self.newest_view().map(|v| v.members.keys().map(|p| usize::from(p.0)).collect()).unwrap_or_default()
     }
 }
 
@@ -507,11 +452,7 @@ fn first_disks(setup: &Setup, uids: &[NodeUid], incarnation: Incarnation, rng: &
             epoch,
             members: servers()
                 .map(|i| {
-                    let member = Member {
-                        uid: uids[i],
-                        run: RunId(rng.next()),
-                        since: epoch,
-                    };
+                    let member = Member { uid: uids[i], run: RunId(rng.next()), since: epoch };
                     (Pnn(i as u16), member)
                 })
                 .collect(),

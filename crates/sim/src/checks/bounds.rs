@@ -18,10 +18,7 @@ impl Bounds {
         let beats = u64::try_from(S / (setup.timing.heartbeat.as_micros() as u64).max(MS)).unwrap_or(1_000);
         // Heartbeats and grants both ways over all networks with their inputs, and as much again for all else.
         let steady = peers * beats * (2 + 4 * setup.nets as u64);
-        Self {
-            outputs_per_second: 3 * steady + 600 + 40 * setup.vips.len() as u64,
-            queue: 2_000,
-        }
+        Self { outputs_per_second: 3 * steady + 600 + 40 * setup.vips.len() as u64, queue: 2_000 }
     }
 }
 
@@ -37,12 +34,12 @@ impl Check for Bounds {
         }
         for host in &world.hosts {
             if let Some(daemon) = &host.daemon
-                && daemon.busy.1 > self.outputs_per_second + daemon.inbox.len() as u64 * 4
+                && daemon.busy.count > self.outputs_per_second + daemon.inbox.len() as u64 * 4
                 && host.thawed_at.is_none_or(|at| world.now > at + 2 * S)
             {
                 return Err(format!(
-                    "n{} had {} inputs and outputs within one second, more than {}",
-                    host.index, daemon.busy.1, self.outputs_per_second
+                    "n{} had {} inputs and outputs within one second, more than {} {:?}",
+                    host.index, daemon.busy.count, self.outputs_per_second, daemon.busy.kinds
                 ));
             }
         }

@@ -52,10 +52,7 @@ impl Check for Exclusion {
 }
 
 fn troubled(world: &World, a: usize, b: usize) -> bool {
-    world
-        .edge_trouble
-        .get(&(a.min(b), a.max(b)))
-        .is_some_and(|until| until + MEMORY > world.now)
+    world.edge_trouble.get(&(a.min(b), a.max(b))).is_some_and(|until| until + MEMORY > world.now)
 }
 
 /// Healthy, and no way to a healthy node was troubled lately.

@@ -73,21 +73,12 @@ impl Checks {
         mut look: impl FnMut(&mut dyn Check) -> Result<(), String>,
     ) -> Result<(), Violation> {
         for check in &mut self.0 {
-            look(check.as_mut()).map_err(|text| Violation {
-                check: check.name(),
-                at: world.now,
-                text,
-            })?;
+            look(check.as_mut()).map_err(|text| Violation { check: check.name(), at: world.now, text })?;
         }
         Ok(())
     }
 
-    pub(crate) fn outputs(
-        &mut self,
-        world: &World,
-        host: usize,
-        outputs: &[Output],
-    ) -> Result<(), Violation> {
+    pub(crate) fn outputs(&mut self, world: &World, host: usize, outputs: &[Output]) -> Result<(), Violation> {
         for output in outputs {
             self.each(world, |check| check.output(world, host, output))?;
         }

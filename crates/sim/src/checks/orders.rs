@@ -29,22 +29,13 @@ impl Check for OrdersOfLeader {
                 if let (Some(view), Some(daemon)) = (&snapshot.view, world.hosts[host].daemon.as_ref()) {
                     let (incarnation, epoch) = view.rank();
                     self.newest.insert(host, view.rank());
-                    self.members.insert(
-                        (incarnation, epoch, host),
-                        view.has_run(world.hosts[host].pnn(), daemon.run),
-                    );
+                    self.members.insert((incarnation, epoch, host), view.has_run(world.hosts[host].pnn(), daemon.run));
                 }
                 Ok(())
             }
-            Output::Send {
-                message: Message::Orders(orders),
-                ..
-            } => {
+            Output::Send { message: Message::Orders(orders), .. } => {
                 let Some((incarnation, _)) = self.newest.get(&host) else {
-                    return Err(format!(
-                        "n{host} orders under epoch {} before it knows a view",
-                        orders.epoch
-                    ));
+                    return Err(format!("n{host} orders under epoch {} before it knows a view", orders.epoch));
                 };
                 let leader = *self.leader.entry((*incarnation, orders.epoch)).or_insert(host);
                 if leader != host {

@@ -50,24 +50,14 @@ fn is_fit(world: &World, view: &View, node: usize, vip: IpAddr) -> bool {
         && host.daemon.as_ref().is_some_and(|d| d.services_up)
         && host.config.services.iter().all(|s| !host.is_broken(s))
         && !host.interface_down(interface_of(vip))
-        && host
-            .config
-            .vips
-            .get(&vip)
-            .is_some_and(|conf| conf.hosts.contains_key(&host.pnn()))
+        && host.config.vips.get(&vip).is_some_and(|conf| conf.hosts.contains_key(&host.pnn()))
 }
 
 fn addresses_unrest(world: &World, view: &View) -> Option<String> {
     let mut spread: BTreeMap<(&str, BTreeSet<usize>), BTreeMap<usize, usize>> = BTreeMap::new();
-    let vips: BTreeSet<IpAddr> = world
-        .hosts
-        .iter()
-        .flat_map(|h| h.config.vips.keys().copied())
-        .collect();
+    let vips: BTreeSet<IpAddr> = world.hosts.iter().flat_map(|h| h.config.vips.keys().copied()).collect();
     for vip in vips {
-        let fit: BTreeSet<usize> = (0..world.hosts.len())
-            .filter(|n| is_fit(world, view, *n, vip))
-            .collect();
+        let fit: BTreeSet<usize> = (0..world.hosts.len()).filter(|n| is_fit(world, view, *n, vip)).collect();
         let held = world.answering(vip);
         match (fit.is_empty(), held.as_slice()) {
             (true, _) => continue,
@@ -101,12 +91,8 @@ fn addresses_unrest(world: &World, view: &View) -> Option<String> {
 /// that breaks ties, and one that has all commits? If not, only a person may go on (`force-view`).
 #[must_use]
 pub fn can_decide(world: &World) -> bool {
-    let Some(view) = world
-        .hosts
-        .iter()
-        .filter(|h| h.power)
-        .filter_map(|h| h.disk.durable.view.as_ref())
-        .max_by_key(|v| v.rank())
+    let Some(view) =
+        world.hosts.iter().filter(|h| h.power).filter_map(|h| h.disk.durable.view.as_ref()).max_by_key(|v| v.rank())
     else {
         return false;
     };

@@ -18,13 +18,7 @@ impl Views {
             Some(known) if known == view => Ok(()),
             Some(known) => Err(format!(
                 "two views of epoch {}: members {:?} voters {:?} ({}), and at n{host} members {:?} voters {:?} ({})",
-                view.epoch,
-                known.members,
-                known.voters,
-                known.because,
-                view.members,
-                view.voters,
-                view.because
+                view.epoch, known.members, known.voters, known.because, view.members, view.voters, view.because
             )),
             None => {
                 self.decided.insert(view.rank(), view.clone());
@@ -48,6 +42,16 @@ impl Check for Views {
         "one view per epoch"
     }
 
+    fn started(&mut self, world: &World, host: usize) -> Result<(), String> {
+        // What was learned and not yet on disk may be forgotten: a view is decided by what its voters accepted.
+        let disk = &world.hosts[host].disk.durable;
+        match &disk.view {
+            Some(view) => self.newest.insert(disk.uid, view.rank()),
+            None => self.newest.remove(&disk.uid),
+        };
+        Ok(())
+    }
+
     fn output(&mut self, world: &World, host: usize, output: &Output) -> Result<(), String> {
         match output {
             Output::Publish(snapshot) => {
@@ -62,10 +66,7 @@ impl Check for Views {
                     self.grows(host, state.uid, view)?;
                 }
             }
-            Output::Send {
-                message: Message::Decided { view, .. },
-                ..
-            } => self.learn(host, view)?,
+            Output::Send { message: Message::Decided { view, .. }, .. } => self.learn(host, view)?,
             _ => {}
         }
         Ok(())

@@ -14,9 +14,7 @@ pub(crate) struct Votes {
 
 impl Votes {
     pub(crate) fn new(_nodes: usize) -> Self {
-        Self {
-            accepted: BTreeMap::new(),
-        }
+        Self { accepted: BTreeMap::new() }
     }
 }
 
@@ -30,8 +28,7 @@ fn promised(disk: &Durable, epoch: Epoch, ballot: Ballot) -> bool {
 fn accepted(disk: &Durable, epoch: Epoch, ballot: Ballot) -> bool {
     let known = disk.view.as_ref().map(|v| v.epoch);
     known.is_some_and(|known| {
-        known >= epoch
-            || (known.next() == epoch && disk.accepted.as_ref().is_some_and(|a| a.ballot >= ballot))
+        known >= epoch || (known.next() == epoch && disk.accepted.as_ref().is_some_and(|a| a.ballot >= ballot))
     })
 }
 
@@ -43,19 +40,17 @@ impl Check for Votes {
     fn output(&mut self, world: &World, host: usize, output: &Output) -> Result<(), String> {
         let disk = &world.hosts[host].disk.durable;
         match output {
-            Output::Send {
-                message: Message::Promise { epoch, ballot, .. },
-                ..
-            } if !promised(disk, *epoch, *ballot) => Err(format!(
-                "n{host} promises ballot {} for epoch {epoch}, its disk says {:?} of {:?}",
-                ballot.round,
-                disk.promised.round,
-                disk.view.as_ref().map(|v| v.epoch)
-            )),
-            Output::Send {
-                message: Message::Accepted { epoch, ballot, .. },
-                ..
-            } => {
+            Output::Send { message: Message::Promise { epoch, ballot, .. }, .. }
+                if !promised(disk, *epoch, *ballot) =>
+            {
+                Err(format!(
+                    "n{host} promises ballot {} for epoch {epoch}, its disk says {:?} of {:?}",
+                    ballot.round,
+                    disk.promised.round,
+                    disk.view.as_ref().map(|v| v.epoch)
+                ))
+            }
+            Output::Send { message: Message::Accepted { epoch, ballot, .. }, .. } => {
                 if !accepted(disk, *epoch, *ballot) {
                     return Err(format!(
                         "n{host} says it accepted ballot {} of epoch {epoch}, its disk does not know",
