@@ -68,8 +68,9 @@ fn a_kick_of_many_connections_is_quick() {
     // Both ends are in this process, whose descriptors are limited.
     const N: usize = 200;
     let listener = b.run(|| TcpListener::bind((ip("10.77.0.2"), 49152)).unwrap());
+    let theirs = b.start(move || (0..N).map(|_| listener.accept().unwrap()).collect::<Vec<_>>());
     let ours = a.run(|| (0..N).map(|_| TcpStream::connect((ip("10.77.0.2"), 49152)).unwrap()).collect::<Vec<_>>());
-    let _theirs: Vec<_> = (0..N).map(|_| listener.accept().unwrap()).collect();
+    let _theirs = theirs.recv_timeout(common::LONG).unwrap();
     let (destroyed, took) = a.run(|| {
         let start = Instant::now();
         (connections::kick(&[ip("10.77.0.2")], &ports()).unwrap(), start.elapsed())

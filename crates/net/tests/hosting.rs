@@ -117,7 +117,7 @@ fn a_lease_that_is_not_renewed_silences_ip_and_arp_on_time() {
     let arp = b.run(move || last_arp(V4, until + Duration::from_millis(100)));
     println!("ARP: last answered question {:+.1} ms from the end of the lease", millis(arp, until));
     assert!(millis(arp, until) < 10.0, "ARP answered after the lease");
-    assert!(millis(arp, until) > -60.0, "ARP silent long before the end of the lease");
+    assert!(millis(arp, until) > -250.0, "ARP silent long before the end of the lease");
 
     for v in [V4, V6] {
         let until = a.run(|| {
@@ -129,7 +129,7 @@ fn a_lease_that_is_not_renewed_silences_ip_and_arp_on_time() {
         let last = b.run(move || last_answered(v, Duration::from_millis(300)));
         println!("{v}: last answered question {:+.1} ms from the end of the lease", millis(last, until));
         assert!(millis(last, until) < 10.0, "{v} answered after the lease");
-        assert!(millis(last, until) > -60.0, "{v} silent long before the end of the lease");
+        assert!(millis(last, until) > -250.0, "{v} silent long before the end of the lease");
     }
 }
 
