@@ -11,6 +11,8 @@ use std::time::Duration;
 #[derive(Clone, Debug)]
 pub(crate) struct Peer {
     pub(crate) last: Option<Time>,
+    /// The peer's own time stamp of the newest heartbeat of its run.
+    sent: Time,
     pub(crate) run: Option<RunId>,
     pub(crate) uid: Option<NodeUid>,
     pub(crate) view: Option<(Incarnation, Epoch)>,
@@ -27,6 +29,15 @@ pub(crate) struct Peer {
 pub(crate) struct Edge {
     pub(crate) up: bool,
     pub(crate) since: Time,
+}
+
+/// What a refresh found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Changed {
+    /// Whom this node hears itself: worth telling the others at once.
+    pub(crate) heard: bool,
+    /// Any pair.
+    pub(crate) edges: bool,
 }
 
 /// Everything this node knows of who hears whom.
@@ -64,6 +75,7 @@ impl Reach {
         for pnn in config.nodes.keys().filter(|p| **p != config.me) {
             self.peers.entry(*pnn).or_insert_with(|| Peer {
                 last: None,
+                sent: Time(0),
                 run: None,
                 uid: None,
                 view: None,
@@ -86,6 +98,11 @@ impl Reach {
             return false;
         };
         let new_run = peer.run != Some(hb.run);
+        if !new_run && hb.sent < peer.sent {
+            // Overtaken on the way: what it says is older than what is known.
+            return false;
+        }
+        peer.sent = hb.sent;
         peer.last = Some(now);
         peer.run = Some(hb.run);
         peer.uid = Some(hb.uid);
@@ -111,8 +128,8 @@ impl Reach {
         self.deaf_until = now + self.timing.heartbeat * 2;
     }
 
-    /// Brings "heard" and the edges up to date. True if anything changed.
-    pub(crate) fn refresh(&mut self, now: Time) -> bool {
+    /// Brings "heard" and the edges up to date.
+    pub(crate) fn refresh(&mut self, now: Time) -> Changed {
         let mut changed = false;
         let deaf = now < self.deaf_until;
         for peer in self.peers.values_mut() {
@@ -127,9 +144,10 @@ impl Reach {
             }
         }
         if !changed && !self.stale {
-            return false;
+            return Changed { heard: false, edges: false };
         }
         self.stale = false;
+        let mut edges = false;
         let all: Vec<Pnn> = std::iter::once(self.me).chain(self.peers.keys().copied()).collect();
         for (i, a) in all.iter().enumerate() {
             for b in &all[i + 1..] {
@@ -138,11 +156,11 @@ impl Reach {
                 let edge = self.edges.entry(key).or_insert(Edge { up: false, since: self.started });
                 if edge.up != up {
                     *edge = Edge { up, since: now };
-                    changed = true;
+                    edges = true;
                 }
             }
         }
-        changed
+        Changed { heard: changed, edges }
     }
 
     /// A pair of which one is not heard by us counts as connected when the other one hears it.

@@ -6,9 +6,11 @@ impl Cluster {
     pub(super) fn consequences(&mut self, now: Time, out: &mut Vec<Output>) {
         self.dirty |= self.arbiter.tick(now, out);
         self.settle_decisions(now, out);
-        if self.reach.refresh(now) {
+        let changed = self.reach.refresh(now);
+        self.dirty |= changed.heard || changed.edges;
+        if changed.heard {
             self.note_reach(out);
-            self.dirty = true;
+            // Only the own news goes out at once: answering others' news with heartbeats would never end.
             self.next_heartbeat = now;
         }
         if self.wake.is_some_and(|t| t <= now) {
