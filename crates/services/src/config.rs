@@ -242,12 +242,7 @@ impl ServicesConfig {
     pub fn check(&self) -> Vec<ConfigProblem> {
         let mut problems = Vec::new();
         let mut wrong = |section, key, problem: String, remedy: &str| {
-            problems.push(ConfigProblem {
-                section,
-                key,
-                problem,
-                remedy: remedy.into(),
-            });
+            problems.push(ConfigProblem { section, key, problem, remedy: remedy.into() });
         };
         if let Some(version) = self.nfs.versions.iter().find(|v| !matches!(v, 3 | 4)) {
             wrong(
@@ -258,12 +253,7 @@ impl ServicesConfig {
             );
         }
         if self.nfs.enabled && self.nfs.versions.is_empty() {
-            wrong(
-                "nfs",
-                "versions",
-                "is empty".into(),
-                "write [3, 4], or enabled = false",
-            );
+            wrong("nfs", "versions", "is empty".into(), "write [3, 4], or enabled = false");
         }
         if let Some(export) = self.nfs.exports.iter().find(|path| !is_export_path(path)) {
             wrong(
@@ -299,22 +289,12 @@ impl ServicesConfig {
             ("start_limit_ms", health.start_limit_ms, 100, 600_000),
         ] {
             if !(least..=most).contains(&value) {
-                wrong(
-                    "health",
-                    key,
-                    format!("{value} is out of range"),
-                    &format!("write {least} to {most}"),
-                );
+                wrong("health", key, format!("{value} is out of range"), &format!("write {least} to {most}"));
             }
         }
         for (section, seconds) in [("samba", self.samba.stop_timeout), ("nfs", self.nfs.stop_timeout)] {
             if !(1..=300).contains(&seconds) {
-                wrong(
-                    section,
-                    "stop_timeout",
-                    format!("{seconds} seconds is out of range"),
-                    "write 1 to 300",
-                );
+                wrong(section, "stop_timeout", format!("{seconds} seconds is out of range"), "write 1 to 300");
             }
         }
         problems
@@ -322,10 +302,7 @@ impl ServicesConfig {
 }
 
 fn is_export_path(path: &str) -> bool {
-    path.starts_with('/')
-        && path.len() <= 1024
-        && !path.contains('\0')
-        && !path.split('/').any(|part| part == "..")
+    path.starts_with('/') && path.len() <= 1024 && !path.contains('\0') && !path.split('/').any(|part| part == "..")
 }
 
 fn is_share_name(name: &str) -> bool {

@@ -44,19 +44,9 @@ pub fn command(config: &NfsConfig) -> Vec<String> {
         return config.command.clone();
     }
     let text = |path: &Path| path.to_string_lossy().into_owned();
-    [
-        "ganesha.nfsd",
-        "-F",
-        "-C",
-        "-f",
-        &text(&config.config),
-        "-L",
-        &text(&config.log_file),
-        "-N",
-        "NIV_EVENT",
-    ]
-    .map(String::from)
-    .to_vec()
+    ["ganesha.nfsd", "-F", "-C", "-f", &text(&config.config), "-L", &text(&config.log_file), "-N", "NIV_EVENT"]
+        .map(String::from)
+        .to_vec()
 }
 
 /// Looks at the configuration and makes the directories that Ganesha does not make itself.
@@ -68,31 +58,18 @@ pub async fn prepare(config: &NfsConfig) -> Result<(), GaneshaError> {
         let mut needed = vec![PathBuf::from("/var/run/ganesha")];
         needed.extend(log.parent().map(Path::to_path_buf));
         for dir in needed {
-            std::fs::create_dir_all(&dir).map_err(|source| GaneshaError::Directory {
-                path: dir.clone(),
-                source,
-            })?;
+            std::fs::create_dir_all(&dir).map_err(|source| GaneshaError::Directory { path: dir.clone(), source })?;
         }
         Ok(())
     });
-    looked.await.unwrap_or_else(|| {
-        Err(GaneshaError::Hangs {
-            path: config.config.clone(),
-        })
-    })
+    looked.await.unwrap_or_else(|| Err(GaneshaError::Hangs { path: config.config.clone() }))
 }
 
 fn check_file(path: &Path) -> Result<(), GaneshaError> {
-    let unreadable = |source| GaneshaError::Unreadable {
-        path: path.to_path_buf(),
-        source,
-    };
+    let unreadable = |source| GaneshaError::Unreadable { path: path.to_path_buf(), source };
     let len = path.metadata().map_err(unreadable)?.len();
     if len > MAX_CONFIG {
-        return Err(GaneshaError::TooLarge {
-            path: path.to_path_buf(),
-            len,
-        });
+        return Err(GaneshaError::TooLarge { path: path.to_path_buf(), len });
     }
     let bytes = std::fs::read(path).map_err(unreadable)?;
     check_text(path, &String::from_utf8_lossy(&bytes))
@@ -108,21 +85,12 @@ fn check_text(path: &Path, text: &str) -> Result<(), GaneshaError> {
         exports |= upper.contains("EXPORT") || upper.contains("%INCLUDE") || upper.contains("%URL");
         for c in code.chars().filter(|c| !c.is_whitespace()) {
             if c == ';' && matches!(last, None | Some(';' | '{' | '}')) {
-                return Err(GaneshaError::LoneSemicolon {
-                    path: path.to_path_buf(),
-                    line: number + 1,
-                });
+                return Err(GaneshaError::LoneSemicolon { path: path.to_path_buf(), line: number + 1 });
             }
             last = Some(c);
         }
     }
-    if exports {
-        Ok(())
-    } else {
-        Err(GaneshaError::NoExport {
-            path: path.to_path_buf(),
-        })
-    }
+    if exports { Ok(()) } else { Err(GaneshaError::NoExport { path: path.to_path_buf() }) }
 }
 
 #[cfg(test)]
@@ -143,14 +111,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_missing_file_is_named() {
-        let config = NfsConfig {
-            config: "/nonexistent/ganesha.conf".into(),
-            ..NfsConfig::default()
-        };
+        let config = NfsConfig { config: "/nonexistent/ganesha.conf".into(), ..NfsConfig::default() };
         let error = prepare(&config).await.unwrap_err().to_string();
-        assert!(
-            error.contains("/nonexistent/ganesha.conf") && error.contains("nfs.config"),
-            "{error}"
-        );
+        assert!(error.contains("/nonexistent/ganesha.conf") && error.contains("nfs.config"), "{error}");
     }
 }

@@ -80,10 +80,7 @@ impl Health {
 
     /// Stopped, as told. Forgets everything.
     pub fn off(&mut self, because: impl Into<String>) {
-        *self = Self {
-            because: because.into(),
-            ..Self::new(self.config.clone())
-        };
+        *self = Self { because: because.into(), ..Self::new(self.config.clone()) };
     }
 
     /// The service is being started after having been off.
@@ -214,14 +211,8 @@ impl Health {
     pub fn tick(&mut self, now: Instant) {
         if self.deadline().is_some_and(|deadline| deadline <= now) {
             let text = match self.state {
-                State::Starting => format!(
-                    "does not answer {} s after its start",
-                    self.config.start_limit_ms / 1000
-                ),
-                _ => format!(
-                    "does not answer again {} ms after its process ended",
-                    self.config.restart_limit_ms
-                ),
+                State::Starting => format!("does not answer {} s after its start", self.config.start_limit_ms / 1000),
+                _ => format!("does not answer again {} ms after its process ended", self.config.restart_limit_ms),
             };
             let because = format!("{text}: {}", self.because);
             self.fail(now, because);
@@ -285,17 +276,9 @@ mod tests {
         for _ in 0..10 {
             health.probe_bad(t, "connection refused");
         }
-        assert_eq!(
-            health.state(),
-            State::Failing,
-            "refused probes of a process that starts do not count"
-        );
+        assert_eq!(health.state(), State::Failing, "refused probes of a process that starts do not count");
         health.exited(t + ms(2000), "killed again");
-        assert_eq!(
-            health.deadline(),
-            Some(t + ms(3000)),
-            "a second exit must not stretch the limit"
-        );
+        assert_eq!(health.deadline(), Some(t + ms(3000)), "a second exit must not stretch the limit");
         health.tick(t + ms(2999));
         assert_eq!(health.state(), State::Failing);
         health.tick(t + ms(3000));

@@ -8,7 +8,8 @@ use std::time::Duration;
 use crate::config::{NfsConfig, SambaConfig, ServicesConfig, StartWith};
 use crate::ganesha;
 use crate::probe::ProbeError;
-use crate::probe::nfs::{NfsProbe, rpcbind_answers, statd_answers};
+use crate::probe::nfs::{NfsProbe, statd_answers};
+use crate::probe::rpcbind::Registrations;
 use crate::probe::smb::SmbProbe;
 use crate::samba;
 use crate::supervisor::{Launch, ServiceSpec};
@@ -18,7 +19,7 @@ use crate::supervisor::{Launch, ServiceSpec};
 pub(crate) enum Kind {
     Samba(SambaConfig),
     Ganesha(NfsConfig),
-    Rpcbind(NfsConfig),
+    Rpcbind(NfsConfig, Registrations),
     Statd(NfsConfig),
 }
 
@@ -37,7 +38,7 @@ impl Kind {
         match self {
             Self::Samba(_) => "samba",
             Self::Ganesha(_) => "nfs",
-            Self::Rpcbind(_) => "rpcbind",
+            Self::Rpcbind(..) => "rpcbind",
             Self::Statd(_) => "statd",
         }
     }
@@ -47,40 +48,25 @@ impl Kind {
         match self {
             Self::Samba(_) => "smbd",
             Self::Ganesha(_) => "ganesha.nfsd",
-            Self::Rpcbind(_) => "rpcbind",
+            Self::Rpcbind(..) => "rpcbind",
             Self::Statd(_) => "rpc.statd",
         }
     }
 
     /// Whether one that runs already, started by somebody else, is as good as ours.
     pub(crate) fn may_be_shared(&self) -> bool {
-        matches!(self, Self::Rpcbind(_) | Self::Statd(_))
+        matches!(self, Self::Rpcbind(..) | Self::Statd(_))
     }
 
     pub(crate) fn spec(&self, services: &ServicesConfig) -> ServiceSpec {
-        let nfs_unit =
-            |nfs: &NfsConfig, unit: &str, command: Vec<String>| launch(nfs.manage, nfs.start, unit, command);
+        let nfs_unit = |nfs: &NfsConfig, unit: &str, command: Vec<String>| launch(nfs.manage, nfs.start, unit, command);
         let (launch, log_file, stop_timeout) = match self {
-            Self::Samba(c) => (
-                launch(c.manage, c.start, &c.unit, samba::command(c)),
-                Some(&c.log_file),
-                c.stop_timeout,
-            ),
-            Self::Ganesha(c) => (
-                nfs_unit(c, &c.unit, ganesha::command(c)),
-                Some(&c.log_file),
-                c.stop_timeout,
-            ),
-            Self::Rpcbind(c) => (
-                nfs_unit(c, &c.rpcbind_unit, c.rpcbind_command.clone()),
-                None,
-                c.stop_timeout,
-            ),
-            Self::Statd(c) => (
-                nfs_unit(c, &c.statd_unit, c.statd_command.clone()),
-                None,
-                c.stop_timeout,
-            ),
+            Self::Samba(c) => {
+                (launch(c.manage, c.start, &c.unit, samba::command(c)), Some(&c.log_file), c.stop_timeout)
+            }
+            Self::Ganesha(c) => (nfs_unit(c, &c.unit, ganesha::command(c)), Some(&c.log_file), c.stop_timeout),
+            Self::Rpcbind(c, _) => (nfs_unit(c, &c.rpcbind_unit, c.rpcbind_command.clone()), None, c.stop_timeout),
+            Self::Statd(c) => (nfs_unit(c, &c.statd_unit, c.statd_command.clone()), None, c.stop_timeout),
         };
         ServiceSpec {
             name: self.name().into(),
@@ -89,7 +75,7 @@ impl Kind {
             log_file: log_file.map(PathBuf::from),
             severe: match self {
                 Self::Ganesha(_) => ganesha::SEVERE,
-                Self::Samba(_) | Self::Rpcbind(_) | Self::Statd(_) => &[],
+                Self::Samba(_) | Self::Rpcbind(..) | Self::Statd(_) => &[],
             },
             stop_timeout: Duration::from_secs(stop_timeout),
         }
@@ -98,18 +84,14 @@ impl Kind {
     /// Checks and writes what the service needs. Returns warnings.
     pub(crate) async fn prepare(&self) -> Result<Vec<String>, NotReady> {
         match self {
-            Self::Samba(config) => samba::prepare(config).await.map_err(|error| NotReady {
-                because: error.to_string(),
-                output: error.output().to_vec(),
-            }),
+            Self::Samba(config) => samba::prepare(config)
+                .await
+                .map_err(|error| NotReady { because: error.to_string(), output: error.output().to_vec() }),
             Self::Ganesha(config) => match ganesha::prepare(config).await {
                 Ok(()) => Ok(Vec::new()),
-                Err(error) => Err(NotReady {
-                    because: error.to_string(),
-                    output: Vec::new(),
-                }),
+                Err(error) => Err(NotReady { because: error.to_string(), output: Vec::new() }),
             },
-            Self::Rpcbind(_) => {
+            Self::Rpcbind(..) => {
                 // Debian's package leaves this to systemd-tmpfiles; without it -w has no place for its list
                 let _ = std::fs::create_dir_all(Path::new("/run/rpcbind"));
                 Ok(Vec::new())
@@ -118,15 +100,25 @@ impl Kind {
         }
     }
 
+    /// The process ended by itself.
+    pub(crate) fn on_exit(&self) {
+        if let Self::Rpcbind(_, list) = self {
+            list.lost();
+        }
+    }
+
+    /// The service was stopped.
+    pub(crate) fn on_stop(&self) {
+        if let Self::Rpcbind(_, list) = self {
+            list.forget();
+        }
+    }
+
     /// One probe with its own deadline.
     pub(crate) fn probe(&self, deadline: Duration) -> ProbeFuture {
         match self.clone() {
             Self::Samba(c) => {
-                let probe = SmbProbe {
-                    address: c.probe_address,
-                    shares: c.shares,
-                    deadline,
-                };
+                let probe = SmbProbe { address: c.probe_address, shares: c.shares, deadline };
                 Box::pin(async move { probe.run().await })
             }
             Self::Ganesha(c) => {
@@ -139,7 +131,7 @@ impl Kind {
                 };
                 Box::pin(async move { probe.run().await })
             }
-            Self::Rpcbind(c) => Box::pin(rpcbind_answers(c.probe_address, deadline)),
+            Self::Rpcbind(c, list) => Box::pin(list.probe(c.probe_address, deadline)),
             Self::Statd(c) => Box::pin(statd_answers(c.probe_address, deadline)),
         }
     }
@@ -149,10 +141,7 @@ fn launch(manage: bool, start: StartWith, unit: &str, command: Vec<String>) -> L
     if !manage {
         Launch::Foreign
     } else if start.uses_systemd() {
-        Launch::Unit {
-            name: unit.into(),
-            systemctl: "systemctl".into(),
-        }
+        Launch::Unit { name: unit.into(), systemctl: "systemctl".into() }
     } else {
         Launch::Exec(command)
     }

@@ -11,6 +11,7 @@ use tracing::{info, warn};
 
 use crate::config::ServicesConfig;
 use crate::kind::Kind;
+use crate::probe::rpcbind::Registrations;
 use crate::report::{Report, Serve, State};
 use crate::seam::Storage;
 use crate::service::{Order, Service};
@@ -47,7 +48,8 @@ impl Manager {
         self.ended().await;
     }
 
-    /// Waits for the end after the sender of `serve` was dropped: everything is stopped then.
+    /// Waits for the end after the sender of `serve` was dropped: everything is stopped then. A process that
+    /// hangs in the kernel keeps this waiting; who must end anyway puts a deadline around it.
     pub async fn ended(self) {
         if let Err(error) = self.task.await {
             warn!(%error, "the service manager ended abnormally");
@@ -92,32 +94,15 @@ impl<S: Storage> Coordinator<S> {
     ) -> Self {
         let mut services: Vec<Handle> = Vec::new();
         for kind in kinds(&config) {
-            let needs_rpcbind =
-                matches!(&kind, Kind::Ganesha(nfs) if nfs.manage) || matches!(kind, Kind::Statd(_));
-            let after = services
-                .iter()
-                .find(|s| needs_rpcbind && s.name == "rpcbind")
-                .map(|s| s.state.clone());
+            let needs_rpcbind = matches!(&kind, Kind::Ganesha(nfs) if nfs.manage) || matches!(kind, Kind::Statd(_));
+            let after = services.iter().find(|s| needs_rpcbind && s.name == "rpcbind").map(|s| s.state.clone());
             let (orders, order) = watch::channel(Order::Wait);
             let name = kind.name();
             let service = Service::new(kind, &config, order, after, reports.clone());
             let (state, stopped) = (service.state(), service.stopped());
-            services.push(Handle {
-                name,
-                orders,
-                state,
-                stopped,
-                task: tokio::spawn(service.run()),
-            });
+            services.push(Handle { name, orders, state, stopped, task: tokio::spawn(service.run()) });
         }
-        Self {
-            services,
-            storage,
-            serve,
-            left,
-            reports,
-            stops: 0,
-        }
+        Self { services, storage, serve, left, reports, stops: 0 }
     }
 
     async fn run(mut self) {
@@ -168,8 +153,7 @@ impl<S: Storage> Coordinator<S> {
                 mounted = self.storage.ensure_mounted() => mounted,
             };
             let Err(error) = mounted else { break };
-            self.tell(Report::new("storage", State::Failed, error.to_string()))
-                .await;
+            self.tell(Report::new("storage", State::Failed, error.to_string())).await;
             tokio::select! {
                 turn = turn(&mut self.serve, &mut self.left) => return turn,
                 () = tokio::time::sleep(delay) => delay = (delay * 2).min(MOUNT_RETRY.1),
@@ -198,21 +182,14 @@ impl<S: Storage> Coordinator<S> {
         let number = self.stops;
         let first = |handle: &&mut Handle| !matches!(handle.name, "rpcbind" | "statd");
         for wanted in [true, false] {
-            let mut stopping: Vec<_> = self
-                .services
-                .iter_mut()
-                .filter(|handle| first(handle) == wanted)
-                .collect();
+            let mut stopping: Vec<_> = self.services.iter_mut().filter(|handle| first(handle) == wanted).collect();
             for handle in &stopping {
                 handle.orders.send_replace(Order::Stop(number));
             }
             for handle in &mut stopping {
                 // an error means that the task ended: by a panic, and then there is nobody left to stop it
                 if handle.stopped.wait_for(|done| *done >= number).await.is_err() {
-                    warn!(
-                        service = handle.name,
-                        "the task of the service is gone, its process may still run"
-                    );
+                    warn!(service = handle.name, "the task of the service is gone, its process may still run");
                 }
             }
         }
@@ -226,19 +203,15 @@ impl<S: Storage> Coordinator<S> {
                     let because = format!("cannot be unmounted: {error}");
                     self.tell(Report::new("storage", State::Failed, because)).await;
                     tokio::time::sleep(MOUNT_RETRY.0).await;
-                    // a node that may serve again needs the mount, however it is
-                    if *self.serve.borrow() == Serve::On || *self.left.borrow() {
+                    // a node that may serve again needs the mount, however it is; and an ending daemon must end
+                    let ending = self.serve.has_changed().is_err();
+                    if *self.serve.borrow() == Serve::On || *self.left.borrow() || ending {
                         return;
                     }
                 }
             }
         }
-        self.tell(Report::new(
-            "storage",
-            State::Off,
-            "unmounted: this node does not serve",
-        ))
-        .await;
+        self.tell(Report::new("storage", State::Off, "unmounted: this node does not serve")).await;
     }
 
     fn order(&self, order: Order) {
@@ -270,7 +243,7 @@ fn kinds(config: &ServicesConfig) -> Vec<Kind> {
     let mut kinds = Vec::new();
     if config.nfs.enabled {
         if config.nfs.manage && config.nfs.needs_rpcbind() {
-            kinds.push(Kind::Rpcbind(config.nfs.clone()));
+            kinds.push(Kind::Rpcbind(config.nfs.clone(), Registrations::default()));
             if config.nfs.statd {
                 kinds.push(Kind::Statd(config.nfs.clone()));
             }

@@ -22,10 +22,7 @@ const FILE_DEADLINE: Duration = Duration::from_millis(500);
 
 /// Runs `work` on a thread that may block, and waits for `deadline` at most. `None`: it did not return in time
 /// (its thread is given up until it does).
-pub async fn within<T: Send + 'static>(
-    deadline: Duration,
-    work: impl FnOnce() -> T + Send + 'static,
-) -> Option<T> {
+pub async fn within<T: Send + 'static>(deadline: Duration, work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
     match tokio::time::timeout(deadline, tokio::task::spawn_blocking(work)).await {
         Ok(Ok(value)) => Some(value),
         Ok(Err(_)) | Err(_) => None,
@@ -45,10 +42,7 @@ impl Watched {
         let path = path.to_path_buf();
         let ask = path.clone();
         let from = within(FILE_DEADLINE, move || ask.metadata().map_or(0, |meta| meta.len())).await;
-        Self {
-            path,
-            from: from.unwrap_or(0),
-        }
+        Self { path, from: from.unwrap_or(0) }
     }
 
     /// The last lines written since; where any holds one of the `severe` words, only such. Nothing when the
@@ -136,10 +130,7 @@ mod tests {
         std::fs::write(&path, "before\nafter\n").unwrap();
         assert_eq!(watched.last_lines(9, &[]).await, ["after"]);
         std::fs::write(&path, "CRIT 0\nx CRIT 1\ny CRIT 2\nchatter\n").unwrap();
-        assert_eq!(
-            watched.last_lines(9, &["CRIT", "FATAL"]).await,
-            ["x CRIT 1", "y CRIT 2"]
-        );
+        assert_eq!(watched.last_lines(9, &["CRIT", "FATAL"]).await, ["x CRIT 1", "y CRIT 2"]);
         assert_eq!(watched.last_lines(1, &["CRIT", "FATAL"]).await, ["y CRIT 2"]);
         std::fs::write(&path, "new\n").unwrap();
         assert_eq!(watched.last_lines(9, &[]).await, ["new"]);
@@ -155,12 +146,7 @@ mod tests {
         std::fs::write(&path, "small").unwrap();
         bound(&path).unwrap();
         assert_eq!(path.metadata().unwrap().len(), 5);
-        File::options()
-            .write(true)
-            .open(&path)
-            .unwrap()
-            .set_len(MAX_FILE + 1)
-            .unwrap();
+        File::options().write(true).open(&path).unwrap().set_len(MAX_FILE + 1).unwrap();
         bound(&path).unwrap();
         assert_eq!(path.metadata().unwrap().len(), 0);
     }

@@ -44,16 +44,8 @@ const NEEDED: [Needed; 7] = [
         value: "No",
         why: "each node's smbd knows only its own clients: what one client caches, another changes elsewhere",
     },
-    Needed {
-        name: "level2 oplocks",
-        value: "No",
-        why: "as oplocks",
-    },
-    Needed {
-        name: "smb2 leases",
-        value: "No",
-        why: "as oplocks",
-    },
+    Needed { name: "level2 oplocks", value: "No", why: "as oplocks" },
+    Needed { name: "smb2 leases", value: "No", why: "as oplocks" },
     Needed {
         name: "posix locking",
         value: "Yes",
@@ -100,9 +92,7 @@ pub fn command(config: &SambaConfig) -> Vec<String> {
         return config.command.clone();
     }
     let file = config.config.to_string_lossy();
-    ["smbd", "-F", "--no-process-group", "-s", &file]
-        .map(String::from)
-        .to_vec()
+    ["smbd", "-F", "--no-process-group", "-s", &file].map(String::from).to_vec()
 }
 
 /// The line that belongs at the end of `[global]` in the operator's file.
@@ -144,13 +134,8 @@ async fn write_include(config: &SambaConfig) -> Result<(), SambaError> {
     });
     match written.await {
         Some(Ok(())) => Ok(()),
-        Some(Err(source)) => Err(SambaError::Include {
-            path: config.include.clone(),
-            source,
-        }),
-        None => Err(SambaError::Hangs {
-            path: config.include.clone(),
-        }),
+        Some(Err(source)) => Err(SambaError::Include { path: config.include.clone(), source }),
+        None => Err(SambaError::Hangs { path: config.include.clone() }),
     }
 }
 
@@ -170,27 +155,16 @@ pub async fn check(config: &SambaConfig) -> Result<Vec<String>, SambaError> {
             return Err(SambaError::NoTestparm { program: program() });
         }
         Ok(Err(source)) => {
-            return Err(SambaError::Testparm {
-                program: program(),
-                source,
-            });
+            return Err(SambaError::Testparm { program: program(), source });
         }
         Ok(Ok(output)) => output,
     };
-    let said: Vec<String> = lines_of(&output.stderr, 40)
-        .into_iter()
-        .filter(|line| !is_chatter(line))
-        .collect();
+    let said: Vec<String> = lines_of(&output.stderr, 40).into_iter().filter(|line| !is_chatter(line)).collect();
     if !output.status.success() {
-        return Err(SambaError::Refused {
-            config: config.config.clone(),
-            output: said,
-        });
+        return Err(SambaError::Refused { config: config.config.clone(), output: said });
     }
-    let mut warnings: Vec<String> = said
-        .into_iter()
-        .filter(|line| line.starts_with("Unknown parameter") || line.contains("ERROR"))
-        .collect();
+    let mut warnings: Vec<String> =
+        said.into_iter().filter(|line| line.starts_with("Unknown parameter") || line.contains("ERROR")).collect();
     warnings.extend(deviations(config, &String::from_utf8_lossy(&output.stdout)));
     Ok(warnings)
 }
@@ -217,9 +191,7 @@ fn deviations(config: &SambaConfig, listing: &str) -> Vec<String> {
             if section != "global" && global.and_then(|global| global.get(name)) == Some(got) {
                 continue;
             }
-            found.push(format!(
-                "[{section}] has \"{name} = {got}\", it should be {value}: {why}"
-            ));
+            found.push(format!("[{section}] has \"{name} = {got}\", it should be {value}: {why}"));
         }
     }
     if !found.is_empty() {
@@ -268,8 +240,7 @@ mod tests {
         let text = include_text(&SambaConfig::default());
         for needed in NEEDED {
             assert!(
-                text.lines()
-                    .any(|l| l == format!("{} = {}", needed.name, needed.value.to_lowercase())),
+                text.lines().any(|l| l == format!("{} = {}", needed.name, needed.value.to_lowercase())),
                 "{}",
                 needed.name
             );
@@ -278,14 +249,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_missing_testparm_is_named() {
-        let config = SambaConfig {
-            testparm: "steadfast-no-testparm".into(),
-            ..SambaConfig::default()
-        };
+        let config = SambaConfig { testparm: "steadfast-no-testparm".into(), ..SambaConfig::default() };
         let error = check(&config).await.unwrap_err().to_string();
-        assert!(
-            error.contains("steadfast-no-testparm is not installed"),
-            "{error}"
-        );
+        assert!(error.contains("steadfast-no-testparm is not installed"), "{error}");
     }
 }

@@ -158,7 +158,12 @@ impl Service {
         self.output.clear();
         self.warnings.clear();
         self.backoff = Backoff::default();
-        self.health.off("stopped: this node does not serve");
+        self.kind.on_stop();
+        self.health.off(if self.supervisor.may_restart() {
+            "stopped: this node does not serve"
+        } else {
+            "not looked at: this node does not serve (manage = false, it may run on)"
+        });
         self.report();
     }
 
@@ -186,20 +191,12 @@ impl Service {
             }
         }
         if self.next_start.is_none() {
-            let pid = self
-                .supervisor
-                .pid()
-                .map_or_else(String::new, |pid| format!(", pid {pid}"));
-            info!(
-                service = self.kind.name(),
-                "{} runs already{pid}",
-                self.kind.program()
-            );
+            let pid = self.supervisor.pid().map_or_else(String::new, |pid| format!(", pid {pid}"));
+            info!(service = self.kind.name(), "{} runs already{pid}", self.kind.program());
             if let Ok(warnings) = self.kind.prepare().await {
                 self.warnings = warnings;
             }
-            self.health
-                .starting(Instant::now(), "runs already, not probed yet");
+            self.health.starting(Instant::now(), "runs already, not probed yet");
             self.next_probe = Some(Instant::now());
         } else {
             self.health.starting(now, "being started");
@@ -238,8 +235,7 @@ impl Service {
     async fn on_start(&mut self) {
         self.next_start = None;
         if !self.predecessor_ready() {
-            self.health
-                .starting(Instant::now(), "waits for rpcbind to answer");
+            self.health.starting(Instant::now(), "waits for rpcbind to answer");
             self.next_start = Some(Instant::now() + START_POLL);
             return;
         }
@@ -257,13 +253,9 @@ impl Service {
         }
         match self.supervisor.start().await {
             Ok(()) => {
-                let pid = self
-                    .supervisor
-                    .pid()
-                    .map_or_else(String::new, |pid| format!(" as pid {pid}"));
+                let pid = self.supervisor.pid().map_or_else(String::new, |pid| format!(" as pid {pid}"));
                 info!(service = self.kind.name(), "{} started{pid}", self.kind.program());
-                self.health
-                    .starting(Instant::now(), format!("{} started{pid}", self.kind.program()));
+                self.health.starting(Instant::now(), format!("{} started{pid}", self.kind.program()));
                 self.next_probe = Some(Instant::now());
             }
             Err(error) => {
@@ -275,6 +267,7 @@ impl Service {
     }
 
     async fn on_exit(&mut self, how: &str) {
+        self.kind.on_exit();
         self.probes.abort_all();
         self.next_probe = None;
         self.output = self.supervisor.last_lines().await;
@@ -324,14 +317,8 @@ impl Service {
 
     fn send_probe(&mut self, now: Instant) {
         let probe = self.kind.probe(self.config.deadline());
-        self.probes.spawn(async move {
-            Probed {
-                at: now,
-                result: probe.await,
-            }
-        });
-        let suspect =
-            matches!(self.health.state(), State::Ok | State::Failing) && !self.health.recovers_from_exit();
+        self.probes.spawn(async move { Probed { at: now, result: probe.await } });
+        let suspect = matches!(self.health.state(), State::Ok | State::Failing) && !self.health.recovers_from_exit();
         let most = usize::try_from(self.config.failures).unwrap_or(usize::MAX);
         // otherwise the next one is planned when this one has ended
         self.next_probe = (suspect && self.probes.len() < most).then(|| now + self.config.deadline() / 3);
@@ -339,10 +326,7 @@ impl Service {
 
     async fn housekeep(&mut self) {
         self.supervisor.bound_output().await;
-        let hung_for = self
-            .health
-            .failed_since()
-            .map(|since| Instant::now().saturating_duration_since(since));
+        let hung_for = self.health.failed_since().map(|since| Instant::now().saturating_duration_since(since));
         let patience = Duration::from_secs(self.config.restart_hung_after);
         if patience.is_zero() || self.next_start.is_some() || hung_for.is_none_or(|hung| hung < patience) {
             return;
@@ -351,11 +335,7 @@ impl Service {
             return;
         }
         let delay = self.backoff.next_delay(Instant::now());
-        warn!(
-            service = self.kind.name(),
-            "{} is hung, it is killed and started again",
-            self.kind.program()
-        );
+        warn!(service = self.kind.name(), "{} is hung, it is killed and started again", self.kind.program());
         self.probes.abort_all();
         self.next_probe = None;
         self.health.restarted_hung(Instant::now() + delay);
@@ -387,11 +367,7 @@ impl Service {
             output.splice(0..0, self.warnings.iter().cloned());
         }
         let report = Report::new(self.kind.name(), state, because).with_output(output);
-        if self
-            .last_report
-            .as_ref()
-            .is_none_or(|last| !last.says_the_same(&report))
-        {
+        if self.last_report.as_ref().is_none_or(|last| !last.says_the_same(&report)) {
             if self.last_report.as_ref().is_none_or(|last| last.state != state) {
                 info!(service = self.kind.name(), %state, because = report.because, output = ?report.output, "health");
             }
@@ -404,8 +380,7 @@ impl Service {
         {
             self.unsent = Some(report);
         }
-        self.state
-            .send_if_modified(|old| std::mem::replace(old, state) != state);
+        self.state.send_if_modified(|old| std::mem::replace(old, state) != state);
     }
 }
 

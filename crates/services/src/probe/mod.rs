@@ -6,6 +6,7 @@
 
 pub mod nfs;
 pub mod rpc;
+pub mod rpcbind;
 pub mod smb;
 mod smb_wire;
 pub mod xdr;
@@ -21,37 +22,17 @@ use tokio::net::TcpStream;
 #[derive(Debug, Error)]
 pub enum ProbeError {
     #[error("no answer from {what} at {address} within {} ms", deadline.as_millis())]
-    Deadline {
-        what: &'static str,
-        address: SocketAddr,
-        deadline: Duration,
-    },
+    Deadline { what: &'static str, address: SocketAddr, deadline: Duration },
     #[error("cannot connect to {what} at {address}: {}", plain(source))]
-    Connect {
-        what: &'static str,
-        address: SocketAddr,
-        source: io::Error,
-    },
+    Connect { what: &'static str, address: SocketAddr, source: io::Error },
     #[error("{what} at {address} broke the connection: {}", plain(source))]
-    Broken {
-        what: &'static str,
-        address: SocketAddr,
-        source: io::Error,
-    },
+    Broken { what: &'static str, address: SocketAddr, source: io::Error },
     /// It answered, but not what its protocol says.
     #[error("{what} at {address} answers nonsense: {problem}")]
-    Nonsense {
-        what: &'static str,
-        address: SocketAddr,
-        problem: String,
-    },
+    Nonsense { what: &'static str, address: SocketAddr, problem: String },
     /// It answered properly, and the answer is no.
     #[error("{what} at {address}: {problem}")]
-    Refused {
-        what: &'static str,
-        address: SocketAddr,
-        problem: String,
-    },
+    Refused { what: &'static str, address: SocketAddr, problem: String },
 }
 
 /// One message of an I/O error, without "(os error N)".
@@ -73,40 +54,23 @@ struct Peer {
 impl Peer {
     async fn connect(self) -> Result<TcpStream, ProbeError> {
         let Self { what, address } = self;
-        let stream = TcpStream::connect(address)
-            .await
-            .map_err(|source| ProbeError::Connect {
-                what,
-                address,
-                source,
-            })?;
+        let stream =
+            TcpStream::connect(address).await.map_err(|source| ProbeError::Connect { what, address, source })?;
         // a request is one write; waiting to fill a segment would only cost time, so failing here is no matter
         let _ = stream.set_nodelay(true);
         Ok(stream)
     }
 
     fn broken(self, source: io::Error) -> ProbeError {
-        ProbeError::Broken {
-            what: self.what,
-            address: self.address,
-            source,
-        }
+        ProbeError::Broken { what: self.what, address: self.address, source }
     }
 
     fn nonsense(self, problem: impl Into<String>) -> ProbeError {
-        ProbeError::Nonsense {
-            what: self.what,
-            address: self.address,
-            problem: problem.into(),
-        }
+        ProbeError::Nonsense { what: self.what, address: self.address, problem: problem.into() }
     }
 
     fn refused(self, problem: impl Into<String>) -> ProbeError {
-        ProbeError::Refused {
-            what: self.what,
-            address: self.address,
-            problem: problem.into(),
-        }
+        ProbeError::Refused { what: self.what, address: self.address, problem: problem.into() }
     }
 
     async fn within<T>(
@@ -114,13 +78,11 @@ impl Peer {
         deadline: Duration,
         work: impl Future<Output = Result<T, ProbeError>>,
     ) -> Result<T, ProbeError> {
-        tokio::time::timeout(deadline, work)
-            .await
-            .unwrap_or(Err(ProbeError::Deadline {
-                what: self.what,
-                address: self.address,
-                deadline,
-            }))
+        tokio::time::timeout(deadline, work).await.unwrap_or(Err(ProbeError::Deadline {
+            what: self.what,
+            address: self.address,
+            deadline,
+        }))
     }
 }
 

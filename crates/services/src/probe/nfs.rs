@@ -8,7 +8,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::rpc::{Connection, PORTMAP_NULL, Procedure, port_of};
+use super::rpc::{Connection, Procedure, port_of};
 use super::xdr::{Reader, Writer, XdrError};
 use super::{Peer, ProbeError};
 
@@ -48,50 +48,28 @@ impl NfsProbe {
         let mut answered = Vec::new();
         for version in &self.versions {
             let peer = self.peer(if *version == 3 { "NFSv3" } else { "NFSv4" });
-            let asked = async {
-                if *version == 3 {
-                    self.version3(peer).await
-                } else {
-                    self.version4(peer).await
-                }
-            };
+            let asked = async { if *version == 3 { self.version3(peer).await } else { self.version4(peer).await } };
             answered.push(peer.within(self.deadline, asked).await?);
         }
         Ok(answered.join(", "))
     }
 
     fn peer(&self, what: &'static str) -> Peer {
-        Peer {
-            what,
-            address: self.address,
-        }
+        Peer { what, address: self.address }
     }
 
     async fn version3(&self, peer: Peer) -> Result<String, ProbeError> {
-        let nfs = |number| Procedure {
-            program: NFS,
-            version: 3,
-            number,
-        };
+        let nfs = |number| Procedure { program: NFS, version: 3, number };
         let mut server = Connection::open(peer).await?;
         server.call(nfs(0), &Writer::new()).await?;
         if self.exports.is_empty() {
             return Ok("NFSv3 answers".into());
         }
-        let mountd = Peer {
-            what: "MOUNT",
-            address: self.mount_address().await?,
-        };
+        let mountd = Peer { what: "MOUNT", address: self.mount_address().await? };
         let mut mount = Connection::open(mountd).await?;
         for export in &self.exports {
-            let procedure = Procedure {
-                program: MOUNT,
-                version: 3,
-                number: 1,
-            };
-            let answer = mount
-                .call(procedure, &Writer::new().opaque(export.as_bytes()))
-                .await?;
+            let procedure = Procedure { program: MOUNT, version: 3, number: 1 };
+            let answer = mount.call(procedure, &Writer::new().opaque(export.as_bytes())).await?;
             let handle = match mount_result(&answer) {
                 Ok(Ok(handle)) => handle,
                 Ok(Err(status)) => return Err(mountd.refused(format!("{export}: {}", status3(status)))),
@@ -120,19 +98,11 @@ impl NfsProbe {
     }
 
     async fn version4(&self, peer: Peer) -> Result<String, ProbeError> {
-        let nfs = |number| Procedure {
-            program: NFS,
-            version: 4,
-            number,
-        };
+        let nfs = |number| Procedure { program: NFS, version: 4, number };
         let mut server = Connection::open(peer).await?;
         server.call(nfs(0), &Writer::new()).await?;
         let root = ["/".to_owned()];
-        for export in if self.exports.is_empty() {
-            &root[..]
-        } else {
-            &self.exports[..]
-        } {
+        for export in if self.exports.is_empty() { &root[..] } else { &self.exports[..] } {
             let (args, ops) = lookup_compound(export);
             let answer = server.call(nfs(1), &args).await?;
             match compound_result(&answer, ops) {
@@ -147,29 +117,8 @@ impl NfsProbe {
                 Err(error) => return Err(peer.nonsense(error.to_string())),
             }
         }
-        Ok(format!(
-            "NFSv4 answers for {}",
-            if self.exports.is_empty() {
-                "/".into()
-            } else {
-                self.exports.join(" ")
-            }
-        ))
+        Ok(format!("NFSv4 answers for {}", if self.exports.is_empty() { "/".into() } else { self.exports.join(" ") }))
     }
-}
-
-/// Whether rpcbind answers at the address (its port is 111 everywhere).
-pub async fn rpcbind_answers(server: SocketAddr, deadline: Duration) -> Result<String, ProbeError> {
-    let peer = rpcbind_of(server);
-    let asked = async {
-        Connection::open(peer)
-            .await?
-            .call(PORTMAP_NULL, &Writer::new())
-            .await
-    };
-    peer.within(deadline, asked)
-        .await
-        .map(|_| "rpcbind answers".into())
 }
 
 /// Whether rpc.statd answers, at the port that rpcbind knows.
@@ -178,30 +127,15 @@ pub async fn statd_answers(server: SocketAddr, deadline: Duration) -> Result<Str
     let asked = async {
         let port = registered_port(server, STATUS, 1).await?;
         let port = port.ok_or_else(|| peer.refused("rpc.statd is not registered"))?;
-        let statd = Peer {
-            what: "rpc.statd",
-            address: SocketAddr::new(server.ip(), port),
-        };
-        let procedure = Procedure {
-            program: STATUS,
-            version: 1,
-            number: 0,
-        };
-        Connection::open(statd)
-            .await?
-            .call(procedure, &Writer::new())
-            .await
+        let statd = Peer { what: "rpc.statd", address: SocketAddr::new(server.ip(), port) };
+        let procedure = Procedure { program: STATUS, version: 1, number: 0 };
+        Connection::open(statd).await?.call(procedure, &Writer::new()).await
     };
-    peer.within(deadline, asked)
-        .await
-        .map(|_| "rpc.statd answers".into())
+    peer.within(deadline, asked).await.map(|_| "rpc.statd answers".into())
 }
 
 fn rpcbind_of(server: SocketAddr) -> Peer {
-    Peer {
-        what: "rpcbind",
-        address: SocketAddr::new(server.ip(), RPCBIND_PORT),
-    }
+    Peer { what: "rpcbind", address: SocketAddr::new(server.ip(), RPCBIND_PORT) }
 }
 
 async fn registered_port(server: SocketAddr, program: u32, version: u32) -> Result<Option<u16>, ProbeError> {
@@ -265,10 +199,7 @@ fn compound_result(answer: &[u8], ops: Vec<u32>) -> Result<Compound, XdrError> {
         return Ok(Compound::Failed(status));
     }
     if usize::try_from(count).ok() != Some(ops.len()) {
-        return Err(XdrError::TooLong {
-            claimed: count,
-            allowed: ops.len(),
-        });
+        return Err(XdrError::TooLong { claimed: count, allowed: ops.len() });
     }
     for op in ops {
         let (got, status) = (reader.u32()?, reader.u32()?);
@@ -311,10 +242,7 @@ fn status4(status: u32) -> String {
             (10_006, "server fault"),
             (10_008, "try later (delay)"),
             (10_013, "in grace"),
-            (
-                10_016,
-                "wrong security flavour; the export must allow sys for the probe",
-            ),
+            (10_016, "wrong security flavour; the export must allow sys for the probe"),
         ],
     )
 }
@@ -344,15 +272,8 @@ mod tests {
     fn reads_a_compound() {
         let (_, ops) = lookup_compound("/vol1/");
         assert_eq!(ops, [OP_PUTROOTFH, OP_LOOKUP, OP_GETATTR]);
-        assert_eq!(
-            compound_result(&attributes(), ops.clone()),
-            Ok(Compound::Type(NF_DIR))
-        );
-        let missing = Writer::new()
-            .u32(2)
-            .opaque(b"")
-            .u32s(&[2, OP_PUTROOTFH, 0, OP_LOOKUP, 2])
-            .finish();
+        assert_eq!(compound_result(&attributes(), ops.clone()), Ok(Compound::Type(NF_DIR)));
+        let missing = Writer::new().u32(2).opaque(b"").u32s(&[2, OP_PUTROOTFH, 0, OP_LOOKUP, 2]).finish();
         assert_eq!(compound_result(&missing, ops), Ok(Compound::Failed(2)));
         assert_eq!(status4(2), "no such export (status 2)");
     }
@@ -366,14 +287,8 @@ mod tests {
         let (_, ops) = lookup_compound("/vol1");
         let whole = attributes();
         for len in 0..whole.len() {
-            assert!(
-                compound_result(&whole[..len], ops.clone()).is_err(),
-                "{len} bytes are enough?"
-            );
-            let _ = (
-                mount_result(&handle[..len.min(handle.len())]),
-                getattr3_result(&whole[..len]),
-            );
+            assert!(compound_result(&whole[..len], ops.clone()).is_err(), "{len} bytes are enough?");
+            let _ = (mount_result(&handle[..len.min(handle.len())]), getattr3_result(&whole[..len]));
         }
         let mut seed = 1u32;
         for _ in 0..20_000 {
@@ -384,11 +299,7 @@ mod tests {
                 })
                 .collect();
             seed = seed.wrapping_add(1);
-            let _ = (
-                mount_result(&bytes),
-                getattr3_result(&bytes),
-                compound_result(&bytes, ops.clone()),
-            );
+            let _ = (mount_result(&bytes), getattr3_result(&bytes), compound_result(&bytes, ops.clone()));
         }
     }
 }

@@ -22,16 +22,7 @@ pub struct Procedure {
 }
 
 /// The portmapper (RFC 1833), version 2.
-pub const PORTMAP_NULL: Procedure = Procedure {
-    program: 100_000,
-    version: 2,
-    number: 0,
-};
-const PORTMAP_GETPORT: Procedure = Procedure {
-    program: 100_000,
-    version: 2,
-    number: 3,
-};
+const PORTMAP_GETPORT: Procedure = Procedure { program: 100_000, version: 2, number: 3 };
 const TCP: u32 = 6;
 
 /// A connection to one RPC server.
@@ -55,10 +46,7 @@ impl Connection {
         self.xid = self.xid.wrapping_add(1);
         let message = call_message(self.xid, procedure, args);
         let peer = self.peer;
-        self.stream
-            .write_all(&message)
-            .await
-            .map_err(|error| peer.broken(error))?;
+        self.stream.write_all(&message).await.map_err(|error| peer.broken(error))?;
         let answer = self.read_record().await?;
         match result_of(&answer, self.xid) {
             Ok(result) => Ok(result.to_vec()),
@@ -78,10 +66,7 @@ impl Connection {
             }
             let begin = record.len();
             record.resize(begin + len, 0);
-            self.stream
-                .read_exact(&mut record[begin..])
-                .await
-                .map_err(|error| peer.broken(error))?;
+            self.stream.read_exact(&mut record[begin..]).await.map_err(|error| peer.broken(error))?;
             if mark & LAST_FRAGMENT != 0 {
                 return Ok(record);
             }
@@ -91,16 +76,10 @@ impl Connection {
 }
 
 /// Asks rpcbind for the TCP port of a program. `None`: not registered.
-pub(super) async fn port_of(
-    rpcbind: &mut Connection,
-    program: u32,
-    version: u32,
-) -> Result<Option<u16>, ProbeError> {
+pub(super) async fn port_of(rpcbind: &mut Connection, program: u32, version: u32) -> Result<Option<u16>, ProbeError> {
     let args = Writer::new().u32s(&[program, version, TCP, 0]);
     let answer = rpcbind.call(PORTMAP_GETPORT, &args).await?;
-    let port = Reader::new(&answer)
-        .u32()
-        .map_err(|error| rpcbind.peer.nonsense(error.to_string()))?;
+    let port = Reader::new(&answer).u32().map_err(|error| rpcbind.peer.nonsense(error.to_string()))?;
     match u16::try_from(port) {
         Ok(0) => Ok(None),
         Ok(port) => Ok(Some(port)),
@@ -109,17 +88,9 @@ pub(super) async fn port_of(
 }
 
 fn call_message(xid: u32, procedure: Procedure, args: &Writer) -> Vec<u8> {
-    let Procedure {
-        program,
-        version,
-        number,
-    } = procedure;
+    let Procedure { program, version, number } = procedure;
     // AUTH_SYS as root, whom every export of a server to its own node lets ask for attributes
-    let credential = Writer::new()
-        .u32(0)
-        .opaque(b"steadfast")
-        .u32s(&[0, 0, 0])
-        .finish();
+    let credential = Writer::new().u32(0).opaque(b"steadfast").u32s(&[0, 0, 0]).finish();
     let body = Writer::new()
         .u32s(&[xid, 0, 2, program, version, number, 1])
         .opaque(&credential)
@@ -149,9 +120,7 @@ fn result_of(answer: &[u8], xid: u32) -> Result<&[u8], NoResult> {
     let mut reader = Reader::new(answer);
     let got = reader.u32()?;
     if got != xid {
-        return Err(NoResult::Nonsense(format!(
-            "the answer to another call ({got}, not {xid})"
-        )));
+        return Err(NoResult::Nonsense(format!("the answer to another call ({got}, not {xid})")));
     }
     let kind = reader.u32()?;
     if kind != 1 {
@@ -160,11 +129,7 @@ fn result_of(answer: &[u8], xid: u32) -> Result<&[u8], NoResult> {
     match reader.u32()? {
         0 => {}
         1 => {
-            let reason = if reader.u32()? == 0 {
-                "RPC version mismatch"
-            } else {
-                "credentials refused"
-            };
+            let reason = if reader.u32()? == 0 { "RPC version mismatch" } else { "credentials refused" };
             return Err(NoResult::Refused(format!("the call was denied: {reason}")));
         }
         other => return Err(NoResult::Nonsense(format!("reply status {other}"))),
@@ -196,17 +161,9 @@ mod tests {
         assert_eq!(result_of(&good, 9), Ok(&77u32.to_be_bytes()[..]));
         assert!(matches!(result_of(&good, 8), Err(NoResult::Nonsense(_))));
         let versions = Writer::new().u32s(&[9, 1, 0, 0, 0, 2, 3, 4]).finish();
-        assert_eq!(
-            result_of(&versions, 9),
-            Err(NoResult::Refused("only versions 3 to 4 are served".into()))
-        );
+        assert_eq!(result_of(&versions, 9), Err(NoResult::Refused("only versions 3 to 4 are served".into())));
         let denied = Writer::new().u32s(&[9, 1, 1, 1, 5]).finish();
-        assert_eq!(
-            result_of(&denied, 9),
-            Err(NoResult::Refused(
-                "the call was denied: credentials refused".into()
-            ))
-        );
+        assert_eq!(result_of(&denied, 9), Err(NoResult::Refused("the call was denied: credentials refused".into())));
     }
 
     #[test]
@@ -225,7 +182,7 @@ mod tests {
 
     #[test]
     fn a_call_is_one_marked_record() {
-        let message = call_message(5, PORTMAP_NULL, &Writer::new());
+        let message = call_message(5, PORTMAP_GETPORT, &Writer::new());
         let mark = u32::from_be_bytes([message[0], message[1], message[2], message[3]]);
         assert_eq!(mark, LAST_FRAGMENT | u32::try_from(message.len() - 4).unwrap());
         assert_eq!(message.len() % 4, 0);

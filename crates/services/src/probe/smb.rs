@@ -14,8 +14,8 @@ use tokio::net::TcpStream;
 
 use super::smb_wire::{
     Answer, Command, HEADER, MAX_MESSAGE, Request, STATUS_ACCESS_DENIED, STATUS_BAD_NETWORK_NAME,
-    STATUS_MORE_PROCESSING_REQUIRED, STATUS_PENDING, STATUS_SUCCESS, negotiate, ntlm_anonymous,
-    ntlm_negotiate, session_setup, tree_connect,
+    STATUS_MORE_PROCESSING_REQUIRED, STATUS_PENDING, STATUS_SUCCESS, negotiate, ntlm_anonymous, ntlm_negotiate,
+    session_setup, tree_connect,
 };
 use super::{Peer, ProbeError, arbitrary};
 
@@ -41,37 +41,23 @@ pub struct SmbProbe {
 impl SmbProbe {
     /// Asks for everything; says what answered.
     pub async fn run(&self) -> Result<String, ProbeError> {
-        let peer = Peer {
-            what: "smbd",
-            address: self.address,
-        };
+        let peer = Peer { what: "smbd", address: self.address };
         peer.within(self.deadline, self.ask(peer)).await
     }
 
     async fn ask(&self, peer: Peer) -> Result<String, ProbeError> {
-        let mut client = Client {
-            peer,
-            stream: peer.connect().await?,
-            message_id: 0,
-            session_id: 0,
-        };
+        let mut client = Client { peer, stream: peer.connect().await?, message_id: 0, session_id: 0 };
         let dialect = client.negotiate().await?;
         let smb = format!("SMB {}.{}.{}", dialect >> 8, dialect >> 4 & 15, dialect & 15);
         if !client.log_in().await? {
-            return Ok(format!(
-                "{smb} answers (no anonymous session, shares not asked for)"
-            ));
+            return Ok(format!("{smb} answers (no anonymous session, shares not asked for)"));
         }
         client.tree("IPC$").await?;
         for share in &self.shares {
             client.tree(share).await?;
         }
         let shares: String = self.shares.iter().map(|share| format!(" {share}")).collect();
-        Ok(if shares.is_empty() {
-            format!("{smb} answers")
-        } else {
-            format!("{smb} answers for{shares}")
-        })
+        Ok(if shares.is_empty() { format!("{smb} answers") } else { format!("{smb} answers for{shares}") })
     }
 }
 
@@ -86,18 +72,12 @@ impl Client {
     async fn negotiate(&mut self) -> Result<u16, ProbeError> {
         let request = self.request(Command::Negotiate);
         // a fresh client GUID each time: smbd hands connections of one client to one process
-        let bytes = self
-            .exchange(negotiate(request, [arbitrary(), arbitrary()]), request)
-            .await?;
+        let bytes = self.exchange(negotiate(request, [arbitrary(), arbitrary()]), request).await?;
         let answer = self.parse(&bytes, Command::Negotiate)?;
         if answer.status != STATUS_SUCCESS {
-            return Err(self
-                .peer
-                .refused(format!("NEGOTIATE: status {:#010x}", answer.status)));
+            return Err(self.peer.refused(format!("NEGOTIATE: status {:#010x}", answer.status)));
         }
-        answer
-            .dialect()
-            .map_err(|error| self.peer.nonsense(error.to_string()))
+        answer.dialect().map_err(|error| self.peer.nonsense(error.to_string()))
     }
 
     /// Whether an anonymous session was granted.
@@ -126,18 +106,12 @@ impl Client {
             STATUS_BAD_NETWORK_NAME => Err(self.peer.refused(format!(
                 "there is no share \"{share}\"; add [{share}] to smb.conf, or take it out of samba.shares"
             ))),
-            status => Err(self
-                .peer
-                .refused(format!("TREE_CONNECT {share}: status {status:#010x}"))),
+            status => Err(self.peer.refused(format!("TREE_CONNECT {share}: status {status:#010x}"))),
         }
     }
 
     fn request(&mut self, command: Command) -> Request {
-        let request = Request {
-            command,
-            message_id: self.message_id,
-            session_id: self.session_id,
-        };
+        let request = Request { command, message_id: self.message_id, session_id: self.session_id };
         self.message_id += 1;
         request
     }
@@ -149,10 +123,7 @@ impl Client {
     /// Sends a request and reads its final answer.
     async fn exchange(&mut self, message: Vec<u8>, request: Request) -> Result<Vec<u8>, ProbeError> {
         let peer = self.peer;
-        self.stream
-            .write_all(&message)
-            .await
-            .map_err(|error| peer.broken(error))?;
+        self.stream.write_all(&message).await.map_err(|error| peer.broken(error))?;
         loop {
             let len = self.stream.read_u32().await.map_err(|error| peer.broken(error))?;
             // the first byte is the type of the message, 0: session message
@@ -161,10 +132,7 @@ impl Client {
                 return Err(peer.nonsense(format!("a message of {len} bytes is announced")));
             }
             let mut bytes = vec![0; len];
-            self.stream
-                .read_exact(&mut bytes)
-                .await
-                .map_err(|error| peer.broken(error))?;
+            self.stream.read_exact(&mut bytes).await.map_err(|error| peer.broken(error))?;
             let answer = self.parse(&bytes, request.command)?;
             if answer.message_id != request.message_id {
                 return Err(peer.nonsense("the answer to another request"));

@@ -118,14 +118,7 @@ pub(super) fn negotiate(request: Request, guid: [u64; 2]) -> Vec<u8> {
         body = body.u16(dialect);
     }
     // pre-authentication integrity: SHA-512 with a salt, without which 3.1.1 is no offer
-    let body = body
-        .raw(&[0; 8][..padding])
-        .u16(1)
-        .u16(38)
-        .u32(0)
-        .u16(1)
-        .u16(32)
-        .u16(1);
+    let body = body.raw(&[0; 8][..padding]).u16(1).u16(38).u32(0).u16(1).u16(32).u16(1);
     let body = body.u64(guid[1]).u64(guid[0]).u64(!guid[1]).u64(!guid[0]);
     message(request, &body.0)
 }
@@ -146,12 +139,8 @@ pub(super) fn session_setup(request: Request, token: &[u8]) -> Vec<u8> {
 
 pub(super) fn tree_connect(request: Request, path: &str) -> Vec<u8> {
     let path: Vec<u8> = path.encode_utf16().flat_map(u16::to_le_bytes).collect();
-    let body = Le::default()
-        .u16(9)
-        .u16(0)
-        .u16(HEADER as u16 + 8)
-        .u16(u16::try_from(path.len()).unwrap_or(0))
-        .raw(&path);
+    let body =
+        Le::default().u16(9).u16(0).u16(HEADER as u16 + 8).u16(u16::try_from(path.len()).unwrap_or(0)).raw(&path);
     message(request, &body.0)
 }
 
@@ -165,13 +154,7 @@ const NTLM_ANONYMOUS: u32 = 0x0000_0800;
 
 /// NTLM's first message. Sent bare: servers take it without SPNEGO around it.
 pub(super) fn ntlm_negotiate() -> Vec<u8> {
-    Le::default()
-        .raw(b"NTLMSSP\0")
-        .u32(1)
-        .u32(NTLM_FLAGS)
-        .u64(0)
-        .u64(0)
-        .0
+    Le::default().raw(b"NTLMSSP\0").u32(1).u32(NTLM_FLAGS).u64(0).u64(0).0
 }
 
 /// NTLM's third message, of nobody.
@@ -196,23 +179,17 @@ pub(super) struct Answer<'a> {
 
 fn u16_at(bytes: &[u8], at: usize) -> Result<u16, WireError> {
     let rest = bytes.get(at..).ok_or(WireError::Truncated)?;
-    rest.first_chunk()
-        .map(|b| u16::from_le_bytes(*b))
-        .ok_or(WireError::Truncated)
+    rest.first_chunk().map(|b| u16::from_le_bytes(*b)).ok_or(WireError::Truncated)
 }
 
 fn u32_at(bytes: &[u8], at: usize) -> Result<u32, WireError> {
     let rest = bytes.get(at..).ok_or(WireError::Truncated)?;
-    rest.first_chunk()
-        .map(|b| u32::from_le_bytes(*b))
-        .ok_or(WireError::Truncated)
+    rest.first_chunk().map(|b| u32::from_le_bytes(*b)).ok_or(WireError::Truncated)
 }
 
 fn u64_at(bytes: &[u8], at: usize) -> Result<u64, WireError> {
     let rest = bytes.get(at..).ok_or(WireError::Truncated)?;
-    rest.first_chunk()
-        .map(|b| u64::from_le_bytes(*b))
-        .ok_or(WireError::Truncated)
+    rest.first_chunk().map(|b| u64::from_le_bytes(*b)).ok_or(WireError::Truncated)
 }
 
 impl<'a> Answer<'a> {
@@ -229,12 +206,7 @@ impl<'a> Answer<'a> {
         if u16_at(header, 12)? != command as u16 {
             return Err(WireError::OtherCommand);
         }
-        Ok(Self {
-            status: u32_at(header, 8)?,
-            message_id: u64_at(header, 24)?,
-            session_id: u64_at(header, 40)?,
-            body,
-        })
+        Ok(Self { status: u32_at(header, 8)?, message_id: u64_at(header, 24)?, session_id: u64_at(header, 40)?, body })
     }
 
     /// The dialect that the server chose in an answer to NEGOTIATE.
@@ -243,11 +215,7 @@ impl<'a> Answer<'a> {
             return Err(WireError::Truncated);
         }
         let dialect = u16_at(self.body, 4)?;
-        if DIALECTS.contains(&dialect) {
-            Ok(dialect)
-        } else {
-            Err(WireError::Dialect(dialect))
-        }
+        if DIALECTS.contains(&dialect) { Ok(dialect) } else { Err(WireError::Dialect(dialect)) }
     }
 }
 
@@ -256,11 +224,7 @@ mod tests {
     use super::*;
 
     fn request(command: Command) -> Request {
-        Request {
-            command,
-            message_id: 0,
-            session_id: 0,
-        }
+        Request { command, message_id: 0, session_id: 0 }
     }
 
     fn answer(command: u16, status: u32, body: &[u8]) -> Vec<u8> {
@@ -308,16 +272,10 @@ mod tests {
         let parsed = Answer::parse(&bytes, Command::Negotiate).unwrap();
         assert_eq!((parsed.status, parsed.message_id, parsed.session_id), (0, 7, 99));
         assert_eq!(parsed.dialect(), Ok(0x0311));
-        assert_eq!(
-            Answer::parse(&bytes, Command::TreeConnect),
-            Err(WireError::OtherCommand)
-        );
+        assert_eq!(Answer::parse(&bytes, Command::TreeConnect), Err(WireError::OtherCommand));
         body[4] = 0xff;
         let bytes = answer(0, 0, &body);
-        assert_eq!(
-            Answer::parse(&bytes, Command::Negotiate).unwrap().dialect(),
-            Err(WireError::Dialect(0x03ff))
-        );
+        assert_eq!(Answer::parse(&bytes, Command::Negotiate).unwrap().dialect(), Err(WireError::Dialect(0x03ff)));
     }
 
     #[test]
@@ -337,9 +295,6 @@ mod tests {
                 let _ = parsed.dialect();
             }
         }
-        assert_eq!(
-            Answer::parse(b"GET / HTTP/1.0", Command::Negotiate),
-            Err(WireError::NotSmb2)
-        );
+        assert_eq!(Answer::parse(b"GET / HTTP/1.0", Command::Negotiate), Err(WireError::NotSmb2));
     }
 }

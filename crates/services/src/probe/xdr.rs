@@ -84,10 +84,7 @@ impl<'a> Reader<'a> {
         let claimed = self.u32()?;
         let len = usize::try_from(claimed).unwrap_or(usize::MAX);
         if len > most {
-            return Err(XdrError::TooLong {
-                claimed,
-                allowed: most,
-            });
+            return Err(XdrError::TooLong { claimed, allowed: most });
         }
         let (value, rest) = self.rest.split_at_checked(len).ok_or(XdrError::Truncated)?;
         let padding = len.next_multiple_of(4) - len;
@@ -99,10 +96,7 @@ impl<'a> Reader<'a> {
     pub fn u32s(&mut self, most: usize) -> Result<Vec<u32>, XdrError> {
         let claimed = self.u32()?;
         if usize::try_from(claimed).unwrap_or(usize::MAX) > most {
-            return Err(XdrError::TooLong {
-                claimed,
-                allowed: most,
-            });
+            return Err(XdrError::TooLong { claimed, allowed: most });
         }
         (0..claimed).map(|_| self.u32()).collect()
     }
@@ -126,20 +120,8 @@ mod tests {
     #[test]
     fn lying_lengths_are_refused() {
         let lie = Writer::new().u32(u32::MAX).finish();
-        assert_eq!(
-            Reader::new(&lie).opaque(64),
-            Err(XdrError::TooLong {
-                claimed: u32::MAX,
-                allowed: 64
-            })
-        );
-        assert_eq!(
-            Reader::new(&lie).u32s(8),
-            Err(XdrError::TooLong {
-                claimed: u32::MAX,
-                allowed: 8
-            })
-        );
+        assert_eq!(Reader::new(&lie).opaque(64), Err(XdrError::TooLong { claimed: u32::MAX, allowed: 64 }));
+        assert_eq!(Reader::new(&lie).u32s(8), Err(XdrError::TooLong { claimed: u32::MAX, allowed: 8 }));
         let short = Writer::new().u32(60).u32(1).finish();
         assert_eq!(Reader::new(&short).opaque(64), Err(XdrError::Truncated));
         let unpadded = [0, 0, 0, 1, b'x'];

@@ -16,11 +16,7 @@ pub struct Backoff {
 impl Backoff {
     /// The service ended or did not start: how long to wait.
     pub fn next_delay(&mut self, now: Instant) -> Duration {
-        if self
-            .healthy_since
-            .take()
-            .is_some_and(|since| now.duration_since(since) >= HEALTHY)
-        {
+        if self.healthy_since.take().is_some_and(|since| now.duration_since(since) >= HEALTHY) {
             self.attempts = 0;
         }
         let delay = match self.attempts {

@@ -57,17 +57,9 @@ pub enum SupervisorError {
     #[error("cannot use {}: {source}", path.display())]
     RunDir { path: PathBuf, source: io::Error },
     #[error("systemctl {action} {unit}: {problem}")]
-    Systemctl {
-        unit: String,
-        action: String,
-        problem: String,
-    },
+    Systemctl { unit: String, action: String, problem: String },
     #[error("unit {unit} is {state} after its start (result {result}); see journalctl -u {unit}")]
-    UnitNotActive {
-        unit: String,
-        state: String,
-        result: String,
-    },
+    UnitNotActive { unit: String, state: String, result: String },
     /// The process may still be there.
     #[error(
         "process {pid} of {service} does not end, not even by KILL: it waits in the kernel, most likely for a hung mount"
@@ -95,12 +87,7 @@ pub struct Supervisor {
 
 impl Supervisor {
     pub fn new(spec: ServiceSpec) -> Self {
-        Self {
-            spec,
-            running: Running::No,
-            written: Vec::new(),
-            started_before: false,
-        }
+        Self { spec, running: Running::No, written: Vec::new(), started_before: false }
     }
 
     pub fn spec(&self) -> &ServiceSpec {
@@ -164,10 +151,7 @@ impl Supervisor {
             Launch::Exec(command) => {
                 std::fs::create_dir_all(&self.spec.run_dir)
                     .and_then(|()| bound(&self.output()))
-                    .map_err(|source| SupervisorError::RunDir {
-                        path: self.spec.run_dir.clone(),
-                        source,
-                    })?;
+                    .map_err(|source| SupervisorError::RunDir { path: self.spec.run_dir.clone(), source })?;
                 let program = command.first().cloned().unwrap_or_default();
                 let process = Process::spawn(&command, &self.output(), &self.record()).map_err(|source| {
                     if source.kind() == io::ErrorKind::NotFound {
@@ -201,10 +185,7 @@ impl Supervisor {
                 let pid = process.pid();
                 match process.sweep().await {
                     Stopped::Gone => Ok(()),
-                    Stopped::Stuck => Err(SupervisorError::Stuck {
-                        service: self.spec.name.clone(),
-                        pid,
-                    }),
+                    Stopped::Stuck => Err(SupervisorError::Stuck { service: self.spec.name.clone(), pid }),
                 }
             }
             // systemd sweeps a unit's control group itself
@@ -250,10 +231,7 @@ impl Supervisor {
         let pid = process.pid();
         match process.stop(self.spec.stop_timeout).await {
             Stopped::Gone => Ok(()),
-            Stopped::Stuck => Err(SupervisorError::Stuck {
-                service: self.spec.name.clone(),
-                pid,
-            }),
+            Stopped::Stuck => Err(SupervisorError::Stuck { service: self.spec.name.clone(), pid }),
         }
     }
 

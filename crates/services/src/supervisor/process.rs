@@ -54,10 +54,7 @@ impl Process {
     /// Starts `command`; stdout and stderr go to the end of `output`.
     pub(super) fn spawn(command: &[String], output: &Path, record: &Path) -> io::Result<Self> {
         let Some((program, args)) = command.split_first() else {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidInput,
-                "the command is empty",
-            ));
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "the command is empty"));
         };
         let out = File::options().create(true).append(true).open(output)?;
         let child = Command::new(program)
@@ -76,12 +73,7 @@ impl Process {
             .and_then(|id| i32::try_from(id).ok())
             .and_then(Pid::from_raw)
             .ok_or_else(|| io::Error::other("the new process has no pid"))?;
-        let process = Self {
-            pid,
-            child: Some(child),
-            pidfd: watch(pid)?,
-            record: record.to_path_buf(),
-        };
+        let process = Self { pid, child: Some(child), pidfd: watch(pid)?, record: record.to_path_buf() };
         // Without the record the next daemon cannot adopt it, and would meet it as a stranger on its port
         process.write_record(command)?;
         Ok(process)
@@ -100,17 +92,8 @@ impl Process {
         if now.started != saved.started || now.is_dead() {
             return None;
         }
-        let process = Self {
-            pid,
-            child: None,
-            pidfd,
-            record: record.to_path_buf(),
-        };
-        Some(if saved.command == command {
-            Found::Same(process)
-        } else {
-            Found::Other(process)
-        })
+        let process = Self { pid, child: None, pidfd, record: record.to_path_buf() };
+        Some(if saved.command == command { Found::Same(process) } else { Found::Other(process) })
     }
 
     pub(super) fn pid(&self) -> i32 {
@@ -148,11 +131,7 @@ impl Process {
         }
         let reaped = tokio::time::timeout(patience, self.ended()).await.is_ok();
         let gone = reaped && self.group_gone_within(Duration::from_millis(500)).await;
-        let stopped = if gone {
-            Stopped::Gone
-        } else {
-            self.kill_group().await
-        };
+        let stopped = if gone { Stopped::Gone } else { self.kill_group().await };
         if stopped == Stopped::Gone {
             self.forget_record();
         }
@@ -162,11 +141,7 @@ impl Process {
     async fn kill_group(&mut self) -> Stopped {
         let _ = rustix::process::kill_process_group(self.pid, Signal::KILL);
         let _ = tokio::time::timeout(KILL_WAIT, self.ended()).await;
-        if self.group_gone_within(KILL_WAIT).await {
-            Stopped::Gone
-        } else {
-            Stopped::Stuck
-        }
+        if self.group_gone_within(KILL_WAIT).await { Stopped::Gone } else { Stopped::Stuck }
     }
 
     async fn group_gone_within(&self, limit: Duration) -> bool {
@@ -254,11 +229,7 @@ fn stat_fields(pid: i32) -> Option<StatFields> {
     let state = fields.next()?.chars().next()?;
     let group = fields.nth(1)?.parse().ok()?;
     let started = fields.nth(16)?.parse().ok()?;
-    Some(StatFields {
-        state,
-        group,
-        started,
-    })
+    Some(StatFields { state, group, started })
 }
 
 fn start_time(pid: i32) -> Option<u64> {
@@ -266,12 +237,7 @@ fn start_time(pid: i32) -> Option<u64> {
 }
 
 fn boot_id() -> Option<String> {
-    Some(
-        fs::read_to_string("/proc/sys/kernel/random/boot_id")
-            .ok()?
-            .trim()
-            .to_owned(),
-    )
+    Some(fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?.trim().to_owned())
 }
 
 /// Daemons live in the sbin directories, which a daemon's own PATH may lack.

@@ -42,11 +42,7 @@ async fn an_end_is_noticed_with_its_last_words() {
     assert!(!service.is_running());
     service.start().await.unwrap();
     assert_eq!(service.ended().await, "ended with exit status 7");
-    assert_eq!(
-        service.last_lines().await,
-        ["out", "err"],
-        "only the lines of the last run"
-    );
+    assert_eq!(service.last_lines().await, ["out", "err"], "only the lines of the last run");
 }
 
 #[tokio::test]
@@ -63,29 +59,20 @@ async fn children_of_a_dead_service_are_swept() {
 #[tokio::test]
 async fn stop_asks_then_kills_also_a_stopped_group() {
     let dir = tempfile::tempdir().unwrap();
-    let mut polite = shell(
-        dir.path(),
-        "trap 'echo bye; exit 0' TERM; echo up; while :; do sleep 0.01; done",
-    );
+    let mut polite = shell(dir.path(), "trap 'echo bye; exit 0' TERM; echo up; while :; do sleep 0.01; done");
     polite.start().await.unwrap();
     wrote(&polite, "up").await;
     polite.stop().await.unwrap();
     wrote(&polite, "bye").await;
 
-    let mut stubborn = shell(
-        dir.path(),
-        "trap '' TERM; echo deaf; while :; do sleep 0.01; done",
-    );
+    let mut stubborn = shell(dir.path(), "trap '' TERM; echo deaf; while :; do sleep 0.01; done");
     stubborn.start().await.unwrap();
     wrote(&stubborn, "deaf").await;
     let pid = stubborn.pid().unwrap();
     let begun = Instant::now();
     stubborn.stop().await.unwrap();
     assert!(!alive(pid));
-    assert!(
-        begun.elapsed() >= Duration::from_millis(300),
-        "it was killed before its time"
-    );
+    assert!(begun.elapsed() >= Duration::from_millis(300), "it was killed before its time");
     assert!(!dir.path().join("run/demo.json").exists());
     stubborn.stop().await.unwrap();
 }
@@ -107,11 +94,7 @@ async fn the_next_daemon_adopts_and_notices_the_end() {
     let mut second = shell(dir.path(), script);
     assert!(second.adopt().await.unwrap());
     assert_eq!(second.pid(), Some(pid));
-    rustix::process::kill_process(
-        rustix::process::Pid::from_raw(pid).unwrap(),
-        rustix::process::Signal::KILL,
-    )
-    .unwrap();
+    rustix::process::kill_process(rustix::process::Pid::from_raw(pid).unwrap(), rustix::process::Signal::KILL).unwrap();
     assert_eq!(second.ended().await, "ended");
 
     let mut third = shell(dir.path(), script);
@@ -147,10 +130,7 @@ async fn what_cannot_be_started_says_why() {
     let mut service = shell(dir.path(), "");
     service.spec.launch = Launch::Exec(vec!["steadfast-no-such-program".into()]);
     let error = service.start().await.unwrap_err().to_string();
-    assert!(
-        error.starts_with("steadfast-no-such-program is not installed"),
-        "{error}"
-    );
+    assert!(error.starts_with("steadfast-no-such-program is not installed"), "{error}");
     service.spec.launch = Launch::Exec(vec![]);
     assert!(service.start().await.is_err());
     fs::write(dir.path().join("file"), "").unwrap();
@@ -178,22 +158,12 @@ async fn a_unit_is_started_followed_and_stopped() {
     .unwrap();
     fs::set_permissions(&ctl, fs::Permissions::from_mode(0o755)).unwrap();
     let mut unit = shell(dir.path(), "");
-    unit.spec.launch = Launch::Unit {
-        name: "demo.service".into(),
-        systemctl: ctl,
-    };
+    unit.spec.launch = Launch::Unit { name: "demo.service".into(), systemctl: ctl };
     assert!(!unit.adopt().await.unwrap());
     unit.start().await.unwrap();
     let pid = unit.pid().unwrap();
-    rustix::process::kill_process(
-        rustix::process::Pid::from_raw(pid).unwrap(),
-        rustix::process::Signal::KILL,
-    )
-    .unwrap();
-    assert_eq!(
-        unit.ended().await,
-        "ended (unit demo.service is failed, result signal)"
-    );
+    rustix::process::kill_process(rustix::process::Pid::from_raw(pid).unwrap(), rustix::process::Signal::KILL).unwrap();
+    assert_eq!(unit.ended().await, "ended (unit demo.service is failed, result signal)");
     unit.start().await.unwrap();
     assert!(unit.adopt().await.unwrap());
     let pid = unit.pid().unwrap();
@@ -204,14 +174,8 @@ async fn a_unit_is_started_followed_and_stopped() {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     let log = fs::read_to_string(dir.path().join("log")).unwrap();
-    let actions: Vec<_> = log
-        .lines()
-        .filter(|line| !line.starts_with("reset-failed"))
-        .collect();
-    assert_eq!(
-        actions,
-        ["start demo.service", "restart demo.service", "stop demo.service"]
-    );
+    let actions: Vec<_> = log.lines().filter(|line| !line.starts_with("reset-failed")).collect();
+    assert_eq!(actions, ["start demo.service", "restart demo.service", "stop demo.service"]);
     fs::write(dir.path().join("broken"), "").unwrap();
     let error = unit.start().await.unwrap_err().to_string();
     assert_eq!(error, "systemctl restart demo.service: Job failed.");

@@ -41,12 +41,7 @@ struct Shown {
 
 impl Unit {
     pub(super) fn new(name: String, systemctl: PathBuf) -> Self {
-        Self {
-            name,
-            systemctl,
-            main: None,
-            pid: None,
-        }
+        Self { name, systemctl, main: None, pid: None }
     }
 
     pub(super) fn pid(&self) -> Option<i32> {
@@ -68,18 +63,13 @@ impl Unit {
         // A unit that hit systemd's own start limit refuses to start until that is reset
         let _ = self.run(&["reset-failed"], SHOW_DEADLINE).await;
         // After the end of the main process a unit may count as active still, which only restart cures
-        self.run(&[if again { "restart" } else { "start" }], START_DEADLINE)
-            .await?;
+        self.run(&[if again { "restart" } else { "start" }], START_DEADLINE).await?;
         let shown = self.show().await?;
         if matches!(shown.active.as_str(), "active" | "activating" | "reloading") {
             self.follow(shown.main_pid);
             Ok(())
         } else {
-            Err(SupervisorError::UnitNotActive {
-                unit: self.name.clone(),
-                state: shown.active,
-                result: shown.result,
-            })
+            Err(SupervisorError::UnitNotActive { unit: self.name.clone(), state: shown.active, result: shown.result })
         }
     }
 
@@ -103,10 +93,7 @@ impl Unit {
             None => std::future::pending().await,
         }
         match self.show().await {
-            Ok(shown) => format!(
-                "ended (unit {} is {}, result {})",
-                self.name, shown.active, shown.result
-            ),
+            Ok(shown) => format!("ended (unit {} is {}, result {})", self.name, shown.active, shown.result),
             Err(error) => format!("ended ({error})"),
         }
     }
@@ -118,9 +105,7 @@ impl Unit {
     }
 
     async fn show(&self) -> Result<Shown, SupervisorError> {
-        let text = self
-            .run(&["show", "--property=ActiveState,Result,MainPID"], SHOW_DEADLINE)
-            .await;
+        let text = self.run(&["show", "--property=ActiveState,Result,MainPID"], SHOW_DEADLINE).await;
         text.map(|lines| parse(&lines))
     }
 
@@ -130,12 +115,8 @@ impl Unit {
             action: args.first().copied().unwrap_or_default().to_owned(),
             problem,
         };
-        let child = Command::new(&self.systemctl)
-            .args(args)
-            .arg(&self.name)
-            .stdin(Stdio::null())
-            .kill_on_drop(true)
-            .output();
+        let child =
+            Command::new(&self.systemctl).args(args).arg(&self.name).stdin(Stdio::null()).kill_on_drop(true).output();
         let output = match tokio::time::timeout(deadline, child).await {
             Ok(Ok(output)) => output,
             Ok(Err(error)) if error.kind() == io::ErrorKind::NotFound => {
@@ -172,14 +153,7 @@ mod tests {
     #[test]
     fn reads_show_in_any_order_and_survives_nonsense() {
         let lines = ["MainPID=42", "Result=signal", "nonsense", "ActiveState=failed"].map(String::from);
-        assert_eq!(
-            parse(&lines),
-            Shown {
-                active: "failed".into(),
-                result: "signal".into(),
-                main_pid: 42
-            }
-        );
+        assert_eq!(parse(&lines), Shown { active: "failed".into(), result: "signal".into(), main_pid: 42 });
         assert_eq!(parse(&["MainPID=x".into()]), Shown::default());
     }
 }

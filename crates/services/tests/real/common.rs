@@ -20,15 +20,9 @@ pub(crate) fn inside(module: &str, test: &str, programs: &[&str]) -> bool {
         return true;
     }
     let has = |program: &&&str| {
-        ["/usr/sbin", "/usr/bin", "/sbin", "/bin"]
-            .iter()
-            .any(|dir| Path::new(dir).join(program).exists())
+        ["/usr/sbin", "/usr/bin", "/sbin", "/bin"].iter().any(|dir| Path::new(dir).join(program).exists())
     };
-    if let Some(missing) = ["unshare", "ip"]
-        .iter()
-        .chain(programs)
-        .find(|program| !has(program))
-    {
+    if let Some(missing) = ["unshare", "ip"].iter().chain(programs).find(|program| !has(program)) {
         println!("SKIPPED {test}: {missing} is not installed");
         return false;
     }
@@ -42,24 +36,10 @@ pub(crate) fn inside(module: &str, test: &str, programs: &[&str]) -> bool {
          chown -R statd /var/lib/nfs 2>/dev/null; \"$@\"; exit $?"
     );
     // the name by which this binary knows the test, without that of the binary itself
-    let test = module
-        .split("::")
-        .skip(1)
-        .chain([test])
-        .collect::<Vec<_>>()
-        .join("::");
+    let test = module.split("::").skip(1).chain([test]).collect::<Vec<_>>().join("::");
     let own = std::env::current_exe().unwrap();
     let status = Command::new("unshare")
-        .args([
-            "--mount",
-            "--net",
-            "--pid",
-            "--ipc",
-            "--uts",
-            "--fork",
-            "--kill-child",
-            "--mount-proc",
-        ])
+        .args(["--mount", "--net", "--pid", "--ipc", "--uts", "--fork", "--kill-child", "--mount-proc"])
         .args(["sh", "-c", &script, "sh"])
         .arg(own)
         .args(["--exact", &test, "--nocapture", "--test-threads=1"])
@@ -83,12 +63,7 @@ impl Managed {
         let (serve, served) = watch::channel(Serve::On);
         let (sender, reports) = mpsc::channel(64);
         let manager = Manager::spawn(config, NoStorage, served, sender);
-        Self {
-            serve,
-            manager,
-            reports,
-            seen: Vec::new(),
-        }
+        Self { serve, manager, reports, seen: Vec::new() }
     }
 
     /// Waits for a state of a service; returns the report and how long that took.

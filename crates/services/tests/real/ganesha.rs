@@ -22,10 +22,7 @@ EXPORT { Export_Id = 1; Path = "/run/export"; Pseudo = "/vol1"; Access_Type = RW
 fn config() -> ServicesConfig {
     fs::create_dir_all("/run/export").unwrap();
     fs::write("/etc/ganesha/ganesha.conf", GANESHA).unwrap();
-    let mut config = ServicesConfig {
-        run_dir: "/run/steadfast/services".into(),
-        ..ServicesConfig::default()
-    };
+    let mut config = ServicesConfig { run_dir: "/run/steadfast/services".into(), ..ServicesConfig::default() };
     config.nfs.enabled = true;
     config.nfs.start = StartWith::Exec;
     config.nfs.exports = vec!["/vol1".into()];
@@ -43,22 +40,12 @@ async fn ganesha_with_all_it_needs() {
     let (report, took) = managed.until("nfs", State::Ok, LONG).await;
     println!("first answer after {took:?}");
     assert_eq!(report.because, "NFSv3 answers for /vol1, NFSv4 answers for /vol1");
-    if !managed
-        .seen
-        .iter()
-        .any(|report| report.service == "statd" && report.state == State::Ok)
-    {
+    if !managed.seen.iter().any(|report| report.service == "statd" && report.state == State::Ok) {
         managed.until("statd", State::Ok, LONG).await;
     }
-    let listed = Command::new("nfs-ls")
-        .arg("nfs://127.0.0.1/vol1?version=4")
-        .output();
+    let listed = Command::new("nfs-ls").arg("nfs://127.0.0.1/vol1?version=4").output();
     if let Ok(listed) = listed {
-        assert!(
-            listed.status.success(),
-            "{}",
-            String::from_utf8_lossy(&listed.stderr)
-        );
+        assert!(listed.status.success(), "{}", String::from_utf8_lossy(&listed.stderr));
     }
 
     // an export that is not there is told apart from a server that is not there
@@ -105,26 +92,16 @@ async fn ganesha_with_all_it_needs() {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     println!("rpcbind killed: mountable again after {:?}", begun.elapsed());
+    assert_eq!(pid_of(&config, "nfs"), pid, "the NFS server had to be restarted for it");
 
-    let pids: Vec<i32> = ["nfs", "statd", "rpcbind"]
-        .map(|name| pid_of(&config, name))
-        .to_vec();
+    let pids: Vec<i32> = ["nfs", "statd", "rpcbind"].map(|name| pid_of(&config, name)).to_vec();
     let begun = Instant::now();
     managed.serve.send(Serve::Off).unwrap();
     managed.until("storage", State::Off, LONG).await;
     println!("stopped in {:?}", begun.elapsed());
     assert!(pids.iter().all(|pid| !alive(*pid)));
-    let off = |name: &str| {
-        managed
-            .seen
-            .iter()
-            .rposition(|r| r.service == name && r.state == State::Off)
-            .unwrap()
-    };
-    assert!(
-        off("nfs") < off("rpcbind"),
-        "rpcbind went before the server that is registered there"
-    );
+    let off = |name: &str| managed.seen.iter().rposition(|r| r.service == name && r.state == State::Off).unwrap();
+    assert!(off("nfs") < off("rpcbind"), "rpcbind went before the server that is registered there");
 }
 
 #[tokio::test]
@@ -137,28 +114,16 @@ async fn a_configuration_that_ganesha_refuses_shows_its_log() {
         return;
     }
     let config = config();
-    fs::write(
-        "/etc/ganesha/ganesha.conf",
-        GANESHA.replace("Name = VFS", "Name = NOSUCH"),
-    )
-    .unwrap();
+    fs::write("/etc/ganesha/ganesha.conf", GANESHA.replace("Name = VFS", "Name = NOSUCH")).unwrap();
     let mut managed = Managed::spawn(config.clone());
     let (report, _) = managed.until("nfs", State::Failed, LONG).await;
     println!("{report:#?}");
-    assert!(
-        report.output.iter().any(|line| line.contains("NOSUCH")),
-        "{report:#?}"
-    );
+    assert!(report.output.iter().any(|line| line.contains("NOSUCH")), "{report:#?}");
     drop(managed.serve);
     managed.manager.ended().await;
 
     fs::remove_file("/etc/ganesha/ganesha.conf").unwrap();
     let mut managed = Managed::spawn(config);
     let (report, _) = managed.until("nfs", State::Failed, LONG).await;
-    assert!(
-        report
-            .because
-            .contains("cannot read Ganesha's configuration /etc/ganesha/ganesha.conf"),
-        "{report:?}"
-    );
+    assert!(report.because.contains("cannot read Ganesha's configuration /etc/ganesha/ganesha.conf"), "{report:?}");
 }

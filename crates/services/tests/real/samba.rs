@@ -15,10 +15,7 @@ const LONG: Duration = Duration::from_secs(30);
 fn config(smb_conf: &str) -> ServicesConfig {
     fs::create_dir_all("/run/share").unwrap();
     fs::write("/etc/samba/smb.conf", smb_conf).unwrap();
-    let mut config = ServicesConfig {
-        run_dir: "/run/steadfast/services".into(),
-        ..ServicesConfig::default()
-    };
+    let mut config = ServicesConfig { run_dir: "/run/steadfast/services".into(), ..ServicesConfig::default() };
     config.samba.enabled = true;
     config.samba.start = StartWith::Exec;
     config.samba.shares = vec!["share".into()];
@@ -43,10 +40,7 @@ async fn killed_smbd_is_back_at_once_and_a_hung_one_fails_in_three_seconds() {
     let mut managed = Managed::spawn(config.clone());
     let (report, took) = managed.until("samba", State::Ok, LONG).await;
     println!("first answer after {took:?}: {}", report.because);
-    assert!(
-        report.because.contains("SMB 3.1.1 answers for share"),
-        "{report:?}"
-    );
+    assert!(report.because.contains("SMB 3.1.1 answers for share"), "{report:?}");
     assert!(report.output.is_empty(), "{report:?}");
 
     let first = pid_of(&config, "samba");
@@ -65,20 +59,11 @@ async fn killed_smbd_is_back_at_once_and_a_hung_one_fails_in_three_seconds() {
     let took = begun.elapsed();
     println!("hung: failed after {took:?}: {}", report.because);
     assert!(took < Duration::from_millis(3300), "{took:?}");
-    assert!(
-        report
-            .because
-            .contains("no answer from smbd at 127.0.0.1:445 within 1000 ms"),
-        "{report:?}"
-    );
+    assert!(report.because.contains("no answer from smbd at 127.0.0.1:445 within 1000 ms"), "{report:?}");
     signal_group(second, Signal::CONT);
     let (_, took) = managed.until("samba", State::Ok, LONG).await;
     println!("continued: ok after {took:?}");
-    assert_eq!(
-        pid_of(&config, "samba"),
-        second,
-        "it was restarted, not continued"
-    );
+    assert_eq!(pid_of(&config, "samba"), second, "it was restarted, not continued");
 
     managed.serve.send(Serve::Off).unwrap();
     managed.until("samba", State::Off, LONG).await;
@@ -103,12 +88,7 @@ async fn clients_are_served_and_the_next_daemon_takes_over() {
     managed.until("samba", State::Ok, LONG).await;
     let put = || {
         let put = Command::new("smbclient")
-            .args([
-                "-N",
-                "//127.0.0.1/share",
-                "-c",
-                "put /etc/hosts hosts; get hosts /run/back",
-            ])
+            .args(["-N", "//127.0.0.1/share", "-c", "put /etc/hosts hosts; get hosts /run/back"])
             .output()
             .unwrap();
         assert!(put.status.success(), "{}", String::from_utf8_lossy(&put.stdout));
@@ -135,11 +115,7 @@ async fn clients_are_served_and_the_next_daemon_takes_over() {
 
 #[tokio::test]
 async fn what_is_wrong_with_the_configuration_is_said() {
-    if !inside(
-        module_path!(),
-        "what_is_wrong_with_the_configuration_is_said",
-        &["smbd", "testparm"],
-    ) {
+    if !inside(module_path!(), "what_is_wrong_with_the_configuration_is_said", &["smbd", "testparm"]) {
         return;
     }
     // smbd ignores an unknown parameter, and so it is a warning; a missing include and share are told as well
@@ -165,10 +141,7 @@ async fn what_is_wrong_with_the_configuration_is_said() {
     let mut managed = Managed::spawn(bad);
     let (report, _) = managed.until("samba", State::Failed, LONG).await;
     println!("{report:#?}");
-    assert!(
-        report.because.contains("testparm refuses /etc/samba/absent.conf"),
-        "{report:?}"
-    );
+    assert!(report.because.contains("testparm refuses /etc/samba/absent.conf"), "{report:?}");
 }
 
 #[tokio::test]
@@ -194,19 +167,8 @@ async fn the_probe_tells_nonsense_silence_and_refusal_apart() {
         tokio::time::sleep(LONG).await;
         drop(stream);
     });
-    let probe = SmbProbe {
-        address,
-        shares: vec![],
-        deadline: Duration::from_millis(300),
-    };
-    for expected in [
-        "nonsense",
-        "broke the connection",
-        "no SMB2",
-        "nonsense",
-        "broke the connection",
-        "no answer",
-    ] {
+    let probe = SmbProbe { address, shares: vec![], deadline: Duration::from_millis(300) };
+    for expected in ["nonsense", "broke the connection", "no SMB2", "nonsense", "broke the connection", "no answer"] {
         let error = probe.run().await.unwrap_err().to_string();
         assert!(error.contains(expected), "{error} should say: {expected}");
     }
