@@ -51,7 +51,7 @@ pub enum Request {
 
 /// A line of the daemon's answer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", tag = "answer")]
+#[serde(rename_all = "snake_case", tag = "answer", content = "with")]
 pub enum Answer {
     /// The state of the cluster as this node sees it.
     Status(Box<Status>),
