@@ -66,13 +66,7 @@ pub struct Report {
 impl Report {
     /// A report of this moment without output.
     pub fn new(service: impl Into<String>, state: State, because: impl Into<String>) -> Self {
-        Self {
-            service: service.into(),
-            state,
-            because: because.into(),
-            output: Vec::new(),
-            at: SystemTime::now(),
-        }
+        Self { service: service.into(), state, because: because.into(), output: Vec::new(), at: SystemTime::now() }
     }
 
     /// The same with the last lines of a failing service.
