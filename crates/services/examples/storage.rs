@@ -20,7 +20,9 @@ fn main() -> ExitCode {
         Some((first, rest)) if first == "helper" => helper::run(rest),
         Some((first, rest)) if first == "check-storage" => check(rest),
         _ => {
-            eprintln!("usage: storage helper KIND ARGS... | check-storage [--json] [--rounds N] [--increments N] NAME=DIR...");
+            eprintln!(
+                "usage: storage helper KIND ARGS... | check-storage [--json] [--rounds N] [--increments N] NAME=DIR..."
+            );
             ExitCode::from(2)
         }
     }
@@ -50,9 +52,7 @@ fn check(args: &[String]) -> ExitCode {
         };
         Some(Arc::new(ChildPeer::new(name, &command.arg("helper"), Path::new(dir))) as Arc<dyn Peer>)
     };
-    let Some(peers) = nodes.iter().map(peer)
-        .collect::<Option<Vec<_>>>()
-    else {
+    let Some(peers) = nodes.iter().map(peer).collect::<Option<Vec<_>>>() else {
         eprintln!("a node is given as NAME=DIR or NAME=DIR=COMMAND");
         return ExitCode::from(2);
     };
@@ -68,9 +68,5 @@ fn check(args: &[String]) -> ExitCode {
         Ok(text) if json => println!("{text}"),
         _ => println!("{report}"),
     }
-    if report.coherent() {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    }
+    if report.coherent() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

@@ -142,7 +142,7 @@ impl Peer for Stale {
 
     fn call(&self, op: Op, deadline: Duration) -> Call<'_> {
         Box::pin(async move {
-            let cached = matches!(op, Op::Stat { .. } | Op::Read { .. } | Op::List);
+            let cached = matches!(op, Op::Stat { .. } | Op::StatOpen { .. } | Op::Read { .. } | Op::List);
             let mut seen = self.seen.lock().await;
             if let Some((_, outcome)) = seen.iter().find(|(asked, _)| cached && *asked == op) {
                 return Ok(outcome.clone());
@@ -168,7 +168,9 @@ async fn check_storage_finds_a_node_that_caches_or_lies_about_locks() {
     let plan = Plan { rounds: 2, increments: 20, volume: "vol7".into(), ..Plan::default() };
     let report = run(vec![honest, stale], &plan).await;
     let verdict = |property| report.findings.iter().find(|finding| finding.property == property).unwrap().verdict;
-    use Property::{AttributesSeen, CreateSeen, DeleteSeen, LockExclusive, OpenSurvivesDelete, RenameSeen, WriteSeenOpen};
+    use Property::{
+        AttributesSeen, CreateSeen, DeleteSeen, LockExclusive, OpenSurvivesDelete, RenameSeen, WriteSeenOpen,
+    };
     for property in [LockExclusive, WriteSeenOpen, CreateSeen, RenameSeen, DeleteSeen, AttributesSeen] {
         assert_eq!(verdict(property), Verdict::Fails, "{property:?}\n{report}");
     }

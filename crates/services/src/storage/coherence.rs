@@ -6,13 +6,11 @@
 
 use serde::Serialize;
 
+use super::check::Property;
+
 /// Options of `mount -t glusterfs` for a mount that several servers write to.
-pub const MOUNT_OPTIONS: [&str; 4] = [
-    "direct-io-mode=enable",
-    "attribute-timeout=0",
-    "entry-timeout=0",
-    "negative-timeout=0",
-];
+pub const MOUNT_OPTIONS: [&str; 4] =
+    ["direct-io-mode=enable", "attribute-timeout=0", "entry-timeout=0", "negative-timeout=0"];
 
 /// One option of a volume.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -64,10 +62,7 @@ pub const VOLUME_OPTIONS: [Setting; 7] = [
 
 /// The commands that set [`VOLUME_OPTIONS`] on a volume, one per line of a shell.
 pub fn volume_commands(volume: &str) -> Vec<String> {
-    VOLUME_OPTIONS
-        .iter()
-        .map(|setting| setting.command(volume))
-        .collect()
+    VOLUME_OPTIONS.iter().map(|setting| setting.command(volume)).collect()
 }
 
 impl Setting {
@@ -77,10 +72,43 @@ impl Setting {
     }
 }
 
-/// The options that a property needs: of the volume, and of the mount.
-pub fn remedies(_property: super::check::Property) -> (Vec<&'static str>, Vec<&'static str>) {
-    (
-        VOLUME_OPTIONS.iter().map(|setting| setting.option).collect(),
-        MOUNT_OPTIONS.to_vec(),
-    )
+/// What mends a property that does not hold: names in [`VOLUME_OPTIONS`], and options of the mount.
+///
+/// Taken from leaving out one at a time and seeing which properties broke (docs/storage.md).
+pub fn remedies(property: Property) -> (&'static [&'static str], &'static [&'static str]) {
+    match property {
+        // Not a matter of caches: nothing that is set here breaks or mends locks.
+        Property::LockExclusive | Property::LockHandover => (&[], &[]),
+        Property::WriteSeenOpen | Property::WriteSeenNew => (
+            &["performance.write-behind", "performance.quick-read", "performance.io-cache", "performance.read-ahead"],
+            &["direct-io-mode=enable"],
+        ),
+        Property::CreateSeen => {
+            (&["performance.stat-prefetch", "performance.readdir-ahead"], &["entry-timeout=0", "negative-timeout=0"])
+        }
+        Property::RenameSeen | Property::DeleteSeen => {
+            (&["performance.stat-prefetch", "performance.readdir-ahead"], &["entry-timeout=0", "attribute-timeout=0"])
+        }
+        Property::OpenSurvivesDelete => (&["performance.open-behind"], &[]),
+        Property::AttributesSeen => (&["performance.stat-prefetch"], &["attribute-timeout=0"]),
+        Property::CounterExact => (
+            &["performance.write-behind", "performance.quick-read", "performance.io-cache"],
+            &["direct-io-mode=enable"],
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_remedy_is_a_setting_of_ours() {
+        for property in Property::ALL {
+            let (options, mount) = remedies(property);
+            assert!(options.iter().all(|o| VOLUME_OPTIONS.iter().any(|s| s.option == *o)), "{property:?}");
+            assert!(mount.iter().all(|option| MOUNT_OPTIONS.contains(option)), "{property:?}");
+        }
+        assert!(volume_commands("vol1")[0].starts_with("gluster volume set vol1 performance."));
+    }
 }

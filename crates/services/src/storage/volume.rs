@@ -86,66 +86,39 @@ impl Volume {
         let mut read = Self::parse(volume, &info)?;
         match gluster(&["volume", "get", volume, "all"], volume, deadline).await {
             Ok(text) => read.effective = parse_effective(&text),
-            Err(error) => tracing::warn!(volume, %error, "defaults of the volume are unknown; unset options count as unset"),
+            Err(error) => {
+                tracing::warn!(volume, %error, "defaults of the volume are unknown; unset options count as unset")
+            }
         }
         Ok(read)
     }
 
     /// Reads what `gluster volume info VOLUME --xml` printed.
     pub fn parse(volume: &str, xml: &str) -> Result<Self, VolumeError> {
-        let unreadable = |why: String| VolumeError::Unreadable {
-            volume: volume.to_owned(),
-            why,
-        };
-        let options = ParsingOptions {
-            nodes_limit: 200_000,
-            ..ParsingOptions::default()
-        };
+        let unreadable = |why: String| VolumeError::Unreadable { volume: volume.to_owned(), why };
+        let options = ParsingOptions { nodes_limit: 200_000, ..ParsingOptions::default() };
         let document = Document::parse_with_options(xml, options).map_err(|e| unreadable(e.to_string()))?;
         let root = document.root_element();
         if text(root, "opRet").is_some_and(|ret| ret != "0") {
-            let why = text(root, "opErrstr")
-                .filter(|why| !why.is_empty())
-                .unwrap_or("refused without a reason");
-            return Err(VolumeError::Failed {
-                volume: volume.to_owned(),
-                why: why.to_owned(),
-            });
+            let why = text(root, "opErrstr").filter(|why| !why.is_empty()).unwrap_or("refused without a reason");
+            return Err(VolumeError::Failed { volume: volume.to_owned(), why: why.to_owned() });
         }
         let named = |node: &Node<'_, '_>| node.has_tag_name("volume") && text(*node, "name") == Some(volume);
         let node = root.descendants().find(named);
         let node = node.ok_or_else(|| unreadable(format!("no volume {volume} in it")))?;
         let number = |tag: &str| -> Result<u32, VolumeError> {
             let value = text(node, tag).unwrap_or("0");
-            value
-                .parse()
-                .map_err(|_| unreadable(format!("{tag} is `{value}`")))
+            value.parse().map_err(|_| unreadable(format!("{tag} is `{value}`")))
         };
-        let bricks = node
-            .descendants()
-            .filter(|node| node.has_tag_name("brick"))
-            .map(|brick| {
-                let name =
-                    text(brick, "name").ok_or_else(|| unreadable("a brick without a name".to_owned()))?;
-                let (host, path) = name
-                    .split_once(":/")
-                    .ok_or_else(|| unreadable(format!("brick `{name}`")))?;
-                let arbiter = text(brick, "isArbiter") == Some("1");
-                Ok(Brick {
-                    host: host.to_owned(),
-                    path: format!("/{path}"),
-                    arbiter,
-                })
-            });
-        let options = node
-            .descendants()
-            .filter(|node| node.has_tag_name("option"))
-            .filter_map(|option| {
-                Some((
-                    text(option, "name")?.to_owned(),
-                    text(option, "value").unwrap_or_default().to_owned(),
-                ))
-            });
+        let bricks = node.descendants().filter(|node| node.has_tag_name("brick")).map(|brick| {
+            let name = text(brick, "name").ok_or_else(|| unreadable("a brick without a name".to_owned()))?;
+            let (host, path) = name.split_once(":/").ok_or_else(|| unreadable(format!("brick `{name}`")))?;
+            let arbiter = text(brick, "isArbiter") == Some("1");
+            Ok(Brick { host: host.to_owned(), path: format!("/{path}"), arbiter })
+        });
+        let options = node.descendants().filter(|node| node.has_tag_name("option")).filter_map(|option| {
+            Some((text(option, "name")?.to_owned(), text(option, "value").unwrap_or_default().to_owned()))
+        });
         Ok(Self {
             name: volume.to_owned(),
             kind: text(node, "typeStr").unwrap_or("unknown").to_owned(),
@@ -201,15 +174,8 @@ impl Volume {
 
     /// Settings of coherence that the volume does not have, with the commands to set them.
     pub fn missing_settings(&self) -> Vec<Setting> {
-        let set = |setting: &Setting| {
-            self.options
-                .get(setting.option)
-                .is_some_and(|v| same_value(v, setting.value))
-        };
-        VOLUME_OPTIONS
-            .into_iter()
-            .filter(|setting| !set(setting))
-            .collect()
+        let set = |setting: &Setting| self.options.get(setting.option).is_some_and(|v| same_value(v, setting.value));
+        VOLUME_OPTIONS.into_iter().filter(|setting| !set(setting)).collect()
     }
 
     /// What eviction and the lock can and cannot do with this volume. `nodes` are the names and addresses that
@@ -217,26 +183,15 @@ impl Volume {
     pub fn advice(&self, nodes: &[String]) -> Vec<Advice> {
         let mut advice = Vec::new();
         let mut say = |weight, text: String, remedy: &str| {
-            advice.push(Advice {
-                weight,
-                text,
-                remedy: remedy.replace("VOLUME", &self.name),
-            });
+            advice.push(Advice { weight, text, remedy: remedy.replace("VOLUME", &self.name) });
         };
         if !self.started {
-            say(
-                Weight::Warning,
-                format!("volume {} is not started", self.name),
-                "gluster volume start VOLUME",
-            );
+            say(Weight::Warning, format!("volume {} is not started", self.name), "gluster volume start VOLUME");
         }
         match (self.redundancy, self.replica, self.has_client_quorum()) {
             (1.., _, _) => say(
                 Weight::Note,
-                format!(
-                    "volume {} is dispersed and survives {} lost bricks of each set",
-                    self.name, self.redundancy
-                ),
+                format!("volume {} is dispersed and survives {} lost bricks of each set", self.name, self.redundancy),
                 "",
             ),
             (0, 0 | 1, _) => say(
@@ -269,17 +224,10 @@ impl Volume {
                  (then gluster volume set VOLUME cluster.quorum-type auto)",
             ),
             (0, n, true) => {
-                let arbiter = if self.arbiters > 0 {
-                    ", one of them an arbiter,"
-                } else {
-                    ""
-                };
+                let arbiter = if self.arbiters > 0 { ", one of them an arbiter," } else { "" };
                 say(
                     Weight::Note,
-                    format!(
-                        "volume {} keeps {n} copies{arbiter} with client quorum: eviction is safe",
-                        self.name
-                    ),
+                    format!("volume {} keeps {n} copies{arbiter} with client quorum: eviction is safe", self.name),
                     "",
                 );
             }
@@ -326,10 +274,7 @@ impl Volume {
         for setting in self.missing_settings() {
             say(
                 Weight::Warning,
-                format!(
-                    "{} is not {} on volume {}: {}",
-                    setting.option, setting.value, self.name, setting.because
-                ),
+                format!("{} is not {} on volume {}: {}", setting.option, setting.value, self.name, setting.because),
                 &setting.command("VOLUME"),
             );
         }
@@ -341,12 +286,8 @@ impl Volume {
             return Vec::new();
         }
         let known = |host: &str| nodes.iter().any(|node| node.eq_ignore_ascii_case(host));
-        let mut hosts: Vec<&str> = self
-            .bricks
-            .iter()
-            .map(|brick| brick.host.as_str())
-            .filter(|host| !known(host))
-            .collect();
+        let mut hosts: Vec<&str> =
+            self.bricks.iter().map(|brick| brick.host.as_str()).filter(|host| !known(host)).collect();
         hosts.sort_unstable();
         hosts.dedup();
         hosts
@@ -355,10 +296,8 @@ impl Volume {
     /// The other hosts that keep copies of what `host` keeps: losing them too loses data from service.
     pub fn partners_of(&self, host: &str) -> Vec<&str> {
         let width = usize::try_from(self.replica).unwrap_or(1).max(1);
-        let sets = self
-            .bricks
-            .chunks(width)
-            .filter(|set| set.iter().any(|brick| brick.host.eq_ignore_ascii_case(host)));
+        let sets =
+            self.bricks.chunks(width).filter(|set| set.iter().any(|brick| brick.host.eq_ignore_ascii_case(host)));
         let mut hosts: Vec<&str> = sets.flatten().map(|brick| brick.host.as_str()).collect();
         hosts.retain(|other| !other.eq_ignore_ascii_case(host));
         hosts.sort_unstable();
@@ -408,10 +347,7 @@ fn parse_effective(xml: &str) -> BTreeMap<String, String> {
 }
 
 fn text<'a>(node: Node<'a, '_>, tag: &str) -> Option<&'a str> {
-    node.children()
-        .find(|child| child.has_tag_name(tag))?
-        .text()
-        .map(str::trim)
+    node.children().find(|child| child.has_tag_name(tag))?.text().map(str::trim)
 }
 
 /// GlusterFS takes several words for the same switch.

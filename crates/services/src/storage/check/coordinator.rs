@@ -54,25 +54,14 @@ pub async fn run(peers: Vec<Arc<dyn Peer>>, plan: &Plan) -> CheckReport {
     }
     nodes.end().await;
     let names = nodes.peers.iter().map(|peer| peer.name().to_owned()).collect();
-    CheckReport {
-        nodes: names,
-        findings,
-        took: started.elapsed(),
-    }
+    CheckReport { nodes: names, findings, took: started.elapsed() }
 }
 
 fn finding(property: Property, result: &Result<Tally, PeerError>, took: Duration, plan: &Plan) -> Finding {
     let (verdict, tried, wrong, evidence) = match result {
-        Ok(tally) if tally.wrong == 0 && tally.tried > 0 => {
-            (Verdict::Holds, tally.tried, 0, tally.evidence())
-        }
+        Ok(tally) if tally.wrong == 0 && tally.tried > 0 => (Verdict::Holds, tally.tried, 0, tally.evidence()),
         Ok(tally) if tally.tried > 0 => (Verdict::Fails, tally.tried, tally.wrong, tally.evidence()),
-        Ok(_) => (
-            Verdict::Unknown,
-            0,
-            0,
-            "nothing was observed; it takes two nodes".to_owned(),
-        ),
+        Ok(_) => (Verdict::Unknown, 0, 0, "nothing was observed; it takes two nodes".to_owned()),
         Err(error) => (Verdict::Unknown, 0, 0, format!("not tested: {error}")),
     };
     let fails = verdict == Verdict::Fails;
@@ -84,16 +73,8 @@ fn finding(property: Property, result: &Result<Tally, PeerError>, took: Duration
         wrong,
         evidence,
         took,
-        cost: if fails {
-            property.cost().to_owned()
-        } else {
-            String::new()
-        },
-        remedies: if fails {
-            property.remedies(&plan.volume)
-        } else {
-            Vec::new()
-        },
+        cost: if fails { property.cost().to_owned() } else { String::new() },
+        remedies: if fails { property.remedies(&plan.volume) } else { Vec::new() },
     }
 }
 
@@ -159,9 +140,7 @@ impl Nodes<'_> {
 
     /// Every node with every other, in both directions.
     pub(super) fn pairs(&self) -> Vec<(usize, usize)> {
-        self.all()
-            .flat_map(|a| self.all().filter(move |b| *b != a).map(move |b| (a, b)))
-            .collect()
+        self.all().flat_map(|a| self.all().filter(move |b| *b != a).map(move |b| (a, b))).collect()
     }
 
     pub(super) fn name(&self, node: usize) -> &str {
@@ -177,10 +156,9 @@ impl Nodes<'_> {
     pub(super) async fn must(&self, node: usize, op: Op) -> Result<Outcome, PeerError> {
         let doing = format!("{op:?}");
         match self.look(node, op).await? {
-            Outcome::Errno { text, .. } => Err(PeerError {
-                node: self.name(node).to_owned(),
-                why: format!("{doing}: {text}"),
-            }),
+            Outcome::Errno { text, .. } => {
+                Err(PeerError { node: self.name(node).to_owned(), why: format!("{doing}: {text}") })
+            }
             outcome => Ok(outcome),
         }
     }
@@ -194,32 +172,14 @@ impl Nodes<'_> {
         }
         let mut outcomes = Vec::new();
         for (node, task) in tasks.into_iter().enumerate() {
-            let outcome = task.await.map_err(|e| PeerError {
-                node: self.name(node).to_owned(),
-                why: e.to_string(),
-            })?;
+            let outcome = task.await.map_err(|e| PeerError { node: self.name(node).to_owned(), why: e.to_string() })?;
             outcomes.push(outcome?);
         }
         Ok(outcomes)
     }
 
-    pub(super) async fn open(
-        &self,
-        node: usize,
-        file: &str,
-        name: &str,
-        create: bool,
-    ) -> Result<Outcome, PeerError> {
-        self.look(
-            node,
-            Op::Open {
-                file: file.into(),
-                name: name.into(),
-                create,
-                exclusive: false,
-            },
-        )
-        .await
+    pub(super) async fn open(&self, node: usize, file: &str, name: &str, create: bool) -> Result<Outcome, PeerError> {
+        self.look(node, Op::Open { file: file.into(), name: name.into(), create, exclusive: false }).await
     }
 
     /// Opens, reads from the start, closes.
@@ -228,42 +188,15 @@ impl Nodes<'_> {
         if matches!(opened, Outcome::Errno { .. }) {
             return Ok(opened);
         }
-        let read = self
-            .look(
-                node,
-                Op::Read {
-                    file: "anew".into(),
-                    at: 0,
-                    len: 4096,
-                },
-            )
-            .await?;
+        let read = self.look(node, Op::Read { file: "anew".into(), at: 0, len: 4096 }).await?;
         self.must(node, Op::Close { file: "anew".into() }).await?;
         Ok(read)
     }
 
     /// Makes a file with a text in it and closes it again.
     pub(super) async fn make(&self, node: usize, name: &str, text: &str) -> Result<(), PeerError> {
-        self.must(
-            node,
-            Op::Open {
-                file: "made".into(),
-                name: name.into(),
-                create: true,
-                exclusive: true,
-            },
-        )
-        .await?;
-        self.must(
-            node,
-            Op::Write {
-                file: "made".into(),
-                at: 0,
-                text: text.into(),
-                sync: true,
-            },
-        )
-        .await?;
+        self.must(node, Op::Open { file: "made".into(), name: name.into(), create: true, exclusive: true }).await?;
+        self.must(node, Op::Write { file: "made".into(), at: 0, text: text.into(), sync: true }).await?;
         self.must(node, Op::Close { file: "made".into() }).await?;
         Ok(())
     }

@@ -20,10 +20,7 @@ impl ChildPeer {
     /// `mount` is the directory that is shared; the scratch directory is made below it.
     pub fn new(name: impl Into<String>, command: &HelperCommand, mount: &Path) -> Self {
         let args: [OsString; 3] = ["check-peer".into(), "--dir".into(), mount.into()];
-        Self {
-            name: name.into(),
-            helper: Mutex::new(Helper::new(command, "check-storage", args)),
-        }
+        Self { name: name.into(), helper: Mutex::new(Helper::new(command, "check-storage", args)) }
     }
 }
 
@@ -35,10 +32,7 @@ impl Peer for ChildPeer {
     fn call(&self, op: Op, deadline: Duration) -> Call<'_> {
         Box::pin(async move {
             let answer = self.helper.lock().await.call(&op, deadline).await;
-            answer.map_err(|error| PeerError {
-                node: self.name.clone(),
-                why: error.to_string(),
-            })
+            answer.map_err(|error| PeerError { node: self.name.clone(), why: error.to_string() })
         })
     }
 }

@@ -46,6 +46,10 @@ pub enum Op {
     Stat {
         name: String,
     },
+    /// Attributes of an open file.
+    StatOpen {
+        file: String,
+    },
     /// Names in the scratch directory.
     List,
     Rename {

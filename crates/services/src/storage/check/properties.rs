@@ -27,13 +27,7 @@ pub(super) async fn test(property: Property, nodes: &Nodes<'_>) -> Tested {
 }
 
 fn is_missing(outcome: &Outcome) -> bool {
-    matches!(
-        outcome,
-        Outcome::Errno {
-            code: libc::ENOENT,
-            ..
-        }
-    )
+    matches!(outcome, Outcome::Errno { code: libc::ENOENT, .. })
 }
 
 /// An outcome in the words of the evidence.
@@ -61,34 +55,16 @@ fn on(file: &str) -> String {
 async fn lock_exclusive(nodes: &Nodes<'_>) -> Tested {
     let mut tally = Tally::default();
     for node in nodes.all() {
-        nodes
-            .must(
-                node,
-                Op::Open {
-                    file: on("l"),
-                    name: on("lock"),
-                    create: true,
-                    exclusive: false,
-                },
-            )
-            .await?;
+        nodes.must(node, Op::Open { file: on("l"), name: on("lock"), create: true, exclusive: false }).await?;
     }
     for (holder, other) in nodes.pairs() {
         let held = nodes.look(holder, Op::TryLock { file: on("l") }).await?;
-        tally.check(granted(&held), || {
-            format!("{} asked for a free lock: {}", nodes.name(holder), words(&held))
-        });
+        tally.check(granted(&held), || format!("{} asked for a free lock: {}", nodes.name(holder), words(&held)));
         for _ in 0..nodes.plan.rounds {
             let second = nodes.look(other, Op::TryLock { file: on("l") }).await?;
             let refused = matches!(second, Outcome::Lock { granted: false, .. });
-            let seen = || {
-                format!(
-                    "while {} held it, {} got: {}",
-                    nodes.name(holder),
-                    nodes.name(other),
-                    words(&second)
-                )
-            };
+            let seen =
+                || format!("while {} held it, {} got: {}", nodes.name(holder), nodes.name(other), words(&second));
             tally.check(refused, seen);
             if granted(&second) {
                 nodes.must(other, Op::Unlock { file: on("l") }).await?;
@@ -109,51 +85,26 @@ async fn lock_handover(nodes: &Nodes<'_>) -> Tested {
             // Opened anew each time: a wait that was given up leaves its lock with its file.
             for node in [holder, heir] {
                 nodes
-                    .must(
-                        node,
-                        Op::Open {
-                            file: on("h"),
-                            name: on("handover"),
-                            create: true,
-                            exclusive: false,
-                        },
-                    )
+                    .must(node, Op::Open { file: on("h"), name: on("handover"), create: true, exclusive: false })
                     .await?;
             }
             let held = nodes.look(holder, Op::TryLock { file: on("h") }).await?;
             let let_go = async {
                 // The heir waits by then, on any machine that is not overloaded; if not the test is only weaker.
                 tokio::time::sleep(Duration::from_millis(30)).await;
-                let op = if by_close {
-                    Op::Close { file: on("h") }
-                } else {
-                    Op::Unlock { file: on("h") }
-                };
+                let op = if by_close { Op::Close { file: on("h") } } else { Op::Unlock { file: on("h") } };
                 let at = tokio::time::Instant::now();
                 nodes.look(holder, op).await.map(|_| at)
             };
             let wait = async {
-                let got = nodes
-                    .look(
-                        heir,
-                        Op::WaitLock {
-                            file: on("h"),
-                            within_ms,
-                        },
-                    )
-                    .await;
+                let got = nodes.look(heir, Op::WaitLock { file: on("h"), within_ms }).await;
                 got.map(|outcome| (outcome, tokio::time::Instant::now()))
             };
             let (at, got) = both(let_go, wait).await;
             let (at, (outcome, then)) = (at?, got?);
             let how = if by_close { "closed" } else { "unlocked" };
             tally.check(granted(&held) && granted(&outcome), || {
-                format!(
-                    "{} {how} it, {} waited {within:?}: {}",
-                    nodes.name(holder),
-                    nodes.name(heir),
-                    words(&outcome)
-                )
+                format!("{} {how} it, {} waited {within:?}: {}", nodes.name(holder), nodes.name(heir), words(&outcome))
             });
             slowest = slowest.max(then.saturating_duration_since(at));
             for node in [holder, heir] {
@@ -172,71 +123,25 @@ async fn write_seen(nodes: &Nodes<'_>, stays_open: bool) -> Tested {
     for (writer, reader) in nodes.pairs() {
         let name = format!("write-{stays_open}-{writer}-{reader}");
         nodes.make(writer, &name, "round 000").await?;
-        nodes
-            .must(
-                writer,
-                Op::Open {
-                    file: on("w"),
-                    name: name.clone(),
-                    create: false,
-                    exclusive: false,
-                },
-            )
-            .await?;
+        nodes.must(writer, Op::Open { file: on("w"), name: name.clone(), create: false, exclusive: false }).await?;
         if stays_open {
-            nodes
-                .look(
-                    reader,
-                    Op::Open {
-                        file: on("r"),
-                        name: name.clone(),
-                        create: false,
-                        exclusive: false,
-                    },
-                )
-                .await?;
+            nodes.look(reader, Op::Open { file: on("r"), name: name.clone(), create: false, exclusive: false }).await?;
         }
         let read = async || match stays_open {
-            true => {
-                nodes
-                    .look(
-                        reader,
-                        Op::Read {
-                            file: on("r"),
-                            at: 0,
-                            len: 100,
-                        },
-                    )
-                    .await
-            }
+            true => nodes.look(reader, Op::Read { file: on("r"), at: 0, len: 100 }).await,
             false => nodes.read_anew(reader, &name).await,
         };
         read().await?;
         for round in 1..=2 * nodes.plan.rounds {
             let (text, sync) = (format!("round {round:03}"), round % 2 == 0);
-            nodes
-                .must(
-                    writer,
-                    Op::Write {
-                        file: on("w"),
-                        at: 0,
-                        text: text.clone(),
-                        sync,
-                    },
-                )
-                .await?;
+            nodes.must(writer, Op::Write { file: on("w"), at: 0, text: text.clone(), sync }).await?;
             let seen = read().await?;
             let right = seen == Outcome::Text(text.clone());
             tried[usize::from(sync)] += 1;
             wrong[usize::from(sync)] += u32::from(!right);
             tally.check(right, || {
                 let how = if sync { "wrote and synced" } else { "wrote" };
-                format!(
-                    "{} {how} {text:?}, {} read {}",
-                    nodes.name(writer),
-                    nodes.name(reader),
-                    words(&seen)
-                )
+                format!("{} {how} {text:?}, {} read {}", nodes.name(writer), nodes.name(reader), words(&seen))
             });
         }
         nodes.must(writer, Op::Close { file: on("w") }).await?;
@@ -247,9 +152,7 @@ async fn write_seen(nodes: &Nodes<'_>, stays_open: bool) -> Tested {
     }
     if tally.wrong > 0 {
         let [plain, synced] = [0, 1].map(|i| format!("{} of {}", wrong[i], tried[i]));
-        tally
-            .notes
-            .push(format!("{plain} plain and {synced} synced writes not seen"));
+        tally.notes.push(format!("{plain} plain and {synced} synced writes not seen"));
     }
     Ok(tally)
 }
@@ -294,48 +197,23 @@ async fn create_seen(nodes: &Nodes<'_>) -> Tested {
             nodes.look(other, Op::List).await?;
             nodes.make(maker, &name, "new").await?;
             let seen = nodes.look(other, Op::Stat { name: name.clone() }).await?;
-            tally.check(matches!(seen, Outcome::Attributes(_)), || {
-                format!("{} got: {}", who(), words(&seen))
-            });
+            tally.check(matches!(seen, Outcome::Attributes(_)), || format!("{} got: {}", who(), words(&seen)));
             let listed = nodes.look(other, Op::List).await?;
             let has = matches!(&listed, Outcome::Names(names) if names.contains(&name));
             tally.check(has, || format!("{} does not list it", who()));
-            let again = Op::Open {
-                file: on("again"),
-                name: name.clone(),
-                create: true,
-                exclusive: true,
-            };
+            let again = Op::Open { file: on("again"), name: name.clone(), create: true, exclusive: true };
             let second = nodes.look(other, again).await?;
-            let refused = matches!(
-                second,
-                Outcome::Errno {
-                    code: libc::EEXIST,
-                    ..
-                }
-            );
-            tally.check(refused, || {
-                format!("{} made it once more: {}", who(), words(&second))
-            });
+            let refused = matches!(second, Outcome::Errno { code: libc::EEXIST, .. });
+            tally.check(refused, || format!("{} made it once more: {}", who(), words(&second)));
             nodes.must(other, Op::Close { file: on("again") }).await?;
         }
     }
     for round in 0..nodes.plan.rounds {
-        let race = Op::Open {
-            file: on("race"),
-            name: format!("race-{round}"),
-            create: true,
-            exclusive: true,
-        };
+        let race = Op::Open { file: on("race"), name: format!("race-{round}"), create: true, exclusive: true };
         let outcomes = nodes.everywhere(&race, nodes.plan.deadline).await?;
-        let made = outcomes
-            .iter()
-            .filter(|outcome| **outcome == Outcome::Done)
-            .count();
+        let made = outcomes.iter().filter(|outcome| **outcome == Outcome::Done).count();
         tally.check(made == 1, || format!("{made} nodes made one and the same file"));
-        nodes
-            .everywhere(&Op::Close { file: on("race") }, nodes.plan.deadline)
-            .await?;
+        nodes.everywhere(&Op::Close { file: on("race") }, nodes.plan.deadline).await?;
     }
     Ok(tally)
 }
@@ -347,41 +225,20 @@ async fn rename_seen(nodes: &Nodes<'_>) -> Tested {
         nodes.make(mover, &to, "old content").await?;
         for round in 0..nodes.plan.rounds {
             let text = format!("content {round}");
-            let who = || {
-                format!(
-                    "{} renamed a file over another, {}",
-                    nodes.name(mover),
-                    nodes.name(other)
-                )
-            };
+            let who = || format!("{} renamed a file over another, {}", nodes.name(mover), nodes.name(other));
             nodes.make(mover, &from, &text).await?;
             nodes.read_anew(other, &to).await?;
             nodes.look(other, Op::Stat { name: from.clone() }).await?;
             nodes.look(other, Op::List).await?;
-            nodes
-                .must(
-                    mover,
-                    Op::Rename {
-                        from: from.clone(),
-                        to: to.clone(),
-                    },
-                )
-                .await?;
+            nodes.must(mover, Op::Rename { from: from.clone(), to: to.clone() }).await?;
             let new = nodes.read_anew(other, &to).await?;
             tally.check(new == Outcome::Text(text.clone()), || {
-                format!(
-                    "{} read {} under the new name instead of {text:?}",
-                    who(),
-                    words(&new)
-                )
+                format!("{} read {} under the new name instead of {text:?}", who(), words(&new))
             });
             let old = nodes.look(other, Op::Stat { name: from.clone() }).await?;
-            tally.check(is_missing(&old), || {
-                format!("{} still saw the old name: {}", who(), words(&old))
-            });
+            tally.check(is_missing(&old), || format!("{} still saw the old name: {}", who(), words(&old)));
             let listed = nodes.look(other, Op::List).await?;
-            let right =
-                matches!(&listed, Outcome::Names(names) if names.contains(&to) && !names.contains(&from));
+            let right = matches!(&listed, Outcome::Names(names) if names.contains(&to) && !names.contains(&from));
             tally.check(right, || format!("{} lists what was before", who()));
         }
     }
@@ -400,13 +257,9 @@ async fn delete_seen(nodes: &Nodes<'_>) -> Tested {
             nodes.look(other, Op::List).await?;
             nodes.must(remover, Op::Unlink { name: name.clone() }).await?;
             let seen = nodes.look(other, Op::Stat { name: name.clone() }).await?;
-            tally.check(is_missing(&seen), || {
-                format!("{} still saw it: {}", who(), words(&seen))
-            });
+            tally.check(is_missing(&seen), || format!("{} still saw it: {}", who(), words(&seen)));
             let opened = nodes.read_anew(other, &name).await?;
-            tally.check(is_missing(&opened), || {
-                format!("{} could still open it: {}", who(), words(&opened))
-            });
+            tally.check(is_missing(&opened), || format!("{} could still open it: {}", who(), words(&opened)));
             let listed = nodes.look(other, Op::List).await?;
             let gone = matches!(&listed, Outcome::Names(names) if !names.contains(&name));
             tally.check(gone, || format!("{} still lists it", who()));
@@ -422,39 +275,13 @@ async fn open_survives_delete(nodes: &Nodes<'_>) -> Tested {
             let name = format!("kept-{remover}-{other}-{touched}");
             nodes.make(remover, &name, "still here").await?;
             nodes
-                .must(
-                    other,
-                    Op::Open {
-                        file: on("kept"),
-                        name: name.clone(),
-                        create: false,
-                        exclusive: false,
-                    },
-                )
+                .must(other, Op::Open { file: on("kept"), name: name.clone(), create: false, exclusive: false })
                 .await?;
             if touched {
-                nodes
-                    .look(
-                        other,
-                        Op::Read {
-                            file: on("kept"),
-                            at: 0,
-                            len: 100,
-                        },
-                    )
-                    .await?;
+                nodes.look(other, Op::Read { file: on("kept"), at: 0, len: 100 }).await?;
             }
             nodes.must(remover, Op::Unlink { name }).await?;
-            let read = nodes
-                .look(
-                    other,
-                    Op::Read {
-                        file: on("kept"),
-                        at: 0,
-                        len: 100,
-                    },
-                )
-                .await?;
+            let read = nodes.look(other, Op::Read { file: on("kept"), at: 0, len: 100 }).await?;
             tally.check(read == Outcome::Text(on("still here")), || {
                 format!(
                     "{} deleted a file, {} had it open and read: {}",
@@ -471,80 +298,57 @@ async fn open_survives_delete(nodes: &Nodes<'_>) -> Tested {
 
 async fn attributes_seen(nodes: &Nodes<'_>) -> Tested {
     let mut tally = Tally::default();
+    let (mut by_name, mut by_file) = (0, 0);
     for (changer, other) in nodes.pairs() {
         let name = format!("attributes-{changer}-{other}");
         nodes.make(changer, &name, "x").await?;
-        nodes
-            .must(
-                changer,
-                Op::Open {
-                    file: on("a"),
-                    name: name.clone(),
-                    create: false,
-                    exclusive: false,
-                },
-            )
-            .await?;
-        nodes.look(other, Op::Stat { name: name.clone() }).await?;
+        for node in [changer, other] {
+            let open = Op::Open { file: on("a"), name: name.clone(), create: false, exclusive: false };
+            nodes.must(node, open).await?;
+        }
+        // By the open file as well: that does not look the name up, and so has caches of its own.
+        let looks = [Op::StatOpen { file: on("a") }, Op::Stat { name: name.clone() }];
+        for look in &looks {
+            nodes.look(other, look.clone()).await?;
+        }
         for round in 0..nodes.plan.rounds {
-            let (at, mode, mtime) = (
-                u64::from(round) * 10 + 1,
-                0o600 + (round % 8),
-                1_000_000_000 + i64::from(round),
-            );
-            let changes: [(&str, Op, Box<dyn Fn(&Attributes) -> bool + Send + Sync>); 4] = [
-                (
-                    "lengthened",
-                    Op::Write {
-                        file: on("a"),
-                        at,
-                        text: on("123456789"),
-                        sync: false,
-                    },
-                    Box::new(move |a| a.size == at + 9),
-                ),
-                (
-                    "shortened",
-                    Op::Truncate {
-                        file: on("a"),
-                        size: at,
-                    },
-                    Box::new(move |a| a.size == at),
-                ),
-                (
-                    "changed the mode of",
-                    Op::Chmod {
-                        name: name.clone(),
-                        mode,
-                    },
-                    Box::new(move |a| a.mode == mode),
-                ),
-                (
-                    "set the time of",
-                    Op::SetTime {
-                        name: name.clone(),
-                        mtime,
-                    },
-                    Box::new(move |a| a.mtime == mtime),
-                ),
-            ];
-            for (what, op, right) in changes {
+            for (what, op, right) in changes(&name, round) {
                 nodes.must(changer, op).await?;
-                let seen = nodes.look(other, Op::Stat { name: name.clone() }).await?;
-                let right = matches!(&seen, Outcome::Attributes(attributes) if right(attributes));
-                tally.check(right, || {
-                    format!(
-                        "{} {what} a file, {} saw {}",
-                        nodes.name(changer),
-                        nodes.name(other),
-                        words(&seen)
-                    )
-                });
+                for (look, wrong) in looks.iter().zip([&mut by_file, &mut by_name]) {
+                    let seen = nodes.look(other, look.clone()).await?;
+                    let right = matches!(&seen, Outcome::Attributes(attributes) if right(attributes));
+                    *wrong += u32::from(!right);
+                    tally.check(right, || {
+                        format!("{} {what} a file, {} saw {}", nodes.name(changer), nodes.name(other), words(&seen))
+                    });
+                }
             }
         }
-        nodes.must(changer, Op::Close { file: on("a") }).await?;
+        for node in [changer, other] {
+            nodes.must(node, Op::Close { file: on("a") }).await?;
+        }
+    }
+    if tally.wrong > 0 {
+        tally.notes.push(format!("{by_name} by name, {by_file} by a file that was open"));
     }
     Ok(tally)
+}
+
+type Judge = Box<dyn Fn(&Attributes) -> bool + Send + Sync>;
+
+/// What is changed in a file, and how to tell that it is seen.
+fn changes(name: &str, round: u32) -> [(&'static str, Op, Judge); 4] {
+    let (at, mode, mtime) = (u64::from(round) * 10 + 1, 0o600 + (round % 8), 1_000_000_000 + i64::from(round));
+    [
+        (
+            "lengthened",
+            Op::Write { file: on("a"), at, text: on("123456789"), sync: false },
+            Box::new(move |a| a.size == at + 9),
+        ),
+        ("shortened", Op::Truncate { file: on("a"), size: at }, Box::new(move |a| a.size == at)),
+        ("changed the mode of", Op::Chmod { name: name.to_owned(), mode }, Box::new(move |a| a.mode == mode)),
+        ("set the time of", Op::SetTime { name: name.to_owned(), mtime }, Box::new(move |a| a.mtime == mtime)),
+    ]
 }
 
 async fn counter_exact(nodes: &Nodes<'_>) -> Tested {
@@ -554,24 +358,10 @@ async fn counter_exact(nodes: &Nodes<'_>) -> Tested {
         return Ok(tally);
     }
     for node in nodes.all() {
-        nodes
-            .must(
-                node,
-                Op::Open {
-                    file: on("c"),
-                    name: on("counter"),
-                    create: true,
-                    exclusive: false,
-                },
-            )
-            .await?;
+        nodes.must(node, Op::Open { file: on("c"), name: on("counter"), create: true, exclusive: false }).await?;
     }
     let within_ms = u64::try_from(within.as_millis()).unwrap_or(u64::MAX);
-    let count = Op::Count {
-        file: on("c"),
-        times,
-        within_ms,
-    };
+    let count = Op::Count { file: on("c"), times, within_ms };
     let started = tokio::time::Instant::now();
     let outcomes = nodes.everywhere(&count, within + nodes.plan.deadline).await?;
     let took = started.elapsed();
@@ -589,22 +379,13 @@ async fn counter_exact(nodes: &Nodes<'_>) -> Tested {
             _ => None,
         };
         tally.check(value == Some(made), || {
-            format!(
-                "{} reads {} after {made} increments",
-                nodes.name(node),
-                words(&read)
-            )
+            format!("{} reads {} after {made} increments", nodes.name(node), words(&read))
         });
     }
     let rate = f64::from(made) / took.as_secs_f64().max(1e-6);
-    tally.notes.push(format!(
-        "{made} increments by {} nodes, {rate:.0}/s",
-        nodes.all().len()
-    ));
+    tally.notes.push(format!("{made} increments by {} nodes, {rate:.0}/s", nodes.all().len()));
     if made < times * u32::try_from(nodes.all().len()).unwrap_or(u32::MAX) {
-        tally
-            .notes
-            .push(format!("the rest was not made within {within:?}"));
+        tally.notes.push(format!("the rest was not made within {within:?}"));
     }
     Ok(tally)
 }

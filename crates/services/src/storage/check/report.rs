@@ -61,9 +61,7 @@ impl Property {
                 "two programs that lock correctly change the same data at once, and two nodes may both believe to \
                  hold the cluster lock: do not serve from this mount"
             }
-            Self::LockHandover => {
-                "programs wait for locks that nobody holds; the cluster lock may not pass on"
-            }
+            Self::LockHandover => "programs wait for locks that nobody holds; the cluster lock may not pass on",
             Self::WriteSeenOpen | Self::WriteSeenNew => {
                 "clients of different servers read old data after a write, and saving over it loses updates"
             }
@@ -72,9 +70,7 @@ impl Property {
                 "programs that save by renaming (most office programs) leave other servers' clients with the old file"
             }
             Self::DeleteSeen => "deleted files still show and open through the other servers",
-            Self::OpenSurvivesDelete => {
-                "programs fail in the middle of a file that another server's client deletes"
-            }
+            Self::OpenSurvivesDelete => "programs fail in the middle of a file that another server's client deletes",
             Self::AttributesSeen => {
                 "clients of other servers see old sizes and times: truncated reads, needless rebuilds, missed backups"
             }
@@ -87,9 +83,7 @@ impl Property {
     /// The commands and mount options that mend it on GlusterFS. `volume` is the name to show.
     pub fn remedies(self, volume: &str) -> Vec<String> {
         let (options, mount) = coherence::remedies(self);
-        let volume_settings = coherence::VOLUME_OPTIONS
-            .iter()
-            .filter(|setting| options.contains(&setting.option));
+        let volume_settings = coherence::VOLUME_OPTIONS.iter().filter(|setting| options.contains(&setting.option));
         let mut remedies: Vec<String> = volume_settings.map(|setting| setting.command(volume)).collect();
         if !mount.is_empty() {
             remedies.push(format!("mount with -o {}", mount.join(",")));
@@ -137,21 +131,14 @@ pub struct CheckReport {
 impl CheckReport {
     /// Whether every property holds.
     pub fn coherent(&self) -> bool {
-        self.findings
-            .iter()
-            .all(|finding| finding.verdict == Verdict::Holds)
+        self.findings.iter().all(|finding| finding.verdict == Verdict::Holds)
     }
 
     /// One line for a standing warning; None when all is well.
     pub fn warning(&self) -> Option<String> {
         let titles = |verdict| {
-            let of = self
-                .findings
-                .iter()
-                .filter(move |finding| finding.verdict == verdict);
-            of.map(|finding| finding.title.as_str())
-                .collect::<Vec<_>>()
-                .join("; ")
+            let of = self.findings.iter().filter(move |finding| finding.verdict == verdict);
+            of.map(|finding| finding.title.as_str()).collect::<Vec<_>>().join("; ")
         };
         match (titles(Verdict::Fails), titles(Verdict::Unknown)) {
             (fails, _) if !fails.is_empty() => Some(format!(
@@ -166,12 +153,7 @@ impl CheckReport {
 
 impl fmt::Display for CheckReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(
-            f,
-            "Shared mount between {} ({:.1} s)",
-            self.nodes.join(", "),
-            self.took.as_secs_f32()
-        )?;
+        writeln!(f, "Shared mount between {} ({:.1} s)", self.nodes.join(", "), self.took.as_secs_f32())?;
         for finding in &self.findings {
             let mark = match finding.verdict {
                 Verdict::Holds => "ok     ",
@@ -186,18 +168,10 @@ impl fmt::Display for CheckReport {
                 writeln!(f, "        mend:  {remedy}")?;
             }
         }
-        let wrong = self
-            .findings
-            .iter()
-            .filter(|finding| finding.verdict != Verdict::Holds)
-            .count();
+        let wrong = self.findings.iter().filter(|finding| finding.verdict != Verdict::Holds).count();
         match wrong {
             0 => write!(f, "The mount is coherent."),
-            n => write!(
-                f,
-                "{n} of {} properties do not hold or could not be tested.",
-                self.findings.len()
-            ),
+            n => write!(f, "{n} of {} properties do not hold or could not be tested.", self.findings.len()),
         }
     }
 }

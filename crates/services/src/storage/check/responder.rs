@@ -51,20 +51,15 @@ impl From<io::Error> for Stop {
 
 impl Responder {
     fn new(dir: &Path) -> Self {
-        Self {
-            base: dir.join(".steadfast/check"),
-            scratch: None,
-            files: HashMap::new(),
-        }
+        Self { base: dir.join(".steadfast/check"), scratch: None, files: HashMap::new() }
     }
 
     fn answer(&mut self, op: Op) -> Result<Outcome, String> {
         match self.execute(op) {
             Ok(outcome) => Ok(outcome),
-            Err(Stop::System(error)) => Ok(Outcome::Errno {
-                code: error.raw_os_error().unwrap_or(0),
-                text: error.to_string(),
-            }),
+            Err(Stop::System(error)) => {
+                Ok(Outcome::Errno { code: error.raw_os_error().unwrap_or(0), text: error.to_string() })
+            }
             Err(Stop::Request(why)) => Err(why),
         }
     }
@@ -85,12 +80,7 @@ impl Responder {
                     fs::remove_dir_all(dir)?;
                 }
             }
-            Op::Open {
-                file,
-                name,
-                create,
-                exclusive,
-            } => self.open(file, &name, create, exclusive)?,
+            Op::Open { file, name, create, exclusive } => self.open(file, &name, create, exclusive)?,
             Op::Close { file } => {
                 self.files.remove(&file);
             }
@@ -106,39 +96,28 @@ impl Responder {
                 let n = self.file(&file)?.read_at(&mut bytes, at)?;
                 return Ok(Outcome::Text(String::from_utf8_lossy(&bytes[..n]).into_owned()));
             }
-            Op::Stat { name } => return Ok(Outcome::Attributes(attributes(&self.path(&name)?)?)),
+            Op::Stat { name } => return Ok(Outcome::Attributes(attributes(&fs::symlink_metadata(self.path(&name)?)?))),
+            Op::StatOpen { file } => return Ok(Outcome::Attributes(attributes(&self.file(&file)?.metadata()?))),
             Op::List => return self.list(),
             Op::Rename { from, to } => fs::rename(self.path(&from)?, self.path(&to)?)?,
             Op::Unlink { name } => fs::remove_file(self.path(&name)?)?,
-            Op::Chmod { name, mode } => {
-                fs::set_permissions(self.path(&name)?, Permissions::from_mode(mode & 0o777))?
-            }
+            Op::Chmod { name, mode } => fs::set_permissions(self.path(&name)?, Permissions::from_mode(mode & 0o777))?,
             Op::Truncate { file, size } => self.file(&file)?.set_len(size)?,
             Op::SetTime { name, mtime } => {
                 let at = UNIX_EPOCH + Duration::from_secs(u64::try_from(mtime).unwrap_or(0));
                 // utimensat through a descriptor; opened for writing as only then all filesystems allow it.
-                File::options()
-                    .write(true)
-                    .open(self.path(&name)?)?
-                    .set_times(FileTimes::new().set_modified(at))?;
+                File::options().write(true).open(self.path(&name)?)?.set_times(FileTimes::new().set_modified(at))?;
             }
             Op::TryLock { file } => {
                 let started = Instant::now();
                 let granted = try_lock(&*self.file(&file)?)?;
-                return Ok(Outcome::Lock {
-                    granted,
-                    micros: micros(started),
-                });
+                return Ok(Outcome::Lock { granted, micros: micros(started) });
             }
             Op::WaitLock { file, within_ms } => {
                 return wait_lock(self.file(&file)?, Duration::from_millis(within_ms));
             }
             Op::Unlock { file } => unlock(&*self.file(&file)?)?,
-            Op::Count {
-                file,
-                times,
-                within_ms,
-            } => {
+            Op::Count { file, times, within_ms } => {
                 return count(&*self.file(&file)?, times, Duration::from_millis(within_ms));
             }
         }
@@ -150,15 +129,8 @@ impl Responder {
             return Err(Stop::Request(format!("more than {MAX_OPEN} files open")));
         }
         let mut options = OpenOptions::new();
-        options
-            .read(true)
-            .write(true)
-            .mode(0o600)
-            .custom_flags(OFlags::NOFOLLOW.bits() as i32);
-        let opened = options
-            .create(create)
-            .create_new(create && exclusive)
-            .open(self.path(name)?)?;
+        options.read(true).write(true).mode(0o600).custom_flags(OFlags::NOFOLLOW.bits() as i32);
+        let opened = options.create(create).create_new(create && exclusive).open(self.path(name)?)?;
         self.files.insert(file, Arc::new(opened));
         Ok(())
     }
@@ -173,9 +145,7 @@ impl Responder {
     }
 
     fn scratch(&self) -> Result<&Path, Stop> {
-        self.scratch
-            .as_deref()
-            .ok_or_else(|| Stop::Request("no run was begun".to_owned()))
+        self.scratch.as_deref().ok_or_else(|| Stop::Request("no run was begun".to_owned()))
     }
 
     fn path(&self, name: &str) -> Result<PathBuf, Stop> {
@@ -183,10 +153,7 @@ impl Responder {
     }
 
     fn file(&self, file: &str) -> Result<Arc<File>, Stop> {
-        self.files
-            .get(file)
-            .cloned()
-            .ok_or_else(|| Stop::Request(format!("no file `{file}` is open")))
+        self.files.get(file).cloned().ok_or_else(|| Stop::Request(format!("no file `{file}` is open")))
     }
 }
 
@@ -203,14 +170,8 @@ fn micros(since: Instant) -> u64 {
     u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX)
 }
 
-fn attributes(path: &Path) -> io::Result<Attributes> {
-    let meta = fs::symlink_metadata(path)?;
-    Ok(Attributes {
-        size: meta.size(),
-        mode: meta.mode() & 0o777,
-        mtime: meta.mtime(),
-        inode: meta.ino(),
-    })
+fn attributes(meta: &fs::Metadata) -> Attributes {
+    Attributes { size: meta.size(), mode: meta.mode() & 0o777, mtime: meta.mtime(), inode: meta.ino() }
 }
 
 /// Waits as smbd does, in F_OFD_SETLKW. A wait that is not over in time is left to its thread: the lock it may
@@ -225,15 +186,11 @@ fn wait_lock(file: Arc<File>, within: Duration) -> Result<Outcome, Stop> {
     match result.recv_timeout(within) {
         Ok(locked) => {
             locked?;
-            Ok(Outcome::Lock {
-                granted: true,
-                micros: micros(started),
-            })
+            Ok(Outcome::Lock { granted: true, micros: micros(started) })
         }
-        Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => Ok(Outcome::Lock {
-            granted: false,
-            micros: micros(started),
-        }),
+        Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
+            Ok(Outcome::Lock { granted: false, micros: micros(started) })
+        }
     }
 }
 
@@ -247,21 +204,14 @@ fn count(file: &File, times: u32, within: Duration) -> Result<Outcome, Stop> {
         added?;
         made += 1;
     }
-    Ok(Outcome::Counted {
-        times: made,
-        micros: micros(started),
-    })
+    Ok(Outcome::Counted { times: made, micros: micros(started) })
 }
 
 fn add_one(file: &File) -> io::Result<()> {
     let mut digits = [0; DIGITS];
     let n = file.read_at(&mut digits, 0)?;
     let text = String::from_utf8_lossy(&digits[..n]);
-    let value: u64 = if n == 0 {
-        0
-    } else {
-        text.trim().parse().map_err(|_| bad_counter(&text))?
-    };
+    let value: u64 = if n == 0 { 0 } else { text.trim().parse().map_err(|_| bad_counter(&text))? };
     file.write_all_at(format!("{:0DIGITS$}", value + 1).as_bytes(), 0)
 }
 
@@ -280,12 +230,7 @@ mod tests {
     use super::*;
 
     fn open(name: &str) -> Op {
-        Op::Open {
-            file: "f".into(),
-            name: name.into(),
-            create: true,
-            exclusive: false,
-        }
+        Op::Open { file: "f".into(), name: name.into(), create: true, exclusive: false }
     }
 
     #[test]
@@ -297,55 +242,21 @@ mod tests {
             assert_eq!(peer.answer(Op::Begin { run: "r1".into() }), Ok(Outcome::Done));
             assert_eq!(peer.answer(open("a")), Ok(Outcome::Done));
         }
-        let write = Op::Write {
-            file: "f".into(),
-            at: 2,
-            text: "hello".into(),
-            sync: true,
-        };
+        let write = Op::Write { file: "f".into(), at: 2, text: "hello".into(), sync: true };
         assert_eq!(node.answer(write), Ok(Outcome::Done));
-        let read = Op::Read {
-            file: "f".into(),
-            at: 2,
-            len: 100,
-        };
+        let read = Op::Read { file: "f".into(), at: 2, len: 100 };
         assert_eq!(other.answer(read), Ok(Outcome::Text("hello".into())));
-        node.answer(Op::SetTime {
-            name: "a".into(),
-            mtime: 1_000_000,
-        })
-        .unwrap();
-        node.answer(Op::Chmod {
-            name: "a".into(),
-            mode: 0o640,
-        })
-        .unwrap();
-        let Ok(Outcome::Attributes(a)) = other.answer(Op::Stat { name: "a".into() }) else {
-            panic!()
-        };
+        node.answer(Op::SetTime { name: "a".into(), mtime: 1_000_000 }).unwrap();
+        node.answer(Op::Chmod { name: "a".into(), mode: 0o640 }).unwrap();
+        let Ok(Outcome::Attributes(a)) = other.answer(Op::Stat { name: "a".into() }) else { panic!() };
         assert_eq!((a.size, a.mode, a.mtime), (7, 0o640, 1_000_000));
-        node.answer(Op::Rename {
-            from: "a".into(),
-            to: "b".into(),
-        })
-        .unwrap();
+        node.answer(Op::Rename { from: "a".into(), to: "b".into() }).unwrap();
         assert_eq!(other.answer(Op::List), Ok(Outcome::Names(vec!["b".into()])));
-        let Ok(Outcome::Errno { code, .. }) = other.answer(Op::Stat { name: "a".into() }) else {
-            panic!()
-        };
+        let Ok(Outcome::Errno { code, .. }) = other.answer(Op::Stat { name: "a".into() }) else { panic!() };
         assert_eq!(code, libc::ENOENT);
-        assert!(matches!(
-            node.answer(Op::TryLock { file: "f".into() }),
-            Ok(Outcome::Lock { granted: true, .. })
-        ));
-        let wait = Op::WaitLock {
-            file: "f".into(),
-            within_ms: 20,
-        };
-        assert!(matches!(
-            other.answer(wait),
-            Ok(Outcome::Lock { granted: false, .. })
-        ));
+        assert!(matches!(node.answer(Op::TryLock { file: "f".into() }), Ok(Outcome::Lock { granted: true, .. })));
+        let wait = Op::WaitLock { file: "f".into(), within_ms: 20 };
+        assert!(matches!(other.answer(wait), Ok(Outcome::Lock { granted: false, .. })));
         node.answer(Op::End { remove: true }).unwrap();
         assert!(!dir.path().join(".steadfast/check/r1").exists());
     }

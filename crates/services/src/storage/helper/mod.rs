@@ -35,41 +35,11 @@ pub fn run(args: &[String]) -> ExitCode {
         return usage(&why);
     }
     match (kind.as_str(), options) {
-        (
-            "mount-probe",
-            Options {
-                path: Some(path),
-                node: Some(node),
-                dir: None,
-            },
-        ) => mount::probe_main(&path, node),
-        (
-            "unmount",
-            Options {
-                path: None,
-                node: None,
-                dir: None,
-            },
-        ) => mount::unmount_main(),
-        (
-            "lock",
-            Options {
-                path: None,
-                node: Some(node),
-                dir: Some(dir),
-            },
-        ) => lock::main(&dir, node),
-        (
-            "check-peer",
-            Options {
-                path: None,
-                node: None,
-                dir: Some(dir),
-            },
-        ) => check::peer_main(&dir),
-        _ => usage(&format!(
-            "`{kind}` is no helper kind or its arguments are incomplete"
-        )),
+        ("mount-probe", Options { path: Some(path), node: Some(node), dir: None }) => mount::probe_main(&path, node),
+        ("unmount", Options { path: None, node: None, dir: None }) => mount::unmount_main(),
+        ("lock", Options { path: None, node: Some(node), dir: Some(dir) }) => lock::main(&dir, node),
+        ("check-peer", Options { path: None, node: None, dir: Some(dir) }) => check::peer_main(&dir),
+        _ => usage(&format!("`{kind}` is no helper kind or its arguments are incomplete")),
     }
 }
 
@@ -118,10 +88,7 @@ mod tests {
     #[test]
     fn options_are_read_and_nonsense_is_named() {
         let good = parse(&["--dir", "/m/.steadfast", "--node", "3"]).unwrap();
-        assert_eq!(
-            (good.dir, good.node),
-            (Some(PathBuf::from("/m/.steadfast")), Some(3))
-        );
+        assert_eq!((good.dir, good.node), (Some(PathBuf::from("/m/.steadfast")), Some(3)));
         assert!(parse(&["--node", "three"]).unwrap_err().contains("`three`"));
         assert!(parse(&["--dir"]).unwrap_err().contains("needs a value"));
         assert!(parse(&["--bogus"]).unwrap_err().contains("--bogus"));

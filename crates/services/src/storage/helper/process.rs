@@ -36,10 +36,7 @@ impl HelperCommand {
 
     /// Another program.
     pub fn new(program: impl Into<PathBuf>) -> Self {
-        Self {
-            program: program.into(),
-            args: Vec::new(),
-        }
+        Self { program: program.into(), args: Vec::new() }
     }
 
     /// The same with one more argument.
@@ -53,11 +50,7 @@ impl HelperCommand {
 #[derive(Debug, thiserror::Error)]
 pub enum HelperError {
     #[error("cannot start the {what} helper ({program}): {source}")]
-    Spawn {
-        what: String,
-        program: String,
-        source: io::Error,
-    },
+    Spawn { what: String, program: String, source: io::Error },
     /// It was killed for it.
     #[error("the {what} helper gave no answer within {after:?}")]
     Deadline { what: String, after: Duration },
@@ -109,21 +102,10 @@ pub struct Helper {
 
 impl Helper {
     /// `what` names it in errors; `args` are the kind and its arguments.
-    pub fn new<A: Into<OsString>>(
-        command: &HelperCommand,
-        what: &str,
-        args: impl IntoIterator<Item = A>,
-    ) -> Self {
+    pub fn new<A: Into<OsString>>(command: &HelperCommand, what: &str, args: impl IntoIterator<Item = A>) -> Self {
         let mut command = command.clone();
         command.args.extend(args.into_iter().map(Into::into));
-        Self {
-            what: what.to_owned(),
-            command,
-            running: None,
-            stuck: None,
-            next_id: 1,
-            starts: 0,
-        }
+        Self { what: what.to_owned(), command, running: None, stuck: None, next_id: 1, starts: 0 }
     }
 
     /// How often a child was started; what a child kept (a lock) is gone when this changes.
@@ -153,25 +135,19 @@ impl Helper {
         let mut line = serde_json::to_vec(&Request { id, ask }).map_err(|e| self.protocol(e.to_string()))?;
         line.push(b'\n');
         if line.len() > MAX_LINE {
-            return Err(self.protocol(format!(
-                "a request of {} bytes is longer than {MAX_LINE}",
-                line.len()
-            )));
+            return Err(self.protocol(format!("a request of {} bytes is longer than {MAX_LINE}", line.len())));
         }
         let Some(running) = self.running.as_mut() else {
             return Err(self.protocol("no child".to_owned()));
         };
         match timeout(deadline, running.ask::<A>(id, &line)).await {
             Ok(Ok(Answer { ok: Some(ok), .. })) => Ok(ok),
-            Ok(Ok(Answer { error, .. })) => Err(HelperError::Refused {
-                why: error.unwrap_or_else(|| "refused without a reason".to_owned()),
-            }),
+            Ok(Ok(Answer { error, .. })) => {
+                Err(HelperError::Refused { why: error.unwrap_or_else(|| "refused without a reason".to_owned()) })
+            }
             Ok(Err(Broken::Ended)) => {
                 let status = self.kill().await;
-                Err(HelperError::Gone {
-                    what: self.what.clone(),
-                    status,
-                })
+                Err(HelperError::Gone { what: self.what.clone(), status })
             }
             Ok(Err(Broken::Unreadable(why))) => {
                 self.kill().await;
@@ -179,10 +155,7 @@ impl Helper {
             }
             Err(_) => {
                 self.kill_since(started).await;
-                Err(HelperError::Deadline {
-                    what: self.what.clone(),
-                    after: deadline,
-                })
+                Err(HelperError::Deadline { what: self.what.clone(), after: deadline })
             }
         }
     }
@@ -209,10 +182,7 @@ impl Helper {
 
     fn ensure_running(&mut self) -> Result<(), HelperError> {
         if let Some(since) = self.stuck_since() {
-            return Err(HelperError::Stuck {
-                what: self.what.clone(),
-                since,
-            });
+            return Err(HelperError::Stuck { what: self.what.clone(), since });
         }
         if self.running.is_some() {
             return Ok(());
@@ -233,13 +203,7 @@ impl Helper {
         let (Some(stdin), Some(stdout)) = (child.stdin.take(), child.stdout.take()) else {
             return Err(spawn_error(io::Error::other("no pipes to it")));
         };
-        self.running = Some(Running {
-            child,
-            stdin,
-            stdout: BufReader::new(stdout),
-            line: Vec::new(),
-            torn: false,
-        });
+        self.running = Some(Running { child, stdin, stdout: BufReader::new(stdout), line: Vec::new(), torn: false });
         self.starts += 1;
         Ok(())
     }
@@ -270,10 +234,7 @@ impl Helper {
     }
 
     fn protocol(&self, why: String) -> HelperError {
-        HelperError::Protocol {
-            what: self.what.clone(),
-            why,
-        }
+        HelperError::Protocol { what: self.what.clone(), why }
     }
 }
 
@@ -297,10 +258,7 @@ impl Running {
         loop {
             // The buffer is kept in `self`: a dropped call must not lose half a line.
             let room = (MAX_LINE + 1).saturating_sub(self.line.len()) as u64;
-            let read = (&mut self.stdout)
-                .take(room)
-                .read_until(b'\n', &mut self.line)
-                .await;
+            let read = (&mut self.stdout).take(room).read_until(b'\n', &mut self.line).await;
             match read {
                 Ok(_) if self.line.ends_with(b"\n") => {}
                 Ok(n) if n > 0 && self.line.len() <= MAX_LINE => continue,
@@ -317,8 +275,7 @@ impl Running {
             let text = || String::from_utf8_lossy(&line[..line.len().min(200)]).into_owned();
             match serde_json::from_slice::<OnlyId>(&line) {
                 Ok(only) if only.id == id => {
-                    return serde_json::from_slice(&line)
-                        .map_err(|e| Broken::Unreadable(format!("{e}: {}", text())));
+                    return serde_json::from_slice(&line).map_err(|e| Broken::Unreadable(format!("{e}: {}", text())));
                 }
                 // The answer to a call that was dropped.
                 Ok(only) if only.id != 0 && only.id < id => {}
@@ -341,44 +298,27 @@ mod tests {
 
     #[tokio::test]
     async fn an_answer_and_a_refusal_come_back() {
-        let mut helper =
-            shell(r#"read a; echo '{"id":1,"ok":{"n":7}}'; read b; echo '{"id":2,"error":"disk full"}'"#);
-        assert_eq!(
-            helper.call::<_, Value>(&"x", SECOND).await.unwrap(),
-            json!({"n": 7})
-        );
+        let mut helper = shell(r#"read a; echo '{"id":1,"ok":{"n":7}}'; read b; echo '{"id":2,"error":"disk full"}'"#);
+        assert_eq!(helper.call::<_, Value>(&"x", SECOND).await.unwrap(), json!({"n": 7}));
         let error = helper.call::<_, Value>(&"x", SECOND).await.unwrap_err();
         assert_eq!(error.to_string(), "disk full");
-        assert!(matches!(
-            helper.call::<_, Value>(&"x", SECOND).await,
-            Err(HelperError::Gone { .. })
-        ));
+        assert!(matches!(helper.call::<_, Value>(&"x", SECOND).await, Err(HelperError::Gone { .. })));
         assert_eq!(helper.starts(), 1);
     }
 
     #[tokio::test]
     async fn a_missed_deadline_kills_the_child_and_the_next_call_starts_another() {
         let mut helper = shell(r#"read a; exec sleep 60"#);
-        let error = helper
-            .call::<_, Value>(&"x", Duration::from_millis(50))
-            .await
-            .unwrap_err();
+        let error = helper.call::<_, Value>(&"x", Duration::from_millis(50)).await.unwrap_err();
         assert!(error.is_hang(), "{error}");
         assert_eq!((helper.pid(), helper.stuck_since()), (None, None));
-        assert!(
-            helper
-                .call::<_, Value>(&"x", Duration::from_millis(50))
-                .await
-                .unwrap_err()
-                .is_hang()
-        );
+        assert!(helper.call::<_, Value>(&"x", Duration::from_millis(50)).await.unwrap_err().is_hang());
         assert_eq!(helper.starts(), 2);
     }
 
     #[tokio::test]
     async fn the_answer_to_a_dropped_call_is_not_taken_for_the_next() {
-        let mut helper =
-            shell(r#"read a; read b; echo '{"id":1,"ok":"old"}'; echo '{"id":2,"ok":"new"}'; read c"#);
+        let mut helper = shell(r#"read a; read b; echo '{"id":1,"ok":"old"}'; echo '{"id":2,"ok":"new"}'; read c"#);
         let dropped = timeout(Duration::from_millis(20), helper.call::<_, String>(&"x", SECOND)).await;
         assert!(dropped.is_err());
         assert_eq!(helper.call::<_, String>(&"y", SECOND).await.unwrap(), "new");
@@ -387,21 +327,11 @@ mod tests {
     #[tokio::test]
     async fn garbage_and_endless_lines_are_refused() {
         let mut helper = shell("read a; echo hello");
-        assert!(matches!(
-            helper.call::<_, Value>(&"x", SECOND).await,
-            Err(HelperError::Protocol { .. })
-        ));
+        assert!(matches!(helper.call::<_, Value>(&"x", SECOND).await, Err(HelperError::Protocol { .. })));
         let mut helper = shell("read a; exec cat /dev/zero");
-        assert!(matches!(
-            helper.call::<_, Value>(&"x", SECOND).await,
-            Err(HelperError::Protocol { .. })
-        ));
+        assert!(matches!(helper.call::<_, Value>(&"x", SECOND).await, Err(HelperError::Protocol { .. })));
         let mut helper = Helper::new(&HelperCommand::new("/no/such/program"), "test", ["x"]);
-        let error = helper
-            .call::<_, Value>(&"x", SECOND)
-            .await
-            .unwrap_err()
-            .to_string();
+        let error = helper.call::<_, Value>(&"x", SECOND).await.unwrap_err().to_string();
         assert!(error.contains("/no/such/program"), "{error}");
     }
 }

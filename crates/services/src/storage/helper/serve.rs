@@ -38,9 +38,7 @@ where
     F: FnMut(Q) -> Result<A, String>,
 {
     let (lines, requests) = mpsc::sync_channel::<Vec<u8>>(64);
-    let reader = thread::Builder::new()
-        .name("stdin".into())
-        .spawn(move || read_lines(&lines));
+    let reader = thread::Builder::new().name("stdin".into()).spawn(move || read_lines(&lines));
     if let Err(error) = reader {
         eprintln!("steadfast helper: cannot start a thread: {error}");
         return ExitCode::FAILURE;
@@ -48,22 +46,10 @@ where
     for line in requests {
         let answer = match serde_json::from_slice::<Request<Q>>(&line) {
             Ok(request) => match handle(request.ask) {
-                Ok(ok) => Answer {
-                    id: request.id,
-                    ok: Some(ok),
-                    error: None,
-                },
-                Err(error) => Answer {
-                    id: request.id,
-                    ok: None,
-                    error: Some(error),
-                },
+                Ok(ok) => Answer { id: request.id, ok: Some(ok), error: None },
+                Err(error) => Answer { id: request.id, ok: None, error: Some(error) },
             },
-            Err(error) => Answer {
-                id: id_of(&line),
-                ok: None,
-                error: Some(format!("unreadable request: {error}")),
-            },
+            Err(error) => Answer { id: id_of(&line), ok: None, error: Some(format!("unreadable request: {error}")) },
         };
         if let Err(error) = write_line(&answer) {
             // The parent closed its end: it no longer wants the answer or us.

@@ -28,17 +28,8 @@ pub struct ExternalLock {
 impl ExternalLock {
     /// `command` is split at white space, as CTDB does; a leading `!` is dropped.
     pub fn new(command: &str, deadline: Duration) -> Self {
-        let words = command
-            .trim()
-            .trim_start_matches('!')
-            .split_whitespace()
-            .map(str::to_owned)
-            .collect();
-        Self {
-            words,
-            deadline,
-            holding: None,
-        }
+        let words = command.trim().trim_start_matches('!').split_whitespace().map(str::to_owned).collect();
+        Self { words, deadline, holding: None }
     }
 
     /// Starts the command and waits for its character, at most the deadline.
@@ -47,10 +38,7 @@ impl ExternalLock {
             return Ok(Acquired::Held);
         }
         self.stop().await;
-        let (program, args) = self
-            .words
-            .split_first()
-            .ok_or_else(|| self.error("the command is empty"))?;
+        let (program, args) = self.words.split_first().ok_or_else(|| self.error("the command is empty"))?;
         let spawned = Command::new(program)
             .args(args)
             .stdin(Stdio::piped())
@@ -69,9 +57,7 @@ impl ExternalLock {
             (Ok(Ok(1)), b'1') => Ok(Acquired::Contended { by: None }),
             (Ok(Ok(1)), b'2') => Err(self.error("it timed out waiting for the lock")),
             (Ok(Ok(1)), b'3') => Err(self.error("it failed to take the lock")),
-            (Ok(Ok(1)), other) => {
-                Err(self.error(format!("printed {:?} instead of 0, 1, 2 or 3", char::from(other))))
-            }
+            (Ok(Ok(1)), other) => Err(self.error(format!("printed {:?} instead of 0, 1, 2 or 3", char::from(other)))),
             (Ok(Ok(_)), _) => Err(self.error("it ended without an answer")),
             (Ok(Err(error)), _) => Err(self.error(error)),
             (Err(_), _) => Err(self.error(format!("no answer within {:?}", self.deadline))),
@@ -116,10 +102,7 @@ impl ExternalLock {
     }
 
     fn error(&self, why: impl ToString) -> LockError {
-        LockError::External {
-            program: self.words.join(" "),
-            why: why.to_string(),
-        }
+        LockError::External { program: self.words.join(" "), why: why.to_string() }
     }
 }
 
@@ -131,20 +114,14 @@ mod tests {
         let path = dir.join("helper.sh");
         std::fs::write(&path, format!("{body}\n")).unwrap();
         // Through sh: a script just written may be busy in a child that another test forks right now.
-        ExternalLock::new(
-            &format!("!/bin/sh {} a b", path.display()),
-            Duration::from_secs(5),
-        )
+        ExternalLock::new(&format!("!/bin/sh {} a b", path.display()), Duration::from_secs(5))
     }
 
     #[tokio::test]
     async fn a_helper_holds_until_it_is_told_to_end() {
         let dir = tempfile::tempdir().unwrap();
         let mark = dir.path().join("ended");
-        let body = format!(
-            "trap 'echo x >{}; exit 0' TERM; printf 0; while :; do sleep 0.02; done",
-            mark.display()
-        );
+        let body = format!("trap 'echo x >{}; exit 0' TERM; printf 0; while :; do sleep 0.02; done", mark.display());
         let mut lock = script(dir.path(), &body);
         assert!(lock.not_held().is_some());
         assert_eq!(lock.acquire().await.unwrap(), Acquired::Held);
@@ -156,34 +133,16 @@ mod tests {
     #[tokio::test]
     async fn every_other_answer_is_told_apart() {
         let dir = tempfile::tempdir().unwrap();
-        assert_eq!(
-            script(dir.path(), "printf 1").acquire().await.unwrap(),
-            Acquired::Contended { by: None }
-        );
-        for (body, expected) in [
-            ("printf 2", "timed out"),
-            ("printf 3", "failed"),
-            ("printf x", "'x'"),
-            ("", "ended"),
-        ] {
+        assert_eq!(script(dir.path(), "printf 1").acquire().await.unwrap(), Acquired::Contended { by: None });
+        for (body, expected) in [("printf 2", "timed out"), ("printf 3", "failed"), ("printf x", "'x'"), ("", "ended")]
+        {
             let error = script(dir.path(), body).acquire().await.unwrap_err().to_string();
             assert!(error.contains(expected), "{body}: {error}");
         }
         let mut slow = script(dir.path(), "exec sleep 60");
         slow.deadline = Duration::from_millis(50);
-        assert!(
-            slow.acquire()
-                .await
-                .unwrap_err()
-                .to_string()
-                .contains("no answer within")
-        );
-        assert!(
-            ExternalLock::new("!", Duration::from_secs(1))
-                .acquire()
-                .await
-                .is_err()
-        );
+        assert!(slow.acquire().await.unwrap_err().to_string().contains("no answer within"));
+        assert!(ExternalLock::new("!", Duration::from_secs(1)).acquire().await.is_err());
     }
 
     #[tokio::test]

@@ -21,17 +21,8 @@ pub struct LockHelper {
 impl LockHelper {
     /// Starts nothing yet. `deadline` bounds each call; after it the helper is killed.
     pub fn new(command: &HelperCommand, dir: &Path, pnn: u32, deadline: Duration) -> Self {
-        let args = [
-            "lock".into(),
-            "--dir".into(),
-            dir.as_os_str().to_owned(),
-            "--node".into(),
-            pnn.to_string().into(),
-        ];
-        Self {
-            helper: Helper::new(command, "lock", args),
-            deadline,
-        }
+        let args = ["lock".into(), "--dir".into(), dir.as_os_str().to_owned(), "--node".into(), pnn.to_string().into()];
+        Self { helper: Helper::new(command, "lock", args), deadline }
     }
 
     /// The process that holds the lock, while one runs.
@@ -68,13 +59,7 @@ impl LockHelper {
 
     /// Writes this node's record, syncs it, then reads all past every cache.
     pub async fn exchange(&mut self, record: &Value, peers: &[u32]) -> Result<Exchange, LockError> {
-        match self
-            .ask(Ask::Exchange {
-                record: record.clone(),
-                peers: peers.to_vec(),
-            })
-            .await?
-        {
+        match self.ask(Ask::Exchange { record: record.clone(), peers: peers.to_vec() }).await? {
             Told::Exchanged(exchange) => Ok(exchange),
             other => Err(unexpected(&other)),
         }
@@ -82,12 +67,7 @@ impl LockHelper {
 
     /// Reads all records without writing.
     pub async fn read(&mut self, peers: &[u32]) -> Result<Exchange, LockError> {
-        match self
-            .ask(Ask::Read {
-                peers: peers.to_vec(),
-            })
-            .await?
-        {
+        match self.ask(Ask::Read { peers: peers.to_vec() }).await? {
             Told::Exchanged(exchange) => Ok(exchange),
             other => Err(unexpected(&other)),
         }

@@ -111,10 +111,7 @@ impl ClusterLock {
     /// Takes no lock and starts no process yet. `deadline` bounds every later call.
     pub fn new(spec: &LockSpec, pnn: u32, helper: &HelperCommand, deadline: Duration) -> Self {
         let files = LockHelper::new(helper, &spec.dir, pnn, deadline);
-        let external = spec
-            .command
-            .as_deref()
-            .map(|command| ExternalLock::new(command, deadline));
+        let external = spec.command.as_deref().map(|command| ExternalLock::new(command, deadline));
         Self { files, external }
     }
 

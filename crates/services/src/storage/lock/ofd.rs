@@ -61,24 +61,14 @@ mod tests {
     #[test]
     fn two_opens_exclude_each_other_and_a_third_sees_it() {
         let dir = tempfile::tempdir().unwrap();
-        let open = || {
-            File::options()
-                .create(true)
-                .truncate(false)
-                .read(true)
-                .write(true)
-                .open(dir.path().join("l"))
-        };
+        let open = || File::options().create(true).truncate(false).read(true).write(true).open(dir.path().join("l"));
         let (a, b, c) = (open().unwrap(), open().unwrap(), open().unwrap());
         assert!(!conflicting(&c).unwrap());
         assert!(try_lock(&a).unwrap());
         assert!(!try_lock(&b).unwrap());
         assert!(conflicting(&c).unwrap());
         drop(c);
-        assert!(
-            !try_lock(&b).unwrap(),
-            "closing another descriptor must not free it"
-        );
+        assert!(!try_lock(&b).unwrap(), "closing another descriptor must not free it");
         drop(a);
         assert!(try_lock(&b).unwrap());
         unlock(&b).unwrap();

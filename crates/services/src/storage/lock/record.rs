@@ -50,20 +50,12 @@ pub(super) fn write(dir: &Path, pnn: u32, content: &Value) -> Result<(), String>
     let path = path_of(dir, pnn);
     let text = serde_json::to_vec(content).map_err(|e| format!("cannot write a record as JSON: {e}"))?;
     if text.len() > MAX_RECORD {
-        return Err(format!(
-            "a record of {} bytes is longer than {MAX_RECORD}",
-            text.len()
-        ));
+        return Err(format!("a record of {} bytes is longer than {MAX_RECORD}", text.len()));
     }
     let failed = |doing: &str, e: &io::Error| format!("cannot {doing} {}: {e}", path.display());
     let (file, is_new) = open_for_writing(&path).map_err(|e| failed("open", &e))?;
     let [a, b] = read_slots(&file).map_err(|e| failed("read", &e))?;
-    let newest = [&a, &b]
-        .into_iter()
-        .flatten()
-        .map(|slot| slot.sequence)
-        .max()
-        .unwrap_or(0);
+    let newest = [&a, &b].into_iter().flatten().map(|slot| slot.sequence).max().unwrap_or(0);
     let slot = encode(newest + 1, &text);
     // The newer copy is overwritten last: until the first write is confirmed it is the one that counts.
     let second_is_newer = match (&a, &b) {
@@ -72,8 +64,7 @@ pub(super) fn write(dir: &Path, pnn: u32, content: &Value) -> Result<(), String>
     };
     let order = if second_is_newer { [0, SLOT] } else { [SLOT, 0] };
     for offset in order {
-        file.write_all_at(slot.bytes(), offset as u64)
-            .map_err(|e| failed("write", &e))?;
+        file.write_all_at(slot.bytes(), offset as u64).map_err(|e| failed("write", &e))?;
         file.sync_all().map_err(|e| failed("sync", &e))?;
     }
     if is_new {
@@ -115,24 +106,18 @@ fn open_for_writing(path: &Path) -> io::Result<(File, bool)> {
     options.read(true).write(true).mode(0o600);
     match open_direct(options.clone().create_new(true), path) {
         Ok(file) => Ok((file, true)),
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-            Ok((open_direct(&options, path)?, false))
-        }
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok((open_direct(&options, path)?, false)),
         Err(error) => Err(error),
     }
 }
 
 /// Opens past the page cache where the filesystem can do that.
 fn open_direct(options: &OpenOptions, path: &Path) -> io::Result<File> {
-    let direct = options
-        .clone()
-        .custom_flags((OFlags::DIRECT | OFlags::NOFOLLOW).bits() as i32)
-        .open(path);
+    let direct = options.clone().custom_flags((OFlags::DIRECT | OFlags::NOFOLLOW).bits() as i32).open(path);
     match direct {
-        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => options
-            .clone()
-            .custom_flags(OFlags::NOFOLLOW.bits() as i32)
-            .open(path),
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
+            options.clone().custom_flags(OFlags::NOFOLLOW.bits() as i32).open(path)
+        }
         other => other,
     }
 }
@@ -188,21 +173,13 @@ fn decode(bytes: &[u8]) -> Result<Slot, String> {
         return Err("checksum does not match".to_owned());
     }
     let length = le64(&bytes[16..24]) as u32 as usize;
-    let content = bytes
-        .get(HEADER..HEADER + length)
-        .filter(|_| length <= MAX_RECORD);
+    let content = bytes.get(HEADER..HEADER + length).filter(|_| length <= MAX_RECORD);
     let content = content.ok_or_else(|| format!("length {length} is impossible"))?;
-    Ok(Slot {
-        sequence: le64(&bytes[8..16]),
-        content: content.to_vec(),
-    })
+    Ok(Slot { sequence: le64(&bytes[8..16]), content: content.to_vec() })
 }
 
 fn le64(bytes: &[u8]) -> u64 {
-    bytes
-        .iter()
-        .rev()
-        .fold(0, |sum, byte| sum << 8 | u64::from(*byte))
+    bytes.iter().rev().fold(0, |sum, byte| sum << 8 | u64::from(*byte))
 }
 
 /// CRC-64/XZ (ECMA-182, reflected).
@@ -214,11 +191,7 @@ fn crc64(bytes: &[u8]) -> u64 {
             let mut crc = i as u64;
             let mut bit = 0;
             while bit < 8 {
-                crc = if crc & 1 == 1 {
-                    crc >> 1 ^ 0xC96C_5795_D787_0F42
-                } else {
-                    crc >> 1
-                };
+                crc = if crc & 1 == 1 { crc >> 1 ^ 0xC96C_5795_D787_0F42 } else { crc >> 1 };
                 bit += 1;
             }
             table[i] = crc;
@@ -226,9 +199,7 @@ fn crc64(bytes: &[u8]) -> u64 {
         }
         table
     };
-    !bytes.iter().fold(!0, |crc, byte| {
-        TABLE[((crc ^ u64::from(*byte)) & 0xff) as usize] ^ crc >> 8
-    })
+    !bytes.iter().fold(!0, |crc, byte| TABLE[((crc ^ u64::from(*byte)) & 0xff) as usize] ^ crc >> 8)
 }
 
 /// A buffer that starts at a multiple of [`ALIGN`].
@@ -242,11 +213,7 @@ impl Aligned {
     fn new(length: usize) -> Self {
         let memory = vec![0; length + ALIGN];
         let start = memory.as_ptr().align_offset(ALIGN);
-        Self {
-            memory,
-            start,
-            length,
-        }
+        Self { memory, start, length }
     }
 
     fn bytes(&self) -> &[u8] {
@@ -271,14 +238,7 @@ mod tests {
     #[test]
     fn names_are_exact() {
         assert_eq!(pnn_of("record.12"), Some(12));
-        for name in [
-            "record.",
-            "record.x",
-            "record.012",
-            "record.1.tmp",
-            "record.+1",
-            "lock",
-        ] {
+        for name in ["record.", "record.x", "record.012", "record.1.tmp", "record.+1", "lock"] {
             assert_eq!(pnn_of(name), None, "{name}");
         }
     }
@@ -306,26 +266,15 @@ mod tests {
         write(dir.path(), 0, &json!({ "n": 2 })).unwrap();
         let after = std::fs::read(&path).unwrap();
         // The order of the writes is the one that `write` chose for two equal copies: first slot, then second.
-        for done in (0..=2 * SLOT)
-            .step_by(4099)
-            .chain([9, 17, SLOT - 1, SLOT, SLOT + 12, 2 * SLOT])
-        {
+        for done in (0..=2 * SLOT).step_by(4099).chain([9, 17, SLOT - 1, SLOT, SLOT + 12, 2 * SLOT]) {
             let mut torn = before.clone();
             torn[..done].copy_from_slice(&after[..done]);
             std::fs::write(&path, &torn).unwrap();
             let expected = if done >= SLOT { 2 } else { 1 };
-            assert_eq!(
-                read(dir.path(), 0),
-                Some(Ok(json!({ "n": expected }))),
-                "after {done} bytes"
-            );
+            assert_eq!(read(dir.path(), 0), Some(Ok(json!({ "n": expected }))), "after {done} bytes");
             // And the next write goes on from there.
             write(dir.path(), 0, &json!({ "n": 3 })).unwrap();
-            assert_eq!(
-                read(dir.path(), 0),
-                Some(Ok(json!({ "n": 3 }))),
-                "written after {done} bytes"
-            );
+            assert_eq!(read(dir.path(), 0), Some(Ok(json!({ "n": 3 }))), "written after {done} bytes");
         }
     }
 
@@ -335,19 +284,10 @@ mod tests {
         let path = path_of(dir.path(), 1);
         let mut good = encode(7, b"not json").bytes().to_vec();
         good.extend_from_within(..);
-        for content in [
-            vec![],
-            vec![0; 10],
-            vec![0xff; 2 * SLOT],
-            vec![b'S'; 3 * SLOT],
-            good,
-        ] {
+        for content in [vec![], vec![0; 10], vec![0xff; 2 * SLOT], vec![b'S'; 3 * SLOT], good] {
             std::fs::write(&path, &content).unwrap();
             let read = read(dir.path(), 1).expect("present");
-            assert!(
-                read.as_ref().is_err_and(|why| why.contains("record.1")),
-                "{read:?}"
-            );
+            assert!(read.as_ref().is_err_and(|why| why.contains("record.1")), "{read:?}");
         }
         std::fs::remove_file(&path).unwrap();
         std::os::unix::fs::symlink("elsewhere", &path).unwrap();

@@ -35,11 +35,7 @@ pub(super) enum Told {
 
 /// `steadfast helper lock --dir DIR --node PNN`.
 pub(in crate::storage) fn main(dir: &Path, pnn: u32) -> ExitCode {
-    let mut server = Server {
-        dir: dir.to_owned(),
-        pnn,
-        held: None,
-    };
+    let mut server = Server { dir: dir.to_owned(), pnn, held: None };
     serve(|ask| server.answer(ask))
 }
 
@@ -84,9 +80,7 @@ impl Server {
     fn open(&self, create: bool) -> io::Result<File> {
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(create).mode(0o600);
-        options
-            .custom_flags(OFlags::NOFOLLOW.bits() as i32)
-            .open(self.lock_path())
+        options.custom_flags(OFlags::NOFOLLOW.bits() as i32).open(self.lock_path())
     }
 
     fn acquire(&mut self) -> Result<Acquired, String> {
@@ -105,17 +99,11 @@ impl Server {
         if let Some(why) = self.replaced(&file) {
             return Err(why);
         }
-        let holder = Holder {
-            pnn: self.pnn,
-            id: random_id(),
-            since: seconds_now(),
-        };
+        let holder = Holder { pnn: self.pnn, id: random_id(), since: seconds_now() };
         let mut text = serde_json::to_vec(&holder).map_err(|e| e.to_string())?;
         text.resize(NOTE, b' ');
         // Fixed length, no truncation: a reader never finds the file empty.
-        file.write_all_at(&text, 0)
-            .and_then(|()| file.sync_all())
-            .map_err(failed)?;
+        file.write_all_at(&text, 0).and_then(|()| file.sync_all()).map_err(failed)?;
         self.held = Some(Held { file, holder });
         Ok(Acquired::Held)
     }
@@ -167,24 +155,12 @@ impl Server {
         pnns.push(self.pnn);
         let listed = fs::read_dir(&self.dir).and_then(Iterator::collect::<io::Result<Vec<_>>>);
         let listed = listed.map_err(|e| format!("cannot list {}: {e}", self.dir.display()))?;
-        pnns.extend(
-            listed
-                .iter()
-                .filter_map(|entry| record::pnn_of(entry.file_name().to_str()?)),
-        );
+        pnns.extend(listed.iter().filter_map(|entry| record::pnn_of(entry.file_name().to_str()?)));
         pnns.sort_unstable();
         pnns.dedup();
-        let record = |pnn| {
-            Some(Record {
-                pnn,
-                content: record::read(&self.dir, pnn)?,
-            })
-        };
+        let record = |pnn| Some(Record { pnn, content: record::read(&self.dir, pnn)? });
         let records = pnns.into_iter().filter_map(record).collect();
-        Ok(Exchange {
-            records,
-            not_held: self.not_held(),
-        })
+        Ok(Exchange { records, not_held: self.not_held() })
     }
 }
 
@@ -198,9 +174,7 @@ fn note(file: &File) -> Option<Holder> {
 }
 
 fn seconds_now() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs())
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 fn random_id() -> String {
@@ -218,11 +192,7 @@ mod tests {
     use serde_json::json;
 
     fn server(dir: &Path, pnn: u32) -> Server {
-        Server {
-            dir: dir.join("lock"),
-            pnn,
-            held: None,
-        }
+        Server { dir: dir.join("lock"), pnn, held: None }
     }
 
     #[test]
@@ -231,9 +201,7 @@ mod tests {
         let (mut a, mut b) = (server(dir.path(), 0), server(dir.path(), 1));
         assert_eq!(a.acquire().unwrap(), Acquired::Held);
         assert_eq!(a.acquire().unwrap(), Acquired::Held);
-        let Acquired::Contended { by: Some(by) } = b.acquire().unwrap() else {
-            panic!("two holders")
-        };
+        let Acquired::Contended { by: Some(by) } = b.acquire().unwrap() else { panic!("two holders") };
         assert_eq!(by.pnn, 0);
         assert_eq!(a.not_held(), None);
         assert!(b.not_held().is_some());
@@ -262,32 +230,13 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (mut a, mut b) = (server(dir.path(), 0), server(dir.path(), 1));
         a.acquire().unwrap();
-        let ask = |n| Ask::Exchange {
-            record: json!(n),
-            peers: vec![0, 1, 2],
-        };
-        let Told::Exchanged(first) = a.answer(ask(10)).unwrap() else {
-            panic!()
-        };
-        assert_eq!(
-            first.records,
-            [Record {
-                pnn: 0,
-                content: Ok(json!(10))
-            }]
-        );
+        let ask = |n| Ask::Exchange { record: json!(n), peers: vec![0, 1, 2] };
+        let Told::Exchanged(first) = a.answer(ask(10)).unwrap() else { panic!() };
+        assert_eq!(first.records, [Record { pnn: 0, content: Ok(json!(10)) }]);
         assert_eq!(first.not_held, None);
         fs::write(dir.path().join("lock/record.7"), "garbage").unwrap();
-        let Told::Exchanged(second) = b.answer(ask(11)).unwrap() else {
-            panic!()
-        };
-        assert_eq!(
-            second.records[..2],
-            [0, 1].map(|n| Record {
-                pnn: n,
-                content: Ok(json!(10 + n))
-            })
-        );
+        let Told::Exchanged(second) = b.answer(ask(11)).unwrap() else { panic!() };
+        assert_eq!(second.records[..2], [0, 1].map(|n| Record { pnn: n, content: Ok(json!(10 + n)) }));
         assert!(second.records[2].content.is_err() && second.records[2].pnn == 7);
         assert!(second.not_held.is_some());
     }

@@ -51,34 +51,18 @@ pub enum ConfigError {
 impl StorageConfig {
     /// A GlusterFS volume served by this machine, with the options of coherence.
     pub fn gluster(volume: impl Into<String>, path: impl Into<PathBuf>) -> Self {
-        Self {
-            kind: Kind::Gluster,
-            path: path.into(),
-            servers: Vec::new(),
-            volume: Some(volume.into()),
-            options: None,
-        }
+        Self { kind: Kind::Gluster, path: path.into(), servers: Vec::new(), volume: Some(volume.into()), options: None }
     }
 
     /// A directory that is there already.
     pub fn local(path: impl Into<PathBuf>) -> Self {
-        Self {
-            kind: Kind::Local,
-            path: path.into(),
-            servers: Vec::new(),
-            volume: None,
-            options: None,
-        }
+        Self { kind: Kind::Local, path: path.into(), servers: Vec::new(), volume: None, options: None }
     }
 
     /// The same volume once more, on a mount of its own for the cluster lock. A local directory stays as it is.
     pub fn for_lock(&self, path: impl Into<PathBuf>) -> Self {
         match self.kind {
-            Kind::Gluster => Self {
-                path: path.into(),
-                options: None,
-                ..self.clone()
-            },
+            Kind::Gluster => Self { path: path.into(), options: None, ..self.clone() },
             Kind::Local => self.clone(),
         }
     }
@@ -99,13 +83,9 @@ impl StorageConfig {
             return Err(ConfigError::OnlyGluster { key });
         }
         let volume = self.volume.as_ref().ok_or(ConfigError::NoVolume)?;
-        check_word("volume", volume, |c| {
-            c.is_ascii_alphanumeric() || "-_.".contains(c)
-        })?;
+        check_word("volume", volume, |c| c.is_ascii_alphanumeric() || "-_.".contains(c))?;
         for server in &self.servers {
-            check_word("servers", server, |c| {
-                c.is_ascii_alphanumeric() || "-_.:[]".contains(c)
-            })?;
+            check_word("servers", server, |c| c.is_ascii_alphanumeric() || "-_.:[]".contains(c))?;
         }
         for option in self.options.iter().flatten() {
             check_word("options", option, |c| c.is_ascii_graphic() && c != ',')?;
@@ -114,22 +94,14 @@ impl StorageConfig {
     }
 
     pub(super) fn mount_options(&self) -> Vec<String> {
-        let default = || {
-            coherence::MOUNT_OPTIONS
-                .iter()
-                .map(|&option| option.to_owned())
-                .collect()
-        };
+        let default = || coherence::MOUNT_OPTIONS.iter().map(|&option| option.to_owned()).collect();
         self.options.clone().unwrap_or_else(default)
     }
 }
 
 fn check_word(key: &'static str, value: &str, allowed: impl Fn(char) -> bool) -> Result<(), ConfigError> {
     if value.is_empty() || value.starts_with('-') || !value.chars().all(allowed) {
-        return Err(ConfigError::Word {
-            key,
-            value: value.to_owned(),
-        });
+        return Err(ConfigError::Word { key, value: value.to_owned() });
     }
     Ok(())
 }
@@ -161,15 +133,7 @@ mod tests {
     #[test]
     fn unknown_keys_are_refused_and_posix_means_local() {
         let parse = |text: &str| serde_json::from_str::<StorageConfig>(text);
-        assert_eq!(
-            parse(r#"{"kind":"posix","path":"/x"}"#).unwrap(),
-            StorageConfig::local("/x")
-        );
-        assert!(
-            parse(r#"{"kind":"local","path":"/x","volum":"v"}"#)
-                .unwrap_err()
-                .to_string()
-                .contains("volum")
-        );
+        assert_eq!(parse(r#"{"kind":"posix","path":"/x"}"#).unwrap(), StorageConfig::local("/x"));
+        assert!(parse(r#"{"kind":"local","path":"/x","volum":"v"}"#).unwrap_err().to_string().contains("volum"));
     }
 }

@@ -21,11 +21,7 @@ const LOG_TAIL: u64 = 16 * 1024;
 
 pub(super) fn mount_error(config: &StorageConfig, why: String) -> MountError {
     let volume = config.volume.clone().unwrap_or_default();
-    MountError::Mount {
-        path: config.path.clone(),
-        volume,
-        why,
-    }
+    MountError::Mount { path: config.path.clone(), volume, why }
 }
 
 /// Mounts the volume; the mount point is made if it is missing.
@@ -50,10 +46,7 @@ pub(super) async fn mount(config: &StorageConfig) -> Result<(), MountError> {
             // Gone already is as good.
             let _ = kill_process_group(group, Signal::KILL);
         }
-        let why = format!(
-            "no end within {MOUNT_DEADLINE:?}; is glusterd running on {}?",
-            servers(config).join(", ")
-        );
+        let why = format!("no end within {MOUNT_DEADLINE:?}; is glusterd running on {}?", servers(config).join(", "));
         return Err(mount_error(config, why));
     };
     if status.map_err(MountError::Spawn)?.success() {
@@ -62,16 +55,9 @@ pub(super) async fn mount(config: &StorageConfig) -> Result<(), MountError> {
     // The daemonized client may have kept the pipe: what is there now must do.
     let mut output = Vec::new();
     if let Some(said) = said {
-        let _ = timeout(
-            Duration::from_millis(200),
-            said.take(LOG_TAIL).read_to_end(&mut output),
-        )
-        .await;
+        let _ = timeout(Duration::from_millis(200), said.take(LOG_TAIL).read_to_end(&mut output)).await;
     }
-    let mut why = String::from_utf8_lossy(&output)
-        .split_whitespace()
-        .collect::<Vec<_>>()
-        .join(" ");
+    let mut why = String::from_utf8_lossy(&output).split_whitespace().collect::<Vec<_>>().join(" ");
     if let Some(line) = last_error(&log_of(&config.path)) {
         why = format!("{why} Its log says: {line}");
     }
@@ -79,11 +65,7 @@ pub(super) async fn mount(config: &StorageConfig) -> Result<(), MountError> {
 }
 
 fn servers(config: &StorageConfig) -> Vec<String> {
-    if config.servers.is_empty() {
-        vec!["localhost".to_owned()]
-    } else {
-        config.servers.clone()
-    }
+    if config.servers.is_empty() { vec!["localhost".to_owned()] } else { config.servers.clone() }
 }
 
 /// `-o OPTIONS SERVER:/VOLUME PATH`
@@ -133,28 +115,17 @@ pub(super) fn clients_of(path: &Path) -> Vec<Client> {
     let Ok(entries) = fs::read_dir("/proc") else {
         return Vec::new();
     };
-    let pids = entries
-        .flatten()
-        .filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    let pids = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
     pids.filter(|pid| command_serves(*pid, path))
         .filter(|pid| fs::read_link(format!("/proc/{pid}/ns/mnt")).ok() == ours)
-        .filter_map(|pid| {
-            Some(Client {
-                pid: Pid::from_raw(pid)?,
-                path: path.to_owned(),
-            })
-        })
+        .filter_map(|pid| Some(Client { pid: Pid::from_raw(pid)?, path: path.to_owned() }))
         .collect()
 }
 
 /// Its words, when the process is `glusterfs ... PATH`.
 fn command_of(pid: i32, path: &Path) -> Option<Vec<Vec<u8>>> {
     let text = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
-    let words: Vec<Vec<u8>> = text
-        .split(|byte| *byte == 0)
-        .filter(|w| !w.is_empty())
-        .map(<[u8]>::to_vec)
-        .collect();
+    let words: Vec<Vec<u8>> = text.split(|byte| *byte == 0).filter(|w| !w.is_empty()).map(<[u8]>::to_vec).collect();
     let (first, last) = (words.first()?, words.last()?);
     let program = first.rsplit(|byte| *byte == b'/').next()?;
     (program == b"glusterfs" && last == path.as_os_str().as_bytes()).then_some(words)
@@ -200,24 +171,14 @@ pub(super) fn incoherent_options(path: &Path) -> Vec<String> {
     missing_options(&words)
         .into_iter()
         .map(|option| {
-            format!(
-                "{} is mounted without {option}: other nodes' changes are seen late; unmount it",
-                path.display()
-            )
+            format!("{} is mounted without {option}: other nodes' changes are seen late; unmount it", path.display())
         })
         .collect()
 }
 
 fn missing_options(words: &[Vec<u8>]) -> Vec<&'static str> {
-    let has = |option: &&str| {
-        words
-            .iter()
-            .any(|word| word.strip_prefix(b"--") == Some(option.as_bytes()))
-    };
-    super::super::coherence::MOUNT_OPTIONS
-        .into_iter()
-        .filter(|option| !has(option))
-        .collect()
+    let has = |option: &&str| words.iter().any(|word| word.strip_prefix(b"--") == Some(option.as_bytes()));
+    super::super::coherence::MOUNT_OPTIONS.into_iter().filter(|option| !has(option)).collect()
 }
 
 #[cfg(test)]
@@ -229,12 +190,7 @@ mod tests {
         let mut config = StorageConfig::gluster("vol1", "/mnt/g");
         config.servers = vec!["g1".into(), "g2".into(), "g3".into()];
         config.options = Some(vec!["log-level=ERROR".into()]);
-        let expected = [
-            "-o",
-            "log-level=ERROR,backup-volfile-servers=g2:g3",
-            "g1:/vol1",
-            "/mnt/g",
-        ];
+        let expected = ["-o", "log-level=ERROR,backup-volfile-servers=g2:g3", "g1:/vol1", "/mnt/g"];
         assert_eq!(arguments(&config), expected);
         assert!(arguments(&StorageConfig::gluster("v", "/m"))[1].contains("attribute-timeout=0"));
     }
@@ -245,29 +201,16 @@ mod tests {
         let all = "/usr/sbin/glusterfs --direct-io-mode=enable --attribute-timeout=0 --entry-timeout=0 \
                    --negative-timeout=0 --process-name fuse --volfile-server=localhost --volfile-id=/vol1 /mnt/g";
         assert!(missing_options(&words(all)).is_empty());
-        assert_eq!(
-            missing_options(&words("glusterfs --entry-timeout=0 /mnt/g")).len(),
-            3
-        );
+        assert_eq!(missing_options(&words("glusterfs --entry-timeout=0 /mnt/g")).len(), 3);
     }
 
     #[test]
     fn the_log_is_where_gluster_puts_it() {
-        assert_eq!(
-            log_of(Path::new("/mnt/glustervol")),
-            Path::new("/var/log/glusterfs/mnt-glustervol.log")
-        );
+        assert_eq!(log_of(Path::new("/mnt/glustervol")), Path::new("/var/log/glusterfs/mnt-glustervol.log"));
         let dir = tempfile::tempdir().unwrap();
         let log = dir.path().join("l");
-        fs::write(
-            &log,
-            "[t] I [a] 0-x: fine\n[t] E [MSGID: 1] [f.c:1:g] 0-mgmt: no volume\n[t] I [a] bye\n",
-        )
-        .unwrap();
-        assert_eq!(
-            last_error(&log).unwrap(),
-            "[MSGID: 1] [f.c:1:g] 0-mgmt: no volume"
-        );
+        fs::write(&log, "[t] I [a] 0-x: fine\n[t] E [MSGID: 1] [f.c:1:g] 0-mgmt: no volume\n[t] I [a] bye\n").unwrap();
+        assert_eq!(last_error(&log).unwrap(), "[MSGID: 1] [f.c:1:g] 0-mgmt: no volume");
         assert_eq!(last_error(Path::new("/no/such/log")), None);
     }
 

@@ -45,22 +45,13 @@ pub enum MountError {
     #[error("cannot read the mount table: {0}")]
     Table(std::io::Error),
     #[error("{} is mounted from {found} ({fstype}), not from volume {volume}; unmount it or correct [storage]", .path.display())]
-    Foreign {
-        path: PathBuf,
-        found: String,
-        fstype: String,
-        volume: String,
-    },
+    Foreign { path: PathBuf, found: String, fstype: String, volume: String },
     #[error("cannot create the mount point {}: {source}", .path.display())]
     MountPoint { path: PathBuf, source: std::io::Error },
     #[error("cannot run mount: {0}")]
     Spawn(std::io::Error),
     #[error("mounting volume {volume} on {} failed: {why}", .path.display())]
-    Mount {
-        path: PathBuf,
-        volume: String,
-        why: String,
-    },
+    Mount { path: PathBuf, volume: String, why: String },
     #[error("{} does not answer: {source}", .path.display())]
     Probe { path: PathBuf, source: HelperError },
     #[error("cannot unmount {}: {why}", .path.display())]
@@ -79,18 +70,9 @@ impl Mount {
     /// Mounts nothing yet. `pnn` names the node's own probe file on the mount.
     pub fn new(config: StorageConfig, pnn: u32, helper: &HelperCommand) -> Result<Self, ConfigError> {
         config.validate()?;
-        let args = [
-            "mount-probe".into(),
-            config.path.as_os_str().to_owned(),
-            "--node".into(),
-            pnn.to_string().into(),
-        ];
+        let args = ["mount-probe".into(), config.path.as_os_str().to_owned(), "--node".into(), pnn.to_string().into()];
         let probe = Mutex::new(Helper::new(helper, "mount probe", args));
-        Ok(Self {
-            config,
-            helper: helper.clone(),
-            probe,
-        })
+        Ok(Self { config, helper: helper.clone(), probe })
     }
 
     /// Where the shared filesystem is.
@@ -141,14 +123,10 @@ impl Mount {
             Kind::Gluster => match self.ours() {
                 Ok(Some(entry)) => Some(entry.device),
                 Ok(None) => {
-                    return Err(HelperError::Refused {
-                        why: probe::NOT_MOUNTED.to_owned(),
-                    });
+                    return Err(HelperError::Refused { why: probe::NOT_MOUNTED.to_owned() });
                 }
                 Err(error) => {
-                    return Err(HelperError::Refused {
-                        why: error.to_string(),
-                    });
+                    return Err(HelperError::Refused { why: error.to_string() });
                 }
             },
         };
@@ -158,20 +136,14 @@ impl Mount {
     async fn first_probe(&self) -> Result<(), MountError> {
         match self.probe(FIRST_PROBE).await {
             Ok(_) => Ok(()),
-            Err(source) => Err(MountError::Probe {
-                path: self.config.path.clone(),
-                source,
-            }),
+            Err(source) => Err(MountError::Probe { path: self.config.path.clone(), source }),
         }
     }
 
     /// One unmount of the topmost mount, in a helper. Lazily: at once, whoever still uses it.
     async fn unmount_once(&self, lazily: bool) -> Result<(), HelperError> {
         let mut helper = Helper::new(&self.helper, "unmount", ["unmount"]);
-        let ask = UnmountAsk {
-            path: self.config.path.clone(),
-            lazily,
-        };
+        let ask = UnmountAsk { path: self.config.path.clone(), lazily };
         let result = helper.call::<_, ()>(&ask, UNMOUNT_DEADLINE).await;
         helper.stop().await;
         result
@@ -217,10 +189,7 @@ impl Storage for Mount {
             }
             let polite = self.unmount_once(false).await;
             if let Err(error) = polite
-                && let Err(error) = self
-                    .unmount_once(true)
-                    .await
-                    .map_err(|lazy| format!("{error}; lazily: {lazy}"))
+                && let Err(error) = self.unmount_once(true).await.map_err(|lazy| format!("{error}; lazily: {lazy}"))
             {
                 last = Some(error);
                 break;
@@ -231,12 +200,10 @@ impl Storage for Mount {
         gluster::end(clients).await;
         if self.ours()?.is_some() {
             // With its client gone the kernel answers by itself.
-            self.unmount_once(true)
-                .await
-                .map_err(|error| MountError::Unmount {
-                    path: self.config.path.clone(),
-                    why: last.unwrap_or_else(|| error.to_string()),
-                })?;
+            self.unmount_once(true).await.map_err(|error| MountError::Unmount {
+                path: self.config.path.clone(),
+                why: last.unwrap_or_else(|| error.to_string()),
+            })?;
         }
         Ok(())
     }

@@ -68,11 +68,7 @@ fn probe(path: &Path, pnn: u32, device: Option<&str>, count: u64) -> Result<Prob
         return Err(format!("{} is no directory", path.display()));
     }
     if let Some(device) = device {
-        let found = format!(
-            "{}:{}",
-            rustix::fs::major(root.dev()),
-            rustix::fs::minor(root.dev())
-        );
+        let found = format!("{}:{}", rustix::fs::major(root.dev()), rustix::fs::minor(root.dev()));
         if found != device {
             return Err(NOT_MOUNTED.to_owned());
         }
@@ -83,20 +79,12 @@ fn probe(path: &Path, pnn: u32, device: Option<&str>, count: u64) -> Result<Prob
     let started = Instant::now();
     let full = match write_and_read_back(path, pnn, count) {
         Ok(()) => None,
-        Err(error) if matches!(error.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT)) => {
-            Some(plain(&error))
-        }
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT)) => Some(plain(&error)),
         Err(error) => return Err(failed("write on", error)),
     };
     let bytes = |blocks: u64| blocks.saturating_mul(space.f_frsize);
     let (total, free) = (bytes(space.f_blocks), bytes(space.f_bavail));
-    Ok(Probed {
-        total,
-        free,
-        statfs,
-        write: started.elapsed(),
-        full,
-    })
+    Ok(Probed { total, free, statfs, write: started.elapsed(), full })
 }
 
 fn write_and_read_back(path: &Path, pnn: u32, count: u64) -> io::Result<()> {
@@ -109,23 +97,12 @@ fn write_and_read_back(path: &Path, pnn: u32, count: u64) -> io::Result<()> {
     let nofollow = OFlags::NOFOLLOW.bits() as i32;
     let written = format!("{}-{count:020}\n", std::process::id());
     let mut options = OpenOptions::new();
-    let mut out = options
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .custom_flags(nofollow)
-        .open(&file)?;
+    let mut out = options.write(true).create(true).truncate(true).mode(0o600).custom_flags(nofollow).open(&file)?;
     out.write_all(written.as_bytes())?;
     out.sync_all()?;
     drop(out);
     let mut read = String::new();
-    OpenOptions::new()
-        .read(true)
-        .custom_flags(nofollow)
-        .open(&file)?
-        .take(1024)
-        .read_to_string(&mut read)?;
+    OpenOptions::new().read(true).custom_flags(nofollow).open(&file)?.take(1024).read_to_string(&mut read)?;
     if read != written {
         return Err(io::Error::other("what was written and synced does not read back"));
     }

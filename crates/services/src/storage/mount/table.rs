@@ -19,10 +19,7 @@ pub(super) struct Entry {
 impl Entry {
     /// Whether it is the root of that volume; the source reads `SERVER:VOLUME` or `SERVER:/VOLUME`.
     pub(super) fn is_gluster_volume(&self, volume: &str) -> bool {
-        let mounted = self
-            .source
-            .rsplit_once(':')
-            .map(|(_, volume)| volume.trim_start_matches('/'));
+        let mounted = self.source.rsplit_once(':').map(|(_, volume)| volume.trim_start_matches('/'));
         self.fstype == "fuse.glusterfs" && mounted == Some(volume)
     }
 }
@@ -56,12 +53,7 @@ fn parse_line(line: &[u8]) -> Option<Entry> {
     let mut after = fields.skip_while(|field| *field != b"-").skip(1);
     let fstype = String::from_utf8(unescape(after.next()?)).ok()?;
     let source = String::from_utf8_lossy(&unescape(after.next()?)).into_owned();
-    Some(Entry {
-        path,
-        device,
-        fstype,
-        source,
-    })
+    Some(Entry { path, device, fstype, source })
 }
 
 /// Undoes the kernel's `\ooo` for space, tab, newline and backslash.
@@ -69,13 +61,9 @@ fn unescape(field: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(field.len());
     let mut rest = field;
     while let Some((&byte, after)) = rest.split_first() {
-        let octal = after
-            .get(..3)
-            .filter(|digits| byte == b'\\' && digits.iter().all(|d| (b'0'..b'8').contains(d)));
+        let octal = after.get(..3).filter(|digits| byte == b'\\' && digits.iter().all(|d| (b'0'..b'8').contains(d)));
         if let Some(digits) = octal {
-            out.push(digits.iter().fold(0, |value: u8, digit| {
-                value.wrapping_mul(8).wrapping_add(digit - b'0')
-            }));
+            out.push(digits.iter().fold(0, |value: u8, digit| value.wrapping_mul(8).wrapping_add(digit - b'0')));
             rest = &after[3..];
         } else {
             out.push(byte);

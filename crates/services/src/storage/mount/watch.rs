@@ -37,13 +37,7 @@ struct Judged {
 }
 
 impl Health {
-    fn judge(
-        &mut self,
-        now: Instant,
-        at: SystemTime,
-        path: &str,
-        result: &Result<Probed, HelperError>,
-    ) -> Judged {
+    fn judge(&mut self, now: Instant, at: SystemTime, path: &str, result: &Result<Probed, HelperError>) -> Judged {
         let error = match result {
             Ok(probed) => return self.judge_good(path, probed),
             Err(error) => error,
@@ -52,43 +46,21 @@ impl Health {
         self.bad = self.bad.saturating_add(1);
         if error.is_hang() {
             let asked = now.checked_sub(PROBE_DEADLINE).unwrap_or(now);
-            let &mut (since, told) = self
-                .silent
-                .get_or_insert((asked, at.checked_sub(PROBE_DEADLINE).unwrap_or(at)));
+            let &mut (since, told) = self.silent.get_or_insert((asked, at.checked_sub(PROBE_DEADLINE).unwrap_or(at)));
             self.failed = true;
             let because = format!("{path} does not answer since {}", clock(told));
-            return Judged {
-                state: State::Failed,
-                because,
-                give_up: now.duration_since(since) >= BEYOND_REPAIR,
-            };
+            return Judged { state: State::Failed, because, give_up: now.duration_since(since) >= BEYOND_REPAIR };
         }
         self.silent = None;
         let text = error.to_string();
         if text == NOT_MOUNTED || text.contains("Transport endpoint is not connected") {
             self.failed = true;
-            let what = if text == NOT_MOUNTED {
-                "is not mounted any more"
-            } else {
-                "lost its client process"
-            };
-            return Judged {
-                state: State::Failed,
-                because: format!("{path} {what}"),
-                give_up: true,
-            };
+            let what = if text == NOT_MOUNTED { "is not mounted any more" } else { "lost its client process" };
+            return Judged { state: State::Failed, because: format!("{path} {what}"), give_up: true };
         }
         self.failed |= self.bad >= DAMPING;
-        let state = if self.failed {
-            State::Failed
-        } else {
-            State::Failing
-        };
-        Judged {
-            state,
-            because: text,
-            give_up: false,
-        }
+        let state = if self.failed { State::Failed } else { State::Failing };
+        Judged { state, because: text, give_up: false }
     }
 
     fn judge_good(&mut self, path: &str, probed: &Probed) -> Judged {
@@ -97,11 +69,7 @@ impl Health {
         self.good = self.good.saturating_add(1);
         if self.failed && self.good < DAMPING {
             let because = format!("{path} answers again; waiting for {DAMPING} good probes in a row");
-            return Judged {
-                state: State::Failed,
-                because,
-                give_up: false,
-            };
+            return Judged { state: State::Failed, because, give_up: false };
         }
         self.failed = false;
         // A full volume is full on every node: moving addresses would not help, and reads go on.
@@ -109,26 +77,14 @@ impl Health {
             Some(error) => format!("{path} answers, but cannot be written: {error}"),
             None => format!("{path} answers"),
         };
-        Judged {
-            state: State::Ok,
-            because,
-            give_up: false,
-        }
+        Judged { state: State::Ok, because, give_up: false }
     }
 }
 
 /// `HH:MM:SS UTC`.
 fn clock(at: SystemTime) -> String {
-    let seconds = at
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs())
-        % 86_400;
-    format!(
-        "{:02}:{:02}:{:02} UTC",
-        seconds / 3600,
-        seconds / 60 % 60,
-        seconds % 60
-    )
+    let seconds = at.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs()) % 86_400;
+    format!("{:02}:{:02}:{:02} UTC", seconds / 3600, seconds / 60 % 60, seconds % 60)
 }
 
 /// Probes until the mount is beyond repair; returns why.
@@ -163,13 +119,7 @@ mod tests {
 
     fn good() -> Result<Probed, HelperError> {
         let zero = Duration::ZERO;
-        Ok(Probed {
-            total: 10,
-            free: 5,
-            statfs: zero,
-            write: zero,
-            full: None,
-        })
+        Ok(Probed { total: 10, free: 5, statfs: zero, write: zero, full: None })
     }
 
     fn error(why: &str) -> Result<Probed, HelperError> {
@@ -177,43 +127,23 @@ mod tests {
     }
 
     fn hang() -> Result<Probed, HelperError> {
-        Err(HelperError::Deadline {
-            what: "probe".into(),
-            after: PROBE_DEADLINE,
-        })
+        Err(HelperError::Deadline { what: "probe".into(), after: PROBE_DEADLINE })
     }
 
     fn run(health: &mut Health, at: Instant, result: Result<Probed, HelperError>) -> Judged {
-        health.judge(
-            at,
-            SystemTime::UNIX_EPOCH + Duration::from_secs(3725),
-            "/m",
-            &result,
-        )
+        health.judge(at, SystemTime::UNIX_EPOCH + Duration::from_secs(3725), "/m", &result)
     }
 
     #[tokio::test]
     async fn errors_are_damped_and_a_hang_is_not() {
         let (mut health, now) = (Health::default(), Instant::now());
         let states = |health: &mut Health, results: Vec<Result<Probed, HelperError>>| {
-            results
-                .into_iter()
-                .map(|r| run(health, now, r).state)
-                .collect::<Vec<_>>()
+            results.into_iter().map(|r| run(health, now, r).state).collect::<Vec<_>>()
         };
         use State::{Failed, Failing, Ok};
-        assert_eq!(
-            states(&mut health, vec![good(), error("EIO"), good(), error("EIO")]),
-            [Ok, Failing, Ok, Failing]
-        );
-        assert_eq!(
-            states(&mut health, vec![error("EIO"), error("EIO"), error("EIO")]),
-            [Failing, Failed, Failed]
-        );
-        assert_eq!(
-            states(&mut health, vec![good(), good(), good(), good()]),
-            [Failed, Failed, Ok, Ok]
-        );
+        assert_eq!(states(&mut health, vec![good(), error("EIO"), good(), error("EIO")]), [Ok, Failing, Ok, Failing]);
+        assert_eq!(states(&mut health, vec![error("EIO"), error("EIO"), error("EIO")]), [Failing, Failed, Failed]);
+        assert_eq!(states(&mut health, vec![good(), good(), good(), good()]), [Failed, Failed, Ok, Ok]);
         let judged = run(&mut health, now, hang());
         assert_eq!((judged.state, judged.give_up), (Failed, false));
         assert_eq!(judged.because, "/m does not answer since 01:02:03 UTC");
@@ -226,20 +156,13 @@ mod tests {
         assert!(!run(&mut health, now + Duration::from_secs(30), hang()).give_up);
         assert!(run(&mut health, now + Duration::from_secs(61), hang()).give_up);
         assert!(run(&mut Health::default(), now, error(NOT_MOUNTED)).give_up);
-        let lost = run(
-            &mut Health::default(),
-            now,
-            error("stat of /m: Transport endpoint is not connected"),
-        );
+        let lost = run(&mut Health::default(), now, error("stat of /m: Transport endpoint is not connected"));
         assert!(lost.give_up && lost.because.contains("client process"));
     }
 
     #[tokio::test]
     async fn a_full_volume_moves_nothing() {
-        let full = Ok(Probed {
-            full: Some("No space left on device".into()),
-            ..good().unwrap()
-        });
+        let full = Ok(Probed { full: Some("No space left on device".into()), ..good().unwrap() });
         let judged = run(&mut Health::default(), Instant::now(), full);
         assert_eq!(judged.state, State::Ok);
         assert!(judged.because.contains("No space left"));

@@ -8,8 +8,7 @@ fn xml(replica: u32, arbiter: u32, hosts: &[&str], options: &[(&str, &str)]) -> 
         )
     };
     let bricks: String = hosts.iter().enumerate().map(brick).collect();
-    let option =
-        |(name, value): &(&str, &str)| format!("<option><name>{name}</name><value>{value}</value></option>");
+    let option = |(name, value): &(&str, &str)| format!("<option><name>{name}</name><value>{value}</value></option>");
     let options: String = options.iter().map(option).collect();
     format!(
         "<?xml version=\"1.0\"?><cliOutput><opRet>0</opRet><opErrno>0</opErrno><opErrstr/><volInfo><volumes><volume>\
@@ -27,46 +26,21 @@ fn volume(replica: u32, arbiter: u32, hosts: &[&str], options: &[(&str, &str)]) 
 }
 
 fn says(volume: &Volume, nodes: &[String]) -> String {
-    volume
-        .advice(nodes)
-        .iter()
-        .map(|advice| format!("{} -> {}\n", advice.text, advice.remedy))
-        .collect()
+    volume.advice(nodes).iter().map(|advice| format!("{} -> {}\n", advice.text, advice.remedy)).collect()
 }
 
 fn coherent() -> Vec<(&'static str, &'static str)> {
-    VOLUME_OPTIONS
-        .iter()
-        .map(|setting| (setting.option, setting.value))
-        .collect()
+    VOLUME_OPTIONS.iter().map(|setting| (setting.option, setting.value)).collect()
 }
 
 #[test]
 fn pairs_without_quorum_never_break_ties() {
     let volume = volume(2, 0, &FOUR, &coherent());
-    assert_eq!(
-        (volume.replica, volume.bricks.len(), volume.started),
-        (2, 4, true)
-    );
-    assert_eq!(
-        volume.bricks[3],
-        Brick {
-            host: "gluster4".into(),
-            path: "/b".into(),
-            arbiter: false
-        }
-    );
-    assert!(
-        volume
-            .lock_may_break_ties()
-            .unwrap_err()
-            .contains("without client quorum")
-    );
+    assert_eq!((volume.replica, volume.bricks.len(), volume.started), (2, 4, true));
+    assert_eq!(volume.bricks[3], Brick { host: "gluster4".into(), path: "/b".into(), arbiter: false });
+    assert!(volume.lock_may_break_ties().unwrap_err().contains("without client quorum"));
     let text = says(&volume, &[]);
-    assert!(
-        text.contains("never breaks a tie") && text.contains("arbiter") && text.contains("only clients"),
-        "{text}"
-    );
+    assert!(text.contains("never breaks a tie") && text.contains("arbiter") && text.contains("only clients"), "{text}");
     assert_eq!(volume.partners_of("gluster3"), ["gluster4"]);
 }
 
@@ -85,19 +59,11 @@ fn three_copies_and_arbiters_are_safe_by_default() {
         assert_eq!(volume.bricks[2].arbiter, arbiter == 1);
         assert_eq!(volume.lock_may_break_ties(), Ok(()));
         let advice = volume.advice(&[]);
-        assert!(
-            advice.iter().all(|advice| advice.weight == Weight::Note),
-            "{advice:?}"
-        );
+        assert!(advice.iter().all(|advice| advice.weight == Weight::Note), "{advice:?}");
     }
     let off = volume(3, 0, &hosts, &[("cluster.quorum-type", "none")]);
     assert!(off.lock_may_break_ties().is_err());
-    let weak = volume(
-        3,
-        0,
-        &hosts,
-        &[("cluster.quorum-type", "fixed"), ("cluster.quorum-count", "1")],
-    );
+    let weak = volume(3, 0, &hosts, &[("cluster.quorum-type", "fixed"), ("cluster.quorum-count", "1")]);
     assert!(!weak.has_client_quorum());
 }
 
@@ -106,36 +72,15 @@ fn server_quorum_and_bricks_elsewhere_are_named() {
     let volume = volume(2, 0, &FOUR, &[("cluster.server-quorum-type", "server")]);
     let nodes = ["gluster1", "GLUSTER2", "gluster3"].map(str::to_owned);
     let text = says(&volume, &nodes);
-    assert!(
-        text.contains("server quorum") && text.contains("no nodes of this cluster (gluster4)"),
-        "{text}"
-    );
+    assert!(text.contains("server quorum") && text.contains("no nodes of this cluster (gluster4)"), "{text}");
 }
 
 #[test]
 fn missing_settings_come_with_their_command() {
-    let volume = volume(
-        3,
-        0,
-        &FOUR,
-        &[
-            ("performance.write-behind", "disable"),
-            ("performance.io-cache", "on"),
-        ],
-    );
-    let missing: Vec<_> = volume
-        .missing_settings()
-        .iter()
-        .map(|setting| setting.option)
-        .collect();
-    assert!(
-        !missing.contains(&"performance.write-behind"),
-        "disable is another word for off"
-    );
-    if VOLUME_OPTIONS
-        .iter()
-        .any(|setting| setting.option == "performance.io-cache")
-    {
+    let volume = volume(3, 0, &FOUR, &[("performance.write-behind", "disable"), ("performance.io-cache", "on")]);
+    let missing: Vec<_> = volume.missing_settings().iter().map(|setting| setting.option).collect();
+    assert!(!missing.contains(&"performance.write-behind"), "disable is another word for off");
+    if VOLUME_OPTIONS.iter().any(|setting| setting.option == "performance.io-cache") {
         assert!(says(&volume, &[]).contains("gluster volume set vol1 performance.io-cache off"));
     }
 }
@@ -155,20 +100,12 @@ fn defaults_of_this_version_count() {
 
 #[test]
 fn refusals_and_garbage_are_errors_with_the_name() {
-    let refused = "<cliOutput><opRet>-1</opRet><opErrno>30806</opErrno><opErrstr>Volume does not exist</opErrstr></cliOutput>";
+    let refused =
+        "<cliOutput><opRet>-1</opRet><opErrno>30806</opErrno><opErrstr>Volume does not exist</opErrstr></cliOutput>";
     let error = Volume::parse("vol9", refused).unwrap_err().to_string();
-    assert!(
-        error.contains("vol9") && error.contains("does not exist"),
-        "{error}"
-    );
+    assert!(error.contains("vol9") && error.contains("does not exist"), "{error}");
     let good = xml(2, 0, &FOUR, &[]);
-    for bad in [
-        "",
-        "not xml",
-        "<a/>",
-        &good[..good.len() / 2],
-        &good.replace("<replicaCount>2", "<replicaCount>x"),
-    ] {
+    for bad in ["", "not xml", "<a/>", &good[..good.len() / 2], &good.replace("<replicaCount>2", "<replicaCount>x")] {
         assert!(Volume::parse("vol1", bad).is_err(), "{bad}");
     }
     assert!(Volume::parse("other", &good).is_err());
