@@ -59,7 +59,6 @@ const MAKE: &[&str] = &[
     "var/lib/nfs/sm.bak",
     "var/lib/nfs/ganesha/v4recov",
     "var/lib/nfs/ganesha/v4old",
-    "var/lib/steadfast",
     "etc/steadfast",
     "etc/ganesha",
     "etc/samba",

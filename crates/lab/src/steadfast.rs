@@ -6,7 +6,7 @@
 use crate::lab::Lab;
 use crate::site::{self, MOUNT, NFS_NAME, SHARE, SMB_NAME, Site, Storage, VOLUME, ZONE};
 use crate::{parts, sh};
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -294,20 +294,16 @@ pub(crate) fn form(lab: &Lab, progress: &parts::Progress) -> Result<()> {
 /// Waits until the daemon answers on its admin socket; a daemon that ended is an error at once.
 pub(crate) fn wait_answers(lab: &Lab, node: usize) -> Result<Status> {
     let begun = Instant::now();
-    sh::wait_for(
-        &format!("the daemon on {} to answer", site::name(node)),
-        Duration::from_secs(30),
-        || match status(lab, node) {
-            Ok(s) => Ok(Some(s)),
-            Err(e) if begun.elapsed() > Duration::from_secs(2) && !daemon_runs(lab, node) => {
-                bail!(
-                    "the daemon has ended ({e:#}); its log:\n{}",
-                    log_tail(lab, node, 20)
-                )
-            }
-            Err(e) => Err(e),
-        },
-    )
+    let what = format!("the daemon on {} to answer", site::name(node));
+    let found = sh::wait_for(&what, Duration::from_secs(30), || match status(lab, node) {
+        Ok(s) => Ok(Some(Ok(s))),
+        Err(e) if begun.elapsed() > Duration::from_secs(2) && !daemon_runs(lab, node) => {
+            Ok(Some(Err(e.context("the daemon has ended"))))
+        }
+        Err(e) => Err(e),
+    });
+    let told = || format!("{}\n{}", status_text(lab, node), log_tail(lab, node, 30));
+    found.with_context(told)?.with_context(told)
 }
 
 /// Waits until exactly `members` serve, all VIPs are held and evenly spread, and every member says so.
