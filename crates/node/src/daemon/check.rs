@@ -28,15 +28,8 @@ const QUEUE: usize = 16;
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Frame {
-    Ask {
-        id: u64,
-        op: Op,
-        deadline_ms: u64,
-    },
-    Answer {
-        id: u64,
-        result: Result<Outcome, String>,
-    },
+    Ask { id: u64, op: Op, deadline_ms: u64 },
+    Answer { id: u64, result: Result<Outcome, String> },
 }
 
 /// Both sides of it. Cheap to clone.
@@ -153,15 +146,10 @@ impl Checks {
             return Err("a storage check is running on this node already: wait for its end".to_owned());
         };
         let Some(mount) = lock(&self.inner.mount).clone() else {
-            return Err(
-                "no shared storage is configured: nothing to check ([storage] in the configuration)"
-                    .to_owned(),
-            );
+            return Err("no shared storage is configured: nothing to check ([storage] in the configuration)".to_owned());
         };
         if others.is_empty() {
-            return Err(
-                "the check needs two nodes at least, and no other member is reachable now".to_owned(),
-            );
+            return Err("the check needs two nodes at least, and no other member is reachable now".to_owned());
         }
         let mut plan = Plan::default();
         if let Some(volume) = volume {
@@ -171,11 +159,7 @@ impl Checks {
         let child = ChildPeer::new(me, &HelperCommand::this_program(), &mount);
         let mut peers: Vec<Arc<dyn Peer>> = vec![Arc::new(child)];
         for (pnn, name) in others {
-            peers.push(Arc::new(Remote {
-                checks: self.clone(),
-                pnn,
-                name,
-            }));
+            peers.push(Arc::new(Remote { checks: self.clone(), pnn, name }));
         }
         Ok(services::storage::check::run(peers, &plan).await)
     }
@@ -198,13 +182,9 @@ impl Peer for Remote {
         Box::pin(async move {
             let inner = &self.checks.inner;
             let id = inner.next.fetch_add(1, Ordering::Relaxed);
-            let error = |why: String| PeerError {
-                node: self.name.clone(),
-                why,
-            };
+            let error = |why: String| PeerError { node: self.name.clone(), why };
             let deadline_ms = u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX);
-            let bytes =
-                serde_json::to_vec(&Frame::Ask { id, op, deadline_ms }).map_err(|e| error(e.to_string()))?;
+            let bytes = serde_json::to_vec(&Frame::Ask { id, op, deadline_ms }).map_err(|e| error(e.to_string()))?;
             let (sender, answer) = oneshot::channel();
             lock(&inner.waiting).insert(id, sender);
             let sent = inner.peers.send_bytes(self.pnn, CHANNEL, &bytes);

@@ -65,23 +65,13 @@ pub(crate) struct Core<M, E> {
 
 impl<M, E> std::fmt::Debug for Core<M, E> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Core")
-            .field("waiting", &self.waiting.len())
-            .finish_non_exhaustive()
+        f.debug_struct("Core").field("waiting", &self.waiting.len()).finish_non_exhaustive()
     }
 }
 
 impl<M: Machine, E: Effects> Core<M, E> {
     pub(crate) fn new(machine: M, effects: E, outlet: Outlet, clock: fn() -> Time) -> Self {
-        Self {
-            machine,
-            effects,
-            outlet,
-            clock,
-            out: Vec::new(),
-            waiting: HashMap::new(),
-            tickets: 0,
-        }
+        Self { machine, effects, outlet, clock, out: Vec::new(), waiting: HashMap::new(), tickets: 0 }
     }
 
     /// Runs until the core has stopped; gives back what carried out its effects.
@@ -126,10 +116,7 @@ impl<M: Machine, E: Effects> Core<M, E> {
                 self.waiting.retain(|_, reply| !reply.is_closed());
                 self.tickets += 1;
                 self.waiting.insert(self.tickets, reply);
-                Some(Input::Admin {
-                    ticket: self.tickets,
-                    request,
-                })
+                Some(Input::Admin { ticket: self.tickets, request })
             }
         }
     }
@@ -186,20 +173,12 @@ mod tests {
                 }
                 Input::Link { up: true, .. } => out.extend([
                     Output::LeaseLost,
-                    Output::Take {
-                        vip: VIP,
-                        interface: "eth0".into(),
-                        prefix_len: 24,
-                        because,
-                    },
+                    Output::Take { vip: VIP, interface: "eth0".into(), prefix_len: 24, because },
                     Output::RenewLease { until: now },
                 ]),
                 Input::Released { vip } => out.push(Output::Release { vip, because }),
                 Input::Admin { ticket, .. } => {
-                    out.push(Output::AdminDone {
-                        ticket,
-                        reply: Err(format!("ticket {ticket}")),
-                    });
+                    out.push(Output::AdminDone { ticket, reply: Err(format!("ticket {ticket}")) });
                 }
                 Input::Stop => out.extend([Output::Serve(false), Output::Stopped]),
                 _ => {}
@@ -216,8 +195,7 @@ mod tests {
     impl Effects for Noted {
         fn carry_out(&mut self, _: Time, output: Output) {
             let text = format!("{output:?}");
-            self.0
-                .push(text.split([' ', '(']).next().unwrap_or_default().to_owned());
+            self.0.push(text.split([' ', '(']).next().unwrap_or_default().to_owned());
         }
         fn net_event(&mut self, _: Time, event: net::Event) -> Option<Input> {
             match event {
@@ -237,41 +215,24 @@ mod tests {
     #[test]
     fn outputs_are_carried_out_in_order_and_stop_ends_the_loop() {
         let (inbox, outlet) = inbox();
-        inbox.input(Input::Link {
-            peer: Pnn(1),
-            up: true,
-        });
+        inbox.input(Input::Link { peer: Pnn(1), up: true });
         inbox.put(Item::Net(net::Event::Released { addr: VIP }));
         inbox.put(Item::ToNet(net::Command::LeaseLost));
         inbox.input(Input::Stop);
-        inbox.input(Input::Link {
-            peer: Pnn(1),
-            up: true,
-        });
-        let (ended, noted) =
-            Core::new(Scripted::default(), Noted::default(), outlet, crate::clock::now).run();
+        inbox.input(Input::Link { peer: Pnn(1), up: true });
+        let (ended, noted) = Core::new(Scripted::default(), Noted::default(), outlet, crate::clock::now).run();
         assert_eq!(ended, Ended::Stopped);
-        assert_eq!(
-            noted.0,
-            ["LeaseLost", "Take", "RenewLease", "Release", "LeaseLost", "Serve"]
-        );
+        assert_eq!(noted.0, ["LeaseLost", "Take", "RenewLease", "Release", "LeaseLost", "Serve"]);
     }
 
     #[test]
     fn ticks_come_in_time_without_any_input() {
         let (inbox, outlet) = inbox();
-        let machine = Scripted {
-            inbox: Some(inbox.clone()),
-            ..Scripted::default()
-        };
+        let machine = Scripted { inbox: Some(inbox.clone()), ..Scripted::default() };
         let start = std::time::Instant::now();
         let (ended, _) = Core::new(machine, Noted::default(), outlet, crate::clock::now).run();
         assert_eq!(ended, Ended::Stopped);
-        assert!(
-            start.elapsed() >= Duration::from_millis(40),
-            "{:?}",
-            start.elapsed()
-        );
+        assert!(start.elapsed() >= Duration::from_millis(40), "{:?}", start.elapsed());
     }
 
     #[test]

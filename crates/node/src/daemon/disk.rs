@@ -29,28 +29,22 @@ pub(crate) type Write = (u64, Durable);
 /// Starts the thread. It ends, and closes the store, when the sender is dropped.
 pub(crate) fn start(mut votes: impl Votes, inbox: Inbox) -> io::Result<Sender<Write>> {
     let (writes, queue) = mpsc::channel::<Write>();
-    thread::Builder::new()
-        .name("votes".into())
-        .stack_size(256 << 10)
-        .spawn(move || {
-            while let Ok((ticket, mut newest)) = queue.recv() {
-                let mut tickets = vec![ticket];
-                for (ticket, state) in queue.try_iter() {
-                    tickets.push(ticket);
-                    newest = state;
-                }
-                let result = votes.save(&newest);
-                for ticket in tickets {
-                    inbox.input(match &result {
-                        Ok(()) => Input::Persisted { ticket },
-                        Err(error) => Input::PersistFailed {
-                            ticket,
-                            error: error.clone(),
-                        },
-                    });
-                }
+    thread::Builder::new().name("votes".into()).stack_size(256 << 10).spawn(move || {
+        while let Ok((ticket, mut newest)) = queue.recv() {
+            let mut tickets = vec![ticket];
+            for (ticket, state) in queue.try_iter() {
+                tickets.push(ticket);
+                newest = state;
             }
-        })?;
+            let result = votes.save(&newest);
+            for ticket in tickets {
+                inbox.input(match &result {
+                    Ok(()) => Input::Persisted { ticket },
+                    Err(error) => Input::PersistFailed { ticket, error: error.clone() },
+                });
+            }
+        }
+    })?;
     Ok(writes)
 }
 
@@ -75,10 +69,7 @@ mod tests {
 
     fn state(round: u64) -> Durable {
         let uid = NodeUid(1);
-        Durable {
-            promised: Ballot { round, uid },
-            ..Durable::blank(Pnn(0), uid)
-        }
+        Durable { promised: Ballot { round, uid }, ..Durable::blank(Pnn(0), uid) }
     }
 
     fn answer(outlet: &Outlet) -> Result<u64, (u64, String)> {
@@ -100,10 +91,7 @@ mod tests {
         for n in 2..=5 {
             writes.send((n, state(n * 10))).unwrap();
         }
-        assert!(
-            outlet.next(Duration::ZERO).unwrap().is_none(),
-            "answered before it is on disk"
-        );
+        assert!(outlet.next(Duration::ZERO).unwrap().is_none(), "answered before it is on disk");
         finish.send(Ok(())).unwrap();
         assert_eq!(answer(&outlet), Ok(1));
         assert_eq!(saves.recv().unwrap(), 50);

@@ -15,6 +15,7 @@ use super::core::Effects;
 use super::disk::Write;
 use super::inbox::{Inbox, Item};
 use super::lock::LockOrder;
+use super::tickles::{self, News};
 use super::timeline::{Recorder, timed};
 use crate::peer::Peers;
 
@@ -36,6 +37,7 @@ pub(crate) struct Wiring {
     pub(crate) serve: watch::Sender<Serve>,
     pub(crate) snapshots: watch::Sender<Option<Arc<Snapshot>>>,
     pub(crate) timeline: Recorder,
+    pub(crate) tickles: tickles::Sender,
     /// Is there storage traffic that can be cut? Not for storage of kind `local`.
     pub(crate) evicts: watch::Receiver<bool>,
 }
@@ -52,12 +54,7 @@ impl Effects for Wiring {
                     self.inbox.input(Input::PersistFailed { ticket, error });
                 }
             }
-            Output::RenewLease { until } => self.net.order(
-                Command::Renew {
-                    until: BootTime(until.0),
-                },
-                now,
-            ),
+            Output::RenewLease { until } => self.net.order(Command::Renew { until: BootTime(until.0) }, now),
             Output::LeaseLost => self.net.order(Command::LeaseLost, now),
             Output::Take { vip, .. } => self.net.order(Command::Take { addr: vip }, now),
             Output::Release { vip, .. } => {
@@ -73,13 +70,7 @@ impl Effects for Wiring {
             Output::Evict { epoch, nodes } => {
                 if *self.evicts.borrow() {
                     let addresses = nodes.into_values().flatten().collect();
-                    self.net.order(
-                        Command::SetEvicted {
-                            epoch: epoch.0,
-                            addresses,
-                        },
-                        now,
-                    );
+                    self.net.order(Command::SetEvicted { epoch: epoch.0, addresses }, now);
                 } else {
                     self.inbox.input(Input::Evicted { epoch });
                 }
@@ -104,36 +95,25 @@ impl Effects for Wiring {
     fn net_event(&mut self, now: Time, event: net::Event) -> Option<Input> {
         use net::Event as E;
         Some(match event {
-            E::Taken { addr } => Input::Taken { vip: addr },
-            E::TakeFailed { addr, why } => Input::TakeFailed {
-                vip: addr,
-                because: why,
-            },
+            E::Taken { addr } => {
+                self.news(News::Taken(addr));
+                Input::Taken { vip: addr }
+            }
+            E::TakeFailed { addr, why } => Input::TakeFailed { vip: addr, because: why },
             E::Released { addr } => {
+                self.news(News::Released(addr));
                 if self.net.forget(addr) {
-                    self.inbox.input(Input::Warning {
-                        key: format!("release {addr}"),
-                        text: String::new(),
-                    });
+                    self.inbox.input(Input::Warning { key: format!("release {addr}"), text: String::new() });
                 }
                 Input::Released { vip: addr }
             }
             E::ReleaseFailed { addr, why } => {
                 self.net.release_again(addr, now + RELEASE_AGAIN);
                 let text = format!("{addr} cannot be taken off this node: {why}; it is tried again");
-                Input::Warning {
-                    key: format!("release {addr}"),
-                    text,
-                }
+                Input::Warning { key: format!("release {addr}"), text }
             }
-            E::Conflict { addr, mac } => Input::Conflict {
-                vip: addr,
-                mac: mac.to_string(),
-            },
-            E::Evicted {
-                epoch,
-                sockets_destroyed,
-            } => {
+            E::Conflict { addr, mac } => Input::Conflict { vip: addr, mac: mac.to_string() },
+            E::Evicted { epoch, sockets_destroyed } => {
                 tracing::info!(
                     epoch,
                     "storage traffic of dropped nodes is shut out, {sockets_destroyed} connections destroyed"
@@ -142,22 +122,16 @@ impl Effects for Wiring {
             }
             E::EvictFailed { epoch, why } => {
                 self.net.evict_again(epoch, now + EVICT_AGAIN);
-                Input::EvictFailed {
-                    epoch: Epoch(epoch),
-                    because: why,
-                }
+                Input::EvictFailed { epoch: Epoch(epoch), because: why }
             }
             E::Interface { name, up } => Input::Interface { name, up },
             E::AddressLost { addr, restored } => {
-                let what = if restored {
-                    "it is back"
-                } else {
-                    "it could not be put back"
-                };
+                let what = if restored { "it is back" } else { "it could not be put back" };
                 tracing::warn!(%addr, "a public address of this node was removed by something else; {what}");
                 if restored {
                     return None;
                 }
+                self.news(News::Released(addr));
                 Input::Released { vip: addr }
             }
             E::Lease { kind, why } => {
@@ -207,10 +181,7 @@ impl Effects for Wiring {
                 return None;
             }
             E::Stalled { took, during } => {
-                tracing::warn!(
-                    "the network worker was held up for {} ms in {during}",
-                    took.as_millis()
-                );
+                tracing::warn!("the network worker was held up for {} ms in {during}", took.as_millis());
                 return None;
             }
             E::ConnectionsFailed { why } => {
@@ -221,17 +192,18 @@ impl Effects for Wiring {
                 tracing::debug!(sent, "clients told that their connections have moved");
                 return None;
             }
-            E::NoConflict { .. } | E::Connections { .. } => return None,
+            E::Connections { list } => {
+                self.news(News::Connections(list));
+                return None;
+            }
+            E::NoConflict { .. } => return None,
         })
     }
 
     fn to_net(&mut self, command: Command) {
         if matches!(command, Command::Configure { .. }) {
             // Said again if it is still so.
-            self.inbox.input(Input::Warning {
-                key: "network".to_owned(),
-                text: String::new(),
-            });
+            self.inbox.input(Input::Warning { key: "network".to_owned(), text: String::new() });
         }
         self.net.order(command, crate::clock::now());
     }
@@ -246,6 +218,11 @@ impl Effects for Wiring {
 }
 
 impl Wiring {
+    fn news(&self, news: News) {
+        // The task ends with the daemon.
+        let _ = self.tickles.send(news);
+    }
+
     fn lock_order(&self, order: LockOrder) {
         if let Err(mpsc::error::SendError(LockOrder::Exchange { ticket, .. })) = self.lock.send(order) {
             let result = Err("the daemon is ending".to_owned());
@@ -290,9 +267,7 @@ impl NetOrders {
             self.evict_at = None;
         }
         // Of renewals in a row only the last counts.
-        if let (Command::Renew { .. }, Some(last @ Command::Renew { .. })) =
-            (&command, self.backlog.back_mut())
-        {
+        if let (Command::Renew { .. }, Some(last @ Command::Renew { .. })) = (&command, self.backlog.back_mut()) {
             *last = command;
         } else {
             self.backlog.push_back(command);
@@ -339,23 +314,15 @@ impl NetOrders {
     }
 
     fn next_wake(&self) -> Option<Time> {
-        self.again
-            .iter()
-            .map(|(at, _)| *at)
-            .chain(self.offer_at)
-            .chain(self.evict_at)
-            .min()
+        self.again.iter().map(|(at, _)| *at).chain(self.offer_at).chain(self.evict_at).min()
     }
 
     fn wake(&mut self, now: Time) {
-        let (due, later) = std::mem::take(&mut self.again)
-            .into_iter()
-            .partition(|(at, _)| *at <= now);
+        let (due, later) = std::mem::take(&mut self.again).into_iter().partition(|(at, _)| *at <= now);
         self.again = later;
         let due: Vec<(Time, IpAddr)> = due;
         let addresses: BTreeSet<IpAddr> = due.into_iter().map(|(_, addr)| addr).collect();
-        self.backlog
-            .extend(addresses.into_iter().map(|addr| Command::Release { addr }));
+        self.backlog.extend(addresses.into_iter().map(|addr| Command::Release { addr }));
         if self.evict_at.is_some_and(|at| at <= now) {
             self.evict_at = None;
             self.backlog.extend(self.evict.clone());

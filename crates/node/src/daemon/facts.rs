@@ -52,11 +52,7 @@ impl Facts {
             Storage::Local { path } => ("local", Some(path)),
             Storage::None => ("none", None),
         };
-        let unknown = || ServiceHealth {
-            state: Health::Off,
-            because: "not looked at yet".into(),
-            output: Vec::new(),
-        };
+        let unknown = || ServiceHealth { state: Health::Off, because: "not looked at yet".into(), output: Vec::new() };
         api::Local {
             version: crate::VERSION.to_owned(),
             services: known.services.clone(),

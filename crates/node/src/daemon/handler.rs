@@ -63,17 +63,12 @@ impl Handler for Admin {
             Request::Reload => {
                 let (reply, answer) = oneshot::channel();
                 if self.reload.send(reply).await.is_err() {
-                    return out
-                        .failed("the daemon is ending and takes no configuration")
-                        .await;
+                    return out.failed("the daemon is ending and takes no configuration").await;
                 }
                 match answer.await {
                     Ok(Ok(text)) => out.done(text).await,
                     Ok(Err(why)) => out.failed(why).await,
-                    Err(_) => {
-                        out.failed("the daemon is ending and takes no configuration")
-                            .await
-                    }
+                    Err(_) => out.failed("the daemon is ending and takes no configuration").await,
                 }
             }
         }
@@ -86,29 +81,15 @@ impl Admin {
         local.started_unix_ms = self.started_unix_ms;
         local.log.clone_from(&self.log_place);
         let links = self.peers.links().into_iter();
-        local.links = links
-            .map(|l| Link {
-                peer: l.peer,
-                up: l.up,
-                because: l.because,
-            })
-            .collect();
-        Answer::Status(Box::new(Status {
-            snapshot: snapshot.clone(),
-            local,
-            unix_ms: unix_ms(),
-        }))
+        local.links = links.map(|l| Link { peer: l.peer, up: l.up, because: l.because }).collect();
+        Answer::Status(Box::new(Status { snapshot: snapshot.clone(), local, unix_ms: unix_ms() }))
     }
 
     async fn status(&self, follow: bool, out: &mut Answers) -> io::Result<()> {
         let mut snapshots = self.snapshots.clone();
-        let first = timeout(Duration::from_secs(2), snapshots.wait_for(Option::is_some))
-            .await
-            .is_ok_and(|s| s.is_ok());
+        let first = timeout(Duration::from_secs(2), snapshots.wait_for(Option::is_some)).await.is_ok_and(|s| s.is_ok());
         if !first {
-            return out
-                .failed("the daemon is starting or ending and has no state to show: try again")
-                .await;
+            return out.failed("the daemon is starting or ending and has no state to show: try again").await;
         }
         loop {
             let next = Instant::now() + PACE;
@@ -150,8 +131,18 @@ impl Admin {
     }
 
     async fn zone(&self, out: &mut Answers) -> io::Result<()> {
-        out.failed("no DNS zone is configured: add a [dns] section (docs/dns.md) and reload")
-            .await
+        let config = Arc::clone(&self.config.borrow());
+        let snapshot = self.snapshots.borrow().clone();
+        let Some(dns) = &config.dns else {
+            let text = "no DNS zone is configured: add a [dns] section (docs/dns.md) and reload";
+            return out.failed(text).await;
+        };
+        let Some(snapshot) = snapshot else {
+            return out.failed("the daemon is starting and knows no addresses yet: try again").await;
+        };
+        let text = super::dns::text(dns, &snapshot);
+        out.write(&Answer::Text { text }).await?;
+        out.done("").await
     }
 
     async fn check(&self, increments: Option<u32>, out: &mut Answers) -> io::Result<()> {
@@ -168,32 +159,17 @@ impl Admin {
             Storage::Local { .. } | Storage::None => None,
         };
         let names: Vec<&str> = others.iter().map(|(_, name)| name.as_str()).collect();
-        let text = format!(
-            "checking the shared mount between this node and {}",
-            names.join(", ")
-        );
+        let text = format!("checking the shared mount between this node and {}", names.join(", "));
         out.write(&Answer::Progress { text }).await?;
-        let report = match self
-            .checks
-            .run(&config.this_node().name, others, volume, increments)
-            .await
-        {
+        let report = match self.checks.run(&config.this_node().name, others, volume, increments).await {
             Ok(report) => report,
             Err(why) => return out.failed(why).await,
         };
         let warning = report.warning();
-        self.inbox.input(cluster::Input::Warning {
-            key: "coherence".to_owned(),
-            text: warning.clone().unwrap_or_default(),
-        });
-        out.write(&Answer::Value {
-            value: serde_json::to_value(&report)?,
-        })
-        .await?;
-        out.write(&Answer::Text {
-            text: report.to_string(),
-        })
-        .await?;
+        self.inbox
+            .input(cluster::Input::Warning { key: "coherence".to_owned(), text: warning.clone().unwrap_or_default() });
+        out.write(&Answer::Value { value: serde_json::to_value(&report)? }).await?;
+        out.write(&Answer::Text { text: report.to_string() }).await?;
         match warning {
             None => out.done("").await,
             Some(text) => out.failed(text).await,

@@ -19,10 +19,7 @@ pub(crate) enum Item {
     /// For the core as it is.
     Input(Input),
     /// A request with somebody who waits for its answer.
-    Admin {
-        request: AdminRequest,
-        reply: oneshot::Sender<AdminReply>,
-    },
+    Admin { request: AdminRequest, reply: oneshot::Sender<AdminReply> },
     /// From the network worker.
     Net(net::Event),
     /// Orders to the network worker from another thread, in line with the core's own.
@@ -47,16 +44,7 @@ pub(crate) struct Outlet {
 pub(crate) fn inbox() -> (Inbox, Outlet) {
     let (sender, receiver) = mpsc::channel();
     let depth = Arc::new(AtomicUsize::new(0));
-    (
-        Inbox {
-            queue: sender,
-            depth: Arc::clone(&depth),
-        },
-        Outlet {
-            queue: receiver,
-            depth,
-        },
-    )
+    (Inbox { queue: sender, depth: Arc::clone(&depth) }, Outlet { queue: receiver, depth })
 }
 
 impl Inbox {
@@ -95,13 +83,9 @@ impl Outlet {
     /// The next item, if one comes within `wait`.
     pub(crate) fn next(&self, wait: Duration) -> Result<Option<Item>, Closed> {
         let item = if wait.is_zero() {
-            self.queue
-                .try_recv()
-                .map_err(|e| matches!(e, TryRecvError::Disconnected))
+            self.queue.try_recv().map_err(|e| matches!(e, TryRecvError::Disconnected))
         } else {
-            self.queue
-                .recv_timeout(wait)
-                .map_err(|e| matches!(e, RecvTimeoutError::Disconnected))
+            self.queue.recv_timeout(wait).map_err(|e| matches!(e, RecvTimeoutError::Disconnected))
         };
         match item {
             Ok(item) => {

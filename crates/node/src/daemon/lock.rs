@@ -27,11 +27,7 @@ pub(crate) enum LockOrder {
     /// Write the own record, read all.
     Exchange { ticket: u64, record: LockRecord },
     /// Another lock, or none (with the reason), and the nodes whose records to look for.
-    Use {
-        lock: Option<ClusterLock>,
-        none_because: String,
-        peers: Vec<Pnn>,
-    },
+    Use { lock: Option<ClusterLock>, none_because: String, peers: Vec<Pnn> },
     /// End the helpers, and this task.
     End,
 }
@@ -78,11 +74,7 @@ impl LockTask {
             match order {
                 Some(LockOrder::Want(wanted)) => self.want(wanted).await,
                 Some(LockOrder::Exchange { ticket, record }) => self.exchange(ticket, record).await,
-                Some(LockOrder::Use {
-                    lock,
-                    none_because,
-                    peers,
-                }) => {
+                Some(LockOrder::Use { lock, none_because, peers }) => {
                     self.stop().await;
                     self.lock = lock;
                     self.none_because = none_because;
@@ -188,10 +180,7 @@ impl LockTask {
             lock.stop().await;
         }
         if self.held {
-            self.say(
-                false,
-                "given back: the configuration changed or the daemon ends".to_owned(),
-            );
+            self.say(false, "given back: the configuration changed or the daemon ends".to_owned());
         }
     }
 }
@@ -202,8 +191,7 @@ fn records(exchange: Exchange) -> Result<Vec<LockRecord>, String> {
         .records
         .into_iter()
         .map(|record| {
-            let bad =
-                |why: String| format!("the record of node {} beside the cluster lock: {why}", record.pnn);
+            let bad = |why: String| format!("the record of node {} beside the cluster lock: {why}", record.pnn);
             let value = record.content.map_err(bad)?;
             serde_json::from_value::<LockRecord>(value).map_err(|e| bad(e.to_string()))
         })
@@ -244,17 +232,10 @@ mod tests {
         let (orders, queue) = mpsc::unbounded_channel();
         orders.send(LockOrder::Want(true)).unwrap();
         orders.send(LockOrder::Want(true)).unwrap();
-        orders
-            .send(LockOrder::Exchange {
-                ticket: 7,
-                record: record(0),
-            })
-            .unwrap();
+        orders.send(LockOrder::Exchange { ticket: 7, record: record(0) }).unwrap();
         orders.send(LockOrder::End).unwrap();
         LockTask::new(inbox).run(queue).await;
-        assert!(
-            matches!(next(&outlet), Input::Lock { held: false, because } if because.contains("no cluster lock"))
-        );
+        assert!(matches!(next(&outlet), Input::Lock { held: false, because } if because.contains("no cluster lock")));
         assert!(
             matches!(next(&outlet), Input::Records { ticket: 7, result: Err(why) } if why.contains("no cluster lock"))
         );
@@ -263,35 +244,13 @@ mod tests {
 
     #[test]
     fn one_unreadable_record_is_a_no() {
-        let good = |pnn: u16| Record {
-            pnn: u32::from(pnn),
-            content: Ok(serde_json::to_value(record(pnn)).unwrap()),
-        };
-        let all = Exchange {
-            records: vec![good(0), good(1)],
-            not_held: None,
-        };
+        let good = |pnn: u16| Record { pnn: u32::from(pnn), content: Ok(serde_json::to_value(record(pnn)).unwrap()) };
+        let all = Exchange { records: vec![good(0), good(1)], not_held: None };
         assert_eq!(records(all), Ok(vec![record(0), record(1)]));
-        let torn = Record {
-            pnn: 1,
-            content: Err("checksum".into()),
-        };
-        let why = records(Exchange {
-            records: vec![good(0), torn],
-            not_held: None,
-        })
-        .unwrap_err();
+        let torn = Record { pnn: 1, content: Err("checksum".into()) };
+        let why = records(Exchange { records: vec![good(0), torn], not_held: None }).unwrap_err();
         assert!(why.contains("node 1") && why.contains("checksum"), "{why}");
-        let foreign = Record {
-            pnn: 2,
-            content: Ok(json!({"pnn": "two"})),
-        };
-        assert!(
-            records(Exchange {
-                records: vec![foreign],
-                not_held: None
-            })
-            .is_err()
-        );
+        let foreign = Record { pnn: 2, content: Ok(json!({"pnn": "two"})) };
+        assert!(records(Exchange { records: vec![foreign], not_held: None }).is_err());
     }
 }

@@ -16,6 +16,7 @@
 mod check;
 mod core;
 mod disk;
+mod dns;
 mod effects;
 mod facts;
 mod handler;
@@ -27,6 +28,7 @@ mod services;
 mod site;
 mod start;
 mod storage;
+mod tickles;
 pub mod timeline;
 
 pub use run::{Options, run};

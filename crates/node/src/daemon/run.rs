@@ -1,5 +1,6 @@
 //! From the command line to the end of the daemon.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread;
@@ -21,9 +22,10 @@ use super::handler::{Admin, Reload};
 use super::inbox::{Inbox, Item, Outlet, inbox};
 use super::lock::{LockOrder, LockTask};
 use super::services::ServicesTask;
-use super::site::Site;
+use super::site::{Site, Word};
+use super::tickles::{News, Tickles};
 use super::timeline::{Timeline, unix_ms};
-use super::{disk, priority, services, site, start, storage};
+use super::{disk, dns, priority, site, start, storage, tickles};
 use crate::admin::server::AdminSocket;
 use crate::config::Config;
 use crate::log::Log;
@@ -66,9 +68,10 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
 
 fn serve(options: &Options, log: &Log) -> anyhow::Result<()> {
     let started_unix_ms = unix_ms();
-    let store = StateStore::open(&options.state_dir)?;
+    // A wrong configuration is refused before anything is touched.
     let config =
-        site::read(&options.config, options.node.as_deref(), store.dir()).map_err(anyhow::Error::msg)?;
+        site::read(&options.config, options.node.as_deref(), &options.state_dir).map_err(anyhow::Error::msg)?;
+    let store = StateStore::open(&options.state_dir)?;
     let votes = start::votes(&store, &config)?;
     tracing::info!(
         version = crate::VERSION,
@@ -79,8 +82,7 @@ fn serve(options: &Options, log: &Log) -> anyhow::Result<()> {
         config.cluster
     );
     priority::lock_memory();
-    let (timeline, recorder) =
-        Timeline::start(store.dir()).context("the timeline's thread cannot be started")?;
+    let (timeline, recorder) = Timeline::start(store.dir()).context("the timeline's thread cannot be started")?;
     let (inbox, outlet) = inbox();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -93,11 +95,13 @@ fn serve(options: &Options, log: &Log) -> anyhow::Result<()> {
     priority::raise();
     let worker = start::network(&config, &votes, &inbox, &outlet)?;
 
+    let (tickles, tickles_news) = mpsc::unbounded_channel();
+    let (words, words_heard) = mpsc::unbounded_channel();
     let (checks_cell, checks_ready) = watch::channel(None::<Checks>);
     let peers = Peers::start(
         peer_config(&config, options, &store),
         runtime.handle(),
-        deliver(inbox.clone(), checks_ready),
+        deliver(inbox.clone(), checks_ready, tickles.clone(), words),
     )
     .map_err(|e| anyhow::anyhow!("the links to the other nodes cannot be started: {e}"))?;
     let checks = Checks::new(peers.clone(), runtime.handle().clone());
@@ -127,6 +131,7 @@ fn serve(options: &Options, log: &Log) -> anyhow::Result<()> {
         serve,
         snapshots,
         timeline: recorder,
+        tickles,
         evicts: evicts_now,
     };
     let mut core = spawn_core(cluster, wiring, outlet)?;
@@ -148,11 +153,12 @@ fn serve(options: &Options, log: &Log) -> anyhow::Result<()> {
         evicts,
         config: config_now,
         storage: None,
+        lists: BTreeMap::new(),
     };
     let (reload, reloads) = mpsc::channel(4);
     let admin = Arc::new(Admin {
         inbox: inbox.clone(),
-        snapshots: snapshots_seen,
+        snapshots: snapshots_seen.clone(),
         timeline,
         facts: facts.clone(),
         config: config_seen.clone(),
@@ -165,7 +171,9 @@ fn serve(options: &Options, log: &Log) -> anyhow::Result<()> {
 
     let ended = runtime.block_on(async {
         let lock_task = tokio::spawn(LockTask::new(inbox.clone()).run(lock_orders));
-        let plan = services::Plan::clone(&site::services_plan(&config_seen.borrow()));
+        tokio::spawn(Tickles::new(inbox.clone(), peers.clone()).run(tickles_news));
+        let dns = tokio::spawn(dns::run(config_seen.clone(), snapshots_seen, facts.clone()));
+        let plan = site::services_plan(&config_seen.borrow());
         let services = ServicesTask::new(inbox.clone(), facts, plan);
         let services = tokio::spawn(services.run(serve_wanted, plans_wanted));
         let config = Arc::clone(&config_seen.borrow());
@@ -175,10 +183,11 @@ fn serve(options: &Options, log: &Log) -> anyhow::Result<()> {
         let admin = tokio::spawn(socket.serve(admin));
         // Without systemd there is nobody to tell.
         let _ = sd_notify::notify(&[NotifyState::Ready]);
-        let result = attend(&mut core, &mut site, &inbox, reloads, log).await;
+        let result = attend(&mut core, &mut site, &inbox, reloads, words_heard, log).await;
         let _ = sd_notify::notify(&[NotifyState::Stopping]);
         stop(&mut core, &inbox).await;
         admin.abort();
+        dns.abort();
         end(services, lock_task, &lock, site, &options.run_dir).await;
         result
     });
@@ -205,6 +214,8 @@ fn peer_config(config: &Config, options: &Options, store: &StateStore) -> PeerCo
 fn deliver(
     inbox: Inbox,
     checks: watch::Receiver<Option<Checks>>,
+    tickles: tickles::Sender,
+    words: mpsc::UnboundedSender<Word>,
 ) -> impl Fn(PeerEvent) + Send + Sync + 'static {
     move |event| {
         let taken = match event {
@@ -217,23 +228,25 @@ fn deliver(
                 true
             }
             PeerEvent::Message { from, message } => inbox.input(Input::Message { from, message }),
-            PeerEvent::Link { peer, up } => inbox.input(Input::Link { peer, up }),
-            PeerEvent::Bytes {
-                from,
-                channel: check::CHANNEL,
-                bytes,
-            } => {
+            PeerEvent::Link { peer, up } => {
+                if up {
+                    // Both tasks end with the daemon only.
+                    let _ = words.send(Word::Up(peer));
+                }
+                inbox.input(Input::Link { peer, up })
+            }
+            PeerEvent::Bytes { from, channel: check::CHANNEL, bytes } => {
                 if let Some(checks) = &*checks.borrow() {
                     checks.frame(from, &bytes);
                 }
                 true
             }
+            PeerEvent::Bytes { from, channel: tickles::CHANNEL, bytes } => {
+                tickles.send(News::Frame { from, bytes }).is_ok()
+            }
+            PeerEvent::Bytes { from, channel: site::LISTS, bytes } => words.send(Word::List(from, bytes)).is_ok(),
             PeerEvent::Bytes { from, channel, .. } => {
-                tracing::debug!(
-                    node = from.0,
-                    channel,
-                    "bytes on a channel that this version does not know"
-                );
+                tracing::debug!(node = from.0, channel, "bytes on a channel that this version does not know");
                 true
             }
         };
@@ -262,11 +275,7 @@ fn spawn_core(cluster: Cluster, wiring: Wiring, outlet: Outlet) -> anyhow::Resul
             let _ = sender.send(why);
         })
         .context("the core's thread cannot be started")?;
-    Ok(Running {
-        ended,
-        over: false,
-        thread: Some(thread),
-    })
+    Ok(Running { ended, over: false, thread: Some(thread) })
 }
 
 impl Running {
@@ -296,6 +305,7 @@ async fn attend(
     site: &mut Site,
     inbox: &Inbox,
     mut reloads: mpsc::Receiver<Reload>,
+    mut words: mpsc::UnboundedReceiver<Word>,
     log: &Log,
 ) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
@@ -313,6 +323,7 @@ async fn attend(
                     Err(why) => tracing::error!("the configuration is not changed: {why}"),
                 }
             }
+            Some(word) = words.recv() => site.hear(word).await,
             Some(reply) = reloads.recv() => {
                 let result = site.reload().await;
                 if let Err(why) = &result {
@@ -333,10 +344,7 @@ async fn stop(core: &mut Running, inbox: &Inbox) {
     if core.over || timeout(STOP, core.ended()).await.is_ok() {
         return;
     }
-    tracing::warn!(
-        "not everything was handed over within {} s; the addresses are released now",
-        STOP.as_secs()
-    );
+    tracing::warn!("not everything was handed over within {} s; the addresses are released now", STOP.as_secs());
     inbox.put(Item::ToNet(net::Command::Shutdown));
     if timeout(Duration::from_secs(1), core.ended()).await.is_err() {
         tracing::debug!("the core still waits for something; its thread ends with the process");

@@ -41,15 +41,7 @@ impl ServicesTask {
     pub(crate) fn new(inbox: Inbox, facts: Facts, plan: Plan) -> Self {
         let (serve, _) = watch::channel(Serve::Off);
         let (_, reports) = mpsc::channel(1);
-        let mut task = Self {
-            inbox,
-            facts,
-            plan,
-            watched: false,
-            serve,
-            reports,
-            manager: None,
-        };
+        let mut task = Self { inbox, facts, plan, watched: false, serve, reports, manager: None };
         task.spawn();
         task
     }
@@ -67,15 +59,8 @@ impl ServicesTask {
             Some(Ok(mount)) => Manager::spawn(services, mount, serve, sender),
             Some(Err(error)) => {
                 // The configuration was checked; what is refused here is a gap in that check.
-                let health = ServiceHealth {
-                    state: Health::Failed,
-                    because: error.to_string(),
-                    output: Vec::new(),
-                };
-                self.inbox.input(Input::Service {
-                    name: STORAGE.to_owned(),
-                    health,
-                });
+                let health = ServiceHealth { state: Health::Failed, because: error.to_string(), output: Vec::new() };
+                self.inbox.input(Input::Service { name: STORAGE.to_owned(), health });
                 Manager::spawn(ServicesConfig::default(), NoStorage, serve, sender)
             }
         });
@@ -116,10 +101,7 @@ impl ServicesTask {
         };
         if self.watched || report.service != STORAGE {
             self.facts.service(&report.service, health.clone());
-            self.inbox.input(Input::Service {
-                name: report.service,
-                health,
-            });
+            self.inbox.input(Input::Service { name: report.service, health });
         }
         // The storage goes last.
         if off && *self.serve.borrow() == Serve::Off {
@@ -162,10 +144,7 @@ impl ServicesTask {
             }
         };
         if timeout(END, ended).await.is_err() {
-            tracing::warn!(
-                "the services did not end within {} s; they are left as they are",
-                END.as_secs()
-            );
+            tracing::warn!("the services did not end within {} s; they are left as they are", END.as_secs());
         }
     }
 }
@@ -173,12 +152,7 @@ impl ServicesTask {
 /// What the mount manager is to do, if there is shared storage.
 pub(crate) fn mount_config(storage: &Storage) -> Option<StorageConfig> {
     match storage {
-        Storage::Gluster {
-            path,
-            volume,
-            server,
-            mount_options,
-        } => {
+        Storage::Gluster { path, volume, server, mount_options } => {
             let mut config = StorageConfig::gluster(volume, path);
             config.servers = vec![server.clone()];
             config.options.clone_from(mount_options);

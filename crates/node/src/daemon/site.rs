@@ -1,5 +1,6 @@
 //! The configuration in force, and a new one applied without a restart.
 
+use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -7,7 +8,7 @@ use std::sync::mpsc as sync;
 use std::thread;
 use std::time::Duration;
 
-use cluster::Input;
+use cluster::{Input, Pnn};
 use net::{Command, VipSpec};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
@@ -17,7 +18,7 @@ use super::facts::Facts;
 use super::inbox::{Inbox, Item};
 use super::lock::LockOrder;
 use super::{services, storage};
-use crate::config::{Config, Diagnostics, Machine, Storage, load_or_last_good};
+use crate::config::{Config, Diagnostics, Machine, PublicList, Storage, load_or_last_good};
 use crate::peer::Peers;
 
 /// Reading the text for joiners may take this long: the file may lie on a mount that hangs.
@@ -57,11 +58,7 @@ pub(crate) fn text(path: &Path) -> Option<String> {
 pub(crate) fn network(config: &Config) -> Command {
     let vips = config.vips.iter().filter_map(|(addr, vip)| {
         let interface = vip.hosts.get(&config.me)?.clone();
-        Some(VipSpec {
-            addr: *addr,
-            prefix_len: vip.prefix_len,
-            interface,
-        })
+        Some(VipSpec { addr: *addr, prefix_len: vip.prefix_len, interface })
     });
     Command::Configure {
         vips: vips.collect(),
@@ -98,6 +95,8 @@ pub(crate) struct Site {
     pub(crate) evicts: watch::Sender<bool>,
     pub(crate) config: watch::Sender<Arc<Config>>,
     pub(crate) storage: Option<(storage::Plan, JoinHandle<()>)>,
+    /// What the others said of their own lists.
+    pub(crate) lists: BTreeMap<Pnn, PublicList>,
 }
 
 impl Site {
@@ -109,9 +108,7 @@ impl Site {
             let text = text(&path);
             Ok::<_, String>((config, text))
         });
-        let (new, text) = work
-            .await
-            .map_err(|e| format!("reading the configuration broke off: {e}"))??;
+        let (new, text) = work.await.map_err(|e| format!("reading the configuration broke off: {e}"))??;
         let old = Arc::clone(&self.config.borrow());
         for (changed, what) in [
             (new.me != old.me, "this node's number"),
@@ -125,18 +122,15 @@ impl Site {
                 ));
             }
         }
-        self.peers
-            .reconfigure(new.nodes.clone(), text)
-            .map_err(|e| e.to_string())?;
+        self.peers.reconfigure(new.nodes.clone(), text).map_err(|e| e.to_string())?;
+        let mut new = new;
+        new.set_lists(&self.lists);
+        self.tell_list(&new);
         self.apply(new).await;
         let new = Arc::clone(&self.config.borrow());
         let warnings = new.warnings.0.len();
-        let mut said = format!(
-            "{} is in force: {} nodes, {} addresses",
-            new.path.display(),
-            new.nodes.len(),
-            new.vips.len()
-        );
+        let mut said =
+            format!("{} is in force: {} nodes, {} addresses", new.path.display(), new.nodes.len(), new.vips.len());
         if warnings > 0 {
             said.push_str(&format!(", {warnings} warnings\n{}", render(&new.warnings)));
         }
@@ -184,18 +178,55 @@ impl Site {
         for title in &titles {
             tracing::warn!("configuration: {title}");
         }
-        self.inbox.input(Input::Warning {
-            key: "config".to_owned(),
-            text: titles.join("; "),
-        });
+        self.inbox.input(Input::Warning { key: "config".to_owned(), text: titles.join("; ") });
+    }
+}
+
+/// A node's own list of public addresses, told to the others: CTDB's `public_addresses` files may differ.
+pub(crate) const LISTS: u8 = 3;
+
+/// What the links say to the site.
+#[derive(Debug)]
+pub(crate) enum Word {
+    /// The link to this peer came up.
+    Up(Pnn),
+    /// A peer's own list.
+    List(Pnn, Vec<u8>),
+}
+
+impl Site {
+    /// Takes a word from the links.
+    pub(crate) async fn hear(&mut self, word: Word) {
+        let config = Arc::clone(&self.config.borrow());
+        match word {
+            Word::Up(peer) => {
+                if let Some(Ok(bytes)) = config.own_list.as_ref().map(serde_json::to_vec) {
+                    self.peers.send_bytes(peer, LISTS, &bytes);
+                }
+            }
+            Word::List(peer, bytes) => match serde_json::from_slice::<PublicList>(&bytes) {
+                Ok(list) => {
+                    self.lists.insert(peer, list);
+                    let mut new = Config::clone(&config);
+                    if new.set_lists(&self.lists) {
+                        self.apply(new).await;
+                    }
+                }
+                Err(error) => tracing::warn!(node = peer.0, "an unreadable list of public addresses: {error}"),
+            },
+        }
+    }
+
+    fn tell_list(&self, config: &Config) {
+        if let Some(Ok(bytes)) = config.own_list.as_ref().map(serde_json::to_vec) {
+            for link in self.peers.links() {
+                self.peers.send_bytes(link.peer, LISTS, &bytes);
+            }
+        }
     }
 }
 
 /// What the service manager runs with.
 pub(crate) fn services_plan(config: &Config) -> services::Plan {
-    services::Plan {
-        services: config.services.clone(),
-        storage: config.storage.clone(),
-        pnn: u32::from(config.me.0),
-    }
+    services::Plan { services: config.services.clone(), storage: config.storage.clone(), pnn: u32::from(config.me.0) }
 }

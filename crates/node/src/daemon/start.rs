@@ -10,6 +10,7 @@ use super::effects::forward;
 use super::inbox::{Inbox, Item, Outlet};
 use super::site;
 use crate::config::Config;
+use crate::pki::PkiDir;
 use crate::random;
 use crate::state::{StateError, StateStore};
 
@@ -20,14 +21,13 @@ const NETWORK: Duration = Duration::from_secs(5);
 pub(super) fn votes(store: &StateStore, config: &Config) -> anyhow::Result<Durable> {
     let path = store.dir().join("votes.json");
     match store.load()? {
-        Some(votes) if votes.pnn != config.me => Err(StateError::OtherNode {
-            path,
-            found: votes.pnn,
-            me: config.me,
+        Some(votes) if votes.pnn != config.me => {
+            Err(StateError::OtherNode { path, found: votes.pnn, me: config.me }.into())
         }
-        .into()),
         Some(votes) => Ok(votes),
         None => {
+            // Without a certificate this is no node of any cluster, and `init` or `join` must find nothing here.
+            PkiDir::in_state_dir(store.dir()).credentials()?;
             let votes = Durable::blank(config.me, random::node_uid()?);
             store.save(&votes)?;
             tracing::info!(uid = %votes.uid, "this disk has no votes yet: it begins as a new node");
@@ -38,31 +38,20 @@ pub(super) fn votes(store: &StateStore, config: &Config) -> anyhow::Result<Durab
 
 /// Starts the network worker, shuts out the nodes that the view on disk evicts, and clears addresses that an earlier
 /// daemon left. What else the worker says stays in the inbox for the core.
-pub(super) fn network(
-    config: &Config,
-    votes: &Durable,
-    inbox: &Inbox,
-    outlet: &Outlet,
-) -> anyhow::Result<Worker> {
+pub(super) fn network(config: &Config, votes: &Durable, inbox: &Inbox, outlet: &Outlet) -> anyhow::Result<Worker> {
     let worker = Worker::start(forward(inbox.clone()))?;
     worker.send(site::network(config))?;
     let view = votes.view.as_ref().filter(|_| site::evicts(config));
     if let Some(view) = view {
         let addresses = view.evicted.values().flatten().copied().collect();
-        worker.send(Command::SetEvicted {
-            epoch: view.epoch.0,
-            addresses,
-        })?;
+        worker.send(Command::SetEvicted { epoch: view.epoch.0, addresses })?;
     }
     let (mut configured, mut evicted) = (false, view.is_none());
     let mut later = Vec::new();
     let begun = Instant::now();
     while !(configured && evicted) {
         let Some(left) = NETWORK.checked_sub(begun.elapsed()) else {
-            anyhow::bail!(
-                "the kernel did not set up the network part within {} s",
-                NETWORK.as_secs()
-            );
+            anyhow::bail!("the kernel did not set up the network part within {} s", NETWORK.as_secs());
         };
         match outlet.next(left) {
             Ok(Some(Item::Net(net::Event::Evicted { .. }))) => evicted = true,
@@ -71,9 +60,7 @@ pub(super) fn network(
                     net::Event::Lease { .. } => configured = true,
                     // The core orders it again, and its addresses wait until it succeeds.
                     net::Event::EvictFailed { why, .. } => {
-                        tracing::error!(
-                            "nodes dropped by the view on disk are not shut out of the storage yet: {why}"
-                        );
+                        tracing::error!("nodes dropped by the view on disk are not shut out of the storage yet: {why}");
                         evicted = true;
                     }
                     _ => {}
@@ -96,9 +83,9 @@ pub(super) fn network(
 /// # Errors
 /// The configuration cannot be read, or the kernel refuses.
 pub fn release_all(config: &Path, node: Option<&str>, state_dir: &Path) -> anyhow::Result<()> {
+    let config = site::read(config, node, state_dir).map_err(anyhow::Error::msg)?;
     // Held by a running daemon: then its addresses are none of our business.
-    let store = StateStore::open(state_dir)?;
-    let config = site::read(config, node, store.dir()).map_err(anyhow::Error::msg)?;
+    let _store = StateStore::open(state_dir)?;
     let (inbox, outlet) = super::inbox::inbox();
     let worker = Worker::start(forward(inbox))?;
     worker.send(site::network(&config))?;
@@ -115,10 +102,6 @@ pub fn release_all(config: &Path, node: Option<&str>, state_dir: &Path) -> anyho
             _ => {}
         }
     }
-    anyhow::ensure!(
-        failed.is_empty(),
-        "addresses may be left on this node: {}",
-        failed.join("; ")
-    );
+    anyhow::ensure!(failed.is_empty(), "addresses may be left on this node: {}", failed.join("; "));
     Ok(())
 }

@@ -93,48 +93,27 @@ impl StorageTask {
         let volume = match &self.plan.storage {
             Storage::Gluster { volume, .. } => volume,
             Storage::Local { .. } | Storage::None => {
-                let usable = if self.plan.lock.is_some() {
-                    Ok(())
-                } else {
-                    no_lock()
-                };
+                let usable = if self.plan.lock.is_some() { Ok(()) } else { no_lock() };
                 return (Some(usable), Vec::new(), Duration::from_secs(86_400));
             }
         };
         match Volume::read(volume, ASK).await {
             Ok(volume) => {
-                let usable = if self.plan.lock.is_some() {
-                    volume.lock_may_break_ties()
-                } else {
-                    no_lock()
-                };
+                let usable = if self.plan.lock.is_some() { volume.lock_may_break_ties() } else { no_lock() };
                 let advice = volume.advice(&self.plan.names);
                 let limits = advice
                     .into_iter()
                     .filter(|a| a.weight == Weight::Warning)
-                    .map(|a| {
-                        if a.remedy.is_empty() {
-                            a.text
-                        } else {
-                            format!("{} ({})", a.text, a.remedy)
-                        }
-                    })
+                    .map(|a| if a.remedy.is_empty() { a.text } else { format!("{} ({})", a.text, a.remedy) })
                     .collect();
                 (Some(usable), limits, AGAIN)
             }
-            Err(error) => (
-                None,
-                vec![format!("the volume's settings cannot be read: {error}")],
-                RETRY,
-            ),
+            Err(error) => (None, vec![format!("the volume's settings cannot be read: {error}")], RETRY),
         }
     }
 
     fn warn(&self, n: usize, text: String) {
-        self.inbox.input(Input::Warning {
-            key: format!("volume {n}"),
-            text,
-        });
+        self.inbox.input(Input::Warning { key: format!("volume {n}"), text });
     }
 
     async fn tell(&self, usable: &Result<(), String>) {
@@ -143,20 +122,12 @@ impl StorageTask {
             Err(because) => Err(because.clone()),
         };
         let (usable, because, lock) = match lock {
-            Ok(lock) => (
-                true,
-                "exactly half of the voters and the lock are a quorum".to_owned(),
-                Some(lock),
-            ),
+            Ok(lock) => (true, "exactly half of the voters and the lock are a quorum".to_owned(), Some(lock)),
             Err(because) => (false, because, None),
         };
         let peers = self.plan.peers.clone();
         // Both ends live as long as the daemon.
-        let _ = self.orders.send(LockOrder::Use {
-            lock,
-            none_because: because.clone(),
-            peers,
-        });
+        let _ = self.orders.send(LockOrder::Use { lock, none_because: because.clone(), peers });
         self.inbox.input(Input::LockUsable { usable, because });
     }
 
@@ -168,8 +139,7 @@ impl StorageTask {
         let helper = HelperCommand::this_program();
         let pnn = u32::from(self.plan.pnn.0);
         let mut dir = lock.dir.clone();
-        if let (Storage::Gluster { path, .. }, Some(config)) =
-            (&self.plan.storage, mount_config(&self.plan.storage))
+        if let (Storage::Gluster { path, .. }, Some(config)) = (&self.plan.storage, mount_config(&self.plan.storage))
             && let Ok(below) = lock.dir.strip_prefix(path)
         {
             let own = self.run_dir.join("lock-mount");
@@ -182,10 +152,7 @@ impl StorageTask {
             }
             dir = own.join(below);
         }
-        let spec = LockSpec {
-            dir,
-            command: lock.command.clone(),
-        };
+        let spec = LockSpec { dir, command: lock.command.clone() };
         Ok(ClusterLock::new(&spec, pnn, &helper, DEADLINE))
     }
 }
@@ -199,11 +166,7 @@ pub(crate) async fn unmount_lock(storage: &Storage, run_dir: &Path, pnn: Pnn) {
     if !own.exists() {
         return;
     }
-    let mount = Mount::new(
-        config.for_lock(&own),
-        u32::from(pnn.0),
-        &HelperCommand::this_program(),
-    );
+    let mount = Mount::new(config.for_lock(&own), u32::from(pnn.0), &HelperCommand::this_program());
     match mount {
         Ok(mount) => {
             if let Err(error) = mount.unmount().await {

@@ -46,10 +46,7 @@ pub(crate) type Recorder = mpsc::Sender<TimedEvent>;
 
 /// An event of this moment.
 pub(crate) fn timed(event: Event) -> TimedEvent {
-    TimedEvent {
-        unix_ms: unix_ms(),
-        event,
-    }
+    TimedEvent { unix_ms: unix_ms(), event }
 }
 
 /// Milliseconds since 1970 by the wall clock.
@@ -69,27 +66,17 @@ impl Timeline {
             kept.push(old);
         }
         let (news, _) = broadcast::channel(FOLLOW);
-        let timeline = Self {
-            kept: Arc::new(Mutex::new(kept)),
-            news,
-        };
+        let timeline = Self { kept: Arc::new(Mutex::new(kept)), news };
         let (recorder, events) = mpsc::channel::<TimedEvent>();
-        let mut file = EventFile {
-            dir: dir.to_owned(),
-            open: None,
-            broken: false,
-        };
+        let mut file = EventFile { dir: dir.to_owned(), open: None, broken: false };
         let writer = timeline.clone();
-        thread::Builder::new()
-            .name("timeline".into())
-            .stack_size(256 << 10)
-            .spawn(move || {
-                for event in events {
-                    say(&event.event);
-                    file.append(&event);
-                    writer.add(event);
-                }
-            })?;
+        thread::Builder::new().name("timeline".into()).stack_size(256 << 10).spawn(move || {
+            for event in events {
+                say(&event.event);
+                file.append(&event);
+                writer.add(event);
+            }
+        })?;
         Ok((timeline, recorder))
     }
 
@@ -132,30 +119,15 @@ impl Kept {
     fn last(&self, count: usize) -> Vec<TimedEvent> {
         let count = if count == 0 { self.ring.len() } else { count };
         let skip = self.ring.len().saturating_sub(count);
-        self.ring
-            .iter()
-            .skip(skip)
-            .map(|(_, event)| event.clone())
-            .collect()
+        self.ring.iter().skip(skip).map(|(_, event)| event.clone()).collect()
     }
 }
 
 /// The log says what the timeline says.
 fn say(event: &Event) {
-    let Event {
-        kind,
-        epoch,
-        node,
-        text,
-        because,
-        ..
-    } = event;
+    let Event { kind, epoch, node, text, because, .. } = event;
     let node = node.map(|n| n.0);
-    let because = if because.is_empty() {
-        None
-    } else {
-        Some(because.as_str())
-    };
+    let because = if because.is_empty() { None } else { Some(because.as_str()) };
     match event.level {
         Level::Info => tracing::info!(kind, %epoch, node, because, "{text}"),
         Level::Warning => tracing::warn!(kind, %epoch, node, because, "{text}"),
@@ -179,10 +151,7 @@ impl EventFile {
                 self.open = None;
                 if !self.broken {
                     let path = self.dir.join(NAME);
-                    tracing::warn!(
-                        "cannot append to {}: {error}; events are kept in memory only",
-                        path.display()
-                    );
+                    tracing::warn!("cannot append to {}: {error}; events are kept in memory only", path.display());
                 }
                 self.broken = true;
             }
@@ -211,12 +180,7 @@ impl EventFile {
 
     fn create(&self) -> io::Result<(File, u64)> {
         let path = self.dir.join(NAME);
-        let mut file = OpenOptions::new()
-            .read(true)
-            .append(true)
-            .create(true)
-            .mode(0o600)
-            .open(path)?;
+        let mut file = OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(path)?;
         let mut len = file.metadata()?.len();
         if len > 0 {
             // A kill may have left half a line.
@@ -297,10 +261,7 @@ mod tests {
         assert_eq!(texts(&timeline.last(2)), ["event 1", "event 2"]);
         drop(recorder);
 
-        let mut file = OpenOptions::new()
-            .append(true)
-            .open(dir.path().join(NAME))
-            .unwrap();
+        let mut file = OpenOptions::new().append(true).open(dir.path().join(NAME)).unwrap();
         file.write_all(b"{\"unix_ms\": 12").unwrap();
         let (timeline, recorder) = Timeline::start(dir.path()).unwrap();
         assert_eq!(timeline.last(0).len(), 3);
@@ -308,21 +269,14 @@ mod tests {
         recorder.send(event(9)).unwrap();
         follower.recv().await.unwrap();
         let (again, _recorder) = Timeline::start(dir.path()).unwrap();
-        assert_eq!(
-            texts(&again.last(0)),
-            ["event 0", "event 1", "event 2", "event 9"]
-        );
+        assert_eq!(texts(&again.last(0)), ["event 0", "event 1", "event 2", "event 9"]);
     }
 
     #[test]
     fn memory_and_file_are_bounded() {
         let dir = tempfile::tempdir().unwrap();
         let mut kept = Kept::default();
-        let mut file = EventFile {
-            dir: dir.path().to_owned(),
-            open: None,
-            broken: false,
-        };
+        let mut file = EventFile { dir: dir.path().to_owned(), open: None, broken: false };
         let mut big = event(0);
         big.event.because = "x".repeat(20_000);
         for _ in 0..KEPT + 10 {
@@ -340,11 +294,7 @@ mod tests {
 
     #[test]
     fn a_directory_that_cannot_be_written_costs_only_the_file() {
-        let mut file = EventFile {
-            dir: PathBuf::from("/proc/no/such"),
-            open: None,
-            broken: false,
-        };
+        let mut file = EventFile { dir: PathBuf::from("/proc/no/such"), open: None, broken: false };
         file.append(&event(1));
         assert!(file.broken);
     }
