@@ -12,10 +12,7 @@ pub(super) struct Wrong {
 }
 
 fn wrong<T>(label: impl Into<String>, help: impl Into<String>) -> Result<T, Wrong> {
-    Err(Wrong {
-        label: label.into(),
-        help: help.into(),
-    })
+    Err(Wrong { label: label.into(), help: help.into() })
 }
 
 /// A host's address, without a prefix length.
@@ -35,10 +32,7 @@ pub(super) fn parse_unicast(text: &str) -> Result<IpAddr, Wrong> {
         }
     };
     match not_a_host(address) {
-        Some(kind) => wrong(
-            kind,
-            "write an address of a network interface that other machines reach",
-        ),
+        Some(kind) => wrong(kind, "write an address of a network interface that other machines reach"),
         None => Ok(address),
     }
 }
@@ -47,14 +41,12 @@ pub(super) fn parse_unicast(text: &str) -> Result<IpAddr, Wrong> {
 pub(super) fn parse_vip(text: &str) -> Result<(IpAddr, u8), Wrong> {
     let Some((address, bits)) = text.split_once('/') else {
         return match text.parse::<IpAddr>() {
-            Ok(IpAddr::V4(_)) => wrong(
-                "its prefix length is missing",
-                format!("write {text}/24 if the network has 24 bits"),
-            ),
-            Ok(IpAddr::V6(_)) => wrong(
-                "its prefix length is missing",
-                format!("write {text}/64 if the network has 64 bits"),
-            ),
+            Ok(IpAddr::V4(_)) => {
+                wrong("its prefix length is missing", format!("write {text}/24 if the network has 24 bits"))
+            }
+            Ok(IpAddr::V6(_)) => {
+                wrong("its prefix length is missing", format!("write {text}/64 if the network has 64 bits"))
+            }
             Err(_) => wrong("not an IP address", "write ADDRESS/BITS, as 192.168.122.200/24"),
         };
     };
@@ -100,19 +92,13 @@ pub(super) fn parse_vip(text: &str) -> Result<(IpAddr, u8), Wrong> {
 pub(super) fn parse_network(text: &str) -> Result<(IpAddr, u8), Wrong> {
     let (address, bits) = text.split_once('/').unwrap_or((text, ""));
     let Ok(address) = address.parse::<IpAddr>() else {
-        return wrong(
-            "not a network",
-            "write ADDRESS/BITS, as 10.0.0.0/8, or an address",
-        );
+        return wrong("not a network", "write ADDRESS/BITS, as 10.0.0.0/8, or an address");
     };
     let most = if address.is_ipv4() { 32 } else { 128 };
     match bits.parse::<u8>() {
         Ok(bits) if bits <= most => Ok((address, bits)),
         Err(_) if bits.is_empty() && !text.contains('/') => Ok((address, most)),
-        _ => wrong(
-            format!("`{bits}` is no prefix length"),
-            format!("write {address}/N with N from 0 to {most}"),
-        ),
+        _ => wrong(format!("`{bits}` is no prefix length"), format!("write {address}/N with N from 0 to {most}")),
     }
 }
 
@@ -143,15 +129,11 @@ fn not_a_host(address: IpAddr) -> Option<&'static str> {
 pub(super) fn network(address: IpAddr, prefix_len: u8) -> IpAddr {
     match address {
         IpAddr::V4(v4) => {
-            let mask = u32::MAX
-                .checked_shl(32 - u32::from(prefix_len.min(32)))
-                .unwrap_or(0);
+            let mask = u32::MAX.checked_shl(32 - u32::from(prefix_len.min(32))).unwrap_or(0);
             Ipv4Addr::from(u32::from(v4) & mask).into()
         }
         IpAddr::V6(v6) => {
-            let mask = u128::MAX
-                .checked_shl(128 - u32::from(prefix_len.min(128)))
-                .unwrap_or(0);
+            let mask = u128::MAX.checked_shl(128 - u32::from(prefix_len.min(128))).unwrap_or(0);
             Ipv6Addr::from(u128::from(v6) & mask).into()
         }
     }
@@ -189,14 +171,7 @@ mod tests {
             // "+8" is a number to Rust; it may pass as 8 and does no harm
             assert!(accepted.is_err() || text.contains('+'), "{text}: {accepted:?}");
         }
-        for text in [
-            "10.0.0.0/31",
-            "10.0.0.1/31",
-            "10.0.0.7/32",
-            "192.168.122.200/24",
-            "fd00::/64",
-            "fd00::200/128",
-        ] {
+        for text in ["10.0.0.0/31", "10.0.0.1/31", "10.0.0.7/32", "192.168.122.200/24", "fd00::/64", "fd00::200/128"] {
             parse_vip(text).unwrap_or_else(|e| panic!("{text}: {e:?}"));
         }
         assert!(parse_unicast("10.0.0.1/24").is_err_and(|w| w.help == "write 10.0.0.1"));
@@ -204,22 +179,10 @@ mod tests {
 
     #[test]
     fn networks() {
-        assert_eq!(
-            network("10.1.2.3".parse().expect("v4"), 8),
-            IpAddr::from([10, 0, 0, 0])
-        );
-        assert_eq!(
-            network("10.1.2.3".parse().expect("v4"), 0),
-            IpAddr::from([0, 0, 0, 0])
-        );
-        assert_eq!(
-            network("10.1.2.3".parse().expect("v4"), 32),
-            IpAddr::from([10, 1, 2, 3])
-        );
-        assert_eq!(
-            network("fd00::1:5".parse().expect("v6"), 112),
-            "fd00::1:0".parse::<IpAddr>().expect("v6")
-        );
+        assert_eq!(network("10.1.2.3".parse().expect("v4"), 8), IpAddr::from([10, 0, 0, 0]));
+        assert_eq!(network("10.1.2.3".parse().expect("v4"), 0), IpAddr::from([0, 0, 0, 0]));
+        assert_eq!(network("10.1.2.3".parse().expect("v4"), 32), IpAddr::from([10, 1, 2, 3]));
+        assert_eq!(network("fd00::1:5".parse().expect("v6"), 112), "fd00::1:0".parse::<IpAddr>().expect("v6"));
         assert_eq!(parse_network("10.0.0.1").expect("host").1, 32);
         assert!(parse_network("10.0.0.0/x").is_err());
         assert!(parse_network("10.0.0.0/").is_err());

@@ -29,11 +29,7 @@ pub fn check_file(path: &Path, machine: &Machine, colour: bool) -> Outcome {
                 n => format!(" and {}", plural(n, "warning")),
             };
             Outcome {
-                text: format!(
-                    "{}\n\n{}: {errors}{warnings}\n",
-                    problems.render(colour),
-                    path.display()
-                ),
+                text: format!("{}\n\n{}: {errors}{warnings}\n", problems.render(colour), path.display()),
                 code: 1,
             }
         }
@@ -65,10 +61,7 @@ pub fn check_file(path: &Path, machine: &Machine, colour: bool) -> Outcome {
 pub fn show(path: &Path, machine: &Machine, colour: bool) -> Outcome {
     match read(path, machine, Purpose::Inspect, &mut Files::default()) {
         Err(_) => check_file(path, machine, colour),
-        Ok(config) => Outcome {
-            text: describe(&config),
-            code: 0,
-        },
+        Ok(config) => Outcome { text: describe(&config), code: 0 },
     }
 }
 
@@ -92,23 +85,13 @@ fn describe(config: &Config) -> String {
             config.timing.heartbeat.as_millis(),
             config.timing.suspect.as_millis()
         ),
-        format!(
-            "control      port {} (TCP links, UDP heartbeats)",
-            config.control_port
-        ),
+        format!("control      port {} (TCP links, UDP heartbeats)", config.control_port),
         format!("lock         {}", lock(config)),
         format!("storage      {}", storage(&config.storage)),
     ];
     let services = config.service_names();
     let services: Vec<&str> = services.iter().map(String::as_str).collect();
-    lines.push(format!(
-        "services     {}",
-        if services.is_empty() {
-            "none".to_owned()
-        } else {
-            services.join(", ")
-        }
-    ));
+    lines.push(format!("services     {}", if services.is_empty() { "none".to_owned() } else { services.join(", ") }));
     if let Some(dns) = &config.dns {
         let names: Vec<&str> = dns.names.iter().map(|n| n.name.as_str()).collect();
         lines.push(format!(
@@ -121,28 +104,17 @@ fn describe(config: &Config) -> String {
     }
     lines.push(String::new());
     for (pnn, node) in &config.nodes {
-        let role = if node.role == Role::Witness {
-            " (witness)"
-        } else {
-            ""
-        };
+        let role = if node.role == Role::Witness { " (witness)" } else { "" };
         let addresses: Vec<String> = node.addresses.iter().map(ToString::to_string).collect();
-        lines.push(format!(
-            "node {pnn:<3} {}{role}: {}",
-            node.name,
-            addresses.join(", ")
-        ));
+        lines.push(format!("node {pnn:<3} {}{role}: {}", node.name, addresses.join(", ")));
     }
     for pnn in &config.removed {
         lines.push(format!("node {pnn:<3} removed"));
     }
     lines.push(String::new());
     for (address, vip) in &config.vips {
-        let hosts: Vec<String> = vip
-            .hosts
-            .iter()
-            .map(|(pnn, interface)| format!("{}:{interface}", name(config, *pnn)))
-            .collect();
+        let hosts: Vec<String> =
+            vip.hosts.iter().map(|(pnn, interface)| format!("{}:{interface}", name(config, *pnn))).collect();
         lines.push(format!("vip {address}/{} on {}", vip.prefix_len, hosts.join(" ")));
     }
     lines.push(String::new());
@@ -167,8 +139,8 @@ fn storage(storage: &Storage) -> String {
     match storage {
         Storage::None => "none".to_owned(),
         Storage::Local { path } => format!("{} (there already)", path.display()),
-        Storage::Gluster {
-            path, volume, server, ..
-        } => format!("gluster volume {volume} from {server} at {}", path.display()),
+        Storage::Gluster { path, volume, server, .. } => {
+            format!("gluster volume {volume} from {server} at {}", path.display())
+        }
     }
 }

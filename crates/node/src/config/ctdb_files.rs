@@ -48,10 +48,7 @@ pub(super) fn nodes(source: &Arc<Source>, problems: &mut Diagnostics) -> Vec<Nod
             continue;
         }
         match parse_unicast(text) {
-            Ok(address) => found.push(NodeLine {
-                address: Some(address),
-                span,
-            }),
+            Ok(address) => found.push(NodeLine { address: Some(address), span }),
             Err(wrong) => problems.push(
                 Diagnostic::error(format!("`{text}` cannot be a node's address"))
                     .at(source, span, wrong.label)
@@ -75,18 +72,11 @@ pub(super) fn public_addresses(source: &Arc<Source>, problems: &mut Diagnostics)
             );
             continue;
         };
-        let interfaces: Vec<String> = interfaces
-            .split(',')
-            .filter(|i| !i.is_empty())
-            .map(String::from)
-            .collect();
+        let interfaces: Vec<String> = interfaces.split(',').filter(|i| !i.is_empty()).map(String::from).collect();
         match parse_vip(address) {
-            Ok((address, prefix_len)) if !interfaces.is_empty() => found.push(PublicLine {
-                address,
-                prefix_len,
-                interfaces,
-                span,
-            }),
+            Ok((address, prefix_len)) if !interfaces.is_empty() => {
+                found.push(PublicLine { address, prefix_len, interfaces, span })
+            }
             Ok(_) => problems.push(
                 Diagnostic::error("a public address needs an interface")
                     .at(source, span, "")
@@ -115,10 +105,7 @@ mod tests {
     fn a_commented_node_keeps_its_number_and_an_empty_line_has_none() {
         let mut problems = Diagnostics::default();
         let text = "10.0.0.1\n\n#10.0.0.2\n  10.0.0.3 \r\nfd00::4";
-        let addresses: Vec<_> = nodes(&source(text), &mut problems)
-            .into_iter()
-            .map(|l| l.address)
-            .collect();
+        let addresses: Vec<_> = nodes(&source(text), &mut problems).into_iter().map(|l| l.address).collect();
         assert_eq!(problems.errors(), 0, "{problems}");
         let ip = |text: &str| Some(text.parse::<IpAddr>().expect("an address"));
         assert_eq!(addresses, [ip("10.0.0.1"), None, ip("10.0.0.3"), ip("fd00::4")]);
@@ -139,10 +126,7 @@ mod tests {
     fn wrong_lines_are_named() {
         let mut problems = Diagnostics::default();
         nodes(&source("gluster1\n10.0.0.0/8\n127.0.0.1\n"), &mut problems);
-        public_addresses(
-            &source("10.0.0.1 eth0\n10.0.0.1/24\n10.0.0.1/24 eth0 eth1\n10.0.0.1/24 ,\n"),
-            &mut problems,
-        );
+        public_addresses(&source("10.0.0.1 eth0\n10.0.0.1/24\n10.0.0.1/24 eth0 eth1\n10.0.0.1/24 ,\n"), &mut problems);
         assert_eq!(problems.errors(), 7, "{problems}");
         assert!(problems.to_string().contains("/etc/ctdb/x:3:1"), "{problems}");
     }

@@ -23,21 +23,14 @@ impl Source {
     /// A file's name and text.
     #[must_use]
     pub fn new(path: &Path, text: String) -> Arc<Self> {
-        Arc::new(Self {
-            path: path.to_path_buf(),
-            text,
-        })
+        Arc::new(Self { path: path.to_path_buf(), text })
     }
 
     /// Line number of a byte, from 1.
     #[must_use]
     pub fn line(&self, byte: usize) -> usize {
         let end = byte.min(self.text.len());
-        self.text.as_bytes()[..end]
-            .iter()
-            .filter(|b| **b == b'\n')
-            .count()
-            + 1
+        self.text.as_bytes()[..end].iter().filter(|b| **b == b'\n').count() + 1
     }
 
     /// `span`, clipped to the text and to the boundaries of characters, never beyond the end of its first line.
@@ -50,9 +43,7 @@ impl Source {
             at
         };
         let start = floor(span.start);
-        let line = self.text[start..]
-            .find('\n')
-            .map_or(self.text.len(), |n| start + n);
+        let line = self.text[start..].find('\n').map_or(self.text.len(), |n| start + n);
         let end = floor(span.end).clamp(start, line.max(start));
         start..end
     }
@@ -81,11 +72,7 @@ pub struct Mark {
 impl Mark {
     /// A place with a remark.
     pub fn new(source: &Arc<Source>, span: Range<usize>, label: impl Into<String>) -> Self {
-        Self {
-            source: Arc::clone(source),
-            span,
-            label: label.into(),
-        }
+        Self { source: Arc::clone(source), span, label: label.into() }
     }
 }
 
@@ -105,20 +92,12 @@ pub struct Diagnostic {
 impl Diagnostic {
     /// An error without a place yet.
     pub fn error(title: impl Into<String>) -> Self {
-        Self {
-            severity: Severity::Error,
-            title: title.into(),
-            marks: Vec::new(),
-            help: None,
-        }
+        Self { severity: Severity::Error, title: title.into(), marks: Vec::new(), help: None }
     }
 
     /// A warning without a place yet.
     pub fn warning(title: impl Into<String>) -> Self {
-        Self {
-            severity: Severity::Warning,
-            ..Self::error(title)
-        }
+        Self { severity: Severity::Warning, ..Self::error(title) }
     }
 
     /// The same, pointing at a place.
@@ -147,11 +126,7 @@ impl Diagnostic {
     pub fn one_line(&self) -> String {
         let mut text = String::new();
         if let Some(mark) = self.marks.first() {
-            text = format!(
-                "{}:{}: ",
-                mark.source.path.display(),
-                mark.source.line(mark.span.start)
-            );
+            text = format!("{}:{}: ", mark.source.path.display(), mark.source.line(mark.span.start));
         }
         text.push_str(&self.title);
         if let Some(help) = &self.help {
@@ -177,25 +152,13 @@ impl Diagnostic {
             }
         }
         for file in files {
-            let marks = self
-                .marks
-                .iter()
-                .enumerate()
-                .filter(|(_, m)| Arc::ptr_eq(&m.source, file));
+            let marks = self.marks.iter().enumerate().filter(|(_, m)| Arc::ptr_eq(&m.source, file));
             let snippet = Snippet::source(file.text.as_str())
                 .path(file.path.to_string_lossy().into_owned())
                 .annotations(marks.map(|(index, mark)| {
-                    let kind = if index == 0 {
-                        AnnotationKind::Primary
-                    } else {
-                        AnnotationKind::Context
-                    };
+                    let kind = if index == 0 { AnnotationKind::Primary } else { AnnotationKind::Context };
                     let annotation = kind.span(file.clip(&mark.span));
-                    if mark.label.is_empty() {
-                        annotation
-                    } else {
-                        annotation.label(mark.label.as_str())
-                    }
+                    if mark.label.is_empty() { annotation } else { annotation.label(mark.label.as_str()) }
                 }));
             group = group.element(snippet);
         }
@@ -237,11 +200,7 @@ impl Diagnostics {
     /// As a compiler would print them; `colour` for terminals.
     #[must_use]
     pub fn render(&self, colour: bool) -> String {
-        let renderer = if colour {
-            Renderer::styled()
-        } else {
-            Renderer::plain()
-        };
+        let renderer = if colour { Renderer::styled() } else { Renderer::plain() };
         let renderer = renderer.decor_style(DecorStyle::Ascii);
         let mut text: Vec<String> = self.0.iter().map(|d| d.render(&renderer)).collect();
         text.push(String::new());

@@ -25,6 +25,7 @@ const BUNDLE: &str = "last-good-config.json";
 pub(super) struct Files {
     kept: Option<BTreeMap<PathBuf, String>>,
     read: BTreeMap<PathBuf, String>,
+    unreadable: Option<(PathBuf, String)>,
 }
 
 /// All files of a configuration that was good.
@@ -39,10 +40,7 @@ impl Files {
     pub(super) fn last_good(state_dir: &Path) -> Option<Self> {
         let text = std::fs::read_to_string(state_dir.join(BUNDLE)).ok()?;
         let bundle: Bundle = serde_json::from_str(&text).ok()?;
-        Some(Self {
-            kept: Some(bundle.files),
-            read: BTreeMap::new(),
-        })
+        Some(Self { kept: Some(bundle.files), ..Self::default() })
     }
 
     /// The text of a file.
@@ -54,11 +52,20 @@ impl Files {
             Some(kept) => kept
                 .get(path)
                 .cloned()
-                .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "there is no copy of it either"))?,
-            None => read_in_time(path, DEADLINE, read_text)?,
+                .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "there is no copy of it either")),
+            None => read_in_time(path, DEADLINE, read_text),
         };
+        let text = text.inspect_err(|error| {
+            let absent = (path.to_path_buf(), error.to_string());
+            self.unreadable.get_or_insert(absent);
+        })?;
         self.read.insert(path.to_path_buf(), text.clone());
         Ok(Source::new(path, text))
+    }
+
+    /// The first file that could not be read, and why.
+    pub(super) fn unreadable(&self) -> Option<&(PathBuf, String)> {
+        self.unreadable.as_ref()
     }
 
     /// Keeps what was read, for a start without these files.
@@ -81,25 +88,15 @@ impl Files {
 }
 
 /// Runs `read` in a thread that may hang.
-fn read_in_time(
-    path: &Path,
-    deadline: Duration,
-    read: fn(&Path) -> io::Result<String>,
-) -> io::Result<String> {
+fn read_in_time(path: &Path, deadline: Duration, read: fn(&Path) -> io::Result<String>) -> io::Result<String> {
     let (done, result) = mpsc::sync_channel(1);
     let place = path.to_path_buf();
-    std::thread::Builder::new()
-        .name("read-config".into())
-        .stack_size(256 * 1024)
-        .spawn(move || {
-            // nobody listens any more when the deadline has passed
-            let _ = done.send(read(&place));
-        })?;
+    std::thread::Builder::new().name("read-config".into()).stack_size(256 * 1024).spawn(move || {
+        // nobody listens any more when the deadline has passed
+        let _ = done.send(read(&place));
+    })?;
     result.recv_timeout(deadline).unwrap_or_else(|_| {
-        let text = format!(
-            "no answer within {} s; does it lie on a mount that hangs?",
-            deadline.as_secs_f32()
-        );
+        let text = format!("no answer within {} s; does it lie on a mount that hangs?", deadline.as_secs_f32());
         Err(io::Error::new(io::ErrorKind::TimedOut, text))
     })
 }
@@ -107,26 +104,17 @@ fn read_in_time(
 fn read_text(path: &Path) -> io::Result<String> {
     let file = std::fs::File::open(path)?;
     if !file.metadata()?.is_file() {
-        return Err(io::Error::new(
-            io::ErrorKind::InvalidData,
-            "it is no regular file",
-        ));
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "it is no regular file"));
     }
     let mut bytes = Vec::new();
     file.take(MOST + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > MOST {
-        return Err(io::Error::new(
-            io::ErrorKind::InvalidData,
-            "it is longer than 1 MiB",
-        ));
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "it is longer than 1 MiB"));
     }
     String::from_utf8(bytes).map_err(|error| {
         let at = error.utf8_error().valid_up_to();
         let line = error.as_bytes()[..at].iter().filter(|b| **b == b'\n').count() + 1;
-        io::Error::new(
-            io::ErrorKind::InvalidData,
-            format!("line {line} is not UTF-8 text"),
-        )
+        io::Error::new(io::ErrorKind::InvalidData, format!("line {line} is not UTF-8 text"))
     })
 }
 
@@ -153,22 +141,9 @@ mod tests {
         let error = read_text(&path).expect_err("no text");
         assert!(error.to_string().contains("line 2"), "{error}");
         std::fs::write(&path, vec![b'#'; (1 << 20) + 1]).expect("written");
-        assert!(
-            read_text(&path)
-                .expect_err("too long")
-                .to_string()
-                .contains("1 MiB")
-        );
-        assert!(
-            read_text(dir.path())
-                .expect_err("a directory")
-                .to_string()
-                .contains("regular")
-        );
-        assert_eq!(
-            read_text(Path::new("/dev/zero")).expect_err("a device").kind(),
-            io::ErrorKind::InvalidData
-        );
+        assert!(read_text(&path).expect_err("too long").to_string().contains("1 MiB"));
+        assert!(read_text(dir.path()).expect_err("a directory").to_string().contains("regular"));
+        assert_eq!(read_text(Path::new("/dev/zero")).expect_err("a device").kind(), io::ErrorKind::InvalidData);
     }
 
     #[test]
@@ -183,9 +158,6 @@ mod tests {
         let mut files = Files::last_good(dir.path()).expect("kept");
         assert_eq!(files.read(&path).expect("kept").text, "text");
         std::fs::write(dir.path().join(BUNDLE), "{\"fil").expect("written");
-        assert!(
-            Files::last_good(dir.path()).is_none(),
-            "a torn bundle is no bundle"
-        );
+        assert!(Files::last_good(dir.path()).is_none(), "a torn bundle is no bundle");
     }
 }

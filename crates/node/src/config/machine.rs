@@ -36,12 +36,7 @@ impl Machine {
             })
             .collect();
         let hostname = std::fs::read_to_string("/proc/sys/kernel/hostname")?;
-        Ok(Self {
-            addresses,
-            interfaces,
-            hostname: hostname.trim().to_owned(),
-            node,
-        })
+        Ok(Self { addresses, interfaces, hostname: hostname.trim().to_owned(), node })
     }
 }
 
@@ -52,9 +47,7 @@ fn names_in(sys: &Path) -> io::Result<BTreeSet<String>> {
         let names = text.lines().skip(2).filter_map(|line| line.split_once(':'));
         return Ok(names.map(|(name, _)| name.trim().to_owned()).collect());
     }
-    std::fs::read_dir(sys)?
-        .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
-        .collect()
+    std::fs::read_dir(sys)?.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()
 }
 
 #[cfg(test)]

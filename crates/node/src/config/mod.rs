@@ -19,6 +19,8 @@ mod machine;
 mod model;
 mod parse;
 mod spec;
+#[cfg(test)]
+mod tests;
 
 pub use command::{Outcome, check_file, show};
 pub use diagnostic::{Diagnostic, Diagnostics, Mark, Severity, Source};
@@ -47,19 +49,24 @@ pub fn load(path: &Path, machine: &Machine) -> Result<Config, Diagnostics> {
 /// All problems, when one of them is an error.
 pub fn load_or_last_good(path: &Path, machine: &Machine, state_dir: &Path) -> Result<Config, Diagnostics> {
     let mut files = Files::default();
-    if let Err(error) = files.read(path) {
-        let fallback = Files::last_good(state_dir)
-            .and_then(|mut kept| read(path, machine, Purpose::Serve, &mut kept).ok());
-        let Some(mut config) = fallback else {
-            return Err(unreadable(path, &error));
-        };
-        config.warnings.push(
-            Diagnostic::warning(format!("{} cannot be read: {error}", path.display()))
-                .help("the copy of the last good configuration is used; make the file readable and reload"),
-        );
-        return Ok(config);
-    }
-    let mut config = read(path, machine, Purpose::Serve, &mut files)?;
+    let mut config = match read(path, machine, Purpose::Serve, &mut files) {
+        Ok(config) => config,
+        Err(problems) => {
+            let Some((absent, why)) = files.unreadable() else {
+                return Err(problems);
+            };
+            let kept = Files::last_good(state_dir);
+            let kept = kept.and_then(|mut kept| read(path, machine, Purpose::Serve, &mut kept).ok());
+            let Some(mut config) = kept else {
+                return Err(problems);
+            };
+            config.warnings.push(
+                Diagnostic::warning(format!("{} cannot be read: {why}", absent.display()))
+                    .help("the copy of the last good configuration is used; make the file readable and reload"),
+            );
+            return Ok(config);
+        }
+    };
     if let Err(error) = files.keep(state_dir) {
         config.warnings.push(
             Diagnostic::warning(format!(
@@ -77,13 +84,7 @@ pub fn load_or_last_good(path: &Path, machine: &Machine, state_dir: &Path) -> Re
 /// # Errors
 /// All problems, when one of them is an error.
 pub fn load_text(path: &Path, text: &str, machine: &Machine) -> Result<Config, Diagnostics> {
-    checked(
-        path,
-        &Source::new(path, text.to_owned()),
-        machine,
-        Purpose::Serve,
-        &mut Files::default(),
-    )
+    checked(path, &Source::new(path, text.to_owned()), machine, Purpose::Serve, &mut Files::default())
 }
 
 fn read(path: &Path, machine: &Machine, purpose: Purpose, files: &mut Files) -> Result<Config, Diagnostics> {

@@ -128,9 +128,35 @@ pub struct Dns {
 impl Dns {
     /// Sockets to open.
     pub fn sockets(&self) -> impl Iterator<Item = SocketAddr> + '_ {
-        self.listen
-            .iter()
-            .map(|address| SocketAddr::new(*address, self.port))
+        self.listen.iter().map(|address| SocketAddr::new(*address, self.port))
+    }
+
+    /// For [`dns::follow`].
+    #[must_use]
+    pub fn zone_conf(&self) -> dns::ZoneConf {
+        let name = |name: &DnsName| dns::NameConf {
+            name: name.name.clone(),
+            vips: name.vips.clone(),
+            service: name.service.clone(),
+        };
+        dns::ZoneConf {
+            zone: self.zone.clone(),
+            names: self.names.iter().map(name).collect(),
+            ttl: self.ttl,
+            ns: self.ns.clone(),
+            contact: self.contact.clone(),
+            short_names: self.short_names,
+        }
+    }
+
+    /// For [`dns::Server::start`].
+    #[must_use]
+    pub fn server_conf(&self) -> dns::ServerConfig {
+        dns::ServerConfig {
+            sockets: self.sockets().collect(),
+            rate_limit: self.rate_limit,
+            rate_limit_exempt: self.rate_limit_exempt.clone(),
+        }
     }
 }
 
@@ -171,25 +197,18 @@ impl Config {
     /// The node of this name (capitals do not count).
     #[must_use]
     pub fn node_named(&self, name: &str) -> Option<Pnn> {
-        self.nodes
-            .iter()
-            .find(|(_, n)| n.name.eq_ignore_ascii_case(name))
-            .map(|(pnn, _)| *pnn)
+        self.nodes.iter().find(|(_, n)| n.name.eq_ignore_ascii_case(name)).map(|(pnn, _)| *pnn)
     }
 
     /// Services whose failure makes a node unfit to host addresses.
     #[must_use]
     pub fn service_names(&self) -> BTreeSet<String> {
         let storage = !matches!(self.storage, Storage::None);
-        [
-            (STORAGE, storage),
-            (SAMBA, self.services.samba.enabled),
-            (NFS, self.services.nfs.enabled),
-        ]
-        .into_iter()
-        .filter(|(_, on)| *on)
-        .map(|(name, _)| name.to_owned())
-        .collect()
+        [(STORAGE, storage), (SAMBA, self.services.samba.enabled), (NFS, self.services.nfs.enabled)]
+            .into_iter()
+            .filter(|(_, on)| *on)
+            .map(|(name, _)| name.to_owned())
+            .collect()
     }
 
     /// What the nodes said about their own `public_addresses` files: who can host what, and on which interface.
@@ -204,16 +223,10 @@ impl Config {
             if node.role == cluster::Role::Witness {
                 continue;
             }
-            let list = if *pnn == self.me {
-                own
-            } else {
-                lists.get(pnn).unwrap_or(own)
-            };
+            let list = if *pnn == self.me { own } else { lists.get(pnn).unwrap_or(own) };
             for (address, (prefix_len, interface)) in list {
-                let vip = vips.entry(*address).or_insert_with(|| VipConf {
-                    prefix_len: *prefix_len,
-                    hosts: BTreeMap::new(),
-                });
+                let vip =
+                    vips.entry(*address).or_insert_with(|| VipConf { prefix_len: *prefix_len, hosts: BTreeMap::new() });
                 vip.hosts.insert(*pnn, interface.clone());
             }
         }
@@ -224,11 +237,7 @@ impl Config {
 
     /// Of what must be equal on all nodes: not of paths, and not of lists that may differ.
     pub(super) fn compute_fingerprint(&self) -> u64 {
-        let vips = if self.own_list.is_none() {
-            Some(&self.vips)
-        } else {
-            None
-        };
+        let vips = if self.own_list.is_none() { Some(&self.vips) } else { None };
         let text = serde_json::json!({
             "cluster": self.cluster,
             "nodes": self.nodes,
@@ -244,10 +253,6 @@ impl Config {
         })
         .to_string();
         let digest = ring::digest::digest(&ring::digest::SHA256, text.as_bytes());
-        digest
-            .as_ref()
-            .iter()
-            .take(8)
-            .fold(0, |sum, byte| sum << 8 | u64::from(*byte))
+        digest.as_ref().iter().take(8).fold(0, |sum, byte| sum << 8 | u64::from(*byte))
     }
 }

@@ -47,8 +47,7 @@ fn explain(source: &Arc<Source>, message: &str, span: Option<Range<usize>>) -> D
         None => ("", &[][..]),
     };
     if message.starts_with("unknown field") {
-        let diagnostic =
-            Diagnostic::error(format!("unknown key `{given}`")).at(source, span, "nothing reads this");
+        let diagnostic = Diagnostic::error(format!("unknown key `{given}`")).at(source, span, "nothing reads this");
         return match nearest(given, known) {
             Some(name) => diagnostic.help(format!("write `{name}`")),
             None if known.is_empty() => diagnostic.help("remove it"),
@@ -56,11 +55,7 @@ fn explain(source: &Arc<Source>, message: &str, span: Option<Range<usize>>) -> D
         };
     }
     if message.starts_with("unknown variant") {
-        let choices = known
-            .iter()
-            .map(|k| format!("\"{k}\""))
-            .collect::<Vec<_>>()
-            .join(" or ");
+        let choices = known.iter().map(|k| format!("\"{k}\"")).collect::<Vec<_>>().join(" or ");
         return Diagnostic::error(format!("`{given}` is not a choice here"))
             .at(source, span, "")
             .help(format!("write {choices}"));
@@ -129,10 +124,7 @@ mod tests {
 
     fn problems(text: &str) -> (Option<Spec>, Diagnostics) {
         let mut problems = Diagnostics::default();
-        let spec = parse(
-            &Source::new(Path::new("steadfast.toml"), text.into()),
-            &mut problems,
-        );
+        let spec = parse(&Source::new(Path::new("steadfast.toml"), text.into()), &mut problems);
         (spec, problems)
     }
 
@@ -146,18 +138,8 @@ mod tests {
         assert_eq!(spec.cluster.expect("cluster").lock.expect("lock").get_ref(), "/x");
         let titles: Vec<_> = problems.0.iter().map(|d| d.title.as_str()).collect();
         assert_eq!(problems.errors(), 6, "{titles:?}");
-        for wanted in [
-            "`nmae`",
-            "`adresses`",
-            "`wittness`",
-            "`enable`",
-            "wrong kind",
-            "`extra`",
-        ] {
-            assert!(
-                titles.iter().any(|t| t.contains(wanted)),
-                "{wanted} in {titles:?}"
-            );
+        for wanted in ["`nmae`", "`adresses`", "`wittness`", "`enable`", "wrong kind", "`extra`"] {
+            assert!(titles.iter().any(|t| t.contains(wanted)), "{wanted} in {titles:?}");
         }
         let text = problems.render(false);
         assert!(text.contains("write `name`"), "{text}");

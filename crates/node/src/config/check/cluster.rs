@@ -11,12 +11,7 @@ const RECORDS: &str = ".steadfast";
 /// The cluster's name. It stands in certificates, so it is kept to letters that need no quoting.
 pub(super) fn name(context: &mut Context<'_>, name: Option<&Spanned<String>>) -> String {
     let Some(name) = name else {
-        context.error(
-            "the cluster has no name",
-            0..0,
-            "",
-            "write name = \"storage\" under [cluster]",
-        );
+        context.error("the cluster has no name", 0..0, "", "write name = \"storage\" under [cluster]");
         return String::new();
     };
     let text = name.get_ref();
@@ -55,12 +50,7 @@ pub(super) fn lock(
         return helper(context, lock, command.trim(), records, storage);
     }
     if let Some(records) = records {
-        context.error(
-            "the records lie beside the lock",
-            records.span(),
-            "",
-            "remove this line",
-        );
+        context.error("the records lie beside the lock", records.span(), "", "remove this line");
     }
     let path = Path::new(text);
     let directory = path.parent().filter(|d| d.as_os_str().len() > 1);
@@ -91,10 +81,7 @@ pub(super) fn lock(
             format!("write \"{}/{RECORDS}/lock\"", mount.display()),
         );
     }
-    Some(Lock {
-        dir: directory.to_path_buf(),
-        command: None,
-    })
+    Some(Lock { dir: directory.to_path_buf(), command: None })
 }
 
 fn helper(
@@ -137,34 +124,17 @@ fn helper(
             return None;
         }
     };
-    Some(Lock {
-        dir,
-        command: Some(command.to_owned()),
-    })
+    Some(Lock { dir, command: Some(command.to_owned()) })
 }
 
 fn has_dots(path: &Path) -> bool {
-    path.components()
-        .any(|part| matches!(part, std::path::Component::ParentDir))
+    path.components().any(|part| matches!(part, std::path::Component::ParentDir))
 }
 
 /// Two things on one port.
-pub(super) fn ports(
-    context: &mut Context<'_>,
-    control: u16,
-    place: Option<&Spanned<i64>>,
-    dns: Option<&Dns>,
-) {
-    let taken = [
-        (445, "SMB"),
-        (2049, "NFS"),
-        (111, "rpcbind"),
-        (24_007, "glusterd"),
-    ];
-    let service = taken
-        .iter()
-        .find(|(port, _)| *port == control)
-        .map(|(_, name)| *name);
+pub(super) fn ports(context: &mut Context<'_>, control: u16, place: Option<&Spanned<i64>>, dns: Option<&Dns>) {
+    let taken = [(445, "SMB"), (2049, "NFS"), (111, "rpcbind"), (24_007, "glusterd")];
+    let service = taken.iter().find(|(port, _)| *port == control).map(|(_, name)| *name);
     let dns = dns.is_some_and(|dns| dns.port == control).then_some("DNS");
     if let (Some(other), Some(place)) = (service.or(dns), place) {
         context.error(

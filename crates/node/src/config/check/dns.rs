@@ -96,10 +96,7 @@ fn wrong_name(name: &str) -> Option<String> {
             return Some("nothing between two dots".into());
         }
         if label.len() > 63 {
-            return Some(format!(
-                "\"{label}\" has {} characters, 63 are allowed",
-                label.len()
-            ));
+            return Some(format!("\"{label}\" has {} characters, 63 are allowed", label.len()));
         }
         if label.starts_with('-') || label.ends_with('-') {
             return Some(format!("\"{label}\" begins or ends with a hyphen"));
@@ -135,11 +132,7 @@ fn names(
     let mut found: Vec<(DnsName, Range<usize>)> = Vec::new();
     for name in &spec.names {
         if let Some(text) = service_name(context, name, zone) {
-            let entry = DnsName {
-                name: text,
-                vips: BTreeSet::new(),
-                service: None,
-            };
+            let entry = DnsName { name: text, vips: BTreeSet::new(), service: None };
             add(context, &mut found, entry, name.span());
         }
     }
@@ -147,22 +140,13 @@ fn names(
         let place = entry.span();
         let entry = entry.get_ref();
         let Some(name) = &entry.name else {
-            context.error(
-                "a service name without a name",
-                place,
-                "",
-                "write name = \"glusternfs\" under [[dns.name]]",
-            );
+            context.error("a service name without a name", place, "", "write name = \"glusternfs\" under [[dns.name]]");
             continue;
         };
         let service = entry.service.as_ref().and_then(|s| service(context, s, services));
         let addresses = addresses(context, entry.vips.as_deref(), vips);
         if let Some(text) = service_name(context, name, zone) {
-            let entry = DnsName {
-                name: text,
-                vips: addresses,
-                service,
-            };
+            let entry = DnsName { name: text, vips: addresses, service };
             add(context, &mut found, entry, name.span());
         }
     }
@@ -177,12 +161,7 @@ fn names(
     found.into_iter().map(|(name, _)| name).collect()
 }
 
-fn add(
-    context: &mut Context<'_>,
-    found: &mut Vec<(DnsName, Range<usize>)>,
-    entry: DnsName,
-    span: Range<usize>,
-) {
+fn add(context: &mut Context<'_>, found: &mut Vec<(DnsName, Range<usize>)>, entry: DnsName, span: Range<usize>) {
     if let Some((_, first)) = found.iter().find(|(other, _)| other.name == entry.name) {
         let diagnostic = Diagnostic::error(format!("service name \"{}\" is given twice", entry.name))
             .at(&context.source, span, "and again here")
@@ -197,17 +176,9 @@ fn add(
 /// A name below the zone; the zone itself at its end is taken off.
 fn service_name(context: &mut Context<'_>, text: &Spanned<String>, zone: &str) -> Option<String> {
     let name = domain(context, "a service name", text)?;
-    let below = name
-        .strip_suffix(zone)
-        .and_then(|n| n.strip_suffix('.'))
-        .unwrap_or(&name);
+    let below = name.strip_suffix(zone).and_then(|n| n.strip_suffix('.')).unwrap_or(&name);
     if name == zone {
-        context.error(
-            "the zone itself always answers with all public addresses",
-            text.span(),
-            "",
-            "remove this name",
-        );
+        context.error("the zone itself always answers with all public addresses", text.span(), "", "remove this name");
         return None;
     }
     if text.get_ref().ends_with('.') && below == name {
@@ -292,20 +263,12 @@ fn addresses(
     found
 }
 
-fn servers(
-    context: &mut Context<'_>,
-    list: Option<&[Spanned<String>]>,
-    zone: &str,
-    vips: usize,
-) -> Vec<String> {
+fn servers(context: &mut Context<'_>, list: Option<&[Spanned<String>]>, zone: &str, vips: usize) -> Vec<String> {
     match list {
-        Some(list) if !list.is_empty() => list
-            .iter()
-            .filter_map(|name| domain(context, "a name server", name))
-            .collect(),
-        _ => (1..=vips.clamp(1, MOST_SERVERS))
-            .map(|n| format!("ns{n}.{zone}"))
-            .collect(),
+        Some(list) if !list.is_empty() => {
+            list.iter().filter_map(|name| domain(context, "a name server", name)).collect()
+        }
+        _ => (1..=vips.clamp(1, MOST_SERVERS)).map(|n| format!("ns{n}.{zone}")).collect(),
     }
 }
 
@@ -315,11 +278,7 @@ fn mail(context: &mut Context<'_>, contact: &Spanned<String>) -> String {
         Some((user, host)) if !user.is_empty() => (user.replace('.', "-"), host.to_ascii_lowercase()),
         _ => (String::new(), contact.get_ref().to_ascii_lowercase()),
     };
-    let name = if user.is_empty() {
-        host
-    } else {
-        format!("{}.{host}", user.to_ascii_lowercase())
-    };
+    let name = if user.is_empty() { host } else { format!("{}.{host}", user.to_ascii_lowercase()) };
     if let Some(label) = wrong_name(&name) {
         context.error(
             format!("\"{}\" cannot be a mail address", contact.get_ref()),
@@ -339,10 +298,7 @@ fn listen(
     me: Option<Pnn>,
     vips: &BTreeMap<IpAddr, VipConf>,
 ) -> Vec<IpAddr> {
-    let own = me
-        .and_then(|pnn| nodes.list.get(&pnn))
-        .map(|n| n.addresses.clone())
-        .unwrap_or_default();
+    let own = me.and_then(|pnn| nodes.list.get(&pnn)).map(|n| n.addresses.clone()).unwrap_or_default();
     let Some(list) = list else {
         return own.into_iter().chain(vips.keys().copied()).collect();
     };

@@ -12,7 +12,7 @@ mod vips;
 use super::diagnostic::{Diagnostic, Diagnostics, Source};
 use super::files::Files;
 use super::machine::Machine;
-use super::model::{Config, Storage};
+use super::model::Config;
 use super::spec::Spec;
 use ::cluster::Timing;
 use services::config::ServicesConfig;
@@ -36,6 +36,8 @@ struct Context<'a> {
     source: Arc<Source>,
     machine: &'a Machine,
     purpose: Purpose,
+    /// Is this machine the node that `me` says? Only then do its interfaces count.
+    is_node: bool,
     problems: &'a mut Diagnostics,
     files: &'a mut Files,
 }
@@ -59,9 +61,7 @@ impl Context<'_> {
         label: impl Into<String>,
         help: impl Into<String>,
     ) {
-        let diagnostic = Diagnostic::warning(title)
-            .at(&self.source, span, label)
-            .help(help);
+        let diagnostic = Diagnostic::warning(title).at(&self.source, span, label).help(help);
         self.problems.push(diagnostic);
     }
 
@@ -119,43 +119,22 @@ pub(super) fn check(
     files: &mut Files,
     problems: &mut Diagnostics,
 ) -> Option<Config> {
-    let mut context = Context {
-        source: Arc::clone(source),
-        machine,
-        purpose,
-        problems,
-        files,
-    };
+    let mut context =
+        Context { source: Arc::clone(source), machine, purpose, is_node: purpose == Purpose::Serve, problems, files };
     let section = spec.cluster.unwrap_or_default();
     let name = cluster::name(&mut context, section.name.as_ref());
     let lease = context.number("lease_ms", section.lease_ms.as_ref(), 200, 10_000, 600_u64);
     let control_port = context.number("control_port", section.control_port.as_ref(), 1, 65_535, 4390_u16);
     let nodes = nodes::nodes(&mut context, &spec.node, section.nodes_file.as_ref());
     let me = nodes::me(&mut context, &nodes);
-    let vips = vips::vips(
-        &mut context,
-        &spec.vip,
-        section.public_addresses_file.as_ref(),
-        &nodes,
-        me,
-    );
+    let vips = vips::vips(&mut context, &spec.vip, section.public_addresses_file.as_ref(), &nodes, me);
     let storage = storage::storage(&mut context, spec.storage.as_ref());
-    let lock = cluster::lock(
-        &mut context,
-        section.lock.as_ref(),
-        section.lock_records.as_ref(),
-        &storage,
-    );
+    let lock = cluster::lock(&mut context, section.lock.as_ref(), section.lock_records.as_ref(), &storage);
     let services = services(&mut context, spec.samba, spec.nfs, spec.health);
     let dns = dns::dns(&mut context, spec.dns.as_ref(), &nodes, me, &vips.all, &services);
-    cluster::ports(
-        &mut context,
-        control_port,
-        section.control_port.as_ref(),
-        dns.as_ref(),
-    );
-    if spec.storage.is_none() && problems_allow_advice(context.problems) {
-        no_storage(&mut context, &storage);
+    cluster::ports(&mut context, control_port, section.control_port.as_ref(), dns.as_ref());
+    if spec.storage.is_none() && !context.problems.has_errors() {
+        no_storage(&mut context);
     }
     if problems.has_errors() {
         return None;
@@ -182,20 +161,14 @@ pub(super) fn check(
     Some(config)
 }
 
-fn problems_allow_advice(problems: &Diagnostics) -> bool {
-    !problems.has_errors()
-}
-
-fn no_storage(context: &mut Context<'_>, storage: &Storage) {
-    if *storage == Storage::None {
-        let end = context.source.text.len();
-        context.warning(
-            "no [storage]: the shared filesystem is neither mounted nor watched, and a lost node is not evicted from it",
-            end..end,
-            "",
-            "add [storage] with kind, path and volume; write kind = \"none\" if that is what you want",
+fn no_storage(context: &mut Context<'_>) {
+    let diagnostic = Diagnostic::warning("there is no [storage] section")
+        .at(&context.source, 0..0, "")
+        .help(
+            "add [storage] with kind, path and volume: without it the shared filesystem is neither mounted nor watched, and \
+             a lost node is not evicted from it; write kind = \"none\" if that is what you want",
         );
-    }
+    context.problems.push(diagnostic);
 }
 
 /// `[samba]`, `[nfs]` and `[health]`, by their own rules.
@@ -231,8 +204,5 @@ fn place(text: &str, section: &str, key: &str) -> Range<usize> {
     let Some(section) = table.get_ref().get(section) else {
         return 0..0;
     };
-    section
-        .get_ref()
-        .get(key)
-        .map_or_else(|| section.span(), Spanned::span)
+    section.get_ref().get(key).map_or_else(|| section.span(), Spanned::span)
 }

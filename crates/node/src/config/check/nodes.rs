@@ -44,11 +44,7 @@ impl Nodes {
 }
 
 /// Reads the list.
-pub(super) fn nodes(
-    context: &mut Context<'_>,
-    specs: &[Spanned<NodeSpec>],
-    file: Option<&Spanned<PathBuf>>,
-) -> Nodes {
+pub(super) fn nodes(context: &mut Context<'_>, specs: &[Spanned<NodeSpec>], file: Option<&Spanned<PathBuf>>) -> Nodes {
     let mut nodes = Nodes::default();
     match (specs.first(), file) {
         (Some(first), Some(file)) => {
@@ -75,10 +71,7 @@ fn from_file(context: &mut Context<'_>, nodes: &mut Nodes, file: &Spanned<PathBu
     let Some(source) = context.named_file("nodes_file", file) else {
         return;
     };
-    for (index, line) in ctdb_files::nodes(&source, context.problems)
-        .into_iter()
-        .enumerate()
-    {
+    for (index, line) in ctdb_files::nodes(&source, context.problems).into_iter().enumerate() {
         let Some(pnn) = number(context, index, Mark::new(&source, line.span.clone(), "")) else {
             return;
         };
@@ -90,11 +83,7 @@ fn from_file(context: &mut Context<'_>, nodes: &mut Nodes, file: &Spanned<PathBu
         let name = format!("node{pnn}");
         nodes.names.insert(name.clone(), (pnn, mark.clone()));
         if add_address(context, nodes, pnn, address, mark) {
-            let node = NodeConf {
-                name,
-                role: Role::Server,
-                addresses: vec![address],
-            };
+            let node = NodeConf { name, role: Role::Server, addresses: vec![address] };
             nodes.list.insert(pnn, node);
         }
     }
@@ -113,10 +102,7 @@ fn from_specs(context: &mut Context<'_>, nodes: &mut Nodes, specs: &[Spanned<Nod
             continue;
         }
         let name = name(context, nodes, pnn, place.clone(), spec.name.as_ref());
-        let given = spec
-            .addresses
-            .as_ref()
-            .map(|list| (list.span(), list.get_ref().as_slice()));
+        let given = spec.addresses.as_ref().map(|list| (list.span(), list.get_ref().as_slice()));
         let mut addresses = Vec::new();
         match given {
             None | Some((_, [])) => {
@@ -155,11 +141,7 @@ fn from_specs(context: &mut Context<'_>, nodes: &mut Nodes, specs: &[Spanned<Nod
                 }
             }
         }
-        let node = NodeConf {
-            name,
-            role: spec.role,
-            addresses,
-        };
+        let node = NodeConf { name, role: spec.role, addresses };
         nodes.list.insert(pnn, node);
     }
 }
@@ -183,12 +165,7 @@ fn name(
     name: Option<&Spanned<String>>,
 ) -> String {
     let Some(name) = name else {
-        context.error(
-            "a node without a name",
-            place,
-            "",
-            "write name = \"...\", best the machine's host name",
-        );
+        context.error("a node without a name", place, "", "write name = \"...\", best the machine's host name");
         return String::new();
     };
     let text = name.get_ref();
@@ -203,10 +180,7 @@ fn name(
     }
     let mark = Mark::new(&context.source, name.span(), "");
     if let Some((_, first)) = nodes.names.get(&text.to_ascii_lowercase()) {
-        let first = Mark {
-            label: "first here".into(),
-            ..first.clone()
-        };
+        let first = Mark { label: "first here".into(), ..first.clone() };
         let diagnostic = Diagnostic::error(format!("node \"{text}\" is listed twice"))
             .at(&context.source, name.span(), "and again here")
             .mark(first)
@@ -225,18 +199,10 @@ fn add_address(context: &mut Context<'_>, nodes: &mut Nodes, pnn: Pnn, address: 
         } else {
             format!("two nodes have the address {address}")
         };
-        let first = Mark {
-            label: "first here".into(),
-            ..first.clone()
-        };
-        let again = Mark {
-            label: "and again here".into(),
-            ..mark
-        };
-        let diagnostic = Diagnostic::error(title)
-            .mark(again)
-            .mark(first)
-            .help("write each address once, at the node that has it");
+        let first = Mark { label: "first here".into(), ..first.clone() };
+        let again = Mark { label: "and again here".into(), ..mark };
+        let diagnostic =
+            Diagnostic::error(title).mark(again).mark(first).help("write each address once, at the node that has it");
         context.problems.push(diagnostic);
         return false;
     }
@@ -258,39 +224,23 @@ fn is_label(label: &str) -> bool {
 fn whole_list(context: &mut Context<'_>, nodes: &Nodes) {
     let servers = nodes.list.values().filter(|n| n.role == Role::Server).count();
     if servers == 0 && !nodes.list.is_empty() {
-        context.error(
-            "all nodes are witnesses",
-            0..0,
-            "",
-            "remove `role = \"witness\"` from those that serve",
-        );
+        context.error("all nodes are witnesses", 0..0, "", "remove `role = \"witness\"` from those that serve");
     }
     let networks = nodes.list.values().map(|n| n.addresses.len()).max().unwrap_or(0);
     for (pnn, node) in &nodes.list {
-        let mark = node
-            .addresses
-            .last()
-            .and_then(|a| nodes.addresses.get(a))
-            .map(|(_, mark)| mark.clone());
+        let mark = node.addresses.last().and_then(|a| nodes.addresses.get(a)).map(|(_, mark)| mark.clone());
         if let Some(mark) = mark
             && node.addresses.len() < networks
         {
-            let diagnostic = Diagnostic::warning(format!(
-                "node {pnn} ({}) is not on every network",
-                node.name
-            ))
-            .mark(mark)
-            .help(format!(
-                "others have {networks} addresses; the n-th address of each node is its place on network n"
-            ));
+            let diagnostic = Diagnostic::warning(format!("node {pnn} ({}) is not on every network", node.name))
+                .mark(mark)
+                .help(format!(
+                    "others have {networks} addresses; the n-th address of each node is its place on network n"
+                ));
             context.problems.push(diagnostic);
         }
-        let families: BTreeSet<bool> = nodes
-            .list
-            .values()
-            .filter_map(|n| n.addresses.first())
-            .map(IpAddr::is_ipv4)
-            .collect();
+        let families: BTreeSet<bool> =
+            nodes.list.values().filter_map(|n| n.addresses.first()).map(IpAddr::is_ipv4).collect();
         if families.len() > 1 && nodes.list.keys().next() == Some(pnn) {
             context.error(
                 "the nodes' first addresses are of different families",
@@ -308,9 +258,8 @@ pub(super) fn me(context: &mut Context<'_>, nodes: &Nodes) -> Option<Pnn> {
         let found = nodes.named(name);
         if found.is_none() {
             let help = nodes.suggestion(name);
-            let diagnostic = Diagnostic::error(format!("no node is called \"{name}\""))
-                .at(&context.source, 0..0, "")
-                .help(help);
+            let diagnostic =
+                Diagnostic::error(format!("no node is called \"{name}\"")).at(&context.source, 0..0, "").help(help);
             context.problems.push(diagnostic);
         }
         return found;
@@ -323,18 +272,14 @@ pub(super) fn me(context: &mut Context<'_>, nodes: &Nodes) -> Option<Pnn> {
         .collect();
     let mut found = here.iter();
     match (found.next(), found.next()) {
-        (Some(one), None) => return Some(*one),
+        (Some(one), None) => {
+            context.is_node = true;
+            return Some(*one);
+        }
         (Some(_), Some(_)) => {
-            let names: Vec<&str> = here
-                .iter()
-                .filter_map(|p| nodes.list.get(p))
-                .map(|n| n.name.as_str())
-                .collect();
+            let names: Vec<&str> = here.iter().filter_map(|p| nodes.list.get(p)).map(|n| n.name.as_str()).collect();
             context.error(
-                format!(
-                    "this machine has addresses of several nodes: {}",
-                    names.join(", ")
-                ),
+                format!("this machine has addresses of several nodes: {}", names.join(", ")),
                 0..0,
                 "",
                 "correct the addresses, or say which one it is with `--node NAME`",
@@ -346,15 +291,10 @@ pub(super) fn me(context: &mut Context<'_>, nodes: &Nodes) -> Option<Pnn> {
     let host = context.machine.hostname.clone();
     let short = host.split('.').next().unwrap_or_default();
     if let Some(pnn) = nodes.named(&host).or_else(|| nodes.named(short)) {
-        let mark = nodes
-            .names
-            .values()
-            .find(|(p, _)| *p == pnn)
-            .map(|(_, mark)| mark.clone());
+        let mark = nodes.names.values().find(|(p, _)| *p == pnn).map(|(_, mark)| mark.clone());
         let title = format!("this machine is called {host}, but has none of the addresses of that node");
-        let diagnostic = Diagnostic::warning(title).help(
-            "correct `addresses`, or bring the interface up; other nodes cannot reach this one as it is",
-        );
+        let diagnostic = Diagnostic::warning(title)
+            .help("correct `addresses`, or bring the interface up; other nodes cannot reach this one as it is");
         let diagnostic = match mark {
             Some(mark) => diagnostic.mark(mark),
             None => diagnostic,
@@ -374,13 +314,8 @@ pub(super) fn me(context: &mut Context<'_>, nodes: &Nodes) -> Option<Pnn> {
         );
         return nodes.list.keys().next().copied();
     }
-    let addresses: Vec<String> = context
-        .machine
-        .addresses
-        .iter()
-        .filter(|a| !a.is_loopback())
-        .map(ToString::to_string)
-        .collect();
+    let addresses: Vec<String> =
+        context.machine.addresses.iter().filter(|a| !a.is_loopback()).map(ToString::to_string).collect();
     context.error(
         format!("this machine ({host}) is none of the nodes"),
         0..0,

@@ -52,14 +52,8 @@ pub(super) fn storage(context: &mut Context<'_>, spec: Option<&Spanned<StorageSp
     Storage::Gluster {
         path,
         volume: volume(context, section),
-        server: spec
-            .server
-            .as_ref()
-            .map_or_else(|| "localhost".to_owned(), |s| server(context, s)),
-        mount_options: spec
-            .mount_options
-            .as_ref()
-            .map(|options| mount_options(context, options)),
+        server: spec.server.as_ref().map_or_else(|| "localhost".to_owned(), |s| server(context, s)),
+        mount_options: spec.mount_options.as_ref().map(|options| mount_options(context, options)),
     }
 }
 
@@ -74,9 +68,7 @@ fn path(context: &mut Context<'_>, section: &Spanned<StorageSpec>) -> PathBuf {
         return PathBuf::new();
     };
     let given = path.get_ref();
-    let plain = given
-        .components()
-        .all(|c| matches!(c, Component::RootDir | Component::Normal(_)));
+    let plain = given.components().all(|c| matches!(c, Component::RootDir | Component::Normal(_)));
     if !given.is_absolute() || !plain || given.components().count() < 2 {
         context.error(
             format!("\"{}\" cannot be a mount point", given.display()),
@@ -125,9 +117,10 @@ fn server(context: &mut Context<'_>, server: &Spanned<String>) -> String {
 }
 
 fn mount_options(context: &mut Context<'_>, options: &Spanned<Vec<String>>) -> Vec<String> {
-    let bad = options.get_ref().iter().find(|o| {
-        o.is_empty() || o.starts_with('-') || o.contains([',', '\0']) || o.contains(char::is_whitespace)
-    });
+    let bad = options
+        .get_ref()
+        .iter()
+        .find(|o| o.is_empty() || o.starts_with('-') || o.contains([',', '\0']) || o.contains(char::is_whitespace));
     if let Some(bad) = bad {
         context.error(
             format!("\"{bad}\" cannot be a mount option"),

@@ -1,7 +1,7 @@
 //! The public addresses, from `[[vip]]` or from CTDB's `public_addresses` files.
 
+use super::Context;
 use super::nodes::Nodes;
-use super::{Context, Purpose};
 use crate::config::address::{network, parse_vip};
 use crate::config::ctdb_files::{self, PublicLine};
 use crate::config::diagnostic::{Diagnostic, Mark};
@@ -192,38 +192,17 @@ fn exists_here(context: &mut Context<'_>, interface: &Spanned<String>) {
 
 fn missing_interface(context: &mut Context<'_>, interface: &str, mark: Mark) {
     let machine = context.machine;
-    let checked = context.purpose == Purpose::Serve || is_me(context);
-    if !checked || machine.interfaces.contains(interface) {
+    if !context.is_node || machine.interfaces.contains(interface) {
         return;
     }
-    let real: Vec<&str> = machine
-        .interfaces
-        .iter()
-        .map(String::as_str)
-        .filter(|i| *i != "lo")
-        .collect();
+    let real: Vec<&str> = machine.interfaces.iter().map(String::as_str).filter(|i| *i != "lo").collect();
     let help = match nearest(interface, &real) {
-        Some(name) => format!(
-            "write \"{name}\"; interfaces of this machine: {}",
-            real.join(", ")
-        ),
+        Some(name) => format!("write \"{name}\"; interfaces of this machine: {}", real.join(", ")),
         None => format!("interfaces of this machine: {}", real.join(", ")),
     };
-    context.problems.push(
-        Diagnostic::error(format!("this machine has no interface {interface}"))
-            .mark(mark)
-            .help(help),
-    );
-}
-
-/// When somebody merely looks, interfaces count only on a machine that is one of the nodes.
-fn is_me(context: &Context<'_>) -> bool {
-    !context
+    context
         .problems
-        .0
-        .iter()
-        .any(|d| d.title.starts_with("this machine is none of the nodes"))
-        && context.machine.node.is_none()
+        .push(Diagnostic::error(format!("this machine has no interface {interface}")).mark(mark).help(help));
 }
 
 /// Against addresses seen before: no duplicate, no node's own, no overlapping networks.
@@ -235,10 +214,7 @@ fn fits(
     prefix_len: u8,
     mark: &Mark,
 ) -> bool {
-    let labelled = |mark: &Mark, label: &str| Mark {
-        label: label.into(),
-        ..mark.clone()
-    };
+    let labelled = |mark: &Mark, label: &str| Mark { label: label.into(), ..mark.clone() };
     if let Some((_, first)) = places.get(&address) {
         let diagnostic = Diagnostic::error(format!("public address {address} is given twice"))
             .mark(labelled(mark, "and again here"))
@@ -248,10 +224,7 @@ fn fits(
         return false;
     }
     if let Some((pnn, own)) = nodes.addresses.get(&address) {
-        let name = nodes
-            .list
-            .get(pnn)
-            .map_or_else(|| pnn.to_string(), |n| n.name.clone());
+        let name = nodes.list.get(pnn).map_or_else(|| pnn.to_string(), |n| n.name.clone());
         let diagnostic = Diagnostic::error(format!("public address {address} is {name}'s own address"))
             .mark(labelled(mark, "a public address moves between the nodes"))
             .mark(labelled(own, "a node's address stays"))
@@ -271,9 +244,7 @@ fn fits(
         let diagnostic = Diagnostic::error(format!("{address}/{prefix_len} and {other}/{bits} overlap"))
             .mark(labelled(mark, "one network"))
             .mark(labelled(first, "with two prefix lengths"))
-            .help(format!(
-                "write the same prefix length for both, as {address}/{bits}"
-            ));
+            .help(format!("write the same prefix length for both, as {address}/{bits}"));
         context.problems.push(diagnostic);
         return false;
     }
@@ -283,12 +254,7 @@ fn fits(
 /// CTDB's lists. `{node}` or `{pnn}` in the path stands for each node, so that all lists can lie in one place.
 fn from_files(context: &mut Context<'_>, file: &Spanned<PathBuf>, nodes: &Nodes, me: Option<Pnn>) -> Vips {
     let pattern = file.get_ref().to_string_lossy().into_owned();
-    let servers: Vec<Pnn> = nodes
-        .list
-        .iter()
-        .filter(|(_, n)| n.role == Role::Server)
-        .map(|(pnn, _)| *pnn)
-        .collect();
+    let servers: Vec<Pnn> = nodes.list.iter().filter(|(_, n)| n.role == Role::Server).map(|(pnn, _)| *pnn).collect();
     let mut vips = Vips::default();
     let mut places = BTreeMap::new();
     if pattern.contains("{node}") || pattern.contains("{pnn}") {
@@ -311,10 +277,7 @@ fn from_files(context: &mut Context<'_>, file: &Spanned<PathBuf>, nodes: &Nodes,
 
 fn add(all: &mut BTreeMap<IpAddr, VipConf>, pnn: Pnn, list: &PublicList) {
     for (address, (prefix_len, interface)) in list {
-        let vip = all.entry(*address).or_insert_with(|| VipConf {
-            prefix_len: *prefix_len,
-            hosts: BTreeMap::new(),
-        });
+        let vip = all.entry(*address).or_insert_with(|| VipConf { prefix_len: *prefix_len, hosts: BTreeMap::new() });
         vip.hosts.insert(pnn, interface.clone());
     }
 }
@@ -332,9 +295,7 @@ fn one_list(
     };
     for line in ctdb_files::public_addresses(&source, context.problems) {
         let mark = Mark::new(&source, line.span.clone(), "");
-        let elsewhere = places
-            .get(&line.address)
-            .filter(|(_, m)| m.source.path != source.path);
+        let elsewhere = places.get(&line.address).filter(|(_, m)| m.source.path != source.path);
         let fits = match elsewhere {
             // the same address in another node's list is what makes it movable
             Some((prefix_len, first)) if *prefix_len != line.prefix_len => {
@@ -364,11 +325,7 @@ fn choose(context: &mut Context<'_>, line: &PublicLine, here: bool, mark: &Mark)
     if !here {
         return first;
     }
-    let found = line
-        .interfaces
-        .iter()
-        .find(|i| context.machine.interfaces.contains(*i))
-        .cloned();
+    let found = line.interfaces.iter().find(|i| context.machine.interfaces.contains(*i)).cloned();
     found.unwrap_or_else(|| {
         missing_interface(context, &first, mark.clone());
         first
