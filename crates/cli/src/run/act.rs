@@ -1,0 +1,115 @@
+//! Commands that change something in the cluster.
+
+use crate::args::Target;
+use crate::client::{self, Client};
+use crate::exit::Fail;
+use crate::out;
+use cluster::{AdminRequest, AdminState, NodeState, Pnn, Snapshot};
+use node::admin::api::{Answer, Request};
+use std::io::{IsTerminal, Write};
+use std::net::IpAddr;
+use std::path::Path;
+
+pub(super) fn set_state(socket: &Path, target: Target, state: AdminState) -> Result<(), Fail> {
+    let snapshot = client::status(socket)?.snapshot;
+    let node = match &target.node {
+        Some(node) => find(&snapshot, node)?,
+        None => snapshot.me,
+    };
+    admin(socket, AdminRequest::SetState { node, state }, target.json.json)
+}
+
+pub(super) fn move_ip(socket: &Path, vip: IpAddr, node: &str, as_json: bool) -> Result<(), Fail> {
+    let snapshot = client::status(socket)?.snapshot;
+    if !snapshot.vips.contains_key(&vip) {
+        let known: Vec<String> = snapshot.vips.keys().map(ToString::to_string).collect();
+        return Err(Fail::Other(format!("{vip} is no public address; there are: {}", known.join(", "))));
+    }
+    let to = find(&snapshot, node)?;
+    admin(socket, AdminRequest::MoveIp { vip, to }, as_json)
+}
+
+pub(super) fn reload(socket: &Path, as_json: bool) -> Result<(), Fail> {
+    let text = Client::ask(socket, &Request::Reload)?.all(|_| Ok(()))?;
+    out::sentence(&text, as_json)
+}
+
+pub(super) fn check_storage(socket: &Path, rounds: Option<u32>, as_json: bool) -> Result<(), Fail> {
+    Client::ask(socket, &Request::CheckStorage { rounds })?
+        .all(|answer| match answer {
+            Answer::Value { value } if as_json => out::json(&value),
+            Answer::Text { text } if !as_json => out::line(text.trim_end()),
+            Answer::Progress { text } => {
+                eprintln!("{text}");
+                Ok(())
+            }
+            _ => Ok(()),
+        })
+        .and_then(|text| if as_json { Ok(()) } else { out::sentence(&text, false) })
+}
+
+pub(super) fn force_view(socket: &Path, yes: bool, because: String, as_json: bool) -> Result<(), Fail> {
+    let snapshot = client::status(socket)?.snapshot;
+    let me = snapshot.nodes.get(&snapshot.me).map_or_else(|| format!("node {}", snapshot.me), |n| n.name.clone());
+    eprintln!("{}", what_force_view_means(&snapshot, &me));
+    if !yes {
+        if !std::io::stdin().is_terminal() {
+            return Err(Fail::Other("nothing was done: there is no terminal to ask on; --yes does it unasked".into()));
+        }
+        eprint!("To do it, type the cluster's name ({}): ", snapshot.cluster);
+        let mut answer = String::new();
+        std::io::stderr()
+            .flush()
+            .and_then(|()| std::io::stdin().read_line(&mut answer))
+            .map_err(|e| Fail::Other(format!("nothing was done: cannot read the answer: {e}")))?;
+        if answer.trim() != snapshot.cluster {
+            return Err(Fail::Other("nothing was done".into()));
+        }
+    }
+    admin(socket, AdminRequest::ForceView { because }, as_json)
+}
+
+/// What may be lost, and who must really be gone.
+fn what_force_view_means(s: &Snapshot, me: &str) -> String {
+    let voters = s.view.as_ref().map(|v| v.voters.keys().copied().collect::<Vec<Pnn>>()).unwrap_or_default();
+    let name = |pnn: &Pnn| s.nodes.get(pnn).map_or_else(|| format!("node {pnn}"), |n| n.name.clone());
+    let others: Vec<String> = voters.iter().filter(|pnn| **pnn != s.me).map(name).collect();
+    let heard: Vec<String> = s
+        .nodes
+        .iter()
+        .filter(|(pnn, n)| **pnn != s.me && !matches!(n.state, NodeState::Down))
+        .map(|(_, n)| n.name.clone())
+        .collect();
+    let mut text = format!(
+        "force-view starts a new life of cluster {} in which {me} alone decides.\n\n\
+         It is for the case that the other voters of the last view ({}) are gone for good: destroyed, or their disks \
+         lost.\n\
+         If one of them still serves somewhere out of reach, both will write: files on the shared storage and \
+         databases can be damaged, and what was written there last may be lost.\n\
+         Switch them off first. When they return they join the new life without their votes.\n",
+        s.cluster,
+        if others.is_empty() { "none".to_owned() } else { others.join(", ") },
+    );
+    if !heard.is_empty() {
+        text.push_str(&format!(
+            "\nWARNING: {} can be heard from here right now, so they are NOT gone.\n",
+            heard.join(", ")
+        ));
+    }
+    text
+}
+
+fn admin(socket: &Path, command: AdminRequest, as_json: bool) -> Result<(), Fail> {
+    let text = Client::ask(socket, &Request::Admin { command })?.all(|_| Ok(()))?;
+    out::sentence(&text, as_json)
+}
+
+/// By name, or by number.
+fn find(s: &Snapshot, node: &str) -> Result<Pnn, Fail> {
+    let by_name = s.nodes.iter().find(|(_, n)| n.name == node).map(|(pnn, _)| *pnn);
+    let by_number = || node.parse().ok().map(Pnn).filter(|pnn| s.nodes.contains_key(pnn));
+    by_name.or_else(by_number).ok_or_else(|| {
+        let known: Vec<String> = s.nodes.iter().map(|(pnn, n)| format!("{} ({pnn})", n.name)).collect();
+        Fail::Other(format!("'{node}' is no node of this cluster; there are: {}", known.join(", ")))
+    })
+}
