@@ -63,6 +63,8 @@ pub(crate) struct Arbiter {
     on_disk: u64,
     given: BTreeMap<Pnn, Time>,
     accepted_at: Option<Time>,
+    /// When this node learned its view; after a restart, when it started.
+    learned_at: Time,
     proposal: Option<Proposal>,
     highest_round: u64,
     not_before: Time,
@@ -89,6 +91,7 @@ impl Arbiter {
             on_disk: 0,
             given: BTreeMap::new(),
             accepted_at,
+            learned_at: now,
             proposal: None,
             highest_round,
             not_before: now,
@@ -204,7 +207,7 @@ impl Arbiter {
             Message::Accepted { epoch, ballot, ages } => {
                 if let Some(p) = self.proposal.as_mut().filter(|p| p.epoch == epoch && p.ballot == ballot) {
                     p.accepts.insert(from, (now, ages));
-                    self.second_phase(now);
+                    self.second_phase();
                 }
             }
             Message::Refused { epoch, ballot, promised } => {
@@ -403,7 +406,7 @@ impl Arbiter {
         }
         if second {
             p.lock = LockVote::Accepted;
-            self.second_phase(now);
+            self.second_phase();
         } else {
             p.lock = LockVote::Promised(found);
             self.first_phase(now, out);
@@ -436,7 +439,7 @@ impl Arbiter {
         }
     }
 
-    fn second_phase(&mut self, now: Time) {
+    fn second_phase(&mut self) {
         let Some(view) = self.durable.view.as_ref() else {
             return;
         };
@@ -448,10 +451,13 @@ impl Arbiter {
         let Some(p) = self.proposal.take() else { return };
         let Some(value) = p.value else { return };
         let wait = self.timing.lease + self.timing.margin;
+        // A lease under the view before this one may rest on voters that this quorum does not share; it ends one lease
+        // after that view was replaced, which was not after this node learned of it.
+        let floor = self.learned_at;
         let mut fences: BTreeMap<Pnn, Time> = BTreeMap::new();
         for pnn in view.members.keys() {
             let last = p.accepts.values().filter_map(|(at, ages)| ages.get(pnn).map(|age| at.minus(*age))).max();
-            fences.insert(*pnn, last.map_or(now, |t| t + wait));
+            fences.insert(*pnn, last.unwrap_or(floor).max(floor) + wait);
         }
         self.decisions.push_back(Decision { view: value, fences });
     }
@@ -465,6 +471,7 @@ impl Arbiter {
         self.durable.promised = Ballot::ZERO;
         self.durable.accepted = None;
         self.accepted_at = None;
+        self.learned_at = now;
         self.proposal = None;
         self.highest_round = 0;
         self.not_before = now;

@@ -80,7 +80,8 @@ impl Holder {
                 out.push(Output::Release { vip: *vip, because });
             }
         }
-        if may_serve.is_err() {
+        // What was wanted under the view before may be somebody else's by now: take nothing before this view's leader spoke.
+        if may_serve.is_err() || self.revision == 0 {
             return;
         }
         for (vip, because) in &self.wanted {
