@@ -10,10 +10,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 
 #[derive(Debug, Parser)]
-#[command(
-    name = "steadfast-lab",
-    about = "Laboratory of whole servers in namespaces (development only)"
-)]
+#[command(name = "steadfast-lab", about = "Laboratory of whole servers in namespaces (development only)")]
 pub(crate) struct Cli {
     /// Which running laboratory is meant, when there are several
     #[arg(long, global = true)]
@@ -47,28 +44,16 @@ pub(crate) struct Shape {
 impl Shape {
     /// The reference site.
     pub(crate) fn reference(storage: Storage, steadfast: Option<PathBuf>) -> Self {
-        Self {
-            storage,
-            nodes: 4,
-            private_net: false,
-            ipv6: false,
-            without_daemon: false,
-            steadfast,
-        }
+        Self { storage, nodes: 4, private_net: false, ipv6: false, without_daemon: false, steadfast }
     }
 
     pub(crate) fn site(&self, id: &str) -> Result<Site> {
         let steadfast = match &self.steadfast {
-            Some(path) => path
-                .canonicalize()
-                .with_context(|| format!("no program at {}", path.display()))?,
+            Some(path) => path.canonicalize().with_context(|| format!("no program at {}", path.display()))?,
             None => std::env::current_exe()?.with_file_name("steadfast"),
         };
         if !self.without_daemon && !steadfast.exists() {
-            bail!(
-                "{} is not there: build it first (cargo build --profile lab)",
-                steadfast.display()
-            );
+            bail!("{} is not there: build it first (cargo build --profile lab)", steadfast.display());
         }
         let mut site = Site::new(id.to_owned(), self.storage, self.nodes, steadfast)?;
         site.private_net = self.private_net;
@@ -78,22 +63,10 @@ impl Shape {
     }
 
     pub(crate) fn words(&self) -> Vec<String> {
-        let storage = if self.storage == Storage::Gluster {
-            "gluster"
-        } else {
-            "local"
-        };
-        let mut words = vec![
-            "--storage".into(),
-            storage.into(),
-            "--nodes".into(),
-            self.nodes.to_string(),
-        ];
-        let flags = [
-            (self.private_net, "--private-net"),
-            (self.ipv6, "--ipv6"),
-            (self.without_daemon, "--without-daemon"),
-        ];
+        let storage = if self.storage == Storage::Gluster { "gluster" } else { "local" };
+        let mut words = vec!["--storage".into(), storage.into(), "--nodes".into(), self.nodes.to_string()];
+        let flags =
+            [(self.private_net, "--private-net"), (self.ipv6, "--ipv6"), (self.without_daemon, "--without-daemon")];
         words.extend(flags.iter().filter(|f| f.0).map(|f| f.1.to_owned()));
         if let Some(path) = &self.steadfast {
             words.extend(["--steadfast".into(), path.display().to_string()]);

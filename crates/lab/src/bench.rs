@@ -67,10 +67,7 @@ pub(crate) fn failover(lab: &Lab, runs: usize, json: bool) -> Result<()> {
     let mut errors = [0u64; 3];
     let mut raws = Vec::new();
     for run in 0..runs {
-        progress.step(&format!(
-            "run {} of {runs}: waiting for the cluster to be whole",
-            run + 1
-        ));
+        progress.step(&format!("run {} of {runs}: waiting for the cluster to be whole", run + 1));
         let status = steadfast::settle(lab)?;
         let victim = run % lab.site.nodes;
         let leader = status.snapshot.leader;
@@ -81,11 +78,7 @@ pub(crate) fn failover(lab: &Lab, runs: usize, json: bool) -> Result<()> {
             // The TCP probe's failures are the outage itself; what answered wrongly would be an error.
             errors[i] += if i == 0 { 0 } else { seen.errors };
         }
-        let last: Vec<String> = longest
-            .iter()
-            .filter_map(|l| l.last())
-            .map(|ms| format!("{ms:.0}"))
-            .collect();
+        let last: Vec<String> = longest.iter().filter_map(|l| l.last()).map(|ms| format!("{ms:.0}")).collect();
         progress.step(&format!(
             "run {}: {} lost its power; tcp, nfs3-moved, nfs3-unmoved: {} ms",
             run + 1,
@@ -119,10 +112,7 @@ pub(crate) fn failover(lab: &Lab, runs: usize, json: bool) -> Result<()> {
     std::fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
     let file = dir.join(format!("failover-{}.json", lab.site.id));
     std::fs::write(&file, serde_json::to_string_pretty(&raws)?)?;
-    let table = Table {
-        bench: "failover",
-        rows,
-    };
+    let table = Table { bench: "failover", rows };
     if json {
         println!("{}", serde_json::to_string(&table)?);
     } else {
@@ -145,9 +135,7 @@ pub(crate) fn idle(lab: &Lab, seconds: u64, json: bool) -> Result<()> {
     steadfast::form(lab, &progress)?;
     steadfast::settle(lab)?;
     progress.step(&format!("idle for {seconds} s"));
-    let before: Vec<(f64, f64)> = (0..lab.site.nodes)
-        .map(|n| usage(lab, n))
-        .collect::<Result<_>>()?;
+    let before: Vec<(f64, f64)> = (0..lab.site.nodes).map(|n| usage(lab, n)).collect::<Result<_>>()?;
     std::thread::sleep(Duration::from_secs(seconds));
     let mut rows = Vec::new();
     for (node, (_, cpu_before)) in before.iter().enumerate() {
@@ -162,10 +150,7 @@ pub(crate) fn idle(lab: &Lab, seconds: u64, json: bool) -> Result<()> {
         println!("{}", serde_json::json!({"bench": "idle", "rows": rows}));
     } else {
         for row in rows {
-            println!(
-                "{} rss {} MB, cpu {} % of a core",
-                row["node"], row["rss_mb"], row["cpu_percent"]
-            );
+            println!("{} rss {} MB, cpu {} % of a core", row["node"], row["rss_mb"], row["cpu_percent"]);
         }
     }
     Ok(())
@@ -179,10 +164,7 @@ fn usage(lab: &Lab, node: usize) -> Result<(f64, f64)> {
         echo $rss ${12} ${13}; done; getconf CLK_TCK";
     let text = lab.shell(&host, line)?;
     let mut lines: Vec<&str> = text.lines().collect();
-    let ticks: f64 = lines
-        .pop()
-        .and_then(|l| l.trim().parse().ok())
-        .context("no CLK_TCK")?;
+    let ticks: f64 = lines.pop().and_then(|l| l.trim().parse().ok()).context("no CLK_TCK")?;
     let (mut rss, mut cpu) = (0.0, 0.0);
     for l in lines {
         let n: Vec<f64> = l.split(' ').filter_map(|w| w.parse().ok()).collect();

@@ -16,8 +16,7 @@ pub(crate) fn main(lab: &Lab) -> Result<()> {
     let all: Vec<usize> = (0..lab.site.nodes).collect();
     steadfast::wait_whole(lab, &all, Duration::from_secs(180))?;
     sh::wait_for("the names to work on the client", Duration::from_secs(60), || {
-        lab.client(&format!("nfs-ls nfs://{NFS_NAME}/{VOLUME} >/dev/null"))
-            .map(Some)
+        lab.client(&format!("nfs-ls nfs://{NFS_NAME}/{VOLUME} >/dev/null")).map(Some)
     })?;
     lab.write(CLIENT, "/tmp/hello.txt", "Hello from the client host.\n")?;
     lab.write(CLIENT, "/root/hello.txt", "Hello from the client host.\n")?;

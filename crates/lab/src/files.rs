@@ -22,11 +22,7 @@ pub(crate) fn resolv(site: &Site) -> String {
 
 /// Plain Samba: no clustering. `kernel share modes` and `fileid` are what a FUSE mount seen from several nodes needs.
 pub(crate) fn smb_conf(site: &Site, node: usize) -> String {
-    let include = if site.daemon {
-        "  include = /etc/samba/steadfast.conf\n"
-    } else {
-        ""
-    };
+    let include = if site.daemon { "  include = /etc/samba/steadfast.conf\n" } else { "" };
     format!(
         "[global]
   workgroup = WORKGROUP
@@ -60,10 +56,9 @@ pub(crate) fn smb_conf(site: &Site, node: usize) -> String {
 
 pub(crate) fn ganesha_conf(site: &Site) -> String {
     let (path, fsal) = match site.storage {
-        Storage::Gluster => (
-            "/",
-            format!("FSAL {{ Name = GLUSTER; Hostname = \"localhost\"; Volume = \"{VOLUME}\"; }}"),
-        ),
+        Storage::Gluster => {
+            ("/", format!("FSAL {{ Name = GLUSTER; Hostname = \"localhost\"; Volume = \"{VOLUME}\"; }}"))
+        }
         Storage::Local => (MOUNT, "FSAL { Name = VFS; }".to_owned()),
     };
     format!(

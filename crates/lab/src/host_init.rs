@@ -79,20 +79,10 @@ fn build(spec: &Spec) -> Result<()> {
         fs::create_dir_all(d)?;
     }
     rustix::mount::mount_change("/", MountPropagationFlags::REC | MountPropagationFlags::PRIVATE)?;
-    let layers = format!(
-        "lowerdir=/,upperdir={},workdir={}",
-        upper.display(),
-        work.display()
-    );
+    let layers = format!("lowerdir=/,upperdir={},workdir={}", upper.display(), work.display());
     let layers = CString::new(layers)?;
-    rustix::mount::mount(
-        "overlay",
-        &root,
-        "overlay",
-        MountFlags::empty(),
-        layers.as_c_str(),
-    )
-    .context("cannot mount the host's overlay root")?;
+    rustix::mount::mount("overlay", &root, "overlay", MountFlags::empty(), layers.as_c_str())
+        .context("cannot mount the host's overlay root")?;
     rustix::mount::mount("proc", root.join("proc"), "proc", MountFlags::empty(), None)?;
     rustix::mount::mount("sysfs", root.join("sys"), "sysfs", MountFlags::empty(), None)?;
     rustix::mount::mount_bind_recursive("/dev", root.join("dev"))?;

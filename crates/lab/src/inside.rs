@@ -36,12 +36,7 @@ pub(crate) fn main(id: &str, command: Inside) -> Result<i32> {
                 .with_context(|| format!("cannot write {}", result.display()))?;
             Ok(0)
         }
-        Inside::Bench {
-            shape,
-            runs,
-            idle,
-            json,
-        } => {
+        Inside::Bench { shape, runs, idle, json } => {
             let lab = Lab::create(shape.site(id)?)?;
             match (runs, idle) {
                 (Some(runs), _) => bench::failover(&lab, runs, json)?,
@@ -59,11 +54,8 @@ fn on_running(lab: &Lab, command: Inside) -> Result<i32> {
     match command {
         Inside::Up(_) | Inside::Demo(_) | Inside::Test { .. } | Inside::Bench { .. } => {}
         Inside::Exec { host, words } => {
-            let host = if site::CLIENT == host || site::WATCHER == host {
-                host
-            } else {
-                site::name(lab.site.node(&host)?)
-            };
+            let host =
+                if site::CLIENT == host || site::WATCHER == host { host } else { site::name(lab.site.node(&host)?) };
             let words: Vec<&str> = words.iter().map(String::as_str).collect();
             let status = lab.command(&host, &words)?.status()?;
             return Ok(status.code().unwrap_or(1));
@@ -86,11 +78,7 @@ fn on_running(lab: &Lab, command: Inside) -> Result<i32> {
             switch::link(lab, &site::name(lab.site.node(&node)?), net, state == "up")?;
         }
         Inside::Partition { groups, net } => {
-            let groups = if groups == "heal" {
-                Vec::new()
-            } else {
-                switch::parse_groups(&lab.site, &groups)?
-            };
+            let groups = if groups == "heal" { Vec::new() } else { switch::parse_groups(&lab.site, &groups)? };
             let nets = net.map_or_else(|| vec![Net::Public, Net::Private], |n| vec![n]);
             switch::partition(lab, &groups, &nets)?;
         }

@@ -58,12 +58,7 @@ impl Lab {
     /// Makes the switch and writes down the site; no host is on yet.
     pub(crate) fn create(site: Site) -> Result<Self> {
         let base = site.base();
-        for host in site
-            .names()
-            .iter()
-            .map(String::as_str)
-            .chain(site.bystanders().map(|b| b.0))
-        {
+        for host in site.names().iter().map(String::as_str).chain(site.bystanders().map(|b| b.0)) {
             fs::create_dir_all(base.join("hosts").join(host))?;
         }
         fs::create_dir_all(base.join("shared"))?;
@@ -78,10 +73,7 @@ impl Lab {
     pub(crate) fn open(id: &str) -> Result<Self> {
         let base = std::path::Path::new(crate::launch::REGISTRY).join(id);
         let text = fs::read_to_string(base.join("site.json")).context("this laboratory is not up yet")?;
-        Ok(Self {
-            site: serde_json::from_str(&text)?,
-            base,
-        })
+        Ok(Self { site: serde_json::from_str(&text)?, base })
     }
 
     pub(crate) fn host_dir(&self, host: &str) -> PathBuf {
@@ -94,11 +86,7 @@ impl Lab {
     }
 
     fn pid(&self, host: &str) -> Option<i32> {
-        let pid: i32 = fs::read_to_string(self.host_dir(host).join("pid"))
-            .ok()?
-            .trim()
-            .parse()
-            .ok()?;
+        let pid: i32 = fs::read_to_string(self.host_dir(host).join("pid")).ok()?.trim().parse().ok()?;
         PathBuf::from(format!("/proc/{pid}")).exists().then_some(pid)
     }
 
@@ -108,9 +96,7 @@ impl Lab {
 
     /// Nodes that have power, by number.
     pub(crate) fn nodes_on(&self) -> Vec<usize> {
-        (0..self.site.nodes)
-            .filter(|&i| self.is_on(&site::name(i)))
-            .collect()
+        (0..self.site.nodes).filter(|&i| self.is_on(&site::name(i))).collect()
     }
 
     /// Powers a host on: fresh namespaces and cables, the disk as it was. No service is started.
@@ -119,26 +105,12 @@ impl Lab {
             return Ok(());
         }
         let dir = self.host_dir(host);
-        let spec = Spec {
-            name: host.to_owned(),
-            dir: dir.clone(),
-            binds: self.binds(host)?,
-        };
+        let spec = Spec { name: host.to_owned(), dir: dir.clone(), binds: self.binds(host)? };
         let file = dir.join("spec.json");
         fs::write(&file, serde_json::to_string(&spec)?)?;
         let log = fs::File::create(dir.join("init.log"))?;
         let mut child = Command::new("setsid")
-            .args([
-                "unshare",
-                "--mount",
-                "--uts",
-                "--ipc",
-                "--pid",
-                "--net",
-                "--fork",
-                "--propagation",
-                "private",
-            ])
+            .args(["unshare", "--mount", "--uts", "--ipc", "--pid", "--net", "--fork", "--propagation", "private"])
             .arg("--")
             .arg(std::env::current_exe()?)
             .args(["host-init", "--spec"])
@@ -159,11 +131,7 @@ impl Lab {
         let unshare = child.id();
         // setsid does not fork here (it is no group leader), so unshare is our child and init its child.
         let children = fs::read_to_string(format!("/proc/{unshare}/task/{unshare}/children"))?;
-        let pid: i32 = children
-            .split_whitespace()
-            .next()
-            .context("the host has no first process")?
-            .parse()?;
+        let pid: i32 = children.split_whitespace().next().context("the host has no first process")?.parse()?;
         fs::write(dir.join("pid"), pid.to_string())?;
         std::thread::spawn(move || child.wait());
         switch::plug(self, host, pid)
@@ -175,9 +143,7 @@ impl Lab {
         switch::dead(self, host)?;
         let raw = rustix::process::Pid::from_raw(pid).context("a host without a pid")?;
         rustix::process::kill_process(raw, rustix::process::Signal::KILL)?;
-        sh::wait_for(&format!("{host} to be off"), Duration::from_secs(20), || {
-            Ok((!self.is_on(host)).then_some(()))
-        })?;
+        sh::wait_for(&format!("{host} to be off"), Duration::from_secs(20), || Ok((!self.is_on(host)).then_some(())))?;
         let _ = fs::remove_file(self.host_dir(host).join("pid"));
         Ok(())
     }
@@ -196,10 +162,7 @@ impl Lab {
             binds.push((self.base.join("shared"), PathBuf::from(site::MOUNT)));
         }
         if self.site.steadfast.exists() {
-            binds.push((
-                self.site.steadfast.clone(),
-                PathBuf::from("/usr/local/sbin/steadfast"),
-            ));
+            binds.push((self.site.steadfast.clone(), PathBuf::from("/usr/local/sbin/steadfast")));
         }
         Ok(binds)
     }
@@ -212,10 +175,7 @@ impl Lab {
         command.args(words).env_clear();
         command.envs([
             ("HOME", "/root"),
-            (
-                "PATH",
-                "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-            ),
+            ("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),
             ("LC_ALL", "C.UTF-8"),
         ]);
         command.env("TERM", std::env::var("TERM").unwrap_or_else(|_| "dumb".into()));
@@ -254,11 +214,7 @@ impl Lab {
 
     /// The pid, inside the host, of a program started by [`Self::service`].
     pub(crate) fn service_pid(&self, host: &str, name: &str) -> Result<String> {
-        let text = self.exec(
-            host,
-            &["cat", &format!("/run/{name}.pid")],
-            Duration::from_secs(5),
-        )?;
+        let text = self.exec(host, &["cat", &format!("/run/{name}.pid")], Duration::from_secs(5))?;
         Ok(text.trim().to_owned())
     }
 

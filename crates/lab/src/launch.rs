@@ -95,11 +95,7 @@ pub(crate) fn entries() -> Vec<Entry> {
 
 /// Removes entries whose laboratory is gone; returns their names.
 pub(crate) fn sweep() -> Vec<String> {
-    let stale: Vec<String> = entries()
-        .into_iter()
-        .filter(|e| !e.alive())
-        .map(|e| e.id)
-        .collect();
+    let stale: Vec<String> = entries().into_iter().filter(|e| !e.alive()).map(|e| e.id).collect();
     for id in &stale {
         forget(id);
     }
@@ -111,19 +107,14 @@ pub(crate) fn find(id: Option<&str>) -> Result<Entry> {
     let mut live: Vec<Entry> = entries().into_iter().filter(Entry::alive).collect();
     if let Some(id) = id {
         let at = live.iter().position(|e| e.id == id);
-        return at
-            .map(|i| live.swap_remove(i))
-            .with_context(|| format!("no laboratory {id} is running"));
+        return at.map(|i| live.swap_remove(i)).with_context(|| format!("no laboratory {id} is running"));
     }
     match live.len() {
         0 => bail!("no laboratory is running: start one with `steadfast-lab up`, or scripts/demo"),
         1 => Ok(live.swap_remove(0)),
         _ => {
             let ids: Vec<&str> = live.iter().map(|e| e.id.as_str()).collect();
-            bail!(
-                "several laboratories are running: choose one with --lab {}",
-                ids.join("|")
-            )
+            bail!("several laboratories are running: choose one with --lab {}", ids.join("|"))
         }
     }
 }
@@ -142,36 +133,18 @@ impl Launched {
         if !rustix::process::geteuid().is_root() {
             bail!("the laboratory makes namespaces and mounts: run it as root (sudo)");
         }
-        fs::create_dir_all(Path::new(REGISTRY).join(id))
-            .with_context(|| format!("cannot make {REGISTRY}/{id}"))?;
+        fs::create_dir_all(Path::new(REGISTRY).join(id)).with_context(|| format!("cannot make {REGISTRY}/{id}"))?;
         let me = std::env::current_exe().context("cannot find this program's own file")?;
         let mut command = Command::new("unshare");
-        command.args([
-            "--mount",
-            "--pid",
-            "--net",
-            "--fork",
-            "--mount-proc",
-            "--propagation",
-            "private",
-            "--",
-        ]);
+        command.args(["--mount", "--pid", "--net", "--fork", "--mount-proc", "--propagation", "private", "--"]);
         command.arg(&me).args(["pid1", "--id", id, "--"]).args(inside);
-        let mut child = command
-            .stdin(Stdio::piped())
-            .spawn()
-            .context("cannot start `unshare` (package util-linux)")?;
+        let mut child = command.stdin(Stdio::piped()).spawn().context("cannot start `unshare` (package util-linux)")?;
         let leash = child.stdin.take();
         let unshare = child.id();
-        let mut launched = Self {
-            id: id.to_owned(),
-            child,
-            leash,
-        };
+        let mut launched = Self { id: id.to_owned(), child, leash };
         let end = Instant::now() + Duration::from_secs(10);
         let pid: i32 = loop {
-            let children =
-                fs::read_to_string(format!("/proc/{unshare}/task/{unshare}/children")).unwrap_or_default();
+            let children = fs::read_to_string(format!("/proc/{unshare}/task/{unshare}/children")).unwrap_or_default();
             if let Some(pid) = children.split_whitespace().next().and_then(|p| p.parse().ok()) {
                 break pid;
             }
@@ -195,9 +168,7 @@ impl Launched {
 
     /// Waits for the laboratory to end by itself, or ends it on Ctrl-C or SIGTERM; its exit code.
     pub(crate) fn wait(mut self) -> Result<i32> {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let status = runtime.block_on(async {
             use tokio::signal::unix::{SignalKind, signal};
             let mut interrupt = signal(SignalKind::interrupt())?;

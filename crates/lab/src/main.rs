@@ -33,33 +33,17 @@ use std::time::Duration;
 
 fn run_probe(probe: ProbeKind) -> Result<i32> {
     match probe {
-        ProbeKind::Tcp { target, interval_ms } => {
-            probe::tcp::main(target, Duration::from_millis(interval_ms))
+        ProbeKind::Tcp { target, interval_ms } => probe::tcp::main(target, Duration::from_millis(interval_ms)),
+        ProbeKind::NfsWriter { server, export, path, interval_ms } => {
+            probe::nfs_writer::main(server, &export, &path, Duration::from_millis(interval_ms))
         }
-        ProbeKind::NfsWriter {
-            server,
-            export,
-            path,
-            interval_ms,
-        } => probe::nfs_writer::main(server, &export, &path, Duration::from_millis(interval_ms)),
-        ProbeKind::NfsVerify {
-            server,
-            export,
-            path,
-            blocks,
-        } => probe::nfs_writer::verify(server, &export, &path, blocks),
-        ProbeKind::Garbage {
-            target,
-            tcp,
-            udp,
-            rounds,
-        } => probe::garbage::main(target, &tcp, &udp, rounds),
-        ProbeKind::Arp {
-            interface,
-            own,
-            vips,
-            interval_ms,
-        } => probe::arp::main(&interface, own, &vips, Duration::from_millis(interval_ms)),
+        ProbeKind::NfsVerify { server, export, path, blocks } => {
+            probe::nfs_writer::verify(server, &export, &path, blocks)
+        }
+        ProbeKind::Garbage { target, tcp, udp, rounds } => probe::garbage::main(target, &tcp, &udp, rounds),
+        ProbeKind::Arp { interface, own, vips, interval_ms } => {
+            probe::arp::main(&interface, own, &vips, Duration::from_millis(interval_ms))
+        }
     }
 }
 
@@ -82,14 +66,7 @@ fn outside(cli: Cli) -> Result<i32> {
         Cmd::Up(shape) => up(&shape),
         Cmd::Down { all_stale: true } => {
             let gone = launch::sweep();
-            println!(
-                "cleared away: {}",
-                if gone.is_empty() {
-                    "nothing".into()
-                } else {
-                    gone.join(", ")
-                }
-            );
+            println!("cleared away: {}", if gone.is_empty() { "nothing".into() } else { gone.join(", ") });
             Ok(0)
         }
         Cmd::Down { all_stale: false } => {
@@ -100,11 +77,7 @@ fn outside(cli: Cli) -> Result<i32> {
         }
         Cmd::List => {
             for e in launch::entries() {
-                let state = if e.alive() {
-                    "running"
-                } else {
-                    "dead (steadfast-lab down --all-stale)"
-                };
+                let state = if e.alive() { "running" } else { "dead (steadfast-lab down --all-stale)" };
                 println!("{}  pid {}  {state}", e.id, e.pid);
             }
             Ok(0)
@@ -121,15 +94,9 @@ fn outside(cli: Cli) -> Result<i32> {
         }
         Cmd::PowerOff { node } => relay(lab, &["power-off", &node]),
         Cmd::PowerOn { node } => relay(lab, &["power-on", &node]),
-        Cmd::Link { node, net, state } => relay(
-            lab,
-            &[
-                "link",
-                &node,
-                if net == Net::Public { "public" } else { "private" },
-                &state,
-            ],
-        ),
+        Cmd::Link { node, net, state } => {
+            relay(lab, &["link", &node, if net == Net::Public { "public" } else { "private" }, &state])
+        }
         Cmd::Partition { groups, net } => {
             let mut all = vec!["partition", groups.as_str()];
             match net {
@@ -168,21 +135,10 @@ fn bench_outside(bench: BenchKind) -> Result<i32> {
             storage,
             json,
             steadfast,
-        } => (
-            strings(&["--runs", &runs.to_string()]),
-            json,
-            Shape::reference(storage, steadfast),
-        ),
-        BenchKind::Idle {
-            seconds,
-            storage,
-            json,
-            steadfast,
-        } => (
-            strings(&["--idle", &seconds.to_string()]),
-            json,
-            Shape::reference(storage, steadfast),
-        ),
+        } => (strings(&["--runs", &runs.to_string()]), json, Shape::reference(storage, steadfast)),
+        BenchKind::Idle { seconds, storage, json, steadfast } => {
+            (strings(&["--idle", &seconds.to_string()]), json, Shape::reference(storage, steadfast))
+        }
     };
     if json {
         words.push("--json".into());
@@ -205,10 +161,7 @@ fn run_inside(shape: &Shape, command: &[&str], words: &[String]) -> Result<i32> 
 /// Where results are kept: below the directory that holds this program's build.
 fn artifacts(kind: &str) -> PathBuf {
     let exe = std::env::current_exe().unwrap_or_default();
-    exe.parent()
-        .and_then(std::path::Path::parent)
-        .map_or_else(|| PathBuf::from("target"), PathBuf::from)
-        .join(kind)
+    exe.parent().and_then(std::path::Path::parent).map_or_else(|| PathBuf::from("target"), PathBuf::from).join(kind)
 }
 
 fn up(shape: &Shape) -> Result<i32> {

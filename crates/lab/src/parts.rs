@@ -23,27 +23,17 @@ pub(crate) struct Progress {
 
 impl Progress {
     pub(crate) fn new() -> Self {
-        Self {
-            start: Instant::now(),
-            stderr: false,
-        }
+        Self { start: Instant::now(), stderr: false }
     }
 
     /// For programs whose standard output is data.
     pub(crate) fn to_stderr() -> Self {
-        Self {
-            start: Instant::now(),
-            stderr: true,
-        }
+        Self { start: Instant::now(), stderr: true }
     }
 
     pub(crate) fn step(&self, what: &str) {
         let line = format!("[{:6.1} s] {what}", self.start.elapsed().as_secs_f64());
-        if self.stderr {
-            eprintln!("{line}")
-        } else {
-            println!("{line}")
-        }
+        if self.stderr { eprintln!("{line}") } else { println!("{line}") }
     }
 }
 
@@ -111,11 +101,7 @@ pub(crate) fn boot(lab: &Lab, node: usize) -> Result<()> {
         if lab.site.daemon {
             lab.write(&host, "/etc/samba/steadfast.conf", "")?;
         }
-        lab.write(
-            &host,
-            "/etc/ganesha/ganesha.conf",
-            &files::ganesha_conf(&lab.site),
-        )?;
+        lab.write(&host, "/etc/ganesha/ganesha.conf", &files::ganesha_conf(&lab.site))?;
         lab.shell(
             &host,
             &format!(
@@ -132,11 +118,7 @@ pub(crate) fn boot(lab: &Lab, node: usize) -> Result<()> {
          rpc.statd --no-notify 2>/dev/null || true",
     )?;
     if lab.site.storage == Storage::Gluster {
-        lab.exec(
-            &host,
-            &["glusterd", "--log-level", "WARNING"],
-            Duration::from_secs(30),
-        )?;
+        lab.exec(&host, &["glusterd", "--log-level", "WARNING"], Duration::from_secs(120))?;
     }
     Ok(())
 }
@@ -150,25 +132,15 @@ fn create_volume(lab: &Lab) -> Result<()> {
     let site = &lab.site;
     for node in 1..site.nodes {
         let name = site::name(node);
-        sh::wait_for(
-            &format!("{name} to join the GlusterFS pool"),
-            Duration::from_secs(60),
-            || gluster(lab, &["peer", "probe", &name]).map(Some),
-        )?;
+        sh::wait_for(&format!("{name} to join the GlusterFS pool"), Duration::from_secs(60), || {
+            gluster(lab, &["peer", "probe", &name]).map(Some)
+        })?;
     }
-    sh::wait_for(
-        "all GlusterFS peers to be connected",
-        Duration::from_secs(60),
-        || {
-            let text = gluster(lab, &["peer", "status"])?;
-            Ok((text.matches("(Connected)").count() == site.nodes - 1).then_some(()))
-        },
-    )?;
-    let bricks: Vec<String> = site
-        .names()
-        .iter()
-        .map(|n| format!("{n}:/data/brick/b"))
-        .collect();
+    sh::wait_for("all GlusterFS peers to be connected", Duration::from_secs(60), || {
+        let text = gluster(lab, &["peer", "status"])?;
+        Ok((text.matches("(Connected)").count() == site.nodes - 1).then_some(()))
+    })?;
+    let bricks: Vec<String> = site.names().iter().map(|n| format!("{n}:/data/brick/b")).collect();
     let mut words = vec!["volume", "create", VOLUME];
     match site.nodes {
         1 => {}
@@ -178,23 +150,14 @@ fn create_volume(lab: &Lab) -> Result<()> {
     words.extend(bricks.iter().map(String::as_str));
     words.push("force");
     // A peer may be connected and not yet friends with all others: glusterd then refuses, and says so.
-    sh::wait_for("the volume to be created", Duration::from_secs(60), || {
-        gluster(lab, &words).map(Some)
-    })?;
-    for [option, value] in VOLUME_OPTIONS
-        .iter()
-        .map(|s| [s.option, s.value])
-        .chain([HEADS_OPTION])
-    {
+    sh::wait_for("the volume to be created", Duration::from_secs(60), || gluster(lab, &words).map(Some))?;
+    for [option, value] in VOLUME_OPTIONS.iter().map(|s| [s.option, s.value]).chain([HEADS_OPTION]) {
         gluster(lab, &["volume", "set", VOLUME, option, value])?;
     }
     gluster(lab, &["volume", "start", VOLUME])?;
     sh::wait_for("all bricks to be online", Duration::from_secs(60), || {
         let text = gluster(lab, &["volume", "status", VOLUME, "detail"])?;
-        let online = text
-            .lines()
-            .filter(|l| l.starts_with("Online") && l.trim_end().ends_with('Y'))
-            .count();
+        let online = text.lines().filter(|l| l.starts_with("Online") && l.trim_end().ends_with('Y')).count();
         Ok((online >= site.nodes).then_some(()))
     })
 }
@@ -208,11 +171,9 @@ pub(crate) fn mount(lab: &Lab, host: &str) -> Result<()> {
     let line = format!(
         "mountpoint -q {MOUNT} || {{ mount -t glusterfs -o {options},log-level=WARNING localhost:/{VOLUME} {MOUNT}; mountpoint -q {MOUNT}; }}"
     );
-    sh::wait_for(
-        &format!("{VOLUME} to be mounted on {host}"),
-        Duration::from_secs(60),
-        || lab.shell(host, &line).map(Some),
-    )
+    sh::wait_for(&format!("{VOLUME} to be mounted on {host}"), Duration::from_secs(60), || {
+        lab.shell(host, &line).map(Some)
+    })
     .map(drop)
 }
 
@@ -222,7 +183,9 @@ fn prepare_share(lab: &Lab) -> Result<()> {
     mount(lab, &first)?;
     lab.shell(
         &first,
-        &format!("mkdir -p {MOUNT}/{SHARE} {MOUNT}/nfs; chown {USER} {MOUNT}/{SHARE}; chmod 777 {MOUNT}/{SHARE} {MOUNT}/nfs"),
+        &format!(
+            "mkdir -p {MOUNT}/{SHARE} {MOUNT}/nfs; chown {USER} {MOUNT}/{SHARE}; chmod 777 {MOUNT}/{SHARE} {MOUNT}/nfs"
+        ),
     )?;
     if lab.site.storage == Storage::Gluster && lab.site.daemon {
         lab.shell(&first, &format!("umount {MOUNT}"))?;
@@ -237,25 +200,14 @@ fn by_hand(lab: &Lab, node: usize) -> Result<()> {
     lab.service(
         &host,
         "ganesha",
-        &[
-            "ganesha.nfsd",
-            "-F",
-            "-L",
-            "/var/log/ganesha/ganesha.log",
-            "-p",
-            "/run/ganesha/g.pid",
-        ],
+        &["ganesha.nfsd", "-F", "-L", "/var/log/ganesha/ganesha.log", "-p", "/run/ganesha/g.pid"],
     )?;
-    lab.shell(
-        &host,
-        &format!("ip addr add {}/24 dev eth0", lab.site.vips()[node]),
-    )?;
+    lab.shell(&host, &format!("ip addr add {}/24 dev eth0", lab.site.vips()[node]))?;
     for port in [445, 2049] {
         let address = lab.site.public(node);
         sh::wait_for(&format!("port {port} on {host}"), Duration::from_secs(60), || {
             let probe = format!("exec 3<>/dev/tcp/{address}/{port}");
-            lab.exec(&host, &["bash", "-c", &probe], Duration::from_secs(5))
-                .map(Some)
+            lab.exec(&host, &["bash", "-c", &probe], Duration::from_secs(5)).map(Some)
         })
         .with_context(|| match lab.read(&host, "/var/log/ganesha/ganesha.log") {
             Ok(text) => text.lines().rev().take(5).collect::<Vec<_>>().join("\n"),
@@ -281,10 +233,7 @@ pub(crate) fn missing_programs(storage: Storage) -> Vec<(&'static str, &'static 
         ("dbus-daemon", "dbus"),
     ];
     if storage == Storage::Gluster {
-        needed.extend([
-            ("glusterd", "glusterfs-server"),
-            ("glusterfs", "glusterfs-client"),
-        ]);
+        needed.extend([("glusterd", "glusterfs-server"), ("glusterfs", "glusterfs-client")]);
     }
     needed.push(("fileid.so", "samba-vfs-modules"));
     let fsal = if storage == Storage::Gluster {
@@ -295,21 +244,8 @@ pub(crate) fn missing_programs(storage: Storage) -> Vec<(&'static str, &'static 
     needed.push(fsal);
     let libraries = format!("/usr/lib/{}-linux-gnu", std::env::consts::ARCH);
     let (vfs, fsals) = (format!("{libraries}/samba/vfs"), format!("{libraries}/ganesha"));
-    let dirs = [
-        "/usr/local/sbin",
-        "/usr/local/bin",
-        "/usr/sbin",
-        "/usr/bin",
-        "/sbin",
-        "/bin",
-        &vfs,
-        &fsals,
-    ];
-    needed.retain(|(program, _)| {
-        !dirs
-            .iter()
-            .any(|d| std::path::Path::new(d).join(program).exists())
-    });
+    let dirs = ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin", &vfs, &fsals];
+    needed.retain(|(program, _)| !dirs.iter().any(|d| std::path::Path::new(d).join(program).exists()));
     needed
 }
 
@@ -321,9 +257,5 @@ pub(crate) fn check_programs(storage: Storage) -> Result<()> {
     }
     let programs: Vec<&str> = missing.iter().map(|m| m.0).collect();
     let packages: Vec<&str> = missing.iter().map(|m| m.1).collect();
-    bail!(
-        "not found: {}\ninstall them with: apt-get install {}",
-        programs.join(", "),
-        packages.join(" ")
-    )
+    bail!("not found: {}\ninstall them with: apt-get install {}", programs.join(", "), packages.join(" "))
 }

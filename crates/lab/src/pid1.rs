@@ -14,14 +14,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 pub(crate) fn main(id: &str, inside: &[String]) -> Result<i32> {
     let base = Path::new(crate::launch::REGISTRY).join(id);
     let options = CString::new("size=75%,mode=755")?;
-    rustix::mount::mount(
-        "steadfast-lab",
-        &base,
-        "tmpfs",
-        rustix::mount::MountFlags::empty(),
-        options.as_c_str(),
-    )
-    .with_context(|| format!("cannot mount a tmpfs on {}", base.display()))?;
+    rustix::mount::mount("steadfast-lab", &base, "tmpfs", rustix::mount::MountFlags::empty(), options.as_c_str())
+        .with_context(|| format!("cannot mount a tmpfs on {}", base.display()))?;
     // Equal footing with whatever else runs on this machine (sched_autogroup counts sessions, not processes).
     let _ = std::fs::write("/proc/self/autogroup", "-10");
     watch_owner();
@@ -47,9 +41,7 @@ pub(crate) fn main(id: &str, inside: &[String]) -> Result<i32> {
 
 /// `down` asks with SIGTERM, which a pid 1 without a handler would not even get.
 fn end_on_signal() -> Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_io()
-        .build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
     std::thread::spawn(move || {
         runtime.block_on(async {
             use tokio::signal::unix::{SignalKind, signal};

@@ -96,9 +96,7 @@ pub(crate) fn outcome(command: &mut Command, limit: Duration) -> Result<Outcome>
                     std::thread::sleep(Duration::from_millis(1));
                 }
                 if h.is_finished() {
-                    h.join()
-                        .map(|b| String::from_utf8_lossy(&b).into_owned())
-                        .unwrap_or_default()
+                    h.join().map(|b| String::from_utf8_lossy(&b).into_owned()).unwrap_or_default()
                 } else {
                     String::new()
                 }
@@ -106,12 +104,7 @@ pub(crate) fn outcome(command: &mut Command, limit: Duration) -> Result<Outcome>
             None => String::new(),
         }
     };
-    Ok(Outcome {
-        status,
-        stdout: text(out),
-        stderr: text(err),
-        timed_out,
-    })
+    Ok(Outcome { status, stdout: text(out), stderr: text(err), timed_out })
 }
 
 /// Runs `command`; its standard output. An error carries all it said.
@@ -119,11 +112,7 @@ pub(crate) fn run(command: &mut Command, limit: Duration) -> Result<String> {
     let what = line(command);
     let done = outcome(command, limit)?;
     if done.timed_out {
-        bail!(
-            "`{what}` was not done after {:.0} s\n{}",
-            limit.as_secs_f64(),
-            done.text()
-        );
+        bail!("`{what}` was not done after {:.0} s\n{}", limit.as_secs_f64(), done.text());
     }
     if !done.ok() {
         bail!("`{what}` failed ({})\n{}", done.status, done.text());
@@ -138,11 +127,7 @@ pub(crate) fn quick(words: &[&str]) -> Result<String> {
 }
 
 /// Asks again until `condition` gives something; `what` is named in the error.
-pub(crate) fn wait_for<T>(
-    what: &str,
-    limit: Duration,
-    mut condition: impl FnMut() -> Result<Option<T>>,
-) -> Result<T> {
+pub(crate) fn wait_for<T>(what: &str, limit: Duration, mut condition: impl FnMut() -> Result<Option<T>>) -> Result<T> {
     let end = Instant::now() + limit;
     let mut last = None;
     loop {

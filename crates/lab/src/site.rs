@@ -55,19 +55,9 @@ impl Site {
             bail!("--nodes {nodes}: a laboratory has 1 to 16 nodes");
         }
         if storage == Storage::Gluster && nodes != 1 && nodes != 3 && !nodes.is_multiple_of(2) {
-            bail!(
-                "--nodes {nodes}: GlusterFS needs 1, 3 or an even number of nodes here (pairs of replicas)"
-            );
+            bail!("--nodes {nodes}: GlusterFS needs 1, 3 or an even number of nodes here (pairs of replicas)");
         }
-        Ok(Self {
-            id,
-            storage,
-            nodes,
-            private_net: false,
-            ipv6: false,
-            daemon: true,
-            steadfast,
-        })
+        Ok(Self { id, storage, nodes, private_net: false, ipv6: false, daemon: true, steadfast })
     }
 
     pub(crate) fn base(&self) -> PathBuf {
@@ -85,11 +75,7 @@ impl Site {
 
     /// A node's address between the nodes.
     pub(crate) fn private(&self, node: usize) -> String {
-        if self.private_net {
-            format!("10.99.0.{}", 100 + node)
-        } else {
-            self.public(node)
-        }
+        if self.private_net { format!("10.99.0.{}", 100 + node) } else { self.public(node) }
     }
 
     /// Where replicas are kept together: nodes of the same number here hold the same files.
@@ -101,19 +87,11 @@ impl Site {
     }
 
     pub(crate) fn vips(&self) -> Vec<String> {
-        (0..self.nodes)
-            .map(|i| format!("192.168.122.{}", 200 + i))
-            .collect()
+        (0..self.nodes).map(|i| format!("192.168.122.{}", 200 + i)).collect()
     }
 
     pub(crate) fn vips6(&self) -> Vec<String> {
-        if self.ipv6 {
-            (0..self.nodes)
-                .map(|i| format!("fd5f:122::{}", 200 + i))
-                .collect()
-        } else {
-            Vec::new()
-        }
+        if self.ipv6 { (0..self.nodes).map(|i| format!("fd5f:122::{}", 200 + i)).collect() } else { Vec::new() }
     }
 
     /// The hosts that are no nodes, with their last address byte.
@@ -123,9 +101,8 @@ impl Site {
 
     /// Finds a node by its name, its number, or one of its addresses.
     pub(crate) fn node(&self, word: &str) -> Result<usize> {
-        let found = (0..self.nodes).find(|&i| {
-            word == name(i) || word == i.to_string() || word == self.public(i) || word == self.private(i)
-        });
+        let found = (0..self.nodes)
+            .find(|&i| word == name(i) || word == i.to_string() || word == self.public(i) || word == self.private(i));
         match found {
             Some(i) => Ok(i),
             None => bail!("no node is called {word}: there are {}", self.names().join(", ")),

@@ -25,11 +25,7 @@ pub(crate) fn config(site: &Site) -> String {
         if site.private_net {
             addresses.push(site.public(node));
         }
-        let _ = write!(
-            text,
-            "\n[[node]]\nname = \"{}\"\naddresses = {addresses:?}\n",
-            site::name(node)
-        );
+        let _ = write!(text, "\n[[node]]\nname = \"{}\"\naddresses = {addresses:?}\n", site::name(node));
     }
     for vip in site.vips() {
         let _ = write!(text, "\n[[vip]]\naddress = \"{vip}/24\"\ninterface = \"eth0\"\n");
@@ -94,19 +90,13 @@ impl Status {
 
     /// Who holds a VIP and answers for it.
     pub(crate) fn holder(&self, vip: &str) -> Option<usize> {
-        self.snapshot
-            .vips
-            .get(vip)
-            .filter(|v| v.state == "held")
-            .and_then(|v| v.holder)
+        self.snapshot.vips.get(vip).filter(|v| v.state == "held").and_then(|v| v.holder)
     }
 
     /// VIPs that a node holds.
     pub(crate) fn held_by(&self, node: usize) -> Vec<String> {
         let all = self.snapshot.vips.iter();
-        all.filter(|(_, v)| v.state == "held" && v.holder == Some(node))
-            .map(|(a, _)| a.clone())
-            .collect()
+        all.filter(|(_, v)| v.state == "held" && v.holder == Some(node)).map(|(a, _)| a.clone()).collect()
     }
 
     /// Why the cluster is not whole with exactly `members` serving; None when it is.
@@ -141,11 +131,7 @@ impl Status {
             }
         }
         for family in [false, true] {
-            let of: Vec<usize> = count
-                .iter()
-                .filter(|(k, _)| k.0 == family)
-                .map(|(_, n)| *n)
-                .collect();
+            let of: Vec<usize> = count.iter().filter(|(k, _)| k.0 == family).map(|(_, n)| *n).collect();
             if let (Some(most), Some(least)) = (of.iter().max(), of.iter().min())
                 && most - least > 1
             {
@@ -158,30 +144,14 @@ impl Status {
 
 /// What `steadfast status --json` says on a node.
 pub(crate) fn status(lab: &Lab, node: usize) -> Result<Status> {
-    let text = lab.exec(
-        &site::name(node),
-        &["steadfast", "status", "--json"],
-        Duration::from_secs(5),
-    );
+    let text = lab.exec(&site::name(node), &["steadfast", "status", "--json"], Duration::from_secs(5));
     let done = match text {
         Ok(text) => text,
         // Exit codes above 0 may only mean "not all is well": the text counts.
-        Err(_) => {
-            lab.try_exec(
-                &site::name(node),
-                &["steadfast", "status", "--json"],
-                Duration::from_secs(5),
-            )?
-            .stdout
-        }
+        Err(_) => lab.try_exec(&site::name(node), &["steadfast", "status", "--json"], Duration::from_secs(5))?.stdout,
     };
-    serde_json::from_str(&done).with_context(|| {
-        format!(
-            "`steadfast status --json` on {}: {}",
-            site::name(node),
-            head(&done)
-        )
-    })
+    serde_json::from_str(&done)
+        .with_context(|| format!("`steadfast status --json` on {}: {}", site::name(node), head(&done)))
 }
 
 fn head(text: &str) -> String {
@@ -190,11 +160,7 @@ fn head(text: &str) -> String {
 
 /// The status as a person sees it.
 pub(crate) fn status_text(lab: &Lab, node: usize) -> String {
-    match lab.try_exec(
-        &site::name(node),
-        &["steadfast", "status"],
-        Duration::from_secs(5),
-    ) {
+    match lab.try_exec(&site::name(node), &["steadfast", "status"], Duration::from_secs(5)) {
         Ok(done) => done.text(),
         Err(e) => format!("{e:#}"),
     }
@@ -202,23 +168,14 @@ pub(crate) fn status_text(lab: &Lab, node: usize) -> String {
 
 /// Starts the daemon on a node; it must be initialised or joined.
 pub(crate) fn start(lab: &Lab, node: usize) -> Result<()> {
-    lab.service(
-        &site::name(node),
-        "steadfast",
-        &["steadfast", "daemon", "--config", CONFIG],
-    )
+    lab.service(&site::name(node), "steadfast", &["steadfast", "daemon", "--config", CONFIG])
 }
 
 /// Sends a signal to a node's daemon.
 pub(crate) fn signal(lab: &Lab, node: usize, signal: &str) -> Result<()> {
     let host = site::name(node);
     let pid = lab.service_pid(&host, "steadfast")?;
-    lab.exec(
-        &host,
-        &["kill", &format!("-{signal}"), &pid],
-        Duration::from_secs(5),
-    )
-    .map(drop)
+    lab.exec(&host, &["kill", &format!("-{signal}"), &pid], Duration::from_secs(5)).map(drop)
 }
 
 pub(crate) fn daemon_runs(lab: &Lab, node: usize) -> bool {
@@ -226,18 +183,15 @@ pub(crate) fn daemon_runs(lab: &Lab, node: usize) -> bool {
     let Ok(pid) = lab.service_pid(&host, "steadfast") else {
         return false;
     };
-    lab.exec(&host, &["kill", "-0", &pid], Duration::from_secs(5))
-        .is_ok()
+    lab.exec(&host, &["kill", "-0", &pid], Duration::from_secs(5)).is_ok()
 }
 
 /// Asks the daemon to end, and waits until it has.
 pub(crate) fn stop(lab: &Lab, node: usize) -> Result<()> {
     signal(lab, node, "TERM")?;
-    sh::wait_for(
-        &format!("the daemon on {} to end", site::name(node)),
-        Duration::from_secs(30),
-        || Ok((!daemon_runs(lab, node)).then_some(())),
-    )
+    sh::wait_for(&format!("the daemon on {} to end", site::name(node)), Duration::from_secs(30), || {
+        Ok((!daemon_runs(lab, node)).then_some(()))
+    })
 }
 
 /// Last lines of a node's log, for messages.
@@ -257,11 +211,7 @@ pub(crate) fn form(lab: &Lab, progress: &parts::Progress) -> Result<()> {
     }
     progress.step("steadfast init on gluster1, its daemon");
     let first = site::name(0);
-    lab.exec(
-        &first,
-        &["steadfast", "init", "--config", CONFIG],
-        Duration::from_secs(30),
-    )?;
+    lab.exec(&first, &["steadfast", "init", "--config", CONFIG], Duration::from_secs(30))?;
     start(lab, 0)?;
     wait_answers(lab, 0)?;
     if lab.site.nodes > 1 {
@@ -270,8 +220,7 @@ pub(crate) fn form(lab: &Lab, progress: &parts::Progress) -> Result<()> {
     let mut tokens = Vec::new();
     for node in 1..lab.site.nodes {
         let said = sh::wait_for("a join token", Duration::from_secs(30), || {
-            lab.exec(&first, &["steadfast", "token"], Duration::from_secs(10))
-                .map(Some)
+            lab.exec(&first, &["steadfast", "token"], Duration::from_secs(10)).map(Some)
         })?;
         let token = said
             .split_whitespace()
@@ -282,11 +231,7 @@ pub(crate) fn form(lab: &Lab, progress: &parts::Progress) -> Result<()> {
     let nodes: Vec<usize> = (1..lab.site.nodes).collect();
     parts::each(&nodes, |node| {
         let token = &tokens[node - 1].1;
-        lab.exec(
-            &site::name(node),
-            &["steadfast", "join", "--config", CONFIG, token],
-            Duration::from_secs(30),
-        )?;
+        lab.exec(&site::name(node), &["steadfast", "join", "--config", CONFIG, token], Duration::from_secs(30))?;
         start(lab, node)
     })
 }
@@ -324,13 +269,7 @@ pub(crate) fn wait_whole(lab: &Lab, members: &[usize], limit: Duration) -> Resul
     found.with_context(|| {
         let mut text = why;
         for &m in members {
-            let _ = write!(
-                text,
-                "\n--- {}\n{}\n{}",
-                site::name(m),
-                status_text(lab, m),
-                log_tail(lab, m, 12)
-            );
+            let _ = write!(text, "\n--- {}\n{}\n{}", site::name(m), status_text(lab, m), log_tail(lab, m, 12));
         }
         text
     })
@@ -345,10 +284,7 @@ pub(crate) fn wait_healed(lab: &Lab, limit: Duration) -> Result<()> {
     sh::wait_for("GlusterFS to heal its replicas", limit, || {
         let words = ["gluster", "--mode=script", "volume", "heal", VOLUME, "info"];
         let text = lab.exec(&site::name(on), &words, Duration::from_secs(60))?;
-        let counts: Vec<&str> = text
-            .lines()
-            .filter_map(|l| l.strip_prefix("Number of entries: "))
-            .collect();
+        let counts: Vec<&str> = text.lines().filter_map(|l| l.strip_prefix("Number of entries: ")).collect();
         Ok((counts.len() == lab.site.nodes && counts.iter().all(|c| c.trim() == "0")).then_some(()))
     })
 }

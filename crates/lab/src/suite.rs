@@ -47,12 +47,7 @@ fn skip(tally: &mut Tally, case: &Case, why: &str) {
 pub(crate) fn main(selection: &Selection) -> Result<i32> {
     if selection.list {
         for case in CASES {
-            println!(
-                "{:8} {}{}",
-                case.group.word(),
-                case.name,
-                if case.long { " (--long)" } else { "" }
-            );
+            println!("{:8} {}{}", case.group.word(), case.name, if case.long { " (--long)" } else { "" });
         }
         return Ok(0);
     }
@@ -63,10 +58,7 @@ pub(crate) fn main(selection: &Selection) -> Result<i32> {
         let wanted = |c: &&Case| {
             c.group == group
                 && selection.group.is_none_or(|g| g == group)
-                && selection
-                    .filter
-                    .as_ref()
-                    .is_none_or(|f| c.name.contains(f.as_str()))
+                && selection.filter.as_ref().is_none_or(|f| c.name.contains(f.as_str()))
         };
         let mut run = Vec::new();
         for case in CASES.iter().filter(wanted) {
@@ -90,12 +82,7 @@ pub(crate) fn main(selection: &Selection) -> Result<i32> {
     for line in &tally.failed {
         println!("failed: {line}");
     }
-    println!(
-        "laboratory: {} passed, {} failed, {} skipped",
-        tally.passed,
-        tally.failed.len(),
-        tally.skipped
-    );
+    println!("laboratory: {} passed, {} failed, {} skipped", tally.passed, tally.failed.len(), tally.skipped);
     if let Some(path) = &selection.tally {
         let line = format!("{} {} {}\n", tally.passed, tally.failed.len(), tally.skipped);
         std::fs::write(path, line).with_context(|| format!("cannot write {}", path.display()))?;
@@ -110,13 +97,9 @@ pub(crate) fn main(selection: &Selection) -> Result<i32> {
 }
 
 fn run_group(selection: &Selection, group: Group, run: &[Case], tally: &mut Tally) -> Result<i32> {
-    if let Err(e) = parts::check_programs(group.storage()).and_then(|()| {
-        if group == Group::Vm {
-            vm::check_programs()
-        } else {
-            Ok(())
-        }
-    }) {
+    if let Err(e) = parts::check_programs(group.storage())
+        .and_then(|()| if group == Group::Vm { vm::check_programs() } else { Ok(()) })
+    {
         for case in run {
             skip(tally, case, &format!("{e:#}").replace('\n', "; "));
         }
@@ -161,16 +144,10 @@ fn run_group(selection: &Selection, group: Group, run: &[Case], tally: &mut Tall
     for case in run {
         match verdicts.iter().find(|v| v.name == case.name) {
             Some(Verdict { failure: None, .. }) => tally.passed += 1,
-            Some(Verdict {
-                failure: Some(why), ..
-            }) => {
-                tally
-                    .failed
-                    .push(format!("{}: {}", case.name, why.lines().next().unwrap_or("")));
+            Some(Verdict { failure: Some(why), .. }) => {
+                tally.failed.push(format!("{}: {}", case.name, why.lines().next().unwrap_or("")));
             }
-            None => tally
-                .failed
-                .push(format!("{}: the laboratory did not get to it", case.name)),
+            None => tally.failed.push(format!("{}: the laboratory did not get to it", case.name)),
         }
     }
     Ok(code)

@@ -13,35 +13,11 @@ use std::process::{Command, Stdio};
 /// Makes the bridges.
 pub(crate) fn create(site: &Site) -> Result<()> {
     quick(&["ip", "link", "set", "lo", "up"])?;
-    let nets: &[Net] = if site.private_net {
-        &[Net::Public, Net::Private]
-    } else {
-        &[Net::Public]
-    };
+    let nets: &[Net] = if site.private_net { &[Net::Public, Net::Private] } else { &[Net::Public] };
     for net in nets {
-        quick(&[
-            "ip",
-            "link",
-            "add",
-            net.bridge(),
-            "type",
-            "bridge",
-            "stp_state",
-            "0",
-            "forward_delay",
-            "0",
-        ])?;
+        quick(&["ip", "link", "add", net.bridge(), "type", "bridge", "stp_state", "0", "forward_delay", "0"])?;
         // Multicast snooping would hide neighbour discovery for seconds after a port comes up.
-        quick(&[
-            "ip",
-            "link",
-            "set",
-            net.bridge(),
-            "type",
-            "bridge",
-            "mcast_snooping",
-            "0",
-        ])?;
+        quick(&["ip", "link", "set", net.bridge(), "type", "bridge", "mcast_snooping", "0"])?;
         quick(&["ip", "link", "set", net.bridge(), "up"])?;
     }
     Ok(())
@@ -52,10 +28,7 @@ pub(crate) fn plug(lab: &Lab, host: &str, pid: i32) -> Result<()> {
     let site = &lab.site;
     let bystander = site.bystanders().into_iter().find(|b| b.0 == host);
     let (last, addresses) = match bystander {
-        Some((_, last)) => (
-            usize::from(last),
-            vec![(Net::Public, format!("192.168.122.{last}/24"))],
-        ),
+        Some((_, last)) => (usize::from(last), vec![(Net::Public, format!("192.168.122.{last}/24"))]),
         None => {
             let node = site.node(host)?;
             let mut all = vec![(Net::Public, format!("{}/24", site.public(node)))];
@@ -73,8 +46,7 @@ pub(crate) fn plug(lab: &Lab, host: &str, pid: i32) -> Result<()> {
         // Left over from before a power cut: it goes with its namespace, but not at once.
         let _ = quick(&["ip", "link", "del", &port]);
         quick(&[
-            "ip", "link", "add", &port, "type", "veth", "peer", "name", interface, "address", &mac, "netns",
-            &pid,
+            "ip", "link", "add", &port, "type", "veth", "peer", "name", interface, "address", &mac, "netns", &pid,
         ])?;
         quick(&["ip", "link", "set", &port, "master", net.bridge(), "up"])?;
         let inside = ["nsenter", "-t", &pid, "-n", "ip"];
@@ -83,14 +55,7 @@ pub(crate) fn plug(lab: &Lab, host: &str, pid: i32) -> Result<()> {
         ip(&["link", "set", interface, "up"])?;
         ip(&["addr", "add", &address, "dev", interface])?;
         if site.ipv6 && net == Net::Public {
-            ip(&[
-                "addr",
-                "add",
-                &format!("fd5f:122::{last}/64"),
-                "dev",
-                interface,
-                "nodad",
-            ])?;
+            ip(&["addr", "add", &format!("fd5f:122::{last}/64"), "dev", interface, "nodad"])?;
         }
     }
     Ok(())
@@ -110,23 +75,15 @@ pub(crate) fn link(lab: &Lab, host: &str, net: Net, up: bool) -> Result<()> {
     if net == Net::Private && !lab.site.private_net {
         bail!("this laboratory has no private network: start it with --private-net");
     }
-    quick(&[
-        "ip",
-        "link",
-        "set",
-        &net.port(host),
-        if up { "up" } else { "down" },
-    ])
-    .map(drop)
+    quick(&["ip", "link", "set", &net.port(host), if up { "up" } else { "down" }]).map(drop)
 }
 
 /// Drops all frames between hosts of different groups, on the networks given. An empty list heals.
 pub(crate) fn partition(lab: &Lab, groups: &[Vec<String>], nets: &[Net]) -> Result<()> {
     let mut script = String::from("add table bridge cut\ndelete table bridge cut\n");
     if !groups.is_empty() {
-        script.push_str(
-            "table bridge cut {\n chain forward {\n  type filter hook forward priority 0; policy accept;\n",
-        );
+        script
+            .push_str("table bridge cut {\n chain forward {\n  type filter hook forward priority 0; policy accept;\n");
         for net in nets {
             if *net == Net::Private && !lab.site.private_net {
                 continue;
@@ -157,10 +114,7 @@ pub(crate) fn partition(lab: &Lab, groups: &[Vec<String>], nets: &[Net]) -> Resu
     }
     let done = child.wait_with_output()?;
     if !done.status.success() {
-        bail!(
-            "nft refused the partition: {}\n{script}",
-            String::from_utf8_lossy(&done.stderr)
-        );
+        bail!("nft refused the partition: {}\n{script}", String::from_utf8_lossy(&done.stderr));
     }
     Ok(())
 }

@@ -26,21 +26,10 @@ fn image() -> PathBuf {
 
 /// What virtual machines need beyond the rest.
 pub(crate) fn check_programs() -> Result<()> {
-    let found = |p: &str| {
-        ["/usr/bin", "/usr/sbin", "/sbin", "/bin"]
-            .iter()
-            .any(|d| PathBuf::from(d).join(p).exists())
-    };
-    let missing: Vec<&str> = [(QEMU, "qemu-system-x86"), ("depmod", "kmod")]
-        .iter()
-        .filter(|(p, _)| !found(p))
-        .map(|m| m.1)
-        .collect();
-    if missing.is_empty() {
-        Ok(())
-    } else {
-        bail!("virtual machines need: apt-get install {}", missing.join(" "))
-    }
+    let found = |p: &str| ["/usr/bin", "/usr/sbin", "/sbin", "/bin"].iter().any(|d| PathBuf::from(d).join(p).exists());
+    let missing: Vec<&str> =
+        [(QEMU, "qemu-system-x86"), ("depmod", "kmod")].iter().filter(|(p, _)| !found(p)).map(|m| m.1).collect();
+    if missing.is_empty() { Ok(()) } else { bail!("virtual machines need: apt-get install {}", missing.join(" ")) }
 }
 
 /// Makes kernel and initramfs unless they are there from these same scripts.
@@ -51,18 +40,12 @@ pub(crate) fn build_image() -> Result<()> {
     if fs::read_to_string(&stamp).is_ok_and(|s| s == source) && dir.join("initrd").exists() {
         return Ok(());
     }
-    println!(
-        "making the virtual machine's kernel and initramfs in {}",
-        dir.display()
-    );
+    println!("making the virtual machine's kernel and initramfs in {}", dir.display());
     fs::create_dir_all(&dir)?;
     let (build, init) = (dir.join("build.sh"), dir.join("init"));
     fs::write(&build, BUILD)?;
     fs::write(&init, INIT)?;
-    sh::run(
-        Command::new("bash").arg(&build).arg(&dir).arg(&init),
-        Duration::from_secs(600),
-    )?;
+    sh::run(Command::new("bash").arg(&build).arg(&dir).arg(&init), Duration::from_secs(600))?;
     fs::write(&stamp, source)?;
     Ok(())
 }
@@ -90,15 +73,7 @@ impl Machine {
         fs::create_dir_all(&dir)?;
         let _ = quick(&["ip", "link", "del", "tap-vm"]);
         quick(&["ip", "tuntap", "add", "dev", "tap-vm", "mode", "tap"])?;
-        quick(&[
-            "ip",
-            "link",
-            "set",
-            "tap-vm",
-            "master",
-            Net::Public.bridge(),
-            "up",
-        ])?;
+        quick(&["ip", "link", "set", "tap-vm", "master", Net::Public.bridge(), "up"])?;
         let vips = lab.site.vips();
         let dns = vips[..vips.len().min(3)].join(",");
         let line = format!(
@@ -109,46 +84,14 @@ impl Machine {
         let image = image();
         let log = fs::File::create(dir.join("qemu.log"))?;
         let mut command = Command::new(QEMU);
-        command.args([
-            "-nodefaults",
-            "-no-user-config",
-            "-no-reboot",
-            "-display",
-            "none",
-            "-M",
-            "pc,usb=off",
-        ]);
-        command.args([
-            "-accel",
-            "tcg,thread=multi,tb-size=64",
-            "-cpu",
-            "max,la57=off",
-            "-smp",
-            "1",
-            "-m",
-            "320",
-        ]);
-        command
-            .arg("-kernel")
-            .arg(image.join("vmlinuz"))
-            .arg("-initrd")
-            .arg(image.join("initrd"));
-        command.args([
-            "-append",
-            &line,
-            "-serial",
-            &format!("file:{}", dir.join("console.log").display()),
-        ]);
+        command.args(["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-M", "pc,usb=off"]);
+        command.args(["-accel", "tcg,thread=multi,tb-size=64", "-cpu", "max,la57=off", "-smp", "1", "-m", "320"]);
+        command.arg("-kernel").arg(image.join("vmlinuz")).arg("-initrd").arg(image.join("initrd"));
+        command.args(["-append", &line, "-serial", &format!("file:{}", dir.join("console.log").display())]);
         command.args(["-netdev", "tap,id=n0,ifname=tap-vm,script=no,downscript=no"]);
-        command.args([
-            "-device",
-            "virtio-net-pci,netdev=n0,mac=52:54:00:5f:02:01,romfile=",
-        ]);
+        command.args(["-device", "virtio-net-pci,netdev=n0,mac=52:54:00:5f:02:01,romfile="]);
         command.args(["-device", "virtio-rng-pci", "-device", "virtio-serial-pci"]);
-        command.args([
-            "-chardev",
-            &format!("socket,id=a,path={},server=on,wait=off", socket.display()),
-        ]);
+        command.args(["-chardev", &format!("socket,id=a,path={},server=on,wait=off", socket.display())]);
         command.args(["-device", "virtserialport,chardev=a,name=agent"]);
         let qemu = command
             .stdin(Stdio::null())
@@ -156,25 +99,15 @@ impl Machine {
             .stderr(log)
             .spawn()
             .with_context(|| format!("cannot start {QEMU}"))?;
-        let agent = sh::wait_for(
-            "the virtual machine's agent socket",
-            Duration::from_secs(20),
-            || Ok(UnixStream::connect(&socket).ok()),
-        )?;
+        let agent = sh::wait_for("the virtual machine's agent socket", Duration::from_secs(20), || {
+            Ok(UnixStream::connect(&socket).ok())
+        })?;
         let answers = Arc::new((Mutex::new(Answers::default()), Condvar::new()));
         let reader = BufReader::new(agent.try_clone()?);
         let shared = Arc::clone(&answers);
         std::thread::spawn(move || listen(reader, &shared));
-        let machine = Self {
-            qemu,
-            agent,
-            answers,
-            next: 0,
-            dir,
-        };
-        machine
-            .wait("ready", Duration::from_secs(240))
-            .with_context(|| machine.console())?;
+        let machine = Self { qemu, agent, answers, next: 0, dir };
+        machine.wait("ready", Duration::from_secs(240)).with_context(|| machine.console())?;
         Ok(machine)
     }
 
@@ -202,24 +135,16 @@ impl Machine {
             if left.is_zero() {
                 bail!("no answer from the virtual machine within {} s", limit.as_secs());
             }
-            answers = changed
-                .wait_timeout(answers, left)
-                .unwrap_or_else(PoisonError::into_inner)
-                .0;
+            answers = changed.wait_timeout(answers, left).unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 
     /// Runs a shell line; its output. A failure is an error.
     pub(crate) fn run(&mut self, line: &str, limit: Duration) -> Result<String> {
         let id = self.start(line)?;
-        let (status, text) = self
-            .wait(&id, limit)
-            .with_context(|| format!("in the virtual machine: {line}"))?;
+        let (status, text) = self.wait(&id, limit).with_context(|| format!("in the virtual machine: {line}"))?;
         if status != 0 {
-            bail!(
-                "in the virtual machine, `{line}` ended with {status}: {}",
-                text.trim()
-            );
+            bail!("in the virtual machine, `{line}` ended with {status}: {}", text.trim());
         }
         Ok(text)
     }

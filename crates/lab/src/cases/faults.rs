@@ -11,9 +11,7 @@ use std::time::{Duration, Instant};
 
 fn vip_of(status: &Status, node: usize) -> Result<String> {
     let held = status.held_by(node);
-    held.into_iter()
-        .find(|a| !a.contains(':'))
-        .with_context(|| format!("{} holds no address", site::name(node)))
+    held.into_iter().find(|a| !a.contains(':')).with_context(|| format!("{} holds no address", site::name(node)))
 }
 
 /// Does `fault` to `node`, waits until its address answers from elsewhere, mends it, and waits until all is whole.
@@ -48,13 +46,7 @@ fn moved_by(
 /// kill -9 of the daemon: the addresses go, the services' processes are taken over by the next start.
 pub(crate) fn daemon_killed(ctx: &Ctx<'_>) -> Result<()> {
     let lab = ctx.lab;
-    moved_by(
-        ctx,
-        1,
-        2500.0,
-        || steadfast::signal(lab, 1, "KILL"),
-        || steadfast::start(lab, 1),
-    )
+    moved_by(ctx, 1, 2500.0, || steadfast::signal(lab, 1, "KILL"), || steadfast::start(lab, 1))
 }
 
 /// SIGSTOP, much longer than any lease, then SIGCONT: it must find that it lost its addresses.
@@ -80,14 +72,15 @@ pub(crate) fn interface_down(ctx: &Ctx<'_>) -> Result<()> {
     )
 }
 
+/// Kills the service's oldest process, whose children end with it, and makes sure that it is gone.
 fn kill_service(ctx: &Ctx<'_>, node: usize, process: &str) -> Result<()> {
     let host = site::name(node);
-    // The oldest one is the service; its children end with it.
-    let line = format!("kill -9 $(pgrep -o -x {process})");
-    ctx.lab
-        .shell(&host, &line)
-        .map(drop)
-        .with_context(|| format!("no {process} runs on {host}"))
+    let line = format!(
+        "pid=$(pgrep -o -x {process}); kill -9 $pid; while kill -0 $pid 2>/dev/null; do sleep 0.01; done; echo $pid"
+    );
+    let pid = ctx.lab.shell(&host, &line).with_context(|| format!("no {process} runs on {host}"))?;
+    ctx.figure(format!("{process} on {host} killed (pid {})", pid.trim()));
+    Ok(())
 }
 
 /// smbd dies: started again, or its addresses move; clients can connect within seconds.
@@ -97,20 +90,13 @@ pub(crate) fn smbd_killed(ctx: &Ctx<'_>) -> Result<()> {
     ctx.watched(|| {
         kill_service(ctx, 1, "smbd")?;
         let begun = Instant::now();
-        let line = format!(
-            "smbclient -U {} //{vip}/share -c ls >/dev/null 2>&1",
-            files::smb_login()
-        );
+        let line = format!("smbclient -U {} //{vip}/share -c ls >/dev/null 2>&1", files::smb_login());
         // The parent's death does not end connections at once: the first good answer after it counts.
         sh::wait_for("SMB to answer", Duration::from_secs(30), || {
             let done = lab.try_exec(site::CLIENT, &["sh", "-c", &line], Duration::from_secs(10))?;
             Ok(done.ok().then_some(()))
         })?;
-        ctx.bound(
-            "SMB answers again after",
-            begun.elapsed().as_secs_f64() * 1000.0,
-            10_000.0,
-        )?;
+        ctx.bound("SMB answers again after", begun.elapsed().as_secs_f64() * 1000.0, 10_000.0)?;
         let all: Vec<usize> = (0..lab.site.nodes).collect();
         steadfast::wait_whole(lab, &all, Duration::from_secs(60)).map(drop)
     })

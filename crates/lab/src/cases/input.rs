@@ -12,15 +12,8 @@ use std::time::Duration;
 fn memory(ctx: &Ctx<'_>, node: usize) -> Result<u64> {
     let host = site::name(node);
     let pid = ctx.lab.service_pid(&host, "steadfast")?;
-    let text = ctx.lab.exec(
-        &host,
-        &["grep", "VmRSS", &format!("/proc/{pid}/status")],
-        Duration::from_secs(5),
-    )?;
-    text.split_whitespace()
-        .nth(1)
-        .and_then(|n| n.parse().ok())
-        .context("no VmRSS")
+    let text = ctx.lab.exec(&host, &["grep", "VmRSS", &format!("/proc/{pid}/status")], Duration::from_secs(5))?;
+    text.split_whitespace().nth(1).and_then(|n| n.parse().ok()).context("no VmRSS")
 }
 
 /// Garbage on every port of a node and its VIP: same view, same daemon, no outage, no growth.
@@ -29,10 +22,7 @@ pub(crate) fn garbage(ctx: &Ctx<'_>) -> Result<()> {
     let node = 1;
     let before = steadfast::status(lab, 0)?;
     let held = before.held_by(node);
-    let vip = held
-        .iter()
-        .find(|a| !a.contains(':'))
-        .context("the node holds no address")?;
+    let vip = held.iter().find(|a| !a.contains(':')).context("the node holds no address")?;
     let pid = lab.service_pid(&site::name(node), "steadfast")?;
     let memory_before = memory(ctx, node)?;
     let tcp = Probe::tcp(lab, "tcp", vip)?;
@@ -76,22 +66,11 @@ pub(crate) fn garbage(ctx: &Ctx<'_>) -> Result<()> {
     )?;
     let seen = tcp.stop()?;
     if lab.service_pid(&site::name(node), "steadfast")? != pid || !steadfast::daemon_runs(lab, node) {
-        bail!(
-            "the daemon did not survive: {}",
-            steadfast::log_tail(lab, node, 20)
-        );
+        bail!("the daemon did not survive: {}", steadfast::log_tail(lab, node, 20));
     }
-    let after = steadfast::wait_whole(
-        lab,
-        &(0..lab.site.nodes).collect::<Vec<_>>(),
-        Duration::from_secs(20),
-    )?;
+    let after = steadfast::wait_whole(lab, &(0..lab.site.nodes).collect::<Vec<_>>(), Duration::from_secs(20))?;
     if after.epoch() != before.epoch() {
-        bail!(
-            "garbage changed the view: epoch {} before, {} after",
-            before.epoch(),
-            after.epoch()
-        );
+        bail!("garbage changed the view: epoch {} before, {} after", before.epoch(), after.epoch());
     }
     ctx.bound("tcp: longest gap meanwhile", seen.longest_ms(0), 500.0)?;
     let grown = memory(ctx, node)?.saturating_sub(memory_before);
@@ -122,9 +101,7 @@ pub(crate) fn disk_full(ctx: &Ctx<'_>) -> Result<()> {
     let words = sh::wait_for("the log to name the full disk", Duration::from_secs(20), || {
         let text = lab.read(&host, LOG)?;
         let new = text.get(mark..).unwrap_or("");
-        let line = new
-            .lines()
-            .find(|l| l.contains(STATE_DIR) && (l.contains("No space") || l.contains("full")));
+        let line = new.lines().find(|l| l.contains(STATE_DIR) && (l.contains("No space") || l.contains("full")));
         Ok(line.map(str::to_owned))
     })?;
     ctx.figure(format!("the log says: {}", words.trim()));
@@ -137,7 +114,9 @@ pub(crate) fn disk_full(ctx: &Ctx<'_>) -> Result<()> {
     steadfast::stop(lab, node)?;
     lab.shell(
         &host,
-        &format!("cp -a {STATE_DIR}/. /tmp/state/; umount {STATE_DIR}; cp -a /tmp/state/. {STATE_DIR}/; rm -rf /tmp/state"),
+        &format!(
+            "cp -a {STATE_DIR}/. /tmp/state/; umount {STATE_DIR}; cp -a /tmp/state/. {STATE_DIR}/; rm -rf /tmp/state"
+        ),
     )?;
     steadfast::start(lab, node)?;
     whole.map(drop)
@@ -145,43 +124,13 @@ pub(crate) fn disk_full(ctx: &Ctx<'_>) -> Result<()> {
 
 /// Each mistake as (what it is, text to replace, replacement, words that the message must have).
 const MISTAKES: &[(&str, &str, &str, &[&str])] = &[
-    (
-        "an unknown key",
-        "[cluster]",
-        "[cluster]\nnmae = \"x\"",
-        &["nmae"],
-    ),
-    (
-        "a node listed twice",
-        "192.168.122.101\"",
-        "192.168.122.100\"",
-        &["192.168.122.100"],
-    ),
-    (
-        "a VIP that is a node's address",
-        "192.168.122.200/24",
-        "192.168.122.102/24",
-        &["192.168.122.102"],
-    ),
-    (
-        "a VIP listed twice",
-        "192.168.122.201/24",
-        "192.168.122.202/24",
-        &["192.168.122.202"],
-    ),
-    (
-        "a missing interface",
-        "interface = \"eth0\"",
-        "interface = \"eth7\"",
-        &["eth7"],
-    ),
-    (
-        "an address that is none",
-        "192.168.122.203/24",
-        "192.168.122.333/24",
-        &["192.168.122.333"],
-    ),
-    ("broken TOML", "[dns]", "[dns", &["steadfast"]),
+    ("an unknown key", "[cluster]", "[cluster]\nnmae = \"x\"", &["nmae"]),
+    ("a node listed twice", "192.168.122.101\"", "192.168.122.100\"", &["192.168.122.100"]),
+    ("a VIP that is a node's address", "192.168.122.200/24", "192.168.122.102/24", &["192.168.122.102"]),
+    ("a VIP listed twice", "192.168.122.201/24", "192.168.122.202/24", &["192.168.122.202"]),
+    ("a missing interface", "interface = \"eth0\"", "interface = \"eth7\"", &["eth7"]),
+    ("an address that is none", "192.168.122.203/24", "192.168.122.333/24", &["192.168.122.333"]),
+    ("broken TOML", "[dns]", "[dns", &["TOML"]),
 ];
 
 /// `steadfast config check` and the daemon refuse mistakes with file, line and what to write instead.
@@ -190,8 +139,7 @@ pub(crate) fn config_mistakes(ctx: &Ctx<'_>) -> Result<()> {
     let host = site::name(0);
     let good = steadfast::config(&lab.site);
     let limit = Duration::from_secs(10);
-    lab.exec(&host, &["steadfast", "config", "check", CONFIG], limit)
-        .context("the good file is refused")?;
+    lab.exec(&host, &["steadfast", "config", "check", CONFIG], limit).context("the good file is refused")?;
     let file = "/tmp/mistake.toml";
     for (what, from, to, words) in MISTAKES {
         let bad = good.replacen(from, to, 1);
@@ -209,27 +157,13 @@ pub(crate) fn config_mistakes(ctx: &Ctx<'_>) -> Result<()> {
                 bail!("{what}: the message does not name {word}:\n{text}");
             }
         }
-        let line = bad
-            .lines()
-            .position(|l| l.contains(to.lines().last().unwrap_or(to)))
-            .map_or(0, |n| n + 1);
+        let line = bad.lines().position(|l| l.contains(to.lines().last().unwrap_or(to))).map_or(0, |n| n + 1);
         if line > 0 && !text.contains(&format!(":{line}")) && !text.contains(&format!("{line} |")) {
             bail!("{what}: the message does not give line {line}:\n{text}");
         }
     }
     // The daemon itself refuses as well, before it touches anything.
-    let done = lab.try_exec(
-        &host,
-        &[
-            "steadfast",
-            "daemon",
-            "--config",
-            file,
-            "--state-dir",
-            "/tmp/none",
-        ],
-        limit,
-    )?;
+    let done = lab.try_exec(&host, &["steadfast", "daemon", "--config", file, "--state-dir", "/tmp/none"], limit)?;
     if done.ok() || done.timed_out || !done.text().contains(file) {
         bail!("the daemon does not refuse a broken file:\n{}", done.text());
     }

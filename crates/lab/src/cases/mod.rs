@@ -40,11 +40,7 @@ impl Group {
     pub(crate) const ALL: [Self; 4] = [Self::Local, Self::Gluster, Self::Mesh, Self::Vm];
 
     pub(crate) fn storage(self) -> Storage {
-        if self == Self::Local {
-            Storage::Local
-        } else {
-            Storage::Gluster
-        }
+        if self == Self::Local { Storage::Local } else { Storage::Gluster }
     }
 
     pub(crate) fn word(self) -> &'static str {
@@ -70,30 +66,16 @@ pub(crate) struct Case {
 }
 
 const fn case(group: Group, name: &'static str, run: Run) -> Case {
-    Case {
-        name,
-        group,
-        long: false,
-        run,
-    }
+    Case { name, group, long: false, run }
 }
 
 const fn long(group: Group, name: &'static str, run: Run) -> Case {
-    Case {
-        name,
-        group,
-        long: true,
-        run,
-    }
+    Case { name, group, long: true, run }
 }
 
 /// All cases, in the order in which they run.
 pub(crate) const CASES: &[Case] = &[
-    case(
-        Group::Local,
-        "files-through-each-vip-and-name",
-        files::through_each_vip_and_name,
-    ),
+    case(Group::Local, "files-through-each-vip-and-name", files::through_each_vip_and_name),
     case(Group::Local, "names-give-hosted-addresses", files::names),
     case(Group::Local, "drain-without-a-failed-operation", planned::drain),
     case(Group::Local, "move-one-address", planned::move_ip),
@@ -108,20 +90,12 @@ pub(crate) const CASES: &[Case] = &[
     case(Group::Local, "state-disk-full", input::disk_full),
     case(Group::Local, "config-mistakes-refused", input::config_mistakes),
     case(Group::Local, "power-cut-everywhere", outage::power_cut_everywhere),
-    case(
-        Group::Gluster,
-        "files-on-glusterfs",
-        files::through_each_vip_and_name,
-    ),
+    case(Group::Gluster, "files-on-glusterfs", files::through_each_vip_and_name),
     case(Group::Gluster, "power-off-member", outage::member),
     case(Group::Gluster, "power-off-leader", outage::leader),
     case(Group::Gluster, "power-off-two-of-four", outage::two_of_four),
     case(Group::Gluster, "drain-on-glusterfs", planned::drain),
-    long(
-        Group::Gluster,
-        "power-off-again-and-again",
-        outage::again_and_again,
-    ),
+    long(Group::Gluster, "power-off-again-and-again", outage::again_and_again),
     case(Group::Mesh, "partition-three-one", partition::three_one),
     case(Group::Mesh, "partition-two-two", partition::two_two),
     case(Group::Mesh, "one-mesh-link-cut", partition::one_link),
@@ -196,33 +170,18 @@ pub(crate) fn run_group(lab: &Lab, names: &[String]) -> Result<Vec<Verdict>> {
     let mut verdicts = Vec::new();
     for case in CASES.iter().filter(|c| names.iter().any(|n| n == c.name)) {
         println!("test {} ...", case.name);
-        let ctx = Ctx {
-            lab,
-            figures: RefCell::default(),
-        };
+        let ctx = Ctx { lab, figures: RefCell::default() };
         let begun = Instant::now();
-        let failure = steadfast::settle(lab)
-            .and_then(|_| (case.run)(&ctx))
-            .err()
-            .map(|e| format!("{e:#}"));
+        let failure = steadfast::settle(lab).and_then(|_| (case.run)(&ctx)).err().map(|e| format!("{e:#}"));
         let seconds = begun.elapsed().as_secs_f64();
         match &failure {
             None => println!("test {} ok ({seconds:.1} s)", case.name),
             Some(why) => {
-                println!(
-                    "test {} FAILED ({seconds:.1} s)\n      {}",
-                    case.name,
-                    why.replace('\n', "\n      ")
-                );
+                println!("test {} FAILED ({seconds:.1} s)\n      {}", case.name, why.replace('\n', "\n      "));
                 keep_logs(lab, case.name);
             }
         }
-        verdicts.push(Verdict {
-            name: case.name.into(),
-            failure,
-            seconds,
-            figures: ctx.figures.into_inner(),
-        });
+        verdicts.push(Verdict { name: case.name.into(), failure, seconds, figures: ctx.figures.into_inner() });
     }
     Ok(verdicts)
 }
@@ -234,10 +193,7 @@ fn keep_logs(lab: &Lab, name: &str) {
         return;
     }
     for host in lab.site.names() {
-        for (log, from) in [
-            ("daemon", "var/log/steadfast.log"),
-            ("ganesha", "var/log/ganesha/ganesha.log"),
-        ] {
+        for (log, from) in [("daemon", "var/log/steadfast.log"), ("ganesha", "var/log/ganesha/ganesha.log")] {
             // A node that is off has its disk still; what cannot be read is not there.
             let _ = std::fs::copy(lab.disk(&host).join(from), dir.join(format!("{host}-{log}.log")));
         }

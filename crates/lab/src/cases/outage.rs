@@ -59,15 +59,7 @@ impl Watch {
         for probe in [&tcp, &moved, &unmoved] {
             probe.wait_ok(begun, Duration::from_secs(10))?;
         }
-        Ok(Self {
-            tcp,
-            moved,
-            unmoved,
-            moved_vip,
-            unmoved_vip,
-            moved_file,
-            unmoved_file,
-        })
+        Ok(Self { tcp, moved, unmoved, moved_vip, unmoved_vip, moved_file, unmoved_file })
     }
 
     /// Waits until all succeed again after the fault at `since_us`.
@@ -82,32 +74,17 @@ impl Watch {
 
     /// Ends the probes, checks every acknowledged block through both addresses.
     pub(crate) fn stop(self, lab: &Lab) -> Result<Saw> {
-        let saw = Saw {
-            tcp: self.tcp.stop()?,
-            moved: self.moved.stop()?,
-            unmoved: self.unmoved.stop()?,
-        };
-        for (seen, file, through) in [
-            (&saw.moved, &self.moved_file, &self.unmoved_vip),
-            (&saw.unmoved, &self.unmoved_file, &self.moved_vip),
-        ] {
+        let saw = Saw { tcp: self.tcp.stop()?, moved: self.moved.stop()?, unmoved: self.unmoved.stop()? };
+        for (seen, file, through) in
+            [(&saw.moved, &self.moved_file, &self.unmoved_vip), (&saw.unmoved, &self.unmoved_file, &self.moved_vip)]
+        {
             let blocks = seen.extra.first().cloned().unwrap_or_default();
             if blocks.parse::<u64>().unwrap_or(0) == 0 {
                 bail!("nothing was written to {file}");
             }
             lab.exec(
                 CLIENT,
-                &[
-                    "steadfast-lab",
-                    "probe",
-                    "nfs-verify",
-                    "--server",
-                    through,
-                    "--path",
-                    file,
-                    "--blocks",
-                    &blocks,
-                ],
+                &["steadfast-lab", "probe", "nfs-verify", "--server", through, "--path", file, "--blocks", &blocks],
                 Duration::from_secs(120),
             )?;
         }
@@ -123,10 +100,7 @@ fn files_on(lab: &Lab, node: usize, tag: &str) -> Result<[String; 2]> {
     }
     let names: Vec<String> = (0..16).map(|i| format!("{tag}-{i}")).collect();
     let list = names.join(" ");
-    lab.shell(
-        &host,
-        &format!("cd {MOUNT}/nfs && rm -f {list} && touch {list} && chmod 666 {list}"),
-    )?;
+    lab.shell(&host, &format!("cd {MOUNT}/nfs && rm -f {list} && touch {list} && chmod 666 {list}"))?;
     let brick = lab.shell(&host, "ls /data/brick/b/nfs")?;
     let mut here = names.into_iter().filter(|n| brick.lines().any(|l| l == n));
     match (here.next(), here.next()) {
@@ -151,40 +125,18 @@ fn judge(ctx: &Ctx<'_>, saw: &Saw, at: u64) -> Result<()> {
     for (seen, what) in [(&saw.moved, "moved"), (&saw.unmoved, "unmoved")] {
         if seen.errors > 0 {
             let why: Vec<&str> = seen.gaps.iter().map(|g| g.why.as_str()).collect();
-            bail!(
-                "the NFS writer on the {what} address saw {} failed operations ({})",
-                seen.errors,
-                why.join(", ")
-            );
+            bail!("the NFS writer on the {what} address saw {} failed operations ({})", seen.errors, why.join(", "));
         }
     }
-    ctx.bound(
-        "tcp, moved address: longest outage",
-        saw.tcp.longest_ms(at),
-        TCP_BOUND,
-    )?;
-    ctx.bound(
-        "NFSv3 writer, moved address: longest stall",
-        saw.moved.longest_ms(at),
-        NFS_BOUND,
-    )?;
-    ctx.bound(
-        "NFSv3 writer, unmoved address: longest stall",
-        saw.unmoved.longest_ms(at),
-        NFS_BOUND,
-    )?;
+    ctx.bound("tcp, moved address: longest outage", saw.tcp.longest_ms(at), TCP_BOUND)?;
+    ctx.bound("NFSv3 writer, moved address: longest stall", saw.moved.longest_ms(at), NFS_BOUND)?;
+    ctx.bound("NFSv3 writer, unmoved address: longest stall", saw.unmoved.longest_ms(at), NFS_BOUND)?;
     ctx.figure(format!(
         "{} and {} blocks acknowledged, all right when read through the other address",
         saw.moved.extra.first().map_or("0", String::as_str),
         saw.unmoved.extra.first().map_or("0", String::as_str)
     ));
-    let after: Vec<&str> = saw
-        .tcp
-        .gaps
-        .iter()
-        .filter(|g| g.to_us >= at)
-        .map(|g| g.after.as_str())
-        .collect();
+    let after: Vec<&str> = saw.tcp.gaps.iter().filter(|g| g.to_us >= at).map(|g| g.after.as_str()).collect();
     if after.is_empty() {
         bail!("the address did not go away at all: was the power cut?");
     }
@@ -193,18 +145,11 @@ fn judge(ctx: &Ctx<'_>, saw: &Saw, at: u64) -> Result<()> {
 
 /// The names still give hosted addresses only, and still work.
 fn names_work(lab: &Lab) -> Result<()> {
-    let count = lab.client(&format!(
-        "dig +time=2 +tries=3 +short {NFS_NAME}.{ZONE} A | wc -l"
-    ))?;
+    let count = lab.client(&format!("dig +time=2 +tries=3 +short {NFS_NAME}.{ZONE} A | wc -l"))?;
     if count.trim() != lab.site.vips().len().to_string() {
-        bail!(
-            "{NFS_NAME} has {} addresses, {} are hosted",
-            count.trim(),
-            lab.site.vips().len()
-        );
+        bail!("{NFS_NAME} has {} addresses, {} are hosted", count.trim(), lab.site.vips().len());
     }
-    lab.client(&format!("nfs-ls nfs://{NFS_NAME}/{VOLUME} | grep -q nfs"))
-        .map(drop)
+    lab.client(&format!("nfs-ls nfs://{NFS_NAME}/{VOLUME} | grep -q nfs")).map(drop)
 }
 
 /// Powers a node on; whole again with it, with its share of addresses.
@@ -239,9 +184,7 @@ fn leader_of(status: &Status) -> Result<usize> {
 pub(crate) fn member(ctx: &Ctx<'_>) -> Result<()> {
     let status = steadfast::status(ctx.lab, 0)?;
     let leader = leader_of(&status)?;
-    let victim = (0..ctx.lab.site.nodes)
-        .find(|&n| n != leader)
-        .context("no other node")?;
+    let victim = (0..ctx.lab.site.nodes).find(|&n| n != leader).context("no other node")?;
     one(ctx, &status, victim, "member")
 }
 
@@ -299,10 +242,7 @@ pub(crate) fn ipv6(ctx: &Ctx<'_>) -> Result<()> {
         let status = steadfast::status(lab, 0)?;
         let victim = lab.site.nodes - 1;
         let held = status.held_by(victim);
-        let vip = held
-            .iter()
-            .find(|a| a.contains(':'))
-            .context("the node holds no IPv6 address")?;
+        let vip = held.iter().find(|a| a.contains(':')).context("the node holds no IPv6 address")?;
         let probe = Probe::tcp(lab, "tcp6", vip)?;
         probe.wait_ok(0, Duration::from_secs(20))?;
         let at = now_us();
@@ -325,11 +265,6 @@ pub(crate) fn power_cut_everywhere(ctx: &Ctx<'_>) -> Result<()> {
         steadfast::start(lab, n)
     })?;
     steadfast::wait_whole(lab, &nodes, Duration::from_secs(120))?;
-    ctx.figure(format!(
-        "whole again {:.1} s after power on",
-        begun.elapsed().as_secs_f64()
-    ));
-    sh::wait_for("the names to work", Duration::from_secs(30), || {
-        names_work(lab).map(Some)
-    })
+    ctx.figure(format!("whole again {:.1} s after power on", begun.elapsed().as_secs_f64()));
+    sh::wait_for("the names to work", Duration::from_secs(30), || names_work(lab).map(Some))
 }

@@ -19,18 +19,13 @@ fn heal(ctx: &Ctx<'_>) -> Result<()> {
     let begun = Instant::now();
     let all: Vec<usize> = (0..ctx.lab.site.nodes).collect();
     steadfast::wait_whole(ctx.lab, &all, Duration::from_secs(120))?;
-    ctx.figure(format!(
-        "whole again {:.1} s after the networks were mended",
-        begun.elapsed().as_secs_f64()
-    ));
+    ctx.figure(format!("whole again {:.1} s after the networks were mended", begun.elapsed().as_secs_f64()));
     Ok(())
 }
 
 fn first_v4(status: &Status, node: usize) -> Result<String> {
     let held = status.held_by(node);
-    held.into_iter()
-        .find(|a| !a.contains(':'))
-        .with_context(|| format!("{} holds no address", site::name(node)))
+    held.into_iter().find(|a| !a.contains(':')).with_context(|| format!("{} holds no address", site::name(node)))
 }
 
 /// One node is cut off from the three others on the private network.
@@ -47,21 +42,13 @@ pub(crate) fn three_one(ctx: &Ctx<'_>) -> Result<()> {
         steadfast::wait_whole(lab, &others, Duration::from_secs(60))?;
         probe.wait_ok(at + 200_000, Duration::from_secs(30))?;
         let seen = probe.stop()?;
-        ctx.bound(
-            "tcp, address of the node cut off: longest outage",
-            seen.longest_ms(at),
-            4000.0,
-        )?;
+        ctx.bound("tcp, address of the node cut off: longest outage", seen.longest_ms(at), 4000.0)?;
         let alone = steadfast::status(lab, loner)?;
         let serves = lab.shell(&site::name(loner), "ip -o addr show dev eth0")?;
         if lab.site.vips().iter().any(|v| serves.contains(&format!("{v}/"))) {
             bail!("the node that was cut off still has a VIP:\n{serves}");
         }
-        ctx.figure(format!(
-            "{} says: member {}",
-            site::name(loner),
-            alone.snapshot.member
-        ));
+        ctx.figure(format!("{} says: member {}", site::name(loner), alone.snapshot.member));
         heal(ctx)
     })
 }
@@ -91,12 +78,8 @@ pub(crate) fn one_link(ctx: &Ctx<'_>) -> Result<()> {
         switch::partition(lab, &[names(&[1]), names(&[2])], &[Net::Private])?;
         let members = sh::wait_for("one node to stay out", Duration::from_secs(30), || {
             let status = steadfast::status(lab, 0)?;
-            let members: Vec<usize> = status
-                .snapshot
-                .view
-                .as_ref()
-                .map(|v| v.members.keys().copied().collect())
-                .unwrap_or_default();
+            let members: Vec<usize> =
+                status.snapshot.view.as_ref().map(|v| v.members.keys().copied().collect()).unwrap_or_default();
             let out: Vec<usize> = (0..lab.site.nodes).filter(|n| !members.contains(n)).collect();
             Ok((out == [1] || out == [2]).then_some(members))
         })?;
@@ -104,15 +87,9 @@ pub(crate) fn one_link(ctx: &Ctx<'_>) -> Result<()> {
         let epoch = status.epoch();
         std::thread::sleep(Duration::from_secs(6));
         let later = steadfast::status(lab, 0)?;
-        ctx.figure(format!(
-            "members {members:?}; {} views in the 6 s after",
-            later.epoch() - epoch
-        ));
+        ctx.figure(format!("members {members:?}; {} views in the 6 s after", later.epoch() - epoch));
         if later.epoch() != epoch {
-            bail!(
-                "the view changes again and again while the cable is cut: epoch {epoch}, then {}",
-                later.epoch()
-            );
+            bail!("the view changes again and again while the cable is cut: epoch {epoch}, then {}", later.epoch());
         }
         heal(ctx)
     })

@@ -30,12 +30,8 @@ fn mac_text(m: Mac) -> String {
 pub(crate) fn main(interface: &str, own: Ipv4Addr, vips: &[Ipv4Addr], interval: Duration) -> Result<i32> {
     let stop = stop_flag();
     let mac = own_mac(interface)?;
-    let socket = Socket::new(
-        Domain::PACKET,
-        Type::RAW,
-        Some(Protocol::from(i32::from(ETH_P_ARP.to_be()))),
-    )
-    .context("cannot open a packet socket (root only)")?;
+    let socket = Socket::new(Domain::PACKET, Type::RAW, Some(Protocol::from(i32::from(ETH_P_ARP.to_be()))))
+        .context("cannot open a packet socket (root only)")?;
     socket.set_read_timeout(Some(Duration::from_millis(5)))?;
     let to = link_address(&socket, own)?;
     let mut held: BTreeMap<Ipv4Addr, Mac> = BTreeMap::new();
@@ -45,9 +41,7 @@ pub(crate) fn main(interface: &str, own: Ipv4Addr, vips: &[Ipv4Addr], interval: 
         if asked.elapsed() >= interval {
             asked = Instant::now();
             for &vip in vips {
-                socket
-                    .send_to(&request(mac, own, vip), &to)
-                    .context("cannot send an ARP request")?;
+                socket.send_to(&request(mac, own, vip), &to).context("cannot send an ARP request")?;
             }
         }
         if said.elapsed() > Duration::from_millis(200) {
@@ -77,15 +71,9 @@ pub(crate) fn main(interface: &str, own: Ipv4Addr, vips: &[Ipv4Addr], interval: 
 fn own_mac(interface: &str) -> Result<Mac> {
     let text = std::fs::read_to_string(format!("/sys/class/net/{interface}/address"))
         .with_context(|| format!("no interface {interface}"))?;
-    let bytes: Vec<u8> = text
-        .trim()
-        .split(':')
-        .map(|b| u8::from_str_radix(b, 16))
-        .collect::<Result<_, _>>()
-        .context("not a MAC")?;
-    bytes
-        .try_into()
-        .map_err(|_| anyhow::anyhow!("{interface} has no Ethernet address"))
+    let bytes: Vec<u8> =
+        text.trim().split(':').map(|b| u8::from_str_radix(b, 16)).collect::<Result<_, _>>().context("not a MAC")?;
+    bytes.try_into().map_err(|_| anyhow::anyhow!("{interface} has no Ethernet address"))
 }
 
 /// The interface's link-layer address for sending. A received frame brings one along: that spares building the
@@ -182,21 +170,12 @@ mod tests {
     use super::*;
 
     fn change(at_ms: u64, old: &str, new: &str) -> Change {
-        Change {
-            at_us: at_ms * 1000,
-            vip: "192.0.2.1".into(),
-            old: old.into(),
-            new: new.into(),
-        }
+        Change { at_us: at_ms * 1000, vip: "192.0.2.1".into(), old: old.into(), new: new.into() }
     }
 
     #[test]
     fn a_request_is_a_claim_of_its_sender() {
-        let f = request(
-            [2, 0, 0, 0, 0, 7],
-            Ipv4Addr::new(192, 0, 2, 9),
-            Ipv4Addr::new(192, 0, 2, 1),
-        );
+        let f = request([2, 0, 0, 0, 0, 7], Ipv4Addr::new(192, 0, 2, 9), Ipv4Addr::new(192, 0, 2, 1));
         assert_eq!(claim(&f), Some(([2, 0, 0, 0, 0, 7], Ipv4Addr::new(192, 0, 2, 9))));
         assert_eq!(claim(&f[..40]), None);
     }

@@ -72,11 +72,7 @@ fn piece(round: u64) -> Vec<u8> {
         // A DNS question whose compressed name points at itself, with a TCP length before it every other time.
         6 => {
             let dns = [7, 7, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0xc0, 12, 0, 1, 0, 1];
-            if round % 16 == 6 {
-                dns.to_vec()
-            } else {
-                with(&[0, 18], dns.to_vec())
-            }
+            if round % 16 == 6 { dns.to_vec() } else { with(&[0, 18], dns.to_vec()) }
         }
         _ => Vec::new(),
     }

@@ -80,10 +80,7 @@ impl Gaps {
         if let Some(last) = self.last
             && now - last > self.threshold_us
         {
-            say(&format!(
-                "G {last} {now} {} {who} {}",
-                self.before, self.first_error
-            ));
+            say(&format!("G {last} {now} {} {who} {}", self.before, self.first_error));
         }
         self.ok += 1;
         if now - self.last_said > 100_000 {
@@ -112,10 +109,7 @@ impl Gaps {
         if let Some(last) = self.last
             && now - last > self.threshold_us.max(1_000_000)
         {
-            say(&format!(
-                "G {last} {now} {} NEVER {}",
-                self.before, self.first_error
-            ));
+            say(&format!("G {last} {now} {} NEVER {}", self.before, self.first_error));
         }
         say(&format!("N {} {} {extra}", self.ok, self.errors));
     }

@@ -50,14 +50,7 @@ impl Client {
 
     fn new(server: SocketAddr, stop: Arc<AtomicBool>) -> Self {
         let xid = u32::try_from(super::now_us() & 0x7fff_ffff).unwrap_or(1);
-        Self {
-            server,
-            stream: None,
-            xid,
-            stop,
-            trouble: String::new(),
-            reconnects: 0,
-        }
+        Self { server, stream: None, xid, stop, trouble: String::new(), reconnects: 0 }
     }
 
     /// Reads a name in a directory.
@@ -76,15 +69,16 @@ impl Client {
     pub(crate) fn walk(&mut self, root: &[u8], path: &str) -> Result<Vec<u8>> {
         let mut at = root.to_vec();
         for name in path.split('/').filter(|n| !n.is_empty()) {
-            at = self
-                .lookup(&at, name)?
-                .with_context(|| format!("{path}: there is no {name}"))?;
+            at = self.lookup(&at, name)?.with_context(|| format!("{path}: there is no {name}"))?;
         }
         Ok(at)
     }
 
     /// Creates a file, or opens the one that is there. JUKEBOX answers are waited out.
     pub(crate) fn create(&mut self, dir: &[u8], name: &str) -> Result<Vec<u8>> {
+        if let Some(file) = self.lookup(dir, name)? {
+            return Ok(file);
+        }
         let mut args = Writer::default();
         args.opaque(dir).opaque(name.as_bytes());
         // UNCHECKED; mode 0666, no uid, gid or size, server's times.
@@ -108,11 +102,7 @@ impl Client {
     /// Writes with FILE_SYNC; the NFS status.
     pub(crate) fn write(&mut self, file: &[u8], offset: u64, data: &[u8]) -> Result<u32> {
         let mut args = Writer::default();
-        args.opaque(file)
-            .u64(offset)
-            .u32(u32::try_from(data.len())?)
-            .u32(2)
-            .opaque(data);
+        args.opaque(file).u64(offset).u32(u32::try_from(data.len())?).u32(2).opaque(data);
         let (status, rest) = self.nfs(7, &args.0)?;
         if status == 0 {
             let mut rest = Reader(&rest);
@@ -162,13 +152,7 @@ impl Client {
     fn call(&mut self, program: u32, procedure: u32, args: &[u8]) -> Result<Vec<u8>> {
         self.xid = self.xid.wrapping_add(1);
         let mut message = Writer::default();
-        message
-            .u32(self.xid)
-            .u32(0)
-            .u32(2)
-            .u32(program)
-            .u32(3)
-            .u32(procedure);
+        message.u32(self.xid).u32(0).u32(2).u32(program).u32(3).u32(procedure);
         let mut credentials = Writer::default();
         credentials.u32(0).opaque(b"lab").u32(0).u32(0).u32(0);
         message.u32(1).opaque(&credentials.0).u32(0).u32(0);

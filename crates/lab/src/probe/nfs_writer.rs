@@ -15,12 +15,9 @@ pub(crate) const BLOCK: usize = 4096;
 
 /// Block `n` of file `name`: a xorshift stream.
 pub(crate) fn block(name: &str, n: u64) -> Vec<u8> {
-    let mut x = name
-        .bytes()
-        .fold(n.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15), |h, b| {
-            (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3)
-        })
-        | 1;
+    let mut x = name.bytes().fold(n.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15), |h, b| {
+        (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3)
+    }) | 1;
     let mut out = Vec::with_capacity(BLOCK);
     while out.len() < BLOCK {
         x ^= x << 13;
@@ -32,8 +29,7 @@ pub(crate) fn block(name: &str, n: u64) -> Vec<u8> {
 }
 
 fn split(path: &str) -> Result<(&str, &str)> {
-    path.rsplit_once('/')
-        .with_context(|| format!("{path}: write DIRECTORY/FILE"))
+    path.rsplit_once('/').with_context(|| format!("{path}: write DIRECTORY/FILE"))
 }
 
 /// Writes until standard input closes. The last line tells how many blocks were acknowledged.
@@ -83,9 +79,7 @@ pub(crate) fn verify(server: IpAddr, export: &str, path: &str, blocks: u64) -> R
     let (directory, name) = split(path)?;
     let (mut client, root) = Client::mount(server, export, stop)?;
     let directory = client.walk(&root, directory)?;
-    let file = client
-        .lookup(&directory, name)?
-        .with_context(|| format!("{path} is not there"))?;
+    let file = client.lookup(&directory, name)?.with_context(|| format!("{path} is not there"))?;
     let mut wrong = Vec::new();
     for n in 0..blocks {
         let (status, data) = client.read(&file, n * BLOCK as u64, BLOCK as u32)?;
@@ -94,11 +88,7 @@ pub(crate) fn verify(server: IpAddr, export: &str, path: &str, blocks: u64) -> R
         }
     }
     if !wrong.is_empty() {
-        bail!(
-            "{path} by way of {server}: {} of {blocks} blocks are wrong, first {}",
-            wrong.len(),
-            wrong[0]
-        );
+        bail!("{path} by way of {server}: {} of {blocks} blocks are wrong, first {}", wrong.len(), wrong[0]);
     }
     println!("{path}: {blocks} blocks are right");
     Ok(0)

@@ -77,11 +77,7 @@ impl Seen {
 
     /// The longest gap that touches the time from `since_us` on, in milliseconds; 0 when there was none.
     pub(crate) fn longest_ms(&self, since_us: u64) -> f64 {
-        self.gaps
-            .iter()
-            .filter(|g| g.to_us >= since_us)
-            .map(Gap::ms)
-            .fold(0.0, f64::max)
+        self.gaps.iter().filter(|g| g.to_us >= since_us).map(Gap::ms).fold(0.0, f64::max)
     }
 }
 
@@ -114,12 +110,7 @@ impl Probe {
                 }
             });
         }
-        Ok(Self {
-            name: name.to_owned(),
-            child,
-            stdin,
-            seen,
-        })
+        Ok(Self { name: name.to_owned(), child, stdin, seen })
     }
 
     pub(crate) fn tcp(lab: &Lab, name: &str, target: &str) -> Result<Self> {
@@ -127,23 +118,13 @@ impl Probe {
     }
 
     pub(crate) fn nfs_writer(lab: &Lab, name: &str, server: &str, path: &str) -> Result<Self> {
-        Self::start(
-            lab,
-            crate::site::CLIENT,
-            name,
-            &["nfs-writer", "--server", server, "--path", path],
-        )
+        Self::start(lab, crate::site::CLIENT, name, &["nfs-writer", "--server", server, "--path", path])
     }
 
     /// Watches all VIPs of the site by ARP, from the watcher host.
     pub(crate) fn arp(lab: &Lab) -> Result<Self> {
         let vips = lab.site.vips().join(",");
-        Self::start(
-            lab,
-            crate::site::WATCHER,
-            "arp",
-            &["arp", "--own", "192.168.122.11", "--vips", &vips],
-        )
+        Self::start(lab, crate::site::WATCHER, "arp", &["arp", "--own", "192.168.122.11", "--vips", &vips])
     }
 
     pub(crate) fn seen(&self) -> Seen {
@@ -164,11 +145,9 @@ impl Probe {
     /// Ends it; everything it has seen.
     pub(crate) fn stop(mut self) -> Result<Seen> {
         self.stdin = None;
-        let _ = sh::wait_for(
-            &format!("probe {} to end", self.name),
-            Duration::from_secs(10),
-            || Ok((self.seen().ended || self.child.try_wait()?.is_some()).then_some(())),
-        );
+        let _ = sh::wait_for(&format!("probe {} to end", self.name), Duration::from_secs(10), || {
+            Ok((self.seen().ended || self.child.try_wait()?.is_some()).then_some(()))
+        });
         sh::kill_group(&mut self.child);
         Ok(self.seen())
     }
