@@ -7,7 +7,7 @@
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::command::VipSpec;
 use crate::error::{Error, Result};
@@ -18,6 +18,9 @@ use crate::wire::{self, Builder};
 pub(crate) const RTM_NEWADDR: u16 = 20;
 pub(crate) const RTM_DELADDR: u16 = 21;
 const RTM_GETADDR: u16 = 22;
+const RTM_GETROUTE: u16 = 26;
+const RTA_DST: u16 = 1;
+const RTN_LOCAL: u8 = 2;
 
 const IFA_ADDRESS: u16 = 1;
 const IFA_LOCAL: u16 = 2;
@@ -26,7 +29,6 @@ const IFA_CACHEINFO: u16 = 6;
 const IFA_FLAGS: u16 = 8;
 const IFA_PROTO: u16 = 11;
 const IFA_F_NODAD: u32 = 0x02;
-const IFA_F_NOPREFIXROUTE: u32 = 0x200;
 
 /// Who put an address there (`ip address show proto 0x53`).
 pub const PROTO: u8 = 0x53;
@@ -72,15 +74,9 @@ impl Addresses {
     }
 
     /// Adds the address or gives it a new lifetime. `lifetime` is rounded up to whole seconds, at least one.
-    /// `routed`: the node has an address of its own in the subnet, see [`routed`].
-    pub fn set(&mut self, link: &Link, vip: &VipSpec, lifetime: Duration, routed: bool) -> Result<()> {
+    pub fn set(&mut self, link: &Link, vip: &VipSpec, lifetime: Duration) -> Result<()> {
         let prefix_len = self.prepare(link, vip)?;
         let seconds = whole_seconds(lifetime);
-        let mut flags = IFA_F_NODAD;
-        // A prefix route made for an address with a lifetime would give the node's own route one as well.
-        if vip.addr.is_ipv6() && routed {
-            flags |= IFA_F_NOPREFIXROUTE;
-        }
         let what = format!("put {}/{prefix_len} on {}", vip.addr, link.name);
         self.socket.request(&what, RTM_NEWADDR, wire::NLM_F_CREATE | wire::NLM_F_REPLACE, |b| {
             header(b, vip.addr, prefix_len, link.index);
@@ -96,8 +92,37 @@ impl Addresses {
             let mut cache = [0u8; 16];
             cache[..4].copy_from_slice(&preferred.to_ne_bytes());
             cache[4..8].copy_from_slice(&seconds.to_ne_bytes());
-            b.attr(IFA_CACHEINFO, &cache).attr(IFA_FLAGS, &flags.to_ne_bytes()).attr(IFA_PROTO, &[PROTO]);
+            b.attr(IFA_CACHEINFO, &cache).attr(IFA_FLAGS, &IFA_F_NODAD.to_ne_bytes()).attr(IFA_PROTO, &[PROTO]);
         })
+    }
+
+    /// Waits until packets to the address are for this node, at most `limit`; false when they are not by then. The
+    /// kernel finishes adding an IPv6 address in a work queue, after its answer: packets that come before are lost.
+    pub fn wait_until_local(&mut self, addr: IpAddr, limit: Duration) -> Result<bool> {
+        let end = Instant::now() + limit;
+        loop {
+            let answer = self.socket.get(&format!("find the route to {addr}"), RTM_GETROUTE, |b| {
+                // struct rtmsg: family, length of the destination; the rest is for the answer.
+                let (family, bits) = if addr.is_ipv4() { (libc::AF_INET, 32) } else { (libc::AF_INET6, 128) };
+                let mut rtmsg = [0u8; 12];
+                rtmsg[0] = u8::try_from(family).unwrap_or(0);
+                rtmsg[1] = bits;
+                b.raw(&rtmsg);
+                bytes(addr, |octets| {
+                    b.attr(RTA_DST, octets);
+                });
+            });
+            match answer {
+                Ok(Some(route)) if route.payload.get(7) == Some(&RTN_LOCAL) => return Ok(true),
+                Ok(_) => {}
+                Err(e) if matches!(e.errno(), Some(libc::ENETUNREACH | libc::EHOSTUNREACH)) => {}
+                Err(e) => return Err(e),
+            }
+            if Instant::now() >= end {
+                return Ok(false);
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 
     /// Removes the address from the interface, whatever its prefixes; true if it was there.
@@ -201,26 +226,6 @@ pub(crate) fn bytes<R>(addr: IpAddr, f: impl FnOnce(&[u8]) -> R) -> R {
 fn broadcast(addr: Ipv4Addr, prefix_len: u8) -> Ipv4Addr {
     let host = u32::MAX.checked_shr(u32::from(prefix_len)).unwrap_or(0);
     Ipv4Addr::from(u32::from(addr) | host)
-}
-
-/// One of the existing addresses is the node's own (not ours) in the IPv6 public address's subnet on that interface, so
-/// that the subnet's route is there without us. IPv4 takes care of this by itself.
-pub fn routed(existing: &[Address], link: &Link, vip: &VipSpec) -> bool {
-    let IpAddr::V6(vip_addr) = vip.addr else {
-        return false;
-    };
-    let mask = u128::MAX.checked_shl(128 - u32::from(vip.prefix_len.min(128))).unwrap_or(0);
-    let net = |a: Ipv6Addr| u128::from(a) & mask;
-    existing.iter().any(|e| match e.addr {
-        IpAddr::V6(a) => {
-            !e.ours
-                && e.index == link.index
-                && e.prefix_len == vip.prefix_len
-                && a != vip_addr
-                && net(a) == net(vip_addr)
-        }
-        IpAddr::V4(_) => false,
-    })
 }
 
 /// An address from 4 or 16 octets.

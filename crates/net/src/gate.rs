@@ -7,9 +7,8 @@
 //! out. Packet sockets pass by the gate; who announces through them looks at the lease itself. Traffic *to* an address
 //! hosted elsewhere passes.
 //!
-//! A renewal is one transaction: empty the leased sets, add what is held with the rest of the lease as time limit. That
-//! works whether the old elements have expired meanwhile or not, on every kernel that has nf_tables with ARP (5.4 and
-//! later); the kernel counts the limit in its ticks (4 ms at 250 Hz).
+//! A renewal is one transaction: empty the leased sets, add what is held with the rest of the lease as time limit,
+//! whether the old elements have expired meanwhile or not. The kernel counts the limit in its ticks (4 ms at 250 Hz).
 
 use std::net::IpAddr;
 use std::time::Duration;

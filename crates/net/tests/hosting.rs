@@ -93,7 +93,7 @@ fn a_lease_that_is_not_renewed_silences_ip_and_arp_on_time() {
         let eth0 = addresses.link("eth0").unwrap();
         let until = BootTime::now() + Duration::from_millis(1500);
         for v in [V4, V6] {
-            addresses.set(&eth0, &vip(v), until.since(BootTime::now()), true).unwrap();
+            addresses.set(&eth0, &vip(v), until.since(BootTime::now())).unwrap();
         }
         until
     });
@@ -108,7 +108,7 @@ fn a_lease_that_is_not_renewed_silences_ip_and_arp_on_time() {
         let mut addresses = Addresses::open().unwrap();
         let eth0 = addresses.link("eth0").unwrap();
         for v in [V4, V6] {
-            addresses.set(&eth0, &vip(v), Duration::from_secs(5), true).unwrap();
+            addresses.set(&eth0, &vip(v), Duration::from_secs(5)).unwrap();
         }
         gate.renew(&[ip(V4), ip(V6)], until.since(BootTime::now())).unwrap();
         until
@@ -141,7 +141,7 @@ fn a_lifetime_alone_ends_an_address_soon_after_the_lease() {
             let mut addresses = Addresses::open().unwrap();
             let eth0 = addresses.link("eth0").unwrap();
             let until = BootTime::now() + Duration::from_millis(600);
-            addresses.set(&eth0, &vip(v), until.since(BootTime::now()), true).unwrap();
+            addresses.set(&eth0, &vip(v), until.since(BootTime::now())).unwrap();
             let there = |a: &mut Addresses| a.list().unwrap().into_iter().find(|x| x.addr == ip(v));
             let first = there(&mut addresses).expect("it was added");
             assert!(first.ours && first.valid == Some(1), "{first:?}");
@@ -332,6 +332,16 @@ fn the_nodes_own_ipv6_route_gets_no_lifetime() {
     site.renew(Duration::from_secs(30));
     let route = a.sh("ip -6 route show fd77::/64");
     assert!(route.contains("fd77::/64") && !route.contains("expires"), "{route}");
+    site.release(V6);
+    let route = a.sh("ip -6 route show fd77::/64");
+    assert!(route.contains("fd77::/64") && !route.contains("expires"), "{route}");
+    // The other order: first the public address, whose route ends with it, then the node's own.
+    a.sh("ip addr del fd77::1/64 dev eth0");
+    site.take(V6);
+    assert!(a.sh("ip -6 route show fd77::/64").contains("expires"));
+    a.sh("ip addr add fd77::1/64 dev eth0 nodad");
+    // Long enough that the lifetime is refreshed.
+    site.renew(Duration::from_secs(90));
     site.release(V6);
     let route = a.sh("ip -6 route show fd77::/64");
     assert!(route.contains("fd77::/64") && !route.contains("expires"), "{route}");
@@ -536,7 +546,7 @@ fn four_renewed_addresses_cost_next_to_nothing() {
         let (c0, t0) = (cpu(), Instant::now());
         for _ in 0..N {
             for v in &vips {
-                addresses.set(&eth0, v, Duration::from_millis(600), false).unwrap();
+                addresses.set(&eth0, v, Duration::from_millis(600)).unwrap();
             }
         }
         (renewal, ((cpu() - c0) * 1e6 / f64::from(N), t0.elapsed() / N))

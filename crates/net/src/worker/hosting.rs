@@ -20,6 +20,8 @@ use crate::tickle;
 /// A transaction that took longer than this stretched the lease by as much, and is made again.
 const SLOW: Duration = Duration::from_millis(5);
 
+/// How long a takeover waits for the kernel to finish adding an address. Renewals wait as long.
+const READY: Duration = Duration::from_millis(100);
 /// The kernel ends IPv6 addresses up to this much before their time.
 const EARLY: Duration = Duration::from_millis(50);
 
@@ -29,8 +31,6 @@ pub(super) struct Held {
     pub(super) link: Link,
     /// When the kernel removes it if its lifetime is not refreshed.
     pub(super) expires: BootTime,
-    /// The node has an address of its own in the subnet.
-    pub(super) routed: bool,
 }
 
 pub(super) struct Hosting {
@@ -143,9 +143,12 @@ impl Hosting {
         for stray in existing.iter().filter(|a| a.addr == addr) {
             self.addresses.remove(stray.index, addr)?;
         }
-        let routed = address::routed(&existing, &link, &spec);
-        let expires = self.put(&link, &spec, until, routed)?;
-        self.held.push(Held { spec, link, expires, routed });
+        let expires = self.put(&link, &spec, until)?;
+        if !self.addresses.wait_until_local(addr, READY)? {
+            // It will be; the later announcements are for those who came too early.
+            tracing::warn!(%addr, "the kernel is slow to accept packets for a new address");
+        }
+        self.held.push(Held { spec, link, expires });
         self.speak()?;
         self.valid_lease()?;
         if let Some(held) = self.held.last()
@@ -261,8 +264,8 @@ impl Hosting {
             if self.held[i].expires >= until + EARLY {
                 continue;
             }
-            let (link, spec, routed) = (self.held[i].link.clone(), self.held[i].spec.clone(), self.held[i].routed);
-            match self.put(&link, &spec, until, routed) {
+            let (link, spec) = (self.held[i].link.clone(), self.held[i].spec.clone());
+            match self.put(&link, &spec, until) {
                 Ok(expires) => self.held[i].expires = expires,
                 Err(error) => {
                     tracing::warn!(addr = %spec.addr, %error, "public address not refreshed");
@@ -321,10 +324,10 @@ impl Hosting {
     }
 
     /// Puts an address on its interface until the second in which the lease ends; returns when the kernel ends it.
-    pub(super) fn put(&mut self, link: &Link, spec: &VipSpec, until: BootTime, routed: bool) -> Result<BootTime> {
+    pub(super) fn put(&mut self, link: &Link, spec: &VipSpec, until: BootTime) -> Result<BootTime> {
         let before = BootTime::now();
         let lifetime = until.since(before);
-        self.addresses.set(link, spec, lifetime, routed)?;
+        self.addresses.set(link, spec, lifetime)?;
         Ok(before + Duration::from_secs(address::whole_seconds(lifetime).into()))
     }
 

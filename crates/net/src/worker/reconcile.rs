@@ -4,7 +4,7 @@
 use std::net::IpAddr;
 
 use super::hosting::Hosting;
-use crate::address::{self, Address};
+use crate::address::Address;
 use crate::command::Event;
 
 impl Hosting {
@@ -27,12 +27,10 @@ impl Hosting {
         let mut lost = Vec::new();
         for i in 0..self.held.len() {
             let (link, spec) = (self.held[i].link.clone(), self.held[i].spec.clone());
-            let routed = address::routed(existing, &link, &spec);
-            self.held[i].routed = routed;
             if existing.iter().any(|a| a.addr == spec.addr && a.index == link.index) {
                 continue;
             }
-            match self.put(&link, &spec, until, routed) {
+            match self.put(&link, &spec, until) {
                 Ok(expires) => {
                     self.held[i].expires = expires;
                     events(Event::AddressLost { addr: spec.addr, restored: true });
