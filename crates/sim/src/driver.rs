@@ -322,7 +322,8 @@ impl World {
             self.local(host, generation, Input::EvictFailed { epoch, because });
             return;
         }
-        self.hosts[host].evicted_epoch = Some(epoch);
+        let known = self.hosts[host].evicted_epoch;
+        self.hosts[host].evicted_epoch = known.max(Some(epoch));
         self.local(host, generation, Input::Evicted { epoch });
     }
 

@@ -1,16 +1,16 @@
-//! Only the leader of a view gives orders under its epoch, and nobody takes an address without being a member.
+//! Only the leader of a view gives orders under its epoch; who takes an address is a member of the newest view it
+//! knows, and all members of that view have shut the dropped nodes out of the storage.
 
 use super::Check;
 use crate::world::World;
-use cluster::{Epoch, Incarnation, Message, Output};
+use cluster::{Epoch, Incarnation, Message, Output, View};
 use std::collections::BTreeMap;
 
 /// The checker.
 #[derive(Debug, Default)]
 pub(crate) struct OrdersOfLeader {
     leader: BTreeMap<(Incarnation, Epoch), usize>,
-    newest: BTreeMap<usize, (Incarnation, Epoch)>,
-    members: BTreeMap<(Incarnation, Epoch, usize), bool>,
+    newest: BTreeMap<usize, View>,
 }
 
 impl Check for OrdersOfLeader {
@@ -18,43 +18,59 @@ impl Check for OrdersOfLeader {
         "orders of one leader"
     }
 
-    fn started(&mut self, _world: &World, host: usize) -> Result<(), String> {
-        self.newest.remove(&host);
+    fn started(&mut self, world: &World, host: usize) -> Result<(), String> {
+        match &world.hosts[host].disk.durable.view {
+            Some(view) => self.newest.insert(host, view.clone()),
+            None => self.newest.remove(&host),
+        };
         Ok(())
     }
 
     fn output(&mut self, world: &World, host: usize, output: &Output) -> Result<(), String> {
         match output {
-            Output::Publish(snapshot) => {
-                if let (Some(view), Some(daemon)) = (&snapshot.view, world.hosts[host].daemon.as_ref()) {
-                    let (incarnation, epoch) = view.rank();
-                    self.newest.insert(host, view.rank());
-                    self.members.insert((incarnation, epoch, host), view.has_run(world.hosts[host].pnn(), daemon.run));
+            // Every learned view is put on disk at once.
+            Output::Persist { state, .. } => {
+                if let Some(view) = &state.view
+                    && self.newest.get(&host).is_none_or(|known| known.rank() < view.rank())
+                {
+                    self.newest.insert(host, view.clone());
                 }
                 Ok(())
             }
             Output::Send { message: Message::Orders(orders), .. } => {
-                let Some((incarnation, _)) = self.newest.get(&host) else {
+                let Some(view) = self.newest.get(&host) else {
                     return Err(format!("n{host} orders under epoch {} before it knows a view", orders.epoch));
                 };
-                let leader = *self.leader.entry((*incarnation, orders.epoch)).or_insert(host);
+                let leader = *self.leader.entry((view.incarnation, orders.epoch)).or_insert(host);
                 if leader != host {
                     return Err(format!("n{leader} and n{host} both lead epoch {}", orders.epoch));
                 }
                 Ok(())
             }
-            Output::Take { vip, .. } => {
-                let member = self
-                    .newest
-                    .get(&host)
-                    .and_then(|(incarnation, epoch)| self.members.get(&(*incarnation, *epoch, host)))
-                    .copied();
-                if member == Some(false) {
-                    return Err(format!("n{host} takes {vip} and is no member of its newest view"));
-                }
-                Ok(())
-            }
+            Output::Take { vip, .. } => self.take(world, host, &vip.to_string()),
             _ => Ok(()),
         }
+    }
+}
+
+impl OrdersOfLeader {
+    fn take(&self, world: &World, host: usize, vip: &str) -> Result<(), String> {
+        let run = world.hosts[host].daemon.as_ref().map(|d| d.run);
+        let view =
+            self.newest.get(&host).filter(|view| run.is_some_and(|run| view.has_run(world.hosts[host].pnn(), run)));
+        let Some(view) = view else {
+            return Err(format!("n{host} takes {vip} and is no member of its newest view"));
+        };
+        for (pnn, member) in &view.members {
+            let peer = &world.hosts[usize::from(pnn.0)];
+            let same_run = peer.daemon.as_ref().is_some_and(|d| d.run == member.run);
+            if same_run && peer.evicted_epoch.is_none_or(|epoch| epoch < view.epoch) {
+                return Err(format!(
+                    "n{host} takes {vip} under epoch {} before n{pnn} has shut out who is not in it",
+                    view.epoch
+                ));
+            }
+        }
+        Ok(())
     }
 }
