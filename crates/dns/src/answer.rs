@@ -109,24 +109,14 @@ pub struct Answer {
 
 impl Answer {
     fn bare(code: Code, authoritative: bool) -> Self {
-        Self {
-            code,
-            authoritative,
-            answers: Vec::new(),
-            authority: Vec::new(),
-            additional: Vec::new(),
-        }
+        Self { code, authoritative, answers: Vec::new(), authority: Vec::new(), additional: Vec::new() }
     }
 }
 
 /// Answers a question. `turn` is counted up by the caller: it rotates the addresses.
 #[must_use]
 pub fn answer(view: &ZoneView, question: &Question<'_>, turn: usize) -> Answer {
-    let apex = view
-        .apexes
-        .iter()
-        .filter(|apex| is_below(question.name, apex))
-        .max_by_key(|apex| apex.len());
+    let apex = view.apexes.iter().filter(|apex| is_below(question.name, apex)).max_by_key(|apex| apex.len());
     let Some(apex) = apex else {
         return Answer::bare(Code::Refused, false);
     };
@@ -171,10 +161,7 @@ pub fn answer(view: &ZoneView, question: &Question<'_>, turn: usize) -> Answer {
 /// RFC 8020: a name exists when there is a name below it.
 fn has_names_below(view: &ZoneView, name: &str) -> bool {
     view.apexes.iter().any(|apex| apex == name)
-        || view
-            .names
-            .keys()
-            .any(|known| known.len() > name.len() && is_below(known, name))
+        || view.names.keys().any(|known| known.len() > name.len() && is_below(known, name))
 }
 
 fn addresses(records: &mut Vec<Record>, entry: Option<&Entry>, v4: bool, v6: bool, ttl: u32, turn: usize) {
@@ -182,11 +169,7 @@ fn addresses(records: &mut Vec<Record>, entry: Option<&Entry>, v4: bool, v6: boo
         return;
     };
     let mut add = |data| {
-        records.push(Record {
-            owner: Owner::Asked,
-            ttl,
-            data,
-        });
+        records.push(Record { owner: Owner::Asked, ttl, data });
     };
     if v4 {
         rotated(&entry.v4, turn).for_each(|a| add(Data::A(a)));
@@ -203,21 +186,13 @@ fn rotated<T: Copy>(list: &[T], turn: usize) -> impl Iterator<Item = T> + '_ {
 
 fn servers(view: &ZoneView, answer: &mut Answer) {
     for ns in &view.ns {
-        answer.answers.push(Record {
-            owner: Owner::Asked,
-            ttl: SERVER_TTL,
-            data: Data::Ns(ns.clone()),
-        });
+        answer.answers.push(Record { owner: Owner::Asked, ttl: SERVER_TTL, data: Data::Ns(ns.clone()) });
         let Some(entry) = view.names.get(ns) else {
             continue;
         };
         let v4 = entry.v4.iter().map(|a| Data::A(*a));
         let all = v4.chain(entry.v6.iter().map(|a| Data::Aaaa(*a)));
-        answer.additional.extend(all.map(|data| Record {
-            owner: Owner::Name(ns.clone()),
-            ttl: SERVER_TTL,
-            data,
-        }));
+        answer.additional.extend(all.map(|data| Record { owner: Owner::Name(ns.clone()), ttl: SERVER_TTL, data }));
     }
 }
 

@@ -18,6 +18,8 @@ pub struct Limiter {
     exempt: Vec<(IpAddr, u8)>,
     buckets: HashMap<u64, Bucket>,
     shared: Bucket,
+    /// When room was last made: a flood of forged sources must not have the table searched for each datagram.
+    swept: Option<Instant>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -51,10 +53,8 @@ impl Limiter {
             rate: f64::from(rate),
             exempt,
             buckets: HashMap::new(),
-            shared: Bucket {
-                tokens: f64::from(rate),
-                at: now,
-            },
+            shared: Bucket { tokens: f64::from(rate), at: now },
+            swept: None,
         }
     }
 
@@ -67,16 +67,17 @@ impl Limiter {
         let key = key(client);
         if self.buckets.len() >= MOST && !self.buckets.contains_key(&key) {
             // a bucket that has had time to fill up says nothing
-            self.buckets
-                .retain(|_, bucket| now.saturating_duration_since(bucket.at) < Duration::from_secs(1));
+            let second = Duration::from_secs(1);
+            let since = self.swept.map(|at| now.saturating_duration_since(at));
+            if since.is_none_or(|since| since >= second) {
+                self.buckets.retain(|_, bucket| now.saturating_duration_since(bucket.at) < second);
+                self.swept = Some(now);
+            }
             if self.buckets.len() >= MOST {
                 return self.shared.take(now, self.rate);
             }
         }
-        let full = Bucket {
-            tokens: self.rate,
-            at: now,
-        };
+        let full = Bucket { tokens: self.rate, at: now };
         self.buckets.entry(key).or_insert(full).take(now, self.rate)
     }
 }
@@ -121,42 +122,26 @@ mod tests {
         assert_eq!(count(&mut limiter, "192.0.2.1", start), 10);
         assert_eq!(count(&mut limiter, "192.0.2.77", start), 0, "the same network");
         assert_eq!(count(&mut limiter, "192.0.3.1", start), 10, "another one");
-        assert_eq!(
-            count(&mut limiter, "192.0.2.1", start + Duration::from_millis(500)),
-            5
-        );
+        assert_eq!(count(&mut limiter, "192.0.2.1", start + Duration::from_millis(500)), 5);
         assert_eq!(
             count(&mut limiter, "192.0.2.1", start + Duration::from_secs(60)),
             10,
             "no more than a second's worth"
         );
         assert_eq!(count(&mut limiter, "10.255.1.1", start), 100, "exempt");
-        assert_eq!(
-            count(&mut limiter, "::ffff:10.1.1.1", start),
-            100,
-            "exempt in IPv6 clothes"
-        );
+        assert_eq!(count(&mut limiter, "::ffff:10.1.1.1", start), 100, "exempt in IPv6 clothes");
         assert_eq!(count(&mut limiter, "2001:db8::1", start), 10);
         assert_eq!(count(&mut limiter, "2001:db8:0:ff::1", start), 0, "the same /56");
-        assert_eq!(
-            count(&mut Limiter::new(0, Vec::new(), start), "192.0.2.1", start),
-            100,
-            "no limit"
-        );
+        assert_eq!(count(&mut Limiter::new(0, Vec::new(), start), "192.0.2.1", start), 100, "no limit");
     }
 
     #[test]
     fn memory_is_bounded_under_forged_sources() {
         let start = Instant::now();
         let mut limiter = Limiter::new(5, Vec::new(), start);
-        let allowed = (0..100_000_u32)
-            .filter(|n| limiter.allow(IpAddr::from((n << 8).to_be_bytes()), start))
-            .count();
+        let allowed = (0..100_000_u32).filter(|n| limiter.allow(IpAddr::from((n << 8).to_be_bytes()), start)).count();
         assert!(limiter.buckets.len() <= MOST);
         assert!(allowed <= MOST + 5, "{allowed}");
-        assert!(
-            limiter.allow(ip("203.0.113.9"), start + Duration::from_secs(2)),
-            "places are free again"
-        );
+        assert!(limiter.allow(ip("203.0.113.9"), start + Duration::from_secs(2)), "places are free again");
     }
 }

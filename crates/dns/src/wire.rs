@@ -40,26 +40,17 @@ pub fn respond(view: &ZoneView, packet: &[u8], transport: Transport, turn: usize
         Ok(_) => return None,
         Err(_) => return Some(malformed(packet)),
     };
-    let mut response = Message::new(
-        request.metadata.id,
-        MessageType::Response,
-        request.metadata.op_code,
-    );
+    let mut response = Message::new(request.metadata.id, MessageType::Response, request.metadata.op_code);
     response.metadata = Metadata::response_from_request(&request.metadata);
     // RFC 4035, 3.1.6: to be cleared in an authoritative answer
     response.metadata.checking_disabled = false;
     response.queries.clone_from(&request.queries);
     if let Some(asked) = &request.edns {
         let mut edns = Edns::new();
-        edns.set_max_payload(UDP_PAYLOAD)
-            .set_dnssec_ok(asked.flags().dnssec_ok);
+        edns.set_max_payload(UDP_PAYLOAD).set_dnssec_ok(asked.flags().dnssec_ok);
         response.set_edns(edns);
     }
-    response.metadata.response_code = match (
-        &request.edns,
-        request.metadata.op_code,
-        request.queries.as_slice(),
-    ) {
+    response.metadata.response_code = match (&request.edns, request.metadata.op_code, request.queries.as_slice()) {
         (Some(edns), _, _) if edns.version() > 0 => ResponseCode::BADVERS,
         (_, OpCode::Query, [query]) if query.query_class() == DNSClass::IN => {
             match fill(&mut response, view, query, turn) {
@@ -118,29 +109,13 @@ fn encode(message: &Message, room: u16) -> Option<Vec<u8>> {
     Some(bytes)
 }
 
-fn fill(
-    response: &mut Message,
-    view: &ZoneView,
-    query: &Query,
-    turn: usize,
-) -> Result<ResponseCode, ProtoError> {
+fn fill(response: &mut Message, view: &ZoneView, query: &Query, turn: usize) -> Result<ResponseCode, ProtoError> {
     let name = plain(query.name());
-    let question = Question {
-        name: &name,
-        kind: kind(query.query_type()),
-    };
-    let Answer {
-        code,
-        authoritative,
-        answers,
-        authority,
-        additional,
-    } = answer(view, &question, turn);
+    let question = Question { name: &name, kind: kind(query.query_type()) };
+    let Answer { code, authoritative, answers, authority, additional } = answer(view, &question, turn);
     response.metadata.authoritative = authoritative;
     let convert = |records: Vec<Record>| {
-        let converted = records
-            .into_iter()
-            .map(|record| wire_record(record, query.name()));
+        let converted = records.into_iter().map(|record| wire_record(record, query.name()));
         converted.collect::<Result<Vec<_>, ProtoError>>()
     };
     response.answers = convert(answers)?;
@@ -200,12 +175,7 @@ fn wire_record(record: Record, asked: &Name) -> Result<WireRecord, ProtoError> {
         Data::A(address) => RData::A(A(address)),
         Data::Aaaa(address) => RData::AAAA(AAAA(address)),
         Data::Ns(name) => RData::NS(NS(absolute(&name)?)),
-        Data::Soa {
-            server,
-            contact,
-            serial,
-            minimum,
-        } => {
+        Data::Soa { server, contact, serial, minimum } => {
             // refresh, retry and expire are for secondaries
             let (refresh, retry, expire) = (60, 10, 86_400);
             let (server, contact) = (absolute(&server)?, absolute(&contact)?);

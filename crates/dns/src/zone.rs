@@ -112,12 +112,7 @@ impl Zone {
     /// Nothing is known yet.
     #[must_use]
     pub fn new(conf: ZoneConf) -> Self {
-        Self {
-            conf,
-            epoch: 0,
-            changes: 0,
-            last: None,
-        }
+        Self { conf, epoch: 0, changes: 0, last: None }
     }
 
     /// The view before anything is known: it answers SERVFAIL.
@@ -175,14 +170,9 @@ impl Zone {
 fn names(conf: &ZoneConf, snapshot: &Snapshot) -> BTreeMap<String, Entry> {
     let mut names = BTreeMap::new();
     let all = |service: Option<&str>, only: &BTreeSet<IpAddr>| {
-        let vips = snapshot
-            .vips
-            .iter()
-            .filter(|(vip, _)| only.is_empty() || only.contains(vip));
-        let candidates = vips.map(|(vip, status)| Candidate {
-            address: *vip,
-            good: is_good(snapshot, status, service),
-        });
+        let vips = snapshot.vips.iter().filter(|(vip, _)| only.is_empty() || only.contains(vip));
+        let candidates =
+            vips.map(|(vip, status)| Candidate { address: *vip, good: is_good(snapshot, status, service) });
         Entry::new(candidates.collect())
     };
     names.insert(conf.zone.clone(), all(None, &BTreeSet::new()));
@@ -198,25 +188,19 @@ fn names(conf: &ZoneConf, snapshot: &Snapshot) -> BTreeMap<String, Entry> {
     let inside: Vec<&String> = conf.ns.iter().filter(|ns| is_below(ns, &conf.zone)).collect();
     for (index, ns) in inside.iter().enumerate() {
         let share = snapshot.vips.keys().enumerate();
-        let mut own: Vec<IpAddr> = share
-            .filter(|(i, _)| i % inside.len() == index)
-            .map(|(_, a)| *a)
-            .collect();
+        let mut own: Vec<IpAddr> = share.filter(|(i, _)| i % inside.len() == index).map(|(_, a)| *a).collect();
         if own.is_empty() {
             own = snapshot.vips.keys().take(1).copied().collect();
         }
         let candidates = own.into_iter().map(|address| Candidate { address, good: true });
-        names
-            .entry((*ns).clone())
-            .or_insert_with(|| Entry::new(candidates.collect()));
+        names.entry((*ns).clone()).or_insert_with(|| Entry::new(candidates.collect()));
     }
     names
 }
 
 /// Is `name` the zone or below it?
 pub(crate) fn is_below(name: &str, zone: &str) -> bool {
-    name.strip_suffix(zone)
-        .is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+    name.strip_suffix(zone).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
 }
 
 /// May clients be sent there? On the move counts: clients wait less for the address than for a new answer.
@@ -236,17 +220,12 @@ fn is_good(snapshot: &Snapshot, vip: &VipStatus, service: Option<&str>) -> bool 
 }
 
 fn runs(node: &NodeStatus, service: &str) -> bool {
-    node.services
-        .get(service)
-        .is_some_and(|health| matches!(health.state, Health::Ok | Health::Failing))
+    node.services.get(service).is_some_and(|health| matches!(health.state, Health::Ok | Health::Failing))
 }
 
 /// Follows the daemon's snapshots: the receiver always has the current zone. Ends when the snapshots end.
 #[must_use]
-pub fn follow(
-    conf: ZoneConf,
-    mut snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
-) -> watch::Receiver<Arc<ZoneView>> {
+pub fn follow(conf: ZoneConf, mut snapshots: watch::Receiver<Option<Arc<Snapshot>>>) -> watch::Receiver<Arc<ZoneView>> {
     let mut zone = Zone::new(conf);
     let (views, receiver) = watch::channel(Arc::new(zone.empty()));
     tokio::spawn(async move {

@@ -34,31 +34,13 @@ fn last_bytes(answer: &Answer) -> BTreeSet<u8> {
 
 #[test]
 fn both_names_give_all_addresses_with_ttl_1() {
-    for name in [
-        "glusternfs.storage.example",
-        "glustercifs.storage.example",
-        "glusternfs",
-        "storage.example",
-    ] {
+    for name in ["glusternfs.storage.example", "glustercifs.storage.example", "glusternfs", "storage.example"] {
         let answer = ask(&view(), name, Kind::A);
-        assert_eq!(
-            (answer.code, answer.authoritative),
-            (Code::NoError, true),
-            "{name}"
-        );
+        assert_eq!((answer.code, answer.authoritative), (Code::NoError, true), "{name}");
         assert_eq!(last_bytes(&answer), BTreeSet::from([1, 2, 3, 4]), "{name}");
-        assert!(
-            answer
-                .answers
-                .iter()
-                .all(|r| r.ttl == 1 && r.owner == Owner::Asked)
-        );
+        assert!(answer.answers.iter().all(|r| r.ttl == 1 && r.owner == Owner::Asked));
         assert!(answer.authority.is_empty());
-        assert_eq!(
-            addresses(&ask(&view(), name, Kind::Aaaa)),
-            [ip("fd00::1")],
-            "{name}"
-        );
+        assert_eq!(addresses(&ask(&view(), name, Kind::Aaaa)), [ip("fd00::1")], "{name}");
     }
     let two = ask(&view(), "two.sub.storage.example", Kind::A);
     assert_eq!(last_bytes(&two), BTreeSet::from([1, 2]));
@@ -68,10 +50,7 @@ fn both_names_give_all_addresses_with_ttl_1() {
 fn answers_rotate() {
     let firsts: BTreeSet<IpAddr> = (0..4)
         .map(|turn| {
-            let question = Question {
-                name: "glusternfs",
-                kind: Kind::A,
-            };
+            let question = Question { name: "glusternfs", kind: Kind::A };
             addresses(&answer(&view(), &question, turn))[0]
         })
         .collect();
@@ -86,10 +65,7 @@ fn only_hosted_and_healthy_addresses_those_on_the_move_included() {
     (second.state, second.holder, second.target) = (VipState::Moving, None, Some(Pnn(3)));
     let third = changed.vips.get_mut(&ip("10.0.0.3")).expect("there");
     (third.state, third.holder, third.target) = (VipState::Unserved, None, None);
-    assert_eq!(
-        last_bytes(&ask(&view_of(&changed), "glustercifs", Kind::A)),
-        BTreeSet::from([2, 4])
-    );
+    assert_eq!(last_bytes(&ask(&view_of(&changed), "glustercifs", Kind::A)), BTreeSet::from([2, 4]));
 }
 
 #[test]
@@ -97,26 +73,13 @@ fn a_name_follows_the_health_of_its_own_service() {
     let mut changed = snapshot();
     let services = &mut changed.nodes.get_mut(&Pnn(1)).expect("there").services;
     services.get_mut("nfs").expect("there").state = Health::Failed;
-    assert_eq!(
-        last_bytes(&ask(&view_of(&changed), "glusternfs", Kind::A)),
-        BTreeSet::from([1, 3, 4])
-    );
-    assert_eq!(
-        last_bytes(&ask(&view_of(&changed), "glustercifs", Kind::A)).len(),
-        4
-    );
+    assert_eq!(last_bytes(&ask(&view_of(&changed), "glusternfs", Kind::A)), BTreeSet::from([1, 3, 4]));
+    assert_eq!(last_bytes(&ask(&view_of(&changed), "glustercifs", Kind::A)).len(), 4);
     for node in changed.nodes.values_mut() {
         node.services.get_mut("nfs").expect("there").state = Health::Failed;
     }
-    assert_eq!(
-        last_bytes(&ask(&view_of(&changed), "glusternfs", Kind::A)).len(),
-        4,
-        "never NODATA because of health"
-    );
-    assert_eq!(
-        last_bytes(&ask(&view_of(&changed), "glusternfs", Kind::Aaaa)).len(),
-        1
-    );
+    assert_eq!(last_bytes(&ask(&view_of(&changed), "glusternfs", Kind::A)).len(), 4, "never NODATA because of health");
+    assert_eq!(last_bytes(&ask(&view_of(&changed), "glusternfs", Kind::Aaaa)).len(), 1);
 }
 
 #[test]
@@ -125,93 +88,35 @@ fn without_a_lease_it_is_servfail_and_elsewhere_refused() {
     changed.lease.valid = false;
     let view = view_of(&changed);
     for kind in [Kind::A, Kind::Soa, Kind::Ns, Kind::Other] {
-        assert_eq!(
-            ask(&view, "glusternfs.storage.example", kind).code,
-            Code::ServFail
-        );
+        assert_eq!(ask(&view, "glusternfs.storage.example", kind).code, Code::ServFail);
         assert_eq!(ask(&view, "storage.example", kind).code, Code::ServFail);
         assert_eq!(ask(&view, "nosuch.storage.example", kind).code, Code::ServFail);
     }
-    for name in [
-        "",
-        "example",
-        "xstorage.example",
-        "www.example.com",
-        "storage.example.com",
-        "storage",
-    ] {
+    for name in ["", "example", "xstorage.example", "www.example.com", "storage.example.com", "storage"] {
         let answer = ask(&view, name, Kind::A);
-        assert_eq!(
-            (answer.code, answer.authoritative),
-            (Code::Refused, false),
-            "{name:?}"
-        );
+        assert_eq!((answer.code, answer.authoritative), (Code::Refused, false), "{name:?}");
     }
-    assert_eq!(
-        ask(&Zone::new(conf()).empty(), "glusternfs", Kind::A).code,
-        Code::ServFail
-    );
+    assert_eq!(ask(&Zone::new(conf()).empty(), "glusternfs", Kind::A).code, Code::ServFail);
 }
 
 #[test]
 fn no_such_name_and_no_such_data_carry_the_soa() {
     let cases = [
-        (
-            "nosuch.storage.example",
-            Kind::A,
-            Code::NxDomain,
-            "storage.example",
-        ),
-        (
-            "x.glusternfs.storage.example",
-            Kind::A,
-            Code::NxDomain,
-            "storage.example",
-        ),
-        (
-            "glusternfs.storage.example",
-            Kind::Other,
-            Code::NoError,
-            "storage.example",
-        ),
-        (
-            "glusternfs.storage.example",
-            Kind::Ns,
-            Code::NoError,
-            "storage.example",
-        ),
-        (
-            "glusternfs.storage.example",
-            Kind::Soa,
-            Code::NoError,
-            "storage.example",
-        ),
-        (
-            "two.sub.storage.example",
-            Kind::Aaaa,
-            Code::NoError,
-            "storage.example",
-        ),
+        ("nosuch.storage.example", Kind::A, Code::NxDomain, "storage.example"),
+        ("x.glusternfs.storage.example", Kind::A, Code::NxDomain, "storage.example"),
+        ("glusternfs.storage.example", Kind::Other, Code::NoError, "storage.example"),
+        ("glusternfs.storage.example", Kind::Ns, Code::NoError, "storage.example"),
+        ("glusternfs.storage.example", Kind::Soa, Code::NoError, "storage.example"),
+        ("two.sub.storage.example", Kind::Aaaa, Code::NoError, "storage.example"),
         ("sub.storage.example", Kind::A, Code::NoError, "storage.example"),
         ("x.glusternfs", Kind::A, Code::NxDomain, "glusternfs"),
-        (
-            "a\\046glusternfs.storage.example",
-            Kind::A,
-            Code::NxDomain,
-            "storage.example",
-        ),
+        ("a\\046glusternfs.storage.example", Kind::A, Code::NxDomain, "storage.example"),
     ];
     for (name, kind, code, apex) in cases {
         let answer = ask(&view(), name, kind);
-        assert_eq!(
-            (answer.code, answer.authoritative),
-            (code, true),
-            "{name} {kind:?}"
-        );
+        assert_eq!((answer.code, answer.authoritative), (code, true), "{name} {kind:?}");
         assert!(answer.answers.is_empty());
-        let [soa] = answer.authority.as_slice() else {
-            panic!("{name}: {:?}", answer.authority)
-        };
+        let [soa] = answer.authority.as_slice() else { panic!("{name}: {:?}", answer.authority) };
         assert_eq!((soa.owner.clone(), soa.ttl), (Owner::Name(apex.into()), 1));
         assert!(matches!(soa.data, Data::Soa { minimum: 1, .. }));
     }
@@ -228,16 +133,9 @@ fn the_apex_has_soa_and_ns_with_addresses() {
     // all public addresses, shared out between the two
     assert_eq!(ns.additional.len(), 5);
     assert_eq!(ask(&view(), "ns1.storage.example", Kind::A).code, Code::NoError);
-    assert_eq!(
-        ask(&view(), "glusternfs", Kind::Ns).answers.len(),
-        2,
-        "a short name is a zone of its own"
-    );
+    assert_eq!(ask(&view(), "glusternfs", Kind::Ns).answers.len(), 2, "a short name is a zone of its own");
     assert_eq!(ask(&view(), "storage.example", Kind::Any).answers.len(), 4);
-    assert_eq!(
-        ask(&view(), "storage.example", Kind::Transfer).code,
-        Code::Refused
-    );
+    assert_eq!(ask(&view(), "storage.example", Kind::Transfer).code, Code::Refused);
 }
 
 #[test]
@@ -261,22 +159,12 @@ fn the_serial_is_the_epoch_then_a_counter() {
 fn the_zone_as_text_passes_named_checkzone() {
     let text = zone_text(&view());
     assert!(text.contains("$ORIGIN storage.example.\n$TTL 1\n"), "{text}");
-    assert!(
-        text.contains("\nglusternfs IN A 10.0.0.4\n") && text.contains("\ntwo.sub IN A 10.0.0.2\n"),
-        "{text}"
-    );
+    assert!(text.contains("\nglusternfs IN A 10.0.0.4\n") && text.contains("\ntwo.sub IN A 10.0.0.2\n"), "{text}");
     let file = tempfile::NamedTempFile::new().expect("a file");
     std::fs::write(file.path(), &text).expect("written");
-    let checked = std::process::Command::new("named-checkzone")
-        .arg("storage.example")
-        .arg(file.path())
-        .output();
+    let checked = std::process::Command::new("named-checkzone").arg("storage.example").arg(file.path()).output();
     match checked {
-        Ok(output) => assert!(
-            output.status.success(),
-            "{}\n{text}",
-            String::from_utf8_lossy(&output.stdout)
-        ),
+        Ok(output) => assert!(output.status.success(), "{}\n{text}", String::from_utf8_lossy(&output.stdout)),
         Err(error) => println!("skipped: named-checkzone (bind9-utils): {error}"),
     }
 }

@@ -8,14 +8,13 @@ use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode}
 use hickory_proto::rr::{DNSClass, Name, RecordType};
 use proptest::prelude::*;
 use std::net::IpAddr;
-use std::str::FromStr;
 
 const UDP: Transport = Transport::Udp { limited: false };
 
 fn question(name: &str, kind: RecordType) -> Message {
     let mut message = Message::new(4711, MessageType::Query, OpCode::Query);
     message.metadata.recursion_desired = true;
-    message.add_query(Query::query(Name::from_str(name).expect("a name"), kind));
+    message.add_query(Query::query(Name::from_ascii(name).expect("a name"), kind));
     message
 }
 
@@ -27,15 +26,8 @@ fn exchange(message: &Message, transport: Transport) -> Message {
 #[test]
 fn the_answer_repeats_the_question_in_its_own_letters() {
     let answer = exchange(&question("GlusterNFS.Storage.EXAMPLE.", RecordType::A), UDP);
-    assert_eq!(
-        (answer.metadata.id, answer.metadata.response_code),
-        (4711, ResponseCode::NoError)
-    );
-    assert!(
-        answer.metadata.authoritative
-            && answer.metadata.recursion_desired
-            && !answer.metadata.recursion_available
-    );
+    assert_eq!((answer.metadata.id, answer.metadata.response_code), (4711, ResponseCode::NoError));
+    assert!(answer.metadata.authoritative && answer.metadata.recursion_desired && !answer.metadata.recursion_available);
     assert_eq!(answer.queries[0].name().to_ascii(), "GlusterNFS.Storage.EXAMPLE.");
     assert_eq!(answer.answers.len(), 4);
     assert_eq!(answer.answers[0].name.to_ascii(), "GlusterNFS.Storage.EXAMPLE.");
@@ -53,10 +45,8 @@ fn edns_is_answered_and_its_later_versions_are_not_understood() {
     assert_eq!((given.max_payload(), given.flags().dnssec_ok), (1232, true));
     edns.set_version(1);
     message.set_edns(edns);
-    assert_eq!(
-        exchange(&message, UDP).metadata.response_code,
-        ResponseCode::BADVERS
-    );
+    // 16 is BADVERS here (and BADSIG elsewhere)
+    assert_eq!(u16::from(exchange(&message, UDP).metadata.response_code), 16);
 }
 
 #[test]
@@ -77,12 +67,11 @@ fn what_does_not_fit_is_truncated_over_udp_and_whole_over_tcp() {
     assert!(answer.metadata.truncation && length <= 512 && answer.answers.is_empty());
     let (answer, _) = ask(&message, Transport::Tcp);
     assert!(!answer.metadata.truncation && answer.answers.len() == 64);
-    message.set_edns(Edns::new());
+    let mut large = Edns::new();
+    large.set_max_payload(4096);
+    message.set_edns(large);
     let (answer, length) = ask(&message, UDP);
-    assert!(
-        !answer.metadata.truncation && length <= 1232 && answer.answers.len() == 64,
-        "{length}"
-    );
+    assert!(!answer.metadata.truncation && length <= 1232 && answer.answers.len() == 64, "{length}");
     let mut small = Edns::new();
     small.set_max_payload(10);
     message.set_edns(small);
@@ -110,27 +99,16 @@ fn what_is_not_a_plain_question_is_turned_down() {
     assert_eq!(exchange(&none, UDP).metadata.response_code, ResponseCode::FormErr);
     let mut chaos = question("version.bind.", RecordType::TXT);
     chaos.queries[0].set_query_class(DNSClass::CH);
-    assert_eq!(
-        exchange(&chaos, UDP).metadata.response_code,
-        ResponseCode::Refused
-    );
+    assert_eq!(exchange(&chaos, UDP).metadata.response_code, ResponseCode::Refused);
     let mut notify = question("storage.example.", RecordType::SOA);
     notify.metadata.op_code = OpCode::Notify;
+    assert_eq!(exchange(&notify, UDP).metadata.response_code, ResponseCode::NotImp);
     assert_eq!(
-        exchange(&notify, UDP).metadata.response_code,
-        ResponseCode::NotImp
-    );
-    assert_eq!(
-        exchange(&question("www.example.com.", RecordType::A), UDP)
-            .metadata
-            .response_code,
+        exchange(&question("www.example.com.", RecordType::A), UDP).metadata.response_code,
         ResponseCode::Refused
     );
     let nothing = exchange(&question("nosuch.storage.example.", RecordType::A), UDP);
-    assert_eq!(
-        (nothing.metadata.response_code, nothing.authorities.len()),
-        (ResponseCode::NXDomain, 1)
-    );
+    assert_eq!((nothing.metadata.response_code, nothing.authorities.len()), (ResponseCode::NXDomain, 1));
     // never an answer to an answer
     let mut answer = question("glusternfs.", RecordType::A);
     answer.metadata.message_type = MessageType::Response;
@@ -139,10 +117,7 @@ fn what_is_not_a_plain_question_is_turned_down() {
     let mut bytes = question("glusternfs.", RecordType::A).to_vec().expect("encoded");
     bytes.truncate(20);
     let answer = respond(&view(), &bytes, UDP, 0).expect("an answer");
-    assert_eq!(
-        (answer.len(), answer[3] & 0x0f, &answer[..2]),
-        (12, 1, &bytes[..2])
-    );
+    assert_eq!((answer.len(), answer[3] & 0x0f, &answer[..2]), (12, 1, &bytes[..2]));
     assert!(respond(&view(), &bytes[..11], UDP, 0).is_none());
 }
 

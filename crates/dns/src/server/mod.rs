@@ -58,11 +58,7 @@ impl Server {
     /// Never fails: a socket that cannot be opened is tried again, and stands in [`Server::problems`] meanwhile.
     #[must_use]
     pub fn start(config: &ServerConfig, view: watch::Receiver<Arc<ZoneView>>) -> Self {
-        let limiter = Limiter::new(
-            config.rate_limit,
-            config.rate_limit_exempt.clone(),
-            Instant::now(),
-        );
+        let limiter = Limiter::new(config.rate_limit, config.rate_limit_exempt.clone(), Instant::now());
         let shared = Arc::new(Shared {
             view,
             limiter: Mutex::new(limiter),
@@ -86,11 +82,7 @@ impl Server {
     /// Sockets that are not open, each in a sentence with the remedy.
     #[must_use]
     pub fn problems(&self) -> Vec<String> {
-        let problems = self
-            .shared
-            .problems
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let problems = self.shared.problems.lock().unwrap_or_else(PoisonError::into_inner);
         problems.values().cloned().collect()
     }
 

@@ -70,10 +70,7 @@ fn is_full(error: &io::Error) -> bool {
     const ENFILE: i32 = 23;
     const EMFILE: i32 = 24;
     matches!(error.raw_os_error(), Some(ENFILE | EMFILE))
-        || matches!(
-            error.kind(),
-            io::ErrorKind::OutOfMemory | io::ErrorKind::Interrupted
-        )
+        || matches!(error.kind(), io::ErrorKind::OutOfMemory | io::ErrorKind::Interrupted)
 }
 
 /// One of the connections that are allowed, given back when dropped.
@@ -94,11 +91,7 @@ impl Place {
         }
         *count += 1;
         drop(clients);
-        Some(Self {
-            shared: Arc::clone(shared),
-            client,
-            _permit: permit,
-        })
+        Some(Self { shared: Arc::clone(shared), client, _permit: permit })
     }
 }
 
@@ -125,10 +118,7 @@ async fn converse(shared: &Shared, mut stream: TcpStream) -> io::Result<()> {
             Err(_) => return Ok(()),
         };
         if length > MOST {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidData,
-                format!("a question of {length} bytes"),
-            ));
+            return Err(io::Error::new(io::ErrorKind::InvalidData, format!("a question of {length} bytes")));
         }
         question.resize(length, 0);
         timeout(PATIENCE, stream.read_exact(&mut question)).await??;

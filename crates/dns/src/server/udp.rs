@@ -43,12 +43,7 @@ async fn serve(shared: &Shared, socket: &UdpSocket) -> io::Error {
         }
         let view = Arc::clone(&shared.view.borrow());
         let limited = !shared.allow(client.ip());
-        let Some(bytes) = respond(
-            &view,
-            &buffer[..length],
-            Transport::Udp { limited },
-            shared.turn(),
-        ) else {
+        let Some(bytes) = respond(&view, &buffer[..length], Transport::Udp { limited }, shared.turn()) else {
             continue;
         };
         match socket.try_send_to(&bytes, client) {

@@ -10,11 +10,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
-pub fn ip(text: &str) -> IpAddr {
+pub(crate) fn ip(text: &str) -> IpAddr {
     text.parse().expect("an address")
 }
 
-pub fn conf() -> ZoneConf {
+pub(crate) fn conf() -> ZoneConf {
     let name = |name: &str, service: Option<&str>, vips: &[&str]| NameConf {
         name: name.into(),
         vips: vips.iter().map(|v| ip(v)).collect(),
@@ -56,7 +56,7 @@ fn node(name: &str) -> NodeStatus {
 }
 
 /// VIPs 10.0.0.1 to 10.0.0.4 on nodes 0 to 3, fd00::1 on node 0; all is well, epoch 7.
-pub fn snapshot() -> Snapshot {
+pub(crate) fn snapshot() -> Snapshot {
     let vip = |pnn: u16| VipStatus {
         state: VipState::Held,
         holder: Some(Pnn(pnn)),
@@ -88,10 +88,10 @@ pub fn snapshot() -> Snapshot {
     }
 }
 
-pub fn view_of(snapshot: &Snapshot) -> ZoneView {
+pub(crate) fn view_of(snapshot: &Snapshot) -> ZoneView {
     Zone::new(conf()).update(snapshot).expect("the first view")
 }
 
-pub fn view() -> ZoneView {
+pub(crate) fn view() -> ZoneView {
     view_of(&snapshot())
 }

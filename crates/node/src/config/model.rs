@@ -130,34 +130,6 @@ impl Dns {
     pub fn sockets(&self) -> impl Iterator<Item = SocketAddr> + '_ {
         self.listen.iter().map(|address| SocketAddr::new(*address, self.port))
     }
-
-    /// For [`dns::follow`].
-    #[must_use]
-    pub fn zone_conf(&self) -> dns::ZoneConf {
-        let name = |name: &DnsName| dns::NameConf {
-            name: name.name.clone(),
-            vips: name.vips.clone(),
-            service: name.service.clone(),
-        };
-        dns::ZoneConf {
-            zone: self.zone.clone(),
-            names: self.names.iter().map(name).collect(),
-            ttl: self.ttl,
-            ns: self.ns.clone(),
-            contact: self.contact.clone(),
-            short_names: self.short_names,
-        }
-    }
-
-    /// For [`dns::Server::start`].
-    #[must_use]
-    pub fn server_conf(&self) -> dns::ServerConfig {
-        dns::ServerConfig {
-            sockets: self.sockets().collect(),
-            rate_limit: self.rate_limit,
-            rate_limit_exempt: self.rate_limit_exempt.clone(),
-        }
-    }
 }
 
 /// A service name in the zone.
