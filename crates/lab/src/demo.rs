@@ -15,6 +15,7 @@ pub(crate) fn main(lab: &Lab) -> Result<()> {
     progress.step("waiting until every node serves and every address is hosted");
     let all: Vec<usize> = (0..lab.site.nodes).collect();
     steadfast::wait_whole(lab, &all, Duration::from_secs(180))?;
+    parts::wait_nfs_writable(lab)?;
     sh::wait_for("the names to work on the client", Duration::from_secs(60), || {
         lab.client(&format!("nfs-ls nfs://{NFS_NAME}/{VOLUME} >/dev/null")).map(Some)
     })?;

@@ -193,6 +193,30 @@ fn prepare_share(lab: &Lab) -> Result<()> {
     Ok(())
 }
 
+/// Puts a file of the client host on the volume over NFS; the name that it got, which begins with `name`.
+///
+/// Ganesha lets nobody create files for some seconds after its start. A kernel waits; nfs-cp gives up, and may leave
+/// an empty file behind, so each attempt has a name of its own.
+pub(crate) fn nfs_put(lab: &Lab, server: &str, file: &str, name: &str) -> Result<String> {
+    let mut attempt = 0;
+    sh::wait_for(&format!("NFS on {server} to take a file"), Duration::from_secs(40), || {
+        attempt += 1;
+        let to = format!("{name}-{attempt}");
+        lab.client(&format!("nfs-cp {file} nfs://{server}/{VOLUME}/{to} >/dev/null"))?;
+        Ok(Some(to))
+    })
+}
+
+/// Waits until files can be created through every VIP, and leaves none behind.
+pub(crate) fn wait_nfs_writable(lab: &Lab) -> Result<()> {
+    let vips = lab.site.vips();
+    for (i, vip) in vips.iter().enumerate() {
+        nfs_put(lab, vip, "/etc/hostname", &format!("nfs/ready{i}"))?;
+    }
+    let first = lab.nodes_on().first().copied().context("no node is on")?;
+    lab.shell(&site::name(first), &format!("rm -f {MOUNT}/nfs/ready*")).map(drop)
+}
+
 fn by_hand(lab: &Lab, node: usize) -> Result<()> {
     let host = site::name(node);
     mount(lab, &host)?;

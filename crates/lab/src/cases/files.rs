@@ -3,7 +3,7 @@
 use super::Ctx;
 use crate::sh;
 use crate::site::{NFS_NAME, SHARE, SMB_NAME, VOLUME, ZONE};
-use crate::{files, steadfast};
+use crate::{files, parts, steadfast};
 use anyhow::{Result, bail};
 use std::time::Duration;
 
@@ -27,15 +27,12 @@ pub(crate) fn through_each_vip_and_name(ctx: &Ctx<'_>) -> Result<()> {
         lab.client(&format!("cd /tmp; smbclient -U {login} //{to_smb}/{SHARE} -c 'put file1 s{i}' >/dev/null 2>&1"))?;
         compare(ctx, &format!("nfs-cat nfs://{from_nfs}/{VOLUME}/{SHARE}/s{i} | cmp - /tmp/file1"))?;
         let (to_nfs, from_smb) = (nfs(server), smb(other));
-        // Ganesha lets nobody create files for some seconds after its start: a kernel waits, this tool gives up.
-        sh::wait_for("NFS to take a file", Duration::from_secs(30), || {
-            let line = format!("nfs-cp /tmp/file2 nfs://{to_nfs}/{VOLUME}/{SHARE}/n{i} >/dev/null");
-            lab.client(&line).map(Some)
-        })?;
+        let name = parts::nfs_put(lab, &to_nfs, "/tmp/file2", &format!("{SHARE}/n{i}"))?;
+        let name = name.trim_start_matches(SHARE).trim_start_matches('/');
         compare(
             ctx,
             &format!(
-                "cd /tmp; smbclient -U {login} //{from_smb}/{SHARE} -c 'get n{i} back' >/dev/null 2>&1; cmp back file2; rm back"
+                "cd /tmp; smbclient -U {login} //{from_smb}/{SHARE} -c 'get {name} back' >/dev/null 2>&1; cmp back file2; rm back"
             ),
         )?;
     }

@@ -167,6 +167,7 @@ pub(crate) fn run_group(lab: &Lab, names: &[String]) -> Result<Vec<Verdict>> {
     steadfast::form(lab, &progress)?;
     progress.step("waiting for the cluster to be whole");
     steadfast::settle(lab)?;
+    parts::wait_nfs_writable(lab)?;
     let mut verdicts = Vec::new();
     for case in CASES.iter().filter(|c| names.iter().any(|n| n == c.name)) {
         println!("test {} ...", case.name);
