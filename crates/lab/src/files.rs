@@ -1,6 +1,6 @@
 //! The files that the administrator of the reference site would write, per host.
 
-use crate::site::{self, CLIENT, MOUNT, PASSWORD, SHARE, Site, Storage, USER, VOLUME, ZONE};
+use crate::site::{self, CLIENT, MOUNT, PASSWORD, SHARE, Site, Storage, UID, USER, VOLUME, ZONE};
 use std::fmt::Write as _;
 
 pub(crate) fn hosts(site: &Site) -> String {
@@ -82,7 +82,9 @@ EXPORT {{
   Path = \"{path}\";
   Pseudo = \"/{VOLUME}\";
   Access_Type = RW;
-  Squash = No_Root_Squash;
+  Squash = All_Squash;
+  Anonymous_Uid = {UID};
+  Anonymous_Gid = {UID};
   SecType = sys;
   Transports = TCP;
   Protocols = 3, 4;

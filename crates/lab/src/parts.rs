@@ -4,7 +4,7 @@
 //! daemon's. Without it (`--without-daemon`) the lab starts those too and places each VIP once, for good.
 
 use crate::lab::Lab;
-use crate::site::{self, CLIENT, MOUNT, PASSWORD, SHARE, Storage, USER, VOLUME, WATCHER};
+use crate::site::{self, CLIENT, MOUNT, PASSWORD, SHARE, Storage, UID, USER, VOLUME, WATCHER};
 use crate::{files, sh};
 use anyhow::{Context, Result, bail};
 use services::storage::coherence::{MOUNT_OPTIONS, VOLUME_OPTIONS};
@@ -105,7 +105,7 @@ pub(crate) fn boot(lab: &Lab, node: usize) -> Result<()> {
         lab.shell(
             &host,
             &format!(
-                "mkdir -p {MOUNT}; id {USER} >/dev/null 2>&1 || useradd -u 3001 -M {USER}
+                "mkdir -p {MOUNT}; id {USER} >/dev/null 2>&1 || useradd -u {UID} -M {USER}
                  chown -R statd /var/lib/nfs/sm /var/lib/nfs/sm.bak 2>/dev/null || true
                  printf '{PASSWORD}\\n{PASSWORD}\\n' | smbpasswd -s -a {USER} >/dev/null"
             ),
@@ -184,7 +184,7 @@ fn prepare_share(lab: &Lab) -> Result<()> {
     lab.shell(
         &first,
         &format!(
-            "mkdir -p {MOUNT}/{SHARE} {MOUNT}/nfs; chown {USER} {MOUNT}/{SHARE}; chmod 777 {MOUNT}/{SHARE} {MOUNT}/nfs"
+            "mkdir -p {MOUNT}/{SHARE} {MOUNT}/nfs; chown {USER}: {MOUNT}/{SHARE} {MOUNT}/nfs; chmod 777 {MOUNT}/{SHARE} {MOUNT}/nfs"
         ),
     )?;
     if lab.site.storage == Storage::Gluster && lab.site.daemon {

@@ -39,6 +39,8 @@ pub(crate) const VOLUME: &str = "vol1";
 pub(crate) const MOUNT: &str = "/mnt/glustervol";
 pub(crate) const SHARE: &str = "share";
 pub(crate) const USER: &str = "jpena";
+/// Uid and gid of [`USER`]; over NFS everybody is this one, so that both protocols may use the same files.
+pub(crate) const UID: u32 = 3001;
 pub(crate) const PASSWORD: &str = "secret";
 pub(crate) const ZONE: &str = "storage.example";
 pub(crate) const NFS_NAME: &str = "glusternfs";

@@ -14,7 +14,7 @@ mod vm;
 
 use crate::lab::Lab;
 use crate::parts::{self, Progress};
-use crate::probe::arp::double_claims;
+use crate::probe::arp::to_and_fro;
 use crate::probe::run::Probe;
 use crate::site::Storage;
 use crate::steadfast;
@@ -22,6 +22,11 @@ use anyhow::{Result, bail};
 use serde::{Deserialize, Serialize};
 use std::cell::RefCell;
 use std::time::{Duration, Instant};
+
+/// Claims to and fro within this time are two holders at once: both answer each of the watcher's questions (50 ms).
+const SAME_TIME: Duration = Duration::from_millis(300);
+/// Within this time they are moves that nobody wanted.
+const FLAP: Duration = Duration::from_secs(2);
 
 /// Sites on which cases run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -142,12 +147,14 @@ impl Ctx<'_> {
         watcher.wait_ok(0, Duration::from_secs(15))?;
         let done = work();
         let seen = watcher.stop()?;
-        let double = double_claims(&seen.changes, Duration::from_secs(2));
+        let double = to_and_fro(&seen.changes, SAME_TIME);
+        let flaps = to_and_fro(&seen.changes, FLAP);
         self.figure(format!(
-            "{} ARP claims seen, {} changes of a holder, {} double",
+            "{} ARP claims seen, {} changes of a holder, {} double, {} to and fro",
             seen.ok,
             seen.changes.len(),
-            double.len()
+            double.len(),
+            flaps.len() - double.len()
         ));
         let done = done?;
         if seen.ok == 0 {
@@ -155,6 +162,9 @@ impl Ctx<'_> {
         }
         if !double.is_empty() {
             bail!("two holders of a VIP: {}", double.join("; "));
+        }
+        if !flaps.is_empty() {
+            bail!("an address does not stay where it is put: {}", flaps.join("; "));
         }
         Ok(done)
     }

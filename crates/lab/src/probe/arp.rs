@@ -6,7 +6,7 @@
 //! C time vip old-mac new-mac
 //! ```
 //!
-//! Two holders at once show as changes to and fro ([`double_claims`]).
+//! Two holders at once show as changes to and fro ([`to_and_fro`]).
 
 use super::{now_us, say, stop_flag};
 use anyhow::{Context, Result, bail};
@@ -142,8 +142,8 @@ impl Change {
     }
 }
 
-/// Claims that went A, B, A within `window`: both hosts answered for the address at the same time.
-pub(crate) fn double_claims(changes: &[Change], window: Duration) -> Vec<String> {
+/// Claims that went A, B, A within `window`. With a window of a few polls: both answered at the same time.
+pub(crate) fn to_and_fro(changes: &[Change], window: Duration) -> Vec<String> {
     let window = u64::try_from(window.as_micros()).unwrap_or(u64::MAX);
     let mut last: BTreeMap<&str, &Change> = BTreeMap::new();
     let mut found = Vec::new();
@@ -184,10 +184,10 @@ mod tests {
     fn a_move_is_no_double_claim_but_to_and_fro_is() {
         let window = Duration::from_secs(2);
         let moved = [change(0, "-", "a"), change(100, "a", "b")];
-        assert!(double_claims(&moved, window).is_empty());
+        assert!(to_and_fro(&moved, window).is_empty());
         let both = [change(0, "-", "a"), change(100, "a", "b"), change(150, "b", "a")];
-        assert_eq!(double_claims(&both, window).len(), 1);
+        assert_eq!(to_and_fro(&both, window).len(), 1);
         let back_later = [change(0, "-", "a"), change(100, "a", "b"), change(9000, "b", "a")];
-        assert!(double_claims(&back_later, window).is_empty());
+        assert!(to_and_fro(&back_later, window).is_empty());
     }
 }

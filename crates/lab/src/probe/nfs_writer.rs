@@ -49,7 +49,7 @@ pub(crate) fn main(server: IpAddr, export: &str, path: &str, interval: Duration)
             return Ok(1);
         }
     };
-    let mut gaps = Gaps::new(150);
+    let mut gaps = Gaps::new(80);
     let mut n = 0;
     while !stop.load(Ordering::Relaxed) {
         match client.write(&file, n * BLOCK as u64, &block(name, n)) {

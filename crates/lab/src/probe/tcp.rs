@@ -10,10 +10,10 @@ use std::time::Duration;
 /// How long a connect may take before it counts as failed: far above a LAN's, far below what is measured.
 const CONNECT: Duration = Duration::from_millis(30);
 
-/// Probes `target` each `interval` until standard input closes; gaps above 60 ms are reported.
+/// Probes `target` each `interval` until standard input closes; gaps above 25 ms are reported.
 pub(crate) fn main(target: IpAddr, interval: Duration) -> Result<i32> {
     let stop = stop_flag();
-    let mut gaps = Gaps::new(60);
+    let mut gaps = Gaps::new(25);
     let to = SocketAddr::new(target, crate::site::IDENT_PORT);
     while !stop.load(Ordering::Relaxed) {
         match once(&to) {
