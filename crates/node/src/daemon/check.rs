@@ -32,6 +32,9 @@ enum Frame {
     Answer { id: u64, result: Result<Outcome, String> },
 }
 
+/// A peer's question: its number, what to do, and the time for it.
+type Asked = (u64, Op, Duration);
+
 /// Both sides of it. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(crate) struct Checks {
@@ -45,7 +48,7 @@ struct Inner {
     runtime: tokio::runtime::Handle,
     next: AtomicU64,
     waiting: Mutex<BTreeMap<u64, oneshot::Sender<Result<Outcome, String>>>>,
-    serving: Mutex<BTreeMap<Pnn, mpsc::Sender<(u64, Op, Duration)>>>,
+    serving: Mutex<BTreeMap<Pnn, mpsc::Sender<Asked>>>,
     mount: Mutex<Option<PathBuf>>,
     /// One check at a time: two would see each other's files.
     running: tokio::sync::Mutex<()>,
@@ -101,7 +104,7 @@ impl Checks {
         }
     }
 
-    fn serve(&self, from: Pnn, ask: (u64, Op, Duration)) -> Result<(), String> {
+    fn serve(&self, from: Pnn, ask: Asked) -> Result<(), String> {
         let mut serving = lock(&self.inner.serving);
         let ask = match serving.get(&from) {
             None => ask,

@@ -48,7 +48,7 @@ pub(crate) fn inbox() -> (Inbox, Outlet) {
 }
 
 impl Inbox {
-    /// Puts an input in; false if it was dropped, for the queue is too long or the core has ended.
+    /// Puts an input in; false if it was dropped, for the queue is too long. A core that has ended needs nothing.
     pub(crate) fn input(&self, input: Input) -> bool {
         let limit = match input {
             Input::Heartbeat { .. } | Input::Grant { .. } => DATAGRAMS,
@@ -58,7 +58,8 @@ impl Inbox {
         if self.depth.load(Ordering::Relaxed) >= limit {
             return false;
         }
-        self.put(Item::Input(input))
+        self.put(Item::Input(input));
+        true
     }
 
     /// Puts anything in; false if the core has ended.

@@ -25,7 +25,7 @@ pub(crate) enum LockOrder {
     /// Get and keep the lock, or give it back.
     Want(bool),
     /// Write the own record, read all.
-    Exchange { ticket: u64, record: LockRecord },
+    Exchange { ticket: u64, record: Box<LockRecord> },
     /// Another lock, or none (with the reason), and the nodes whose records to look for.
     Use { lock: Option<ClusterLock>, none_because: String, peers: Vec<Pnn> },
     /// End the helpers, and this task.
@@ -73,7 +73,7 @@ impl LockTask {
             };
             match order {
                 Some(LockOrder::Want(wanted)) => self.want(wanted).await,
-                Some(LockOrder::Exchange { ticket, record }) => self.exchange(ticket, record).await,
+                Some(LockOrder::Exchange { ticket, record }) => self.exchange(ticket, &record).await,
                 Some(LockOrder::Use { lock, none_because, peers }) => {
                     self.stop().await;
                     self.lock = lock;
@@ -134,13 +134,13 @@ impl LockTask {
         self.next = Instant::now() + if self.held { RECHECK } else { RETRY };
     }
 
-    async fn exchange(&mut self, ticket: u64, record: LockRecord) {
+    async fn exchange(&mut self, ticket: u64, record: &LockRecord) {
         let Some(lock) = &mut self.lock else {
             let result = Err(self.none_because.clone());
             self.inbox.input(Input::Records { ticket, result });
             return;
         };
-        let value = match serde_json::to_value(&record) {
+        let value = match serde_json::to_value(record) {
             Ok(value) => value,
             Err(error) => {
                 let result = Err(format!("this node's record cannot be written as JSON: {error}"));
@@ -232,7 +232,7 @@ mod tests {
         let (orders, queue) = mpsc::unbounded_channel();
         orders.send(LockOrder::Want(true)).unwrap();
         orders.send(LockOrder::Want(true)).unwrap();
-        orders.send(LockOrder::Exchange { ticket: 7, record: record(0) }).unwrap();
+        orders.send(LockOrder::Exchange { ticket: 7, record: Box::new(record(0)) }).unwrap();
         orders.send(LockOrder::End).unwrap();
         LockTask::new(inbox).run(queue).await;
         assert!(matches!(next(&outlet), Input::Lock { held: false, because } if because.contains("no cluster lock")));

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -217,6 +218,7 @@ fn deliver(
     tickles: tickles::Sender,
     words: mpsc::UnboundedSender<Word>,
 ) -> impl Fn(PeerEvent) + Send + Sync + 'static {
+    let behind = AtomicBool::new(false);
     move |event| {
         let taken = match event {
             PeerEvent::Heartbeat { from, net, heartbeat } => {
@@ -244,14 +246,19 @@ fn deliver(
             PeerEvent::Bytes { from, channel: tickles::CHANNEL, bytes } => {
                 tickles.send(News::Frame { from, bytes }).is_ok()
             }
-            PeerEvent::Bytes { from, channel: site::LISTS, bytes } => words.send(Word::List(from, bytes)).is_ok(),
+            PeerEvent::Bytes { from, channel: site::LISTS, bytes } => {
+                let _ = words.send(Word::List(from, bytes));
+                true
+            }
             PeerEvent::Bytes { from, channel, .. } => {
                 tracing::debug!(node = from.0, channel, "bytes on a channel that this version does not know");
                 true
             }
         };
-        if !taken {
-            tracing::warn!("the core is behind; a message of a peer was dropped and will be sent again");
+        if taken {
+            behind.store(false, Ordering::Relaxed);
+        } else if !behind.swap(true, Ordering::Relaxed) {
+            tracing::warn!("the core is behind; messages of peers are dropped until they send them again");
         }
     }
 }
