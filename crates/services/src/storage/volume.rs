@@ -174,7 +174,8 @@ impl Volume {
 
     /// Settings of coherence that the volume does not have, with the commands to set them.
     pub fn missing_settings(&self) -> Vec<Setting> {
-        let set = |setting: &Setting| self.options.get(setting.option).is_some_and(|v| same_value(v, setting.value));
+        let value = |option: &str| self.options.get(option).or_else(|| self.effective.get(option));
+        let set = |setting: &Setting| value(setting.option).is_some_and(|value| same_value(value, setting.value));
         VOLUME_OPTIONS.into_iter().filter(|setting| !set(setting)).collect()
     }
 

@@ -20,7 +20,7 @@ pub struct Plan {
     pub increments: u32,
     /// For one operation.
     pub deadline: Duration,
-    /// For all increments of a node.
+    /// For all increments of a node; what is not made by then is left out, and what was made must be exact.
     pub count_deadline: Duration,
 }
 
@@ -31,7 +31,7 @@ impl Default for Plan {
             rounds: 5,
             increments: 200,
             deadline: Duration::from_secs(10),
-            count_deadline: Duration::from_secs(120),
+            count_deadline: Duration::from_secs(20),
         }
     }
 }

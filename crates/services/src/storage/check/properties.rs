@@ -8,6 +8,10 @@ use std::time::Duration;
 use super::coordinator::{Nodes, Tally, both};
 use super::ops::{Attributes, Op, Outcome, PeerError};
 use super::report::Property;
+use crate::storage::coherence;
+
+/// Increments per second below which writers wait for each other rather than for the disks.
+const SLOW_RATE: f64 = 10.0;
 
 type Tested = Result<Tally, PeerError>;
 
@@ -384,8 +388,16 @@ async fn counter_exact(nodes: &Nodes<'_>) -> Tested {
     }
     let rate = f64::from(made) / took.as_secs_f64().max(1e-6);
     tally.notes.push(format!("{made} increments by {} nodes, {rate:.0}/s", nodes.all().len()));
-    if made < times * u32::try_from(nodes.all().len()).unwrap_or(u32::MAX) {
-        tally.notes.push(format!("the rest was not made within {within:?}"));
+    let wanted = times.saturating_mul(u32::try_from(nodes.all().len()).unwrap_or(u32::MAX));
+    if made < wanted {
+        tally.notes.push(format!("no more were made within {within:?}"));
+    }
+    if made == 0 {
+        tally.check(false, || format!("not one increment within {within:?}"));
+    }
+    if rate < SLOW_RATE {
+        let slow = coherence::CONTENDED_WRITERS;
+        tally.notes.push(format!("slow: {}; `{}` mends that", slow.because, slow.command(&nodes.plan.volume)));
     }
     Ok(tally)
 }
