@@ -292,7 +292,6 @@ impl World {
         for pnn in &nodes {
             self.cut_storage(host, *pnn);
         }
-        self.hosts[host].kernel.evicted = nodes.into_iter().collect();
         let generation = self.hosts[host].generation;
         let serial = match self.hosts[host].daemon.as_mut() {
             Some(daemon) => {
@@ -302,10 +301,10 @@ impl World {
             None => return,
         };
         let delay = self.some(1_000..=30_000);
-        self.after(delay, What::Evicted { host, generation, serial, epoch });
+        self.after(delay, What::Evicted { host, generation, serial, epoch, nodes });
     }
 
-    pub(crate) fn evict_done(&mut self, host: usize, generation: u64, serial: u64, epoch: Epoch) {
+    pub(crate) fn evict_done(&mut self, host: usize, generation: u64, serial: u64, epoch: Epoch, nodes: Vec<Pnn>) {
         let now = self.now;
         if !self.is_current(host, generation) {
             return;
@@ -317,13 +316,12 @@ impl World {
             return;
         }
         if now < daemon.evict_fails_until || self.rng.chance(5_000) {
-            self.after(200 * MS, What::Evicted { host, generation, serial, epoch });
+            self.after(200 * MS, What::Evicted { host, generation, serial, epoch, nodes });
             let because = "nf_tables: Resource busy".to_owned();
             self.local(host, generation, Input::EvictFailed { epoch, because });
             return;
         }
-        let known = self.hosts[host].evicted_epoch;
-        self.hosts[host].evicted_epoch = known.max(Some(epoch));
+        self.hosts[host].kernel.evicted = nodes.into_iter().collect();
         self.local(host, generation, Input::Evicted { epoch });
     }
 

@@ -1,7 +1,7 @@
 //! What the scheduler's queue holds.
 
 use crate::clock::Micros;
-use cluster::{Epoch, Input, LockRecord, Message, Output};
+use cluster::{Epoch, Input, LockRecord, Message, Output, Pnn};
 use std::cmp::Ordering;
 use std::net::IpAddr;
 
@@ -33,7 +33,7 @@ pub(crate) enum What {
     /// An exchange writes (stage 0), then reads (stage 1).
     Exchange { host: usize, generation: u64, ticket: u64, record: Option<Box<LockRecord>>, deadline: Micros },
     /// An eviction is done.
-    Evicted { host: usize, generation: u64, serial: u64, epoch: Epoch },
+    Evicted { host: usize, generation: u64, serial: u64, epoch: Epoch, nodes: Vec<Pnn> },
     /// Services have started, or ended.
     Services { host: usize, generation: u64, serial: u64, up: bool },
     /// The guard of a dead daemon empties the set.

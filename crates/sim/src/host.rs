@@ -6,7 +6,7 @@
 use crate::clock::{Clock, Micros};
 use crate::rng::Rng;
 use crate::setup::interface_of;
-use cluster::{Cluster, Config, Durable, Epoch, Input, NodeUid, Output, Pnn, RunId, Snapshot, Time};
+use cluster::{Cluster, Config, Durable, Input, NodeUid, Output, Pnn, RunId, Snapshot, Time};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -131,8 +131,6 @@ pub struct Host {
     pub thawed_at: Option<Micros>,
     /// Chance for this machine only.
     pub rng: Rng,
-    /// Newest epoch whose eviction it confirmed.
-    pub evicted_epoch: Option<Epoch>,
 }
 
 impl Host {

@@ -29,7 +29,6 @@ impl World {
             machine.disk.durable = state;
         }
         machine.kernel = Kernel::default();
-        machine.evicted_epoch = None;
         machine.clock.thaw(self.now);
         let pnn = self.hosts[host].pnn();
         for peer in &mut self.hosts {

@@ -101,7 +101,6 @@ impl World {
                 broken: BTreeMap::new(),
                 thawed_at: None,
                 rng: rng.fork(index as u64),
-                evicted_epoch: None,
             })
             .collect();
         let mut world = Self {
@@ -210,7 +209,9 @@ impl World {
             What::Exchange { host, generation, ticket, record, deadline } => {
                 self.exchange_step(host, generation, ticket, record, deadline)
             }
-            What::Evicted { host, generation, serial, epoch } => self.evict_done(host, generation, serial, epoch),
+            What::Evicted { host, generation, serial, epoch, nodes } => {
+                self.evict_done(host, generation, serial, epoch, nodes);
+            }
             What::Services { host, generation, serial, up } => self.services_step(host, generation, serial, up),
             What::Guard { host, generation } => self.guard_cleans(host, generation),
             What::Start { host } => self.start_daemon(host),
