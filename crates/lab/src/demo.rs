@@ -19,7 +19,6 @@ pub(crate) fn main(lab: &Lab) -> Result<()> {
     sh::wait_for("the names to work on the client", Duration::from_secs(60), || {
         lab.client(&format!("nfs-ls nfs://{NFS_NAME}/{VOLUME} >/dev/null")).map(Some)
     })?;
-    lab.write(CLIENT, "/tmp/hello.txt", "Hello from the client host.\n")?;
     lab.write(CLIENT, "/root/hello.txt", "Hello from the client host.\n")?;
     progress.step("ready");
     println!("\n{}\n", steadfast::status_text(lab, 0).trim_end());
@@ -33,14 +32,13 @@ fn commands(lab: &Lab) -> Result<String> {
     let lab_word = format!("{} --lab {}", me.display(), lab.site.id);
     let on_client = format!("{lab_word} client --");
     let login = files::smb_login();
-    let cd = "sh -c 'cd /root && exec \"$@\"' -";
     Ok(format!(
         "Try this from another shell (as root):
 
   the client, over SMB, by name
     {on_client} smbclient -U {login} //{SMB_NAME}/{SHARE} -c ls
-    {on_client} {cd} smbclient -U {login} //{SMB_NAME}/{SHARE} -c 'put hello.txt'
-    {on_client} {cd} smbclient -U {login} //{SMB_NAME}/{SHARE} -c 'get hello.txt back.txt'
+    {on_client} smbclient -U {login} //{SMB_NAME}/{SHARE} -c 'lcd /root; put hello.txt'
+    {on_client} smbclient -U {login} //{SMB_NAME}/{SHARE} -c 'lcd /root; get hello.txt back.txt'
   the client, over NFS, by name
     {on_client} nfs-ls nfs://{NFS_NAME}/{VOLUME}/{SHARE}
     {on_client} nfs-cp /root/hello.txt nfs://{NFS_NAME}/{VOLUME}/{SHARE}/over-nfs.txt
