@@ -1,6 +1,6 @@
 //! What the core says, carried out: each output goes to the part that does it, and none of them is waited for.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
@@ -38,6 +38,10 @@ pub(crate) struct Wiring {
     pub(crate) snapshots: watch::Sender<Option<Arc<Snapshot>>>,
     pub(crate) timeline: Recorder,
     pub(crate) tickles: tickles::Sender,
+    /// Addresses whose last order was to take them.
+    pub(crate) wanted: BTreeSet<IpAddr>,
+    /// Addresses that could not be taken, until they are released for certain.
+    pub(crate) failed: BTreeMap<IpAddr, String>,
     /// Is there storage traffic that can be cut? Not for storage of kind `local`.
     pub(crate) evicts: watch::Receiver<bool>,
 }
@@ -55,9 +59,16 @@ impl Effects for Wiring {
                 }
             }
             Output::RenewLease { until } => self.net.order(Command::Renew { until: BootTime(until.0) }, now),
-            Output::LeaseLost => self.net.order(Command::LeaseLost, now),
-            Output::Take { vip, .. } => self.net.order(Command::Take { addr: vip }, now),
+            Output::LeaseLost => {
+                self.wanted.clear();
+                self.net.order(Command::LeaseLost, now);
+            }
+            Output::Take { vip, .. } => {
+                self.wanted.insert(vip);
+                self.net.order(Command::Take { addr: vip }, now);
+            }
             Output::Release { vip, .. } => {
+                self.wanted.remove(&vip);
                 self.net.order(Command::Release { addr: vip }, now);
             }
             Output::ProbeAddress { vip, .. } => self.net.order(Command::Probe { addr: vip }, now),
@@ -101,13 +112,16 @@ impl Effects for Wiring {
                 self.news(News::Taken(addr));
                 Input::Taken { vip: addr }
             }
-            E::TakeFailed { addr, why } => Input::TakeFailed { vip: addr, because: why },
+            E::TakeFailed { addr, why } => {
+                self.failed.insert(addr, why);
+                return self.gone(addr, now);
+            }
             E::Released { addr } => {
                 self.news(News::Released(addr));
                 if self.net.forget(addr) {
                     self.inbox.input(Input::Warning { key: format!("release {addr}"), text: String::new() });
                 }
-                Input::Released { vip: addr }
+                return self.gone(addr, now);
             }
             E::ReleaseFailed { addr, why } => {
                 self.net.release_again(addr, now + RELEASE_AGAIN);
@@ -134,7 +148,7 @@ impl Effects for Wiring {
                     return None;
                 }
                 self.news(News::Released(addr));
-                Input::Released { vip: addr }
+                return self.gone(addr, now);
             }
             E::Lease { kind, why } => {
                 let key = "kernel lease".to_owned();
@@ -220,6 +234,21 @@ impl Effects for Wiring {
 }
 
 impl Wiring {
+    /// The worker says that an address is gone, or could not be taken. If the core's last word was to hold it, this
+    /// may be the end of an earlier order, and the last one is still to be carried out: the core would believe the
+    /// address free, the leader would give it away, and then this node would take it. So it is released for certain
+    /// first, and the core is told by the answer to that.
+    fn gone(&mut self, addr: IpAddr, now: Time) -> Option<Input> {
+        if self.wanted.remove(&addr) {
+            self.net.order(Command::Release { addr }, now);
+            return None;
+        }
+        Some(match self.failed.remove(&addr) {
+            Some(because) => Input::TakeFailed { vip: addr, because },
+            None => Input::Released { vip: addr },
+        })
+    }
+
     fn news(&self, news: News) {
         // The task ends with the daemon.
         let _ = self.tickles.send(news);

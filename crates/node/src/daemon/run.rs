@@ -1,6 +1,6 @@
 //! From the command line to the end of the daemon.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -133,6 +133,8 @@ fn serve(options: &Options, log: &Log) -> anyhow::Result<()> {
         snapshots,
         timeline: recorder,
         tickles,
+        wanted: BTreeSet::new(),
+        failed: BTreeMap::new(),
         evicts: evicts_now,
     };
     let mut core = spawn_core(cluster, wiring, outlet)?;
