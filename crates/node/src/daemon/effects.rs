@@ -1,6 +1,6 @@
 //! What the core says, carried out: each output goes to the part that does it, and none of them is waited for.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
@@ -13,6 +13,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::core::Effects;
 use super::disk::Write;
+use super::held::Held;
 use super::inbox::{Inbox, Item};
 use super::lock::LockOrder;
 use super::tickles::{self, News};
@@ -38,10 +39,7 @@ pub(crate) struct Wiring {
     pub(crate) snapshots: watch::Sender<Option<Arc<Snapshot>>>,
     pub(crate) timeline: Recorder,
     pub(crate) tickles: tickles::Sender,
-    /// Addresses whose last order was to take them.
-    pub(crate) wanted: BTreeSet<IpAddr>,
-    /// Addresses that could not be taken, until they are released for certain.
-    pub(crate) failed: BTreeMap<IpAddr, String>,
+    pub(crate) held: Held,
     /// Is there storage traffic that can be cut? Not for storage of kind `local`.
     pub(crate) evicts: watch::Receiver<bool>,
 }
@@ -60,15 +58,15 @@ impl Effects for Wiring {
             }
             Output::RenewLease { until } => self.net.order(Command::Renew { until: BootTime(until.0) }, now),
             Output::LeaseLost => {
-                self.wanted.clear();
+                self.held.lease_lost();
                 self.net.order(Command::LeaseLost, now);
             }
             Output::Take { vip, .. } => {
-                self.wanted.insert(vip);
+                self.held.take(vip);
                 self.net.order(Command::Take { addr: vip }, now);
             }
             Output::Release { vip, .. } => {
-                self.wanted.remove(&vip);
+                self.held.release(vip);
                 self.net.order(Command::Release { addr: vip }, now);
             }
             Output::ProbeAddress { vip, .. } => self.net.order(Command::Probe { addr: vip }, now),
@@ -112,16 +110,13 @@ impl Effects for Wiring {
                 self.news(News::Taken(addr));
                 Input::Taken { vip: addr }
             }
-            E::TakeFailed { addr, why } => {
-                self.failed.insert(addr, why);
-                return self.gone(addr, now);
-            }
+            E::TakeFailed { addr, why } => return self.gone(addr, Some(why), now),
             E::Released { addr } => {
                 self.news(News::Released(addr));
                 if self.net.forget(addr) {
                     self.inbox.input(Input::Warning { key: format!("release {addr}"), text: String::new() });
                 }
-                return self.gone(addr, now);
+                return self.gone(addr, None, now);
             }
             E::ReleaseFailed { addr, why } => {
                 self.net.release_again(addr, now + RELEASE_AGAIN);
@@ -148,7 +143,7 @@ impl Effects for Wiring {
                     return None;
                 }
                 self.news(News::Released(addr));
-                return self.gone(addr, now);
+                return self.gone(addr, None, now);
             }
             E::Lease { kind, why } => {
                 let key = "kernel lease".to_owned();
@@ -234,19 +229,12 @@ impl Effects for Wiring {
 }
 
 impl Wiring {
-    /// The worker says that an address is gone, or could not be taken. If the core's last word was to hold it, this
-    /// may be the end of an earlier order, and the last one is still to be carried out: the core would believe the
-    /// address free, the leader would give it away, and then this node would take it. So it is released for certain
-    /// first, and the core is told by the answer to that.
-    fn gone(&mut self, addr: IpAddr, now: Time) -> Option<Input> {
-        if self.wanted.remove(&addr) {
+    fn gone(&mut self, addr: IpAddr, why: Option<String>, now: Time) -> Option<Input> {
+        let told = self.held.gone(addr, why);
+        if told.is_none() {
             self.net.order(Command::Release { addr }, now);
-            return None;
         }
-        Some(match self.failed.remove(&addr) {
-            Some(because) => Input::TakeFailed { vip: addr, because },
-            None => Input::Released { vip: addr },
-        })
+        told
     }
 
     fn news(&self, news: News) {

@@ -20,6 +20,7 @@ mod dns;
 mod effects;
 mod facts;
 mod handler;
+mod held;
 mod inbox;
 mod lock;
 mod priority;

@@ -1,6 +1,6 @@
 //! From the command line to the end of the daemon.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,6 +20,7 @@ use super::core::{Core, Ended};
 use super::effects::{NetOrders, Wiring};
 use super::facts::Facts;
 use super::handler::{Admin, Reload};
+use super::held::Held;
 use super::inbox::{Inbox, Item, Outlet, inbox};
 use super::lock::{LockOrder, LockTask};
 use super::services::ServicesTask;
@@ -133,8 +134,7 @@ fn serve(options: &Options, log: &Log) -> anyhow::Result<()> {
         snapshots,
         timeline: recorder,
         tickles,
-        wanted: BTreeSet::new(),
-        failed: BTreeMap::new(),
+        held: Held::default(),
         evicts: evicts_now,
     };
     let mut core = spawn_core(cluster, wiring, outlet)?;
