@@ -72,25 +72,29 @@ pub(crate) fn wish(site: &Site<'_>) -> (Wish, Recheck) {
     // is noticed by one before the other does not take a healthy one with it.
     let inside: BTreeSet<Pnn> = serving.union(&witnesses).copied().collect();
     let mut missing = BTreeSet::new();
+    let mut deaf = BTreeSet::new();
     for (a, b) in pairs(&inside) {
         let edge = (site.edge)(a, b);
         if !edge.up {
             let due = edge.since + timing.mesh_delay;
             if due <= site.now {
                 missing.insert((a, b));
+                deaf.extend(edge.deaf);
             } else {
                 earliest(&mut recheck, due);
             }
         }
     }
-    let mesh = full_mesh(&inside, &missing, leader);
+    let mesh = full_mesh(&inside, &missing, &deaf, leader);
     let reduced = inside.len() != mesh.len();
 
-    // Only who leads (or, when nobody serves, anybody) lets newcomers in and applies its own configuration: two nodes
-    // that were told different things would take turns otherwise. Newcomers are connected to everybody in the mesh, and
+    // Only the member with the longest service that has a vote (or, when no voter serves, anybody) lets newcomers in
+    // and applies its own configuration: two nodes that were told different things would take turns otherwise. The
+    // leader itself may be without a vote: after a power cut a newcomer can lead while the voters come back. Newcomers are connected to everybody in the mesh, and
     // to each other, for the join delay, and do not come in the same step that puts somebody out.
     let mut next: BTreeSet<Pnn> = mesh.clone();
-    let leads = leader.is_none_or(|l| !mesh.contains(&l) || l == me);
+    let first = order(site, &mesh).into_iter().find(|p| serving.contains(p));
+    let leads = first.is_none_or(|p| p == me);
     if leads {
         next.retain(|p| site.config.nodes.contains_key(p));
     }

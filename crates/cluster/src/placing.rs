@@ -261,7 +261,12 @@ impl Placing {
                 }
             }
             // Nobody is healthy: an address on a sick node is better than no address, and it stays where it is.
-            let mut candidates = if good.is_empty() { poor } else { good };
+            let sick = good.is_empty();
+            let mut candidates = if sick { poor } else { good };
+            if sick && self.target.get(vip).is_some_and(|p| candidates.contains(p)) {
+                // All are sick alike: moving it about would help nobody.
+                candidates.retain(|p| self.target.get(vip) == Some(p));
+            }
             if candidates.is_empty() {
                 candidates.extend(self.target.get(vip).filter(|p| able(scene, conf, **p)));
             }

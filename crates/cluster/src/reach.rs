@@ -13,6 +13,8 @@ pub(crate) struct Peer {
     pub(crate) last: Option<Time>,
     /// The peer's own time stamp of the newest heartbeat of its run.
     sent: Time,
+    /// Last heartbeat over a network that is not the one of control and storage.
+    pub(crate) elsewhere: Option<Time>,
     pub(crate) run: Option<RunId>,
     pub(crate) uid: Option<NodeUid>,
     pub(crate) view: Option<(Incarnation, Epoch)>,
@@ -29,6 +31,8 @@ pub(crate) struct Peer {
 pub(crate) struct Edge {
     pub(crate) up: bool,
     pub(crate) since: Time,
+    /// The one that does not hear the other, while the other hears it.
+    pub(crate) deaf: Option<Pnn>,
 }
 
 /// What a refresh found.
@@ -76,6 +80,7 @@ impl Reach {
             self.peers.entry(*pnn).or_insert_with(|| Peer {
                 last: None,
                 sent: Time(0),
+                elsewhere: None,
                 run: None,
                 uid: None,
                 view: None,
@@ -112,6 +117,12 @@ impl Reach {
             self.stale = true;
         }
         new_run
+    }
+
+    pub(crate) fn heard_elsewhere(&mut self, from: Pnn, now: Time) {
+        if let Some(peer) = self.peers.get_mut(&from) {
+            peer.elsewhere = Some(now);
+        }
     }
 
     pub(crate) fn link(&mut self, peer: Pnn, up: bool, now: Time) {
@@ -153,14 +164,28 @@ impl Reach {
             for b in &all[i + 1..] {
                 let key = ((*a).min(*b), (*a).max(*b));
                 let up = self.edge_up(key.0, key.1);
-                let edge = self.edges.entry(key).or_insert(Edge { up: false, since: self.started });
+                let deaf = self.deaf(key.0, key.1);
+                let edge = self.edges.entry(key).or_insert(Edge { up: false, since: self.started, deaf: None });
                 if edge.up != up {
-                    *edge = Edge { up, since: now };
+                    *edge = Edge { up, since: now, deaf };
+                    edges = true;
+                } else if edge.deaf != deaf {
+                    edge.deaf = deaf;
                     edges = true;
                 }
             }
         }
         Changed { heard: changed, edges }
+    }
+
+    /// Of two nodes that we hear, the one that alone misses the other.
+    fn deaf(&self, a: Pnn, b: Pnn) -> Option<Pnn> {
+        let (ah, bh) = (self.says(a)?, self.says(b)?);
+        match (ah(b), bh(a)) {
+            (false, true) => Some(a),
+            (true, false) => Some(b),
+            (true, true) | (false, false) => None,
+        }
     }
 
     /// A pair of which one is not heard by us counts as connected when the other one hears it.
@@ -197,7 +222,7 @@ impl Reach {
     }
 
     pub(crate) fn edge(&self, a: Pnn, b: Pnn) -> Edge {
-        self.edges.get(&(a.min(b), a.max(b))).copied().unwrap_or(Edge { up: false, since: self.started })
+        self.edges.get(&(a.min(b), a.max(b))).copied().unwrap_or(Edge { up: false, since: self.started, deaf: None })
     }
 
     pub(crate) fn run(&self, pnn: Pnn) -> Option<RunId> {

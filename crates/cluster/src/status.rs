@@ -31,6 +31,10 @@ impl Seen {
             let because = match reach.peers.get(pnn) {
                 Some(p) if !p.link => "its control link is closed and does not come back".to_string(),
                 Some(p) => match p.last {
+                    Some(t) if p.elsewhere.is_some_and(|e| e > t) => format!(
+                        "no heartbeat for {} ms over the network of control and storage, though another of its networks works",
+                        now.since(t).as_millis()
+                    ),
                     Some(t) => format!("no heartbeat for {} ms", now.since(t).as_millis()),
                     None => "no heartbeat yet".to_string(),
                 },

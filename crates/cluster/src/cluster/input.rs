@@ -139,6 +139,12 @@ impl Cluster {
         if !self.config.nodes.contains_key(&from) || from == self.config.me {
             return;
         }
+        if net != 0 {
+            // Membership and leases run over the network of control and storage only: a node that has lost it must not
+            // be kept by another one. The others tell people that it is alive.
+            self.reach.heard_elsewhere(from, now);
+            return;
+        }
         if self.reach.heartbeat(from, hb, now) {
             self.dirty = true;
         }
