@@ -1,6 +1,9 @@
 //! The mount manager on a real GlusterFS volume of one brick, in namespaces of its own. A client process that
 //! is stopped is what a hung mount looks like: its callers sit in the kernel, deaf to SIGKILL.
 
+// What a test sets up itself may end it.
+#![allow(clippy::unwrap_used)]
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;

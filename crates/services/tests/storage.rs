@@ -1,5 +1,8 @@
 //! The storage helpers as real processes: lock, mount watch and check-storage on a local directory.
 
+// What a test sets up itself may end it.
+#![allow(clippy::unwrap_used)]
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -46,7 +46,8 @@ impl Health {
         self.bad = self.bad.saturating_add(1);
         if error.is_hang() {
             let asked = now.checked_sub(PROBE_DEADLINE).unwrap_or(now);
-            let &mut (since, told) = self.silent.get_or_insert((asked, at.checked_sub(PROBE_DEADLINE).unwrap_or(at)));
+            let &mut (since, told) =
+                self.silent.get_or_insert_with(|| (asked, at.checked_sub(PROBE_DEADLINE).unwrap_or(at)));
             self.failed = true;
             let because = format!("{path} does not answer since {}", clock(told));
             return Judged { state: State::Failed, because, give_up: now.duration_since(since) >= BEYOND_REPAIR };
