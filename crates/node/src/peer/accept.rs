@@ -71,15 +71,9 @@ async fn meet(shared: &Shared, site: &Site, stream: TcpStream) -> Result<Met, St
     let start = LazyConfigAcceptor::new(Acceptor::default(), stream)
         .await
         .map_err(|e| format!("it does not speak TLS 1.3 ({e})"))?;
-    let joining = start
-        .client_hello()
-        .alpn()
-        .is_some_and(|mut names| names.any(|name| name == JOIN_PROTOCOL));
+    let joining = start.client_hello().alpn().is_some_and(|mut names| names.any(|name| name == JOIN_PROTOCOL));
     let config = if joining { &site.tls.join } else { &site.tls.accept };
-    let stream = start
-        .into_stream(Arc::clone(config))
-        .await
-        .map_err(|e| e.to_string())?;
+    let stream = start.into_stream(Arc::clone(config)).await.map_err(|e| e.to_string())?;
     if joining {
         return Ok(Met::Joiner(Box::new(stream)));
     }
@@ -99,9 +93,7 @@ async fn serve(shared: &Shared, site: &Site, stream: ServerStream<TcpStream>, fr
                 shared.me
             )));
         }
-        shared
-            .slot(pnn)
-            .ok_or_else(|| Ended::refused("it is not in the nodes list"))
+        shared.slot(pnn).ok_or_else(|| Ended::refused("it is not in the nodes list"))
     });
     let slot = match peer {
         Ok(slot) => slot,
@@ -129,18 +121,14 @@ async fn admit(
 ) -> io::Result<()> {
     let length = stream.read_u32().await? as usize;
     if length > JOIN_REQUEST {
-        return Err(io::Error::other(format!(
-            "a request of {length} bytes was announced"
-        )));
+        return Err(io::Error::other(format!("a request of {length} bytes was announced")));
     }
     let mut body = vec![0; length];
     stream.read_exact(&mut body).await?;
     let request: JoinRequest = serde_json::from_slice(&body)?;
     let (enroller, site) = (Enroller::new(shared.pki.clone()), Arc::clone(site));
     let answer = tokio::task::spawn_blocking(move || {
-        let now = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .map_or(0, |d| d.as_secs());
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
         enroller.answer(&request, from.ip(), &site.nodes, site.config_text.as_deref(), now)
     })
     .await
@@ -153,9 +141,7 @@ async fn admit(
     if body.len() > MAX_JOIN {
         return Err(io::Error::other("the configuration file is too long to be sent"));
     }
-    stream
-        .write_u32(u32::try_from(body.len()).map_err(io::Error::other)?)
-        .await?;
+    stream.write_u32(u32::try_from(body.len()).map_err(io::Error::other)?).await?;
     stream.write_all(&body).await?;
     stream.shutdown().await?;
     refused.map_or(Ok(()), |because| Err(io::Error::other(because)))

@@ -45,22 +45,14 @@ impl Datagrams {
         let (wake, woken) = UnixStream::pair().map_err(PeerError::Receiver)?;
         wake.set_nonblocking(true).map_err(PeerError::Receiver)?;
         woken.set_nonblocking(true).map_err(PeerError::Receiver)?;
-        let inner = Arc::new(Inner {
-            sockets: Mutex::new(Arc::new(sockets)),
-            stopped: AtomicBool::new(false),
-        });
+        let inner = Arc::new(Inner { sockets: Mutex::new(Arc::new(sockets)), stopped: AtomicBool::new(false) });
         let (shared2, inner2) = (Arc::clone(&shared), Arc::clone(&inner));
         let thread = Builder::new()
             .name("sf-heartbeats".into())
             .stack_size(STACK)
             .spawn(move || receive(&shared2, &inner2, &woken))
             .map_err(PeerError::Receiver)?;
-        Ok(Self {
-            shared,
-            inner,
-            wake,
-            thread: Mutex::new(Some(thread)),
-        })
+        Ok(Self { shared, inner, wake, thread: Mutex::new(Some(thread)) })
     }
 
     /// The sockets in force.
@@ -122,7 +114,7 @@ impl Datagrams {
             };
             if let Err(error) = sent {
                 Counters::add(&self.shared.counters.unsent_datagrams);
-                if let Some(kept_back) = self.shared.gate.pass(to.ip(), Instant::now()) {
+                if let Some(kept_back) = self.shared.losses.pass(to.ip(), Instant::now()) {
                     tracing::warn!(%to, kept_back, "cannot send a heartbeat: {error}");
                 }
             }
@@ -140,13 +132,8 @@ pub(super) fn open(
     let node = site.nodes.get(&me).ok_or(PeerError::NotListed(me))?;
     let open = |ip: &IpAddr| {
         let address = SocketAddr::new(*ip, port);
-        let same = before
-            .iter()
-            .find(|s| s.local_addr().is_ok_and(|bound| bound == address));
-        same.map_or_else(
-            || socket::datagrams(address).map(Arc::new),
-            |socket| Ok(Arc::clone(socket)),
-        )
+        let same = before.iter().find(|s| s.local_addr().is_ok_and(|bound| bound == address));
+        same.map_or_else(|| socket::datagrams(address).map(Arc::new), |socket| Ok(Arc::clone(socket)))
     };
     node.addresses.iter().map(open).collect()
 }
@@ -174,11 +161,7 @@ fn receive(shared: &Shared, inner: &Inner, mut woken: &UnixStream) {
             // Only drains it; what it stands for is looked at above.
             let _ = woken.read(&mut bytes);
         }
-        for ((net, socket), _) in (0u8..)
-            .zip(sockets.iter())
-            .zip(&ready)
-            .filter(|(_, ready)| **ready)
-        {
+        for ((net, socket), _) in (0u8..).zip(sockets.iter()).zip(&ready).filter(|(_, ready)| **ready) {
             drain(shared, inner, net, socket, &mut buffer);
         }
     }
@@ -203,18 +186,11 @@ fn drain(shared: &Shared, inner: &Inner, net: u8, socket: &UdpSocket, buffer: &m
             continue;
         };
         let Some((peer, plain)) = shared.keys.open(id, net, datagram, Instant::now()) else {
-            shared.drop_datagram(
-                from.ip(),
-                "sealed with an unknown key, changed on the way, or a replay",
-            );
+            shared.drop_datagram(from.ip(), "sealed with an unknown key, changed on the way, or a replay");
             continue;
         };
         match wire::read(plain) {
-            Some(Word::Heartbeat(heartbeat)) => (shared.events)(PeerEvent::Heartbeat {
-                from: peer,
-                net,
-                heartbeat,
-            }),
+            Some(Word::Heartbeat(heartbeat)) => (shared.events)(PeerEvent::Heartbeat { from: peer, net, heartbeat }),
             Some(Word::Grant(grant)) => (shared.events)(PeerEvent::Grant { from: peer, grant }),
             Some(Word::Unknown) => {}
             None => shared.drop_datagram(from.ip(), "its content makes no sense"),

@@ -20,12 +20,7 @@ pub(super) async fn keep_dialling(shared: Arc<Shared>, slot: Arc<Slot>) {
     let mut pause = FIRST_PAUSE;
     loop {
         let ended = once(&shared, &slot).await;
-        let name = shared
-            .site()
-            .nodes
-            .get(&slot.peer)
-            .map(|n| n.name.clone())
-            .unwrap_or_default();
+        let name = shared.site().nodes.get(&slot.peer).map(|n| n.name.clone()).unwrap_or_default();
         if ended.was_up {
             tracing::warn!(peer = %name, "link lost: {}", ended.because);
             pause = FIRST_PAUSE;

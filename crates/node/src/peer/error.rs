@@ -12,11 +12,7 @@ pub enum PeerError {
     Pki(#[from] PkiError),
     /// A socket.
     #[error("cannot open {what} {address}: {source}{}", hint(source))]
-    Bind {
-        what: &'static str,
-        address: SocketAddr,
-        source: io::Error,
-    },
+    Bind { what: &'static str, address: SocketAddr, source: io::Error },
     /// This node is not in its own list.
     #[error("node {0} (this one) is not in the nodes list, or has no address there")]
     NotListed(cluster::Pnn),

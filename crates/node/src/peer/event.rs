@@ -9,11 +9,7 @@ use std::time::Duration;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PeerEvent {
     /// A heartbeat over network `net` (index into the address lists).
-    Heartbeat {
-        from: Pnn,
-        net: u8,
-        heartbeat: Heartbeat,
-    },
+    Heartbeat { from: Pnn, net: u8, heartbeat: Heartbeat },
     /// A grant.
     Grant { from: Pnn, grant: Grant },
     /// A message of the cluster core.

@@ -77,10 +77,7 @@ pub(super) fn bye(because: &str) -> io::Result<Vec<u8>> {
 
 fn encode(kind: u8, payload: &[u8]) -> io::Result<Vec<u8>> {
     if payload.len() > MAX_FRAME {
-        return Err(invalid(format!(
-            "a frame of {} bytes is more than {MAX_FRAME}",
-            payload.len()
-        )));
+        return Err(invalid(format!("a frame of {} bytes is more than {MAX_FRAME}", payload.len())));
     }
     let length = u32::try_from(payload.len()).map_err(io::Error::other)?;
     let mut frame = Vec::with_capacity(HEADER + payload.len());
@@ -97,9 +94,7 @@ pub(super) async fn read(from: &mut (impl AsyncRead + Unpin), limit: usize) -> i
     let [a, b, c, d, kind] = header;
     let length = u32::from_be_bytes([a, b, c, d]) as usize;
     if length > limit {
-        return Err(invalid(format!(
-            "a frame of {length} bytes was announced; {limit} are the limit"
-        )));
+        return Err(invalid(format!("a frame of {length} bytes was announced; {limit} are the limit")));
     }
     let mut payload = vec![0; length];
     from.read_exact(&mut payload).await?;
@@ -115,10 +110,7 @@ fn decode(kind: u8, mut payload: Vec<u8>) -> io::Result<Frame> {
         BYTES if payload.is_empty() => return Err(invalid("a frame without its channel".into())),
         BYTES => {
             let channel = payload.remove(0);
-            Frame::Bytes {
-                channel,
-                bytes: payload,
-            }
+            Frame::Bytes { channel, bytes: payload }
         }
         BYE => Frame::Bye(String::from_utf8_lossy(&payload).chars().take(500).collect()),
         _ => Frame::Unknown,
@@ -136,10 +128,7 @@ mod tests {
     use tokio::runtime::Builder;
 
     fn read_from(mut bytes: &[u8], limit: usize) -> io::Result<Frame> {
-        Builder::new_current_thread()
-            .build()
-            .unwrap()
-            .block_on(read(&mut bytes, limit))
+        Builder::new_current_thread().build().unwrap().block_on(read(&mut bytes, limit))
     }
 
     #[test]
@@ -148,18 +137,13 @@ mod tests {
         assert!(error.to_string().contains("limit"), "{error}");
         assert!(bytes(0, &vec![0; MAX_FRAME]).is_err());
         let longest = bytes(7, &vec![1; MAX_FRAME - 1]).unwrap();
-        let Frame::Bytes { channel: 7, bytes } = read_from(&longest, MAX_FRAME).unwrap() else {
-            panic!()
-        };
+        let Frame::Bytes { channel: 7, bytes } = read_from(&longest, MAX_FRAME).unwrap() else { panic!() };
         assert_eq!(bytes.len(), MAX_FRAME - 1);
     }
 
     #[test]
     fn what_is_unknown_is_passed_over_and_what_is_wrong_is_not() {
-        assert!(matches!(
-            read_from(&[0, 0, 0, 2, 99, 1, 2], 10),
-            Ok(Frame::Unknown)
-        ));
+        assert!(matches!(read_from(&[0, 0, 0, 2, 99, 1, 2], 10), Ok(Frame::Unknown)));
         assert!(read_from(&[0, 0, 0, 2, MESSAGE, b'{', b'}'], 10).is_err());
         assert!(read_from(&[0, 0, 0, 0, BYTES], 10).is_err());
         assert!(read_from(&[0, 0, 0, 9, PING, 1], 10).is_err(), "truncated");

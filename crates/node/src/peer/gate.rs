@@ -43,13 +43,7 @@ impl Gate {
                 Some(std::mem::take(&mut seen.kept_back))
             }
             None => {
-                sources.insert(
-                    key,
-                    Seen {
-                        logged: now,
-                        kept_back: 0,
-                    },
-                );
+                sources.insert(key, Seen { logged: now, kept_back: 0 });
                 Some(0)
             }
         }
@@ -77,9 +71,7 @@ mod tests {
     fn many_sources_cost_bounded_memory_and_lines() {
         let gate = Gate::default();
         let start = Instant::now();
-        let lines = (0..100_000u32)
-            .filter(|n| gate.pass(IpAddr::from(n.to_be_bytes()), start).is_some())
-            .count();
+        let lines = (0..100_000u32).filter(|n| gate.pass(IpAddr::from(n.to_be_bytes()), start).is_some()).count();
         assert_eq!(lines, MAX_SOURCES + 1);
         assert!(locked(&gate.sources).len() <= MAX_SOURCES + 1);
     }

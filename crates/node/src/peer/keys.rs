@@ -51,21 +51,8 @@ impl Keys {
         for (_, id) in unused.iter().rev().skip(MAX_UNUSED - 1) {
             receiving.remove(id);
         }
-        receiving.insert(
-            keys.id,
-            Held {
-                from: peer,
-                key: keys.receiving,
-                order,
-                in_use: false,
-                until: None,
-            },
-        );
-        Agreed {
-            peer,
-            id: keys.id,
-            sending: keys.sending,
-        }
+        receiving.insert(keys.id, Held { from: peer, key: keys.receiving, order, in_use: false, until: None });
+        Agreed { peer, id: keys.id, sending: keys.sending }
     }
 
     /// The peer has the keys too: what is sent is sealed with them.
@@ -90,13 +77,7 @@ impl Keys {
     }
 
     /// Opens a datagram; says who sealed it.
-    pub(super) fn open<'a>(
-        &self,
-        id: KeyId,
-        net: u8,
-        datagram: &'a mut [u8],
-        now: Instant,
-    ) -> Option<(Pnn, &'a [u8])> {
+    pub(super) fn open<'a>(&self, id: KeyId, net: u8, datagram: &'a mut [u8], now: Instant) -> Option<(Pnn, &'a [u8])> {
         let mut receiving = locked(&self.receiving);
         let held = receiving.get_mut(&id)?;
         if held.until.is_some_and(|until| now >= until) {
@@ -108,10 +89,7 @@ impl Keys {
         if !held.in_use {
             held.in_use = true;
             receiving.retain(|_, held| held.until.is_none_or(|until| now < until));
-            for older in receiving
-                .values_mut()
-                .filter(|h| h.from == from && h.order < order && h.until.is_none())
-            {
+            for older in receiving.values_mut().filter(|h| h.from == from && h.order < order && h.until.is_none()) {
                 older.until = Some(now + GRACE);
             }
         }
@@ -126,16 +104,12 @@ mod tests {
 
     fn session(n: u8) -> (SessionKeys, SessionKeys) {
         let exported = [n; EXPORTED];
-        (
-            SessionKeys::new(&exported, true).unwrap(),
-            SessionKeys::new(&exported, false).unwrap(),
-        )
+        (SessionKeys::new(&exported, true).unwrap(), SessionKeys::new(&exported, false).unwrap())
     }
 
     fn open(keys: &Keys, sender: &SendKey, at: Instant) -> Option<Pnn> {
         let mut datagram = sender.seal(0, b"x").unwrap();
-        keys.open(key_id(&datagram).unwrap(), 0, &mut datagram, at)
-            .map(|(from, _)| from)
+        keys.open(key_id(&datagram).unwrap(), 0, &mut datagram, at).map(|(from, _)| from)
     }
 
     #[test]
@@ -145,19 +119,11 @@ mod tests {
         let (old, mine) = session(1);
         keys.use_for_sending(keys.agree(Pnn(1), mine));
         let later = now + GRACE * 100;
-        assert_eq!(
-            open(&keys, &old.sending, later),
-            Some(Pnn(1)),
-            "no newer key: good for ever"
-        );
+        assert_eq!(open(&keys, &old.sending, later), Some(Pnn(1)), "no newer key: good for ever");
 
         let (new, mine) = session(2);
         let agreed = keys.agree(Pnn(1), mine);
-        assert_eq!(
-            open(&keys, &old.sending, later + GRACE),
-            Some(Pnn(1)),
-            "the peer may not have the new one yet"
-        );
+        assert_eq!(open(&keys, &old.sending, later + GRACE), Some(Pnn(1)), "the peer may not have the new one yet");
         keys.use_for_sending(agreed);
         let later = later + GRACE * 2;
         assert_eq!(open(&keys, &old.sending, later), Some(Pnn(1)));

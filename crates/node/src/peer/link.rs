@@ -30,18 +30,10 @@ pub(super) struct Ended {
 
 impl Ended {
     pub(super) fn lost(because: impl std::fmt::Display) -> Self {
-        Self {
-            because: because.to_string(),
-            refused: false,
-            was_up: false,
-        }
+        Self { because: because.to_string(), refused: false, was_up: false }
     }
     pub(super) fn refused(because: impl std::fmt::Display) -> Self {
-        Self {
-            because: because.to_string(),
-            refused: true,
-            was_up: false,
-        }
+        Self { because: because.to_string(), refused: true, was_up: false }
     }
 }
 
@@ -105,11 +97,7 @@ pub(super) async fn run(
     };
     closing.close();
     slot.down(generation, &because);
-    Ended {
-        because,
-        refused: false,
-        was_up: true,
-    }
+    Ended { because, refused: false, was_up: true }
 }
 
 fn export(stream: &TlsStream<TcpStream>) -> Result<[u8; EXPORTED], Ended> {
@@ -164,10 +152,7 @@ fn check(mine: &Hello, theirs: &Hello, peer: Pnn) -> Result<(), Ended> {
         )));
     }
     if theirs.cluster != mine.cluster {
-        return Err(Ended::refused(format!(
-            "it is of another cluster ({})",
-            theirs.cluster
-        )));
+        return Err(Ended::refused(format!("it is of another cluster ({})", theirs.cluster)));
     }
     if theirs.node != peer {
         return Err(Ended::refused(format!(
@@ -221,15 +206,8 @@ async fn receive(
             Frame::Unknown => continue,
             Frame::Hello(_) => return "it greeted twice".into(),
             Frame::Bye(because) => return format!("the peer closed the connection: {because}"),
-            Frame::Message(message) => PeerEvent::Message {
-                from: slot.peer,
-                message: *message,
-            },
-            Frame::Bytes { channel, bytes } => PeerEvent::Bytes {
-                from: slot.peer,
-                channel,
-                bytes,
-            },
+            Frame::Message(message) => PeerEvent::Message { from: slot.peer, message: *message },
+            Frame::Bytes { channel, bytes } => PeerEvent::Bytes { from: slot.peer, channel, bytes },
         };
         if !slot.deliver(generation, event) {
             return "replaced by a newer connection".into();

@@ -40,7 +40,6 @@ pub use event::{LinkInfo, PeerConfig, PeerEvent, PeerStats};
 use shared::{Counters, Shared, Sink, Site};
 use slot::Slot;
 use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -83,16 +82,14 @@ impl Peers {
             slots: Mutex::default(),
             keys: keys::Keys::default(),
             counters: Arc::new(Counters::default()),
-            gate: gate::Gate::default(),
+            refusals: gate::Gate::default(),
+            drops: gate::Gate::default(),
+            losses: gate::Gate::default(),
             runtime: runtime.clone(),
         });
         let datagrams = Datagrams::start(Arc::clone(&shared), sockets)?;
-        let peers = Self {
-            shared,
-            datagrams: Arc::new(datagrams),
-            listeners: Arc::default(),
-        };
-        if let Err(error) = peers.listen() {
+        let peers = Self { shared, datagrams: Arc::new(datagrams), listeners: Arc::default() };
+        if let Err(error) = peers.listen(&peers.shared.site()) {
             peers.stop();
             return Err(error);
         }
@@ -135,17 +132,13 @@ impl Peers {
     ///
     /// # Errors
     /// Certificates unreadable, an own address that cannot be bound: the old ones stay in force.
-    pub fn reconfigure(
-        &self,
-        nodes: BTreeMap<Pnn, NodeConf>,
-        config_text: Option<String>,
-    ) -> Result<(), PeerError> {
+    pub fn reconfigure(&self, nodes: BTreeMap<Pnn, NodeConf>, config_text: Option<String>) -> Result<(), PeerError> {
         let site = read_site(self.shared.me, &self.shared.pki, nodes, config_text)?;
         let before = self.shared.site();
         let sockets = datagrams::open(self.shared.me, self.shared.port, &site, &self.datagrams.sockets())?;
+        self.listen(&site)?;
         self.datagrams.replace(sockets);
         *locked(&self.shared.site) = Arc::new(site);
-        self.listen()?;
         self.meet_nodes(&before.nodes);
         Ok(())
     }
@@ -153,10 +146,7 @@ impl Peers {
     /// The links as they are now.
     #[must_use]
     pub fn links(&self) -> Vec<LinkInfo> {
-        locked(&self.shared.slots)
-            .values()
-            .map(|slot| slot.info())
-            .collect()
+        locked(&self.shared.slots).values().map(|slot| slot.info()).collect()
     }
 
     /// Counters since the start.
@@ -176,24 +166,24 @@ impl Peers {
         self.datagrams.stop();
     }
 
-    /// One listener per own address; those of addresses that are gone end.
-    fn listen(&self) -> Result<(), PeerError> {
-        let site = self.shared.site();
+    /// One listener per own address; those of addresses that are gone end. All or nothing.
+    fn listen(&self, site: &Site) -> Result<(), PeerError> {
         let _context = self.shared.runtime.enter();
         let mut listeners = locked(&self.listeners);
+        let mut added = Vec::new();
+        for ip in own_addresses(self.shared.me, site).filter(|ip| !listeners.contains_key(ip)) {
+            added.push((ip, socket::listen(SocketAddr::new(ip, self.shared.port))?));
+        }
         listeners.retain(|ip, task| {
-            let stays = own_addresses(self.shared.me, &site).any(|own| own == *ip);
+            let stays = own_addresses(self.shared.me, site).any(|own| own == *ip);
             if !stays {
                 task.abort();
             }
             stays
         });
-        for ip in own_addresses(self.shared.me, &site) {
-            if let Entry::Vacant(place) = listeners.entry(ip) {
-                let listener = socket::listen(SocketAddr::new(ip, self.shared.port))?;
-                let task = tokio::spawn(accept::keep_accepting(Arc::clone(&self.shared), listener));
-                place.insert(task.abort_handle());
-            }
+        for (ip, listener) in added {
+            let task = tokio::spawn(accept::keep_accepting(Arc::clone(&self.shared), listener));
+            listeners.insert(ip, task.abort_handle());
         }
         Ok(())
     }
@@ -203,8 +193,7 @@ impl Peers {
         let site = self.shared.site();
         let same = |pnn: &Pnn| {
             let (old, new) = (before.get(pnn), site.nodes.get(pnn));
-            old.zip(new)
-                .is_some_and(|(a, b)| a.name == b.name && a.addresses.first() == b.addresses.first())
+            old.zip(new).is_some_and(|(a, b)| a.name == b.name && a.addresses.first() == b.addresses.first())
         };
         let mut slots = locked(&self.shared.slots);
         slots.retain(|pnn, slot| {
@@ -230,10 +219,7 @@ impl Peers {
 }
 
 fn own_addresses(me: Pnn, site: &Site) -> impl Iterator<Item = IpAddr> {
-    site.nodes
-        .get(&me)
-        .into_iter()
-        .flat_map(|node| node.addresses.iter().copied())
+    site.nodes.get(&me).into_iter().flat_map(|node| node.addresses.iter().copied())
 }
 
 fn read_site(
@@ -244,20 +230,9 @@ fn read_site(
 ) -> Result<Site, PeerError> {
     let credentials = pki.credentials()?;
     let tls = Tls::new(&credentials)?;
-    let own = nodes
-        .get(&me)
-        .filter(|n| !n.addresses.is_empty())
-        .ok_or(PeerError::NotListed(me))?;
+    let own = nodes.get(&me).filter(|n| !n.addresses.is_empty()).ok_or(PeerError::NotListed(me))?;
     if own.name != credentials.identity.name {
-        return Err(PeerError::WrongName {
-            certified: credentials.identity.name,
-            listed: own.name.clone(),
-        });
+        return Err(PeerError::WrongName { certified: credentials.identity.name, listed: own.name.clone() });
     }
-    Ok(Site {
-        nodes,
-        config_text,
-        identity: credentials.identity,
-        tls,
-    })
+    Ok(Site { nodes, config_text, identity: credentials.identity, tls })
 }

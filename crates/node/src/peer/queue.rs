@@ -43,15 +43,8 @@ pub(super) fn queue(counters: Arc<Counters>) -> (Queue, Queued, Closed) {
     let (sender, receiver) = mpsc::channel(MAX_FRAMES);
     let shared = Arc::new(Shared::default());
     (
-        Queue {
-            frames: sender,
-            shared: Arc::clone(&shared),
-            counters,
-        },
-        Queued {
-            frames: receiver,
-            shared: Arc::clone(&shared),
-        },
+        Queue { frames: sender, shared: Arc::clone(&shared), counters },
+        Queued { frames: receiver, shared: Arc::clone(&shared) },
         Closed { shared },
     )
 }

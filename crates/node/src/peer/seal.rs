@@ -44,22 +44,11 @@ impl SessionKeys {
     pub(super) fn new(exported: &[u8; EXPORTED], dialer: bool) -> Result<Self, Unspecified> {
         let (id, keys) = exported.split_first_chunk::<8>().ok_or(Unspecified)?;
         let (dialers, acceptors) = keys.split_at(32);
-        let (mine, theirs) = if dialer {
-            (dialers, acceptors)
-        } else {
-            (acceptors, dialers)
-        };
+        let (mine, theirs) = if dialer { (dialers, acceptors) } else { (acceptors, dialers) };
         Ok(Self {
             id: *id,
-            sending: SendKey {
-                id: *id,
-                key: key(mine)?,
-                counter: AtomicU64::new(0),
-            },
-            receiving: ReceiveKey {
-                key: key(theirs)?,
-                seen: Window::default(),
-            },
+            sending: SendKey { id: *id, key: key(mine)?, counter: AtomicU64::new(0) },
+            receiving: ReceiveKey { key: key(theirs)?, seen: Window::default() },
         })
     }
 }
@@ -100,11 +89,7 @@ impl SendKey {
         let mut out = Vec::with_capacity(HEADER + plain.len() + TAG);
         out.extend_from_slice(&header);
         out.extend_from_slice(plain);
-        let tag = self.key.seal_in_place_separate_tag(
-            nonce(counter),
-            associated(&header, net),
-            &mut out[HEADER..],
-        )?;
+        let tag = self.key.seal_in_place_separate_tag(nonce(counter), associated(&header, net), &mut out[HEADER..])?;
         out.extend_from_slice(tag.as_ref());
         Ok(out)
     }
@@ -133,10 +118,7 @@ impl ReceiveKey {
         if !self.seen.is_new(counter) {
             return None;
         }
-        let plain = self
-            .key
-            .open_in_place(nonce(counter), associated(header, net), sealed)
-            .ok()?;
+        let plain = self.key.open_in_place(nonce(counter), associated(header, net), sealed).ok()?;
         // Only what is genuine may move the window.
         self.seen.mark(counter);
         Some(plain)
@@ -153,10 +135,7 @@ struct Window {
 
 impl Default for Window {
     fn default() -> Self {
-        Self {
-            next: 0,
-            bits: [0; (WINDOW / 64) as usize],
-        }
+        Self { next: 0, bits: [0; (WINDOW / 64) as usize] }
     }
 }
 
@@ -199,10 +178,7 @@ mod tests {
 
     fn pair() -> (SessionKeys, SessionKeys) {
         let exported: [u8; EXPORTED] = std::array::from_fn(|i| i as u8);
-        (
-            SessionKeys::new(&exported, true).unwrap(),
-            SessionKeys::new(&exported, false).unwrap(),
-        )
+        (SessionKeys::new(&exported, true).unwrap(), SessionKeys::new(&exported, false).unwrap())
     }
 
     #[test]
@@ -210,30 +186,15 @@ mod tests {
         let (dialer, mut acceptor) = pair();
         let datagram = dialer.sending.seal(1, b"beat").unwrap();
         assert_eq!(key_id(&datagram), Some(dialer.id));
-        assert_eq!(
-            acceptor.receiving.open(0, &mut datagram.clone()),
-            None,
-            "another network"
-        );
+        assert_eq!(acceptor.receiving.open(0, &mut datagram.clone()), None, "another network");
         for at in 0..datagram.len() {
             let mut bad = datagram.clone();
             bad[at] ^= 1;
             assert_eq!(acceptor.receiving.open(1, &mut bad), None, "changed at {at}");
-            assert_eq!(
-                acceptor.receiving.open(1, &mut datagram[..at].to_vec()),
-                None,
-                "cut at {at}"
-            );
+            assert_eq!(acceptor.receiving.open(1, &mut datagram[..at].to_vec()), None, "cut at {at}");
         }
-        assert_eq!(
-            acceptor.receiving.open(1, &mut datagram.clone()),
-            Some(&b"beat"[..])
-        );
-        assert_eq!(
-            acceptor.receiving.open(1, &mut datagram.clone()),
-            None,
-            "replayed"
-        );
+        assert_eq!(acceptor.receiving.open(1, &mut datagram.clone()), Some(&b"beat"[..]));
+        assert_eq!(acceptor.receiving.open(1, &mut datagram.clone()), None, "replayed");
     }
 
     #[test]

@@ -56,18 +56,11 @@ impl Site {
         if identity.cluster != self.identity.cluster {
             return Err(format!("it is of another cluster ({})", identity.cluster));
         }
-        let found = self
-            .nodes
-            .iter()
-            .find(|(_, node)| node.name == identity.name)
-            .map(|(pnn, _)| *pnn);
+        let found = self.nodes.iter().find(|(_, node)| node.name == identity.name).map(|(pnn, _)| *pnn);
         match found {
             Some(pnn) if pnn == me => Err("it shows this node's own certificate".into()),
             Some(pnn) => Ok(pnn),
-            None => Err(format!(
-                "its certificate is for '{}', which is not in the nodes list",
-                identity.name
-            )),
+            None => Err(format!("its certificate is for '{}', which is not in the nodes list", identity.name)),
         }
     }
 }
@@ -86,16 +79,16 @@ pub(super) struct Shared {
     pub(super) slots: Mutex<BTreeMap<Pnn, Arc<Slot>>>,
     pub(super) keys: Keys,
     pub(super) counters: Arc<Counters>,
-    pub(super) gate: Gate,
+    /// Log lines about connections, datagrams that came, datagrams that could not leave: none hides another.
+    pub(super) refusals: Gate,
+    pub(super) drops: Gate,
+    pub(super) losses: Gate,
     pub(super) runtime: tokio::runtime::Handle,
 }
 
 impl std::fmt::Debug for Shared {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Shared")
-            .field("me", &self.me)
-            .field("port", &self.port)
-            .finish_non_exhaustive()
+        f.debug_struct("Shared").field("me", &self.me).field("port", &self.port).finish_non_exhaustive()
     }
 }
 
@@ -111,7 +104,7 @@ impl Shared {
     /// A connection that is not, or no longer, a peer's. Logged at most once a minute and source.
     pub(super) fn refuse(&self, from: SocketAddr, why: &str) {
         Counters::add(&self.counters.refused_links);
-        if let Some(kept_back) = self.gate.pass(from.ip(), Instant::now()) {
+        if let Some(kept_back) = self.refusals.pass(from.ip(), Instant::now()) {
             tracing::warn!(%from, kept_back, "refused a connection: {why}");
         }
     }
@@ -119,7 +112,7 @@ impl Shared {
     /// A datagram that is nobody's.
     pub(super) fn drop_datagram(&self, from: IpAddr, why: &str) {
         Counters::add(&self.counters.dropped_datagrams);
-        if let Some(kept_back) = self.gate.pass(from, Instant::now()) {
+        if let Some(kept_back) = self.drops.pass(from, Instant::now()) {
             tracing::warn!(%from, kept_back, "dropped a datagram: {why}");
         }
     }

@@ -31,23 +31,14 @@ struct State {
 
 impl std::fmt::Debug for Slot {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Slot")
-            .field("peer", &self.peer)
-            .finish_non_exhaustive()
+        f.debug_struct("Slot").field("peer", &self.peer).finish_non_exhaustive()
     }
 }
 
 impl Slot {
     pub(super) fn new(peer: Pnn, events: Sink) -> Self {
-        let state = State {
-            because: "not connected yet".into(),
-            ..State::default()
-        };
-        Self {
-            peer,
-            events,
-            state: Mutex::new(state),
-        }
+        let state = State { because: "not connected yet".into(), ..State::default() };
+        Self { peer, events, state: Mutex::new(state) }
     }
 
     /// A link is established; an older one ends. `None` when the peer has left the list meanwhile.
@@ -58,19 +49,13 @@ impl Slot {
         }
         if let Some(old) = state.queue.take() {
             old.close();
-            (self.events)(PeerEvent::Link {
-                peer: self.peer,
-                up: false,
-            });
+            (self.events)(PeerEvent::Link { peer: self.peer, up: false });
         }
         state.generation += 1;
         state.queue = Some(queue);
         state.version = version;
         state.because.clear();
-        (self.events)(PeerEvent::Link {
-            peer: self.peer,
-            up: true,
-        });
+        (self.events)(PeerEvent::Link { peer: self.peer, up: true });
         Some(state.generation)
     }
 
@@ -79,10 +64,7 @@ impl Slot {
         let mut state = locked(&self.state);
         if state.generation == generation && state.queue.take().is_some() {
             state.because = because.to_owned();
-            (self.events)(PeerEvent::Link {
-                peer: self.peer,
-                up: false,
-            });
+            (self.events)(PeerEvent::Link { peer: self.peer, up: false });
         }
     }
 
@@ -108,10 +90,7 @@ impl Slot {
 
     /// Queues a frame. False if there is no link; one that is too slow is closed.
     pub(super) fn send(&self, frame: Vec<u8>) -> bool {
-        locked(&self.state)
-            .queue
-            .as_ref()
-            .is_some_and(|queue| queue.push(frame))
+        locked(&self.state).queue.as_ref().is_some_and(|queue| queue.push(frame))
     }
 
     /// Which task dials; it ends with the slot.
@@ -134,10 +113,7 @@ impl Slot {
         if let Some(queue) = state.queue.take() {
             queue.close();
             if tell {
-                (self.events)(PeerEvent::Link {
-                    peer: self.peer,
-                    up: false,
-                });
+                (self.events)(PeerEvent::Link { peer: self.peer, up: false });
             }
         }
     }

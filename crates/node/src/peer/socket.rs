@@ -18,11 +18,7 @@ pub(super) fn listen(address: SocketAddr) -> Result<TcpListener, PeerError> {
         socket.listen(BACKLOG)?;
         TcpListener::from_std(socket.into())
     };
-    bind().map_err(|source| PeerError::Bind {
-        what: "TCP",
-        address,
-        source,
-    })
+    bind().map_err(|source| PeerError::Bind { what: "TCP", address, source })
 }
 
 /// Opens the heartbeat socket on an address of this node.
@@ -32,19 +28,11 @@ pub(super) fn datagrams(address: SocketAddr) -> Result<UdpSocket, PeerError> {
         socket.bind(&address.into())?;
         Ok(socket.into())
     };
-    bind().map_err(|source| PeerError::Bind {
-        what: "UDP",
-        address,
-        source,
-    })
+    bind().map_err(|source| PeerError::Bind { what: "UDP", address, source })
 }
 
 fn prepare(address: IpAddr, kind: Type, protocol: Protocol) -> io::Result<Socket> {
-    let socket = Socket::new(
-        Domain::for_address(SocketAddr::new(address, 0)),
-        kind,
-        Some(protocol),
-    )?;
+    let socket = Socket::new(Domain::for_address(SocketAddr::new(address, 0)), kind, Some(protocol))?;
     socket.set_nonblocking(true)?;
     // The network may come up later than the daemon.
     if address.is_ipv4() {
@@ -58,11 +46,7 @@ fn prepare(address: IpAddr, kind: Type, protocol: Protocol) -> io::Result<Socket
 
 /// Connects from an address of this node.
 pub(super) async fn connect(from: IpAddr, to: SocketAddr) -> io::Result<TcpStream> {
-    let socket = if to.is_ipv4() {
-        TcpSocket::new_v4()?
-    } else {
-        TcpSocket::new_v6()?
-    };
+    let socket = if to.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     if from.is_ipv4() == to.is_ipv4() {
         socket
             .bind(SocketAddr::new(from, 0))

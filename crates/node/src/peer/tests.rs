@@ -31,12 +31,7 @@ impl Site0 {
         let nodes = (0..count).map(|n| (Pnn(n), node(test, n))).collect();
         // Two test runs at a time do not meet.
         let port = 20_000 + u16::try_from(std::process::id() % 20_000).unwrap();
-        let site = Self {
-            dir,
-            authority,
-            nodes,
-            port,
-        };
+        let site = Self { dir, authority, nodes, port };
         for n in 1..count {
             site.certify(&format!("n{n}"), &format!("n{n}"));
         }
@@ -83,10 +78,7 @@ fn node(test: u8, n: u16) -> NodeConf {
     NodeConf {
         name: format!("n{n}"),
         role: Role::Server,
-        addresses: vec![
-            Ipv4Addr::new(127, 77, test, n8 + 1).into(),
-            Ipv4Addr::new(127, 78, test, n8 + 1).into(),
-        ],
+        addresses: vec![Ipv4Addr::new(127, 77, test, n8 + 1).into(), Ipv4Addr::new(127, 78, test, n8 + 1).into()],
     }
 }
 
@@ -98,19 +90,11 @@ pub(crate) struct Node {
 
 impl Node {
     fn start(config: PeerConfig) -> Self {
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(1)
-            .enable_all()
-            .build()
-            .unwrap();
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let (sender, events) = channel();
         let handle = runtime.handle().clone();
         let peers = Peers::start(config, &handle, move |event| drop(sender.send(event))).unwrap();
-        Self {
-            peers,
-            events,
-            runtime: Some(runtime),
-        }
+        Self { peers, events, runtime: Some(runtime) }
     }
 
     #[track_caller]
@@ -137,12 +121,7 @@ impl Node {
     }
 
     fn because(&self, peer: u16) -> String {
-        self.peers
-            .links()
-            .into_iter()
-            .find(|l| l.peer == Pnn(peer))
-            .unwrap()
-            .because
+        self.peers.links().into_iter().find(|l| l.peer == Pnn(peer)).unwrap().because
     }
 }
 
@@ -175,10 +154,7 @@ fn heartbeat(sent: u64) -> Heartbeat {
 }
 
 fn message(ticket: u64) -> Message {
-    Message::AdminDone {
-        ticket,
-        reply: Ok("done".into()),
-    }
+    Message::AdminDone { ticket, reply: Ok("done".into()) }
 }
 
 #[test]
@@ -200,11 +176,7 @@ fn three_nodes_talk() {
     }
     let mut next = 0;
     n1.wait("100 messages in order", |event| {
-        if let PeerEvent::Message {
-            from: Pnn(0),
-            message: Message::AdminDone { ticket, .. },
-        } = event
-        {
+        if let PeerEvent::Message { from: Pnn(0), message: Message::AdminDone { ticket, .. } } = event {
             assert_eq!(*ticket, next);
             next += 1;
         }
@@ -212,24 +184,13 @@ fn three_nodes_talk() {
     });
     assert!(n2.peers.send_bytes(Pnn(1), 9, b"hello"));
     n1.wait("bytes", |event| {
-        (*event
-            == PeerEvent::Bytes {
-                from: Pnn(2),
-                channel: 9,
-                bytes: b"hello".to_vec(),
-            })
-        .then_some(())
+        (*event == PeerEvent::Bytes { from: Pnn(2), channel: 9, bytes: b"hello".to_vec() }).then_some(())
     });
 
     n2.peers.send_heartbeat(Pnn(0), &heartbeat(5));
     let mut nets = vec![];
     n0.wait("the heartbeat on both networks", |event| {
-        if let PeerEvent::Heartbeat {
-            from: Pnn(2),
-            net,
-            heartbeat: got,
-        } = event
-        {
+        if let PeerEvent::Heartbeat { from: Pnn(2), net, heartbeat: got } = event {
             assert_eq!(*got, heartbeat(5));
             nets.push(*net);
         }
@@ -244,21 +205,9 @@ fn three_nodes_talk() {
         sent: Time(5),
     };
     n0.peers.send_grant(Pnn(2), 1, &grant);
-    n2.wait("the grant", |event| {
-        (*event
-            == PeerEvent::Grant {
-                from: Pnn(0),
-                grant: grant.clone(),
-            })
-        .then_some(())
-    });
+    n2.wait("the grant", |event| (*event == PeerEvent::Grant { from: Pnn(0), grant: grant.clone() }).then_some(()));
     assert_eq!(n0.peers.stats().dropped_datagrams, 0);
-    assert!(
-        n0.peers
-            .links()
-            .iter()
-            .all(|l| l.up && l.because.is_empty() && l.version.starts_with('v'))
-    );
+    assert!(n0.peers.links().iter().all(|l| l.up && l.because.is_empty() && l.version.starts_with('v')));
 }
 
 #[test]
@@ -270,16 +219,12 @@ fn a_node_that_dies_and_returns() {
     drop(n1);
     n0.wait_link(1, false);
     assert!(!n0.peers.send_bytes(Pnn(1), 1, b"x"));
-    until("the failed connection as a reason", || {
-        n0.because(1).contains("127.77.2.2")
-    });
+    until("the failed connection as a reason", || n0.because(1).contains("127.77.2.2"));
     let n1 = site.start(1);
     n0.wait_link(1, true);
     n1.wait_link(0, true);
     n0.peers.send_heartbeat(Pnn(1), &heartbeat(1));
-    n1.wait("heartbeat under the new key", |e| {
-        matches!(e, PeerEvent::Heartbeat { .. }).then_some(())
-    });
+    n1.wait("heartbeat under the new key", |e| matches!(e, PeerEvent::Heartbeat { .. }).then_some(()));
 }
 
 #[test]
@@ -290,11 +235,7 @@ fn strangers_are_refused_and_harm_nobody() {
 
     // Its own CA says that it is n0.
     let other = Site0::new(3, 1);
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(1)
-        .enable_all()
-        .build()
-        .unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let foreign = PkiDir::in_state_dir(&other.state("n0"));
     let dialled = runtime.block_on(raw(&foreign, site.address(1)));
     assert!(dialled.is_err(), "a stranger trusts nobody here");
@@ -302,32 +243,21 @@ fn strangers_are_refused_and_harm_nobody() {
 
     // TLS without a certificate, then garbage, then silence.
     let before = n1.peers.stats().refused_links;
-    for garbage in [
-        &b"GET / HTTP/1.0\r\n\r\n"[..],
-        &[0; 4096],
-        &[0x16, 3, 1, 0xff, 0xff, 1],
-        b"",
-    ] {
+    for garbage in [&b"GET / HTTP/1.0\r\n\r\n"[..], &[0; 4096], &[0x16, 3, 1, 0xff, 0xff, 1], b""] {
         let mut stream = std::net::TcpStream::connect(site.address(1)).unwrap();
         std::io::Write::write_all(&mut stream, garbage).unwrap();
     }
-    until("the garbage is counted", || {
-        n1.peers.stats().refused_links >= before + 4
-    });
+    until("the garbage is counted", || n1.peers.stats().refused_links >= before + 4);
 
     // Datagrams that are nobody's.
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
     for datagram in [&b""[..], b"x", &[1; 40], &[1; 1400], &[0xff; 9000]] {
         socket.send_to(datagram, site.address(1)).unwrap();
     }
-    until("the datagrams are counted", || {
-        n1.peers.stats().dropped_datagrams == 5
-    });
+    until("the datagrams are counted", || n1.peers.stats().dropped_datagrams == 5);
 
     n0.peers.send(Pnn(1), &message(1));
-    n1.wait("a message all the same", |e| {
-        matches!(e, PeerEvent::Message { .. }).then_some(())
-    });
+    n1.wait("a message all the same", |e| matches!(e, PeerEvent::Message { .. }).then_some(()));
 }
 
 #[test]
@@ -339,9 +269,7 @@ fn the_certificate_must_be_of_the_node_at_that_place() {
     let mut thief = site.config(1);
     thief.pki = PkiDir::in_state_dir(&site.state("thief"));
     let handle = n2.peers.shared.runtime.clone();
-    let error = Peers::start(thief.clone(), &handle, |_| {})
-        .unwrap_err()
-        .to_string();
+    let error = Peers::start(thief.clone(), &handle, |_| {}).unwrap_err().to_string();
     assert!(error.contains("'elsewhere'") && error.contains("'n1'"), "{error}");
 
     // It lies to itself about the list: the others do not believe it.
@@ -350,9 +278,7 @@ fn the_certificate_must_be_of_the_node_at_that_place() {
     until("refused by n2", || n2.peers.stats().refused_links >= 1);
     until("told why", || thief.because(2).contains("not in the nodes list"));
     let n0 = site.start(0);
-    until("refused by n0, which dials", || {
-        n0.because(1).contains("not in the nodes list")
-    });
+    until("refused by n0, which dials", || n0.because(1).contains("not in the nodes list"));
     assert!(n0.peers.links().iter().all(|l| l.peer != Pnn(1) || !l.up));
     drop(thief);
 
@@ -365,9 +291,7 @@ fn the_certificate_must_be_of_the_node_at_that_place() {
     shifted.me = Pnn(9);
     let n3 = Node::start(shifted);
     n0.peers.reconfigure(site.nodes.clone(), None).unwrap();
-    until("both see that the lists differ", || {
-        n0.because(3).contains("nodes lists differ")
-    });
+    until("both see that the lists differ", || n0.because(3).contains("nodes lists differ"));
     drop(n3);
 }
 
@@ -375,9 +299,7 @@ fn the_certificate_must_be_of_the_node_at_that_place() {
 async fn raw(pki: &PkiDir, to: SocketAddr) -> std::io::Result<tokio_rustls::client::TlsStream<TcpStream>> {
     let tls = Tls::new(&pki.credentials().unwrap()).unwrap();
     let stream = TcpStream::connect(to).await?;
-    let mut stream = TlsConnector::from(tls.dial)
-        .connect(rustls::pki_types::ServerName::from(to.ip()), stream)
-        .await?;
+    let mut stream = TlsConnector::from(tls.dial).connect(rustls::pki_types::ServerName::from(to.ip()), stream).await?;
     let mut first = [0; 5];
     stream.read_exact(&mut first).await?;
     let length = u32::from_be_bytes([first[0], first[1], first[2], first[3]]);
@@ -404,42 +326,28 @@ fn a_peer_that_misbehaves_loses_its_link_only() {
     let (n1, n2) = (site.start(1), site.start(2));
     n2.wait_link(1, true);
     let pki = PkiDir::in_state_dir(&site.state("n0"));
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(1)
-        .enable_all()
-        .build()
-        .unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let greeted = || {
         let mut stream = runtime.block_on(raw(&pki, site.address(2))).unwrap();
-        runtime
-            .block_on(stream.write_all(&frame::hello(&hello(&site, 0)).unwrap()))
-            .unwrap();
+        runtime.block_on(stream.write_all(&frame::hello(&hello(&site, 0)).unwrap())).unwrap();
         n2.wait_link(0, true);
         stream
     };
 
     let mut stream = greeted();
-    runtime
-        .block_on(stream.write_all(&[0x7f, 0xff, 0xff, 0xff, 4]))
-        .unwrap();
+    runtime.block_on(stream.write_all(&[0x7f, 0xff, 0xff, 0xff, 4])).unwrap();
     n2.wait_link(0, false);
     assert!(n2.because(0).contains("limit"), "{}", n2.because(0));
 
     let mut stream = greeted();
-    runtime
-        .block_on(stream.write_all(&[0, 0, 0, 3, 4, b'{', b'}', b'!']))
-        .unwrap();
+    runtime.block_on(stream.write_all(&[0, 0, 0, 3, 4, b'{', b'}', b'!'])).unwrap();
     n2.wait_link(0, false);
 
     // It answers no ping.
     let stream = greeted();
     let began = Instant::now();
     n2.wait_link(0, false);
-    assert!(
-        n2.because(0).contains("no answer") || n2.because(0).contains("not read"),
-        "{}",
-        n2.because(0)
-    );
+    assert!(n2.because(0).contains("no answer") || n2.because(0).contains("not read"), "{}", n2.because(0));
     assert!(began.elapsed() < LEASE * 15, "{:?}", began.elapsed());
     drop(stream);
 
@@ -458,10 +366,7 @@ fn a_peer_that_misbehaves_loses_its_link_only() {
     let old = greeted();
     let new = runtime.block_on(async {
         let mut stream = raw(&pki, site.address(2)).await.unwrap();
-        stream
-            .write_all(&frame::hello(&hello(&site, 0)).unwrap())
-            .await
-            .unwrap();
+        stream.write_all(&frame::hello(&hello(&site, 0)).unwrap()).await.unwrap();
         stream
     });
     n2.wait_link(0, false);
@@ -469,19 +374,9 @@ fn a_peer_that_misbehaves_loses_its_link_only() {
     drop((old, new));
 
     for wrong in [
-        Hello {
-            protocol_min: 7,
-            protocol_max: 9,
-            ..hello(&site, 0)
-        },
-        Hello {
-            cluster: ClusterId::random().unwrap().to_string(),
-            ..hello(&site, 0)
-        },
-        Hello {
-            node: Pnn(1),
-            ..hello(&site, 0)
-        },
+        Hello { protocol_min: 7, protocol_max: 9, ..hello(&site, 0) },
+        Hello { cluster: ClusterId::random().unwrap().to_string(), ..hello(&site, 0) },
+        Hello { node: Pnn(1), ..hello(&site, 0) },
     ] {
         let refused = n2.peers.stats().refused_links;
         let bye = runtime.block_on(async {
@@ -494,9 +389,7 @@ fn a_peer_that_misbehaves_loses_its_link_only() {
     }
 
     n1.peers.send(Pnn(2), &message(1));
-    n2.wait("a message of the third", |e| {
-        matches!(e, PeerEvent::Message { from: Pnn(1), .. }).then_some(())
-    });
+    n2.wait("a message of the third", |e| matches!(e, PeerEvent::Message { from: Pnn(1), .. }).then_some(()));
     assert!(n2.peers.links().iter().any(|l| l.peer == Pnn(1) && l.up));
 }
 
@@ -513,22 +406,16 @@ fn a_replayed_datagram_or_one_of_another_network_is_dropped() {
     n0.wait_link(1, true);
     n1.wait_link(0, true);
     n0.peers.send_heartbeat(Pnn(1), &heartbeat(1));
-    n1.wait("over network 0", |e| {
-        matches!(e, PeerEvent::Heartbeat { net: 0, .. }).then_some(())
-    });
+    n1.wait("over network 0", |e| matches!(e, PeerEvent::Heartbeat { net: 0, .. }).then_some(()));
 
     let mut buffer = [0; 2000];
     let length = tap.recv(&mut buffer).unwrap();
     let caught = &buffer[..length];
     tap.send_to(caught, site.address(1)).unwrap();
-    until("wrong network dropped", || {
-        n1.peers.stats().dropped_datagrams == 1
-    });
+    until("wrong network dropped", || n1.peers.stats().dropped_datagrams == 1);
     let second = SocketAddr::new(site.nodes[&Pnn(1)].addresses[1], site.port);
     tap.send_to(caught, second).unwrap();
-    n1.wait("over network 1", |e| {
-        matches!(e, PeerEvent::Heartbeat { net: 1, .. }).then_some(())
-    });
+    n1.wait("over network 1", |e| matches!(e, PeerEvent::Heartbeat { net: 1, .. }).then_some(()));
     for _ in 0..3 {
         tap.send_to(caught, second).unwrap();
     }
@@ -536,11 +423,7 @@ fn a_replayed_datagram_or_one_of_another_network_is_dropped() {
     *changed.last_mut().unwrap() ^= 1;
     tap.send_to(&changed, second).unwrap();
     until("replays dropped", || n1.peers.stats().dropped_datagrams == 5);
-    assert!(
-        n1.events
-            .try_iter()
-            .all(|e| !matches!(e, PeerEvent::Heartbeat { .. }))
-    );
+    assert!(n1.events.try_iter().all(|e| !matches!(e, PeerEvent::Heartbeat { .. })));
 }
 
 #[test]
@@ -561,11 +444,8 @@ fn heartbeats_go_on_while_the_link_is_made_anew() {
             matches!(e, PeerEvent::Heartbeat { heartbeat, .. } if heartbeat.sent == Time(round)).then_some(())
         });
     }
-    locked(&n1.peers.shared.slots).insert(
-        Pnn(0),
-        Arc::new(Slot::new(Pnn(0), Arc::clone(&n1.peers.shared.events))),
-    );
-    until("the port is free again", || n1.peers.listen().is_ok());
+    locked(&n1.peers.shared.slots).insert(Pnn(0), Arc::new(Slot::new(Pnn(0), Arc::clone(&n1.peers.shared.events))));
+    until("the port is free again", || n1.peers.listen(&n1.peers.shared.site()).is_ok());
     n0.wait_link(1, true);
     n1.wait_link(0, true);
     for (sender, receiver, to) in [(&n0, &n1, Pnn(1)), (&n1, &n0, Pnn(0))] {
@@ -589,11 +469,7 @@ fn the_list_changes_without_a_restart() {
         node.peers.reconfigure(site.nodes.clone(), None).unwrap();
         node.wait_link(2, true);
     }
-    assert!(
-        n0.peers.links().iter().all(|l| l.up),
-        "the other link stayed up: {:?}",
-        n0.peers.links()
-    );
+    assert!(n0.peers.links().iter().all(|l| l.up), "the other link stayed up: {:?}", n0.peers.links());
     site.nodes.remove(&Pnn(2));
     n0.peers.reconfigure(site.nodes.clone(), None).unwrap();
     n0.wait_link(2, false);
@@ -602,16 +478,10 @@ fn the_list_changes_without_a_restart() {
     // Bad certificates: what was in force stays.
     let file = site.state("n0").join("pki/node.pem");
     std::fs::write(&file, "garbage").unwrap();
-    let error = n0
-        .peers
-        .reconfigure(site.nodes.clone(), None)
-        .unwrap_err()
-        .to_string();
+    let error = n0.peers.reconfigure(site.nodes.clone(), None).unwrap_err().to_string();
     assert!(error.contains("node.pem"), "{error}");
     n0.peers.send(Pnn(1), &message(1));
-    n1.wait("a message", |e| {
-        matches!(e, PeerEvent::Message { .. }).then_some(())
-    });
+    n1.wait("a message", |e| matches!(e, PeerEvent::Message { .. }).then_some(()));
 }
 
 #[test]
@@ -619,13 +489,8 @@ fn a_taken_port_and_missing_certificates_are_said() {
     let site = Site0::new(9, 2);
     let n0 = site.start(0);
     let handle = n0.peers.shared.runtime.clone();
-    let error = Peers::start(site.config(0), &handle, |_| {})
-        .unwrap_err()
-        .to_string();
-    assert!(
-        error.contains("127.77.9.1") && error.contains("in use"),
-        "{error}"
-    );
+    let error = Peers::start(site.config(0), &handle, |_| {}).unwrap_err().to_string();
+    assert!(error.contains("127.77.9.1") && error.contains("in use"), "{error}");
     let mut config = site.config(1);
     config.pki = PkiDir::in_state_dir(&site.state("nowhere"));
     let error = Peers::start(config, &handle, |_| {}).unwrap_err().to_string();

@@ -68,10 +68,7 @@ pub(super) fn read(bytes: &[u8]) -> Option<Word> {
         GRANT => Word::Grant(Grant {
             uid: NodeUid(from.u128()?),
             to_run: RunId(from.u64()?),
-            incarnation: Incarnation {
-                number: from.u32()?,
-                id: from.u64()?,
-            },
+            incarnation: Incarnation { number: from.u32()?, id: from.u64()? },
             epoch: Epoch(from.u64()?),
             sent: Time(from.u64()?),
         }),
@@ -85,13 +82,7 @@ fn heartbeat(from: &mut Reader<'_>) -> Option<Heartbeat> {
     let run = RunId(from.u64()?);
     let view = match from.u8()? {
         0 => None,
-        1 => Some((
-            Incarnation {
-                number: from.u32()?,
-                id: from.u64()?,
-            },
-            Epoch(from.u64()?),
-        )),
+        1 => Some((Incarnation { number: from.u32()?, id: from.u64()? }, Epoch(from.u64()?))),
         _ => return None,
     };
     let sent = Time(from.u64()?);
@@ -99,16 +90,8 @@ fn heartbeat(from: &mut Reader<'_>) -> Option<Heartbeat> {
     if count > MAX_HEARD {
         return None;
     }
-    let hears = (0..count)
-        .map(|_| from.u16().map(Pnn))
-        .collect::<Option<BTreeSet<_>>>()?;
-    Some(Heartbeat {
-        uid,
-        run,
-        view,
-        sent,
-        hears,
-    })
+    let hears = (0..count).map(|_| from.u16().map(Pnn)).collect::<Option<BTreeSet<_>>>()?;
+    Some(Heartbeat { uid, run, view, sent, hears })
 }
 
 fn put_rank(life: Incarnation, epoch: Epoch, out: &mut Vec<u8>) {

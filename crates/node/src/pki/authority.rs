@@ -3,8 +3,7 @@
 use super::{ClusterId, Identity, PkiError};
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType,
-    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType, date_time_ymd,
-    string::Ia5String,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType, date_time_ymd, string::Ia5String,
 };
 
 /// A CA with its key: can make certificates.
@@ -28,9 +27,7 @@ impl Authority {
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         params.subject_alt_names = vec![uri(&format!("steadfast://{cluster}"))?];
-        let certificate = params
-            .self_signed(&key)
-            .map_err(PkiError::crypto("make the CA's certificate"))?;
+        let certificate = params.self_signed(&key).map_err(PkiError::crypto("make the CA's certificate"))?;
         Self::load(cluster, certificate.pem(), key.serialize_pem())
     }
 
@@ -40,14 +37,9 @@ impl Authority {
     /// They cannot be parsed.
     pub fn load(cluster: ClusterId, certificate_pem: String, key_pem: String) -> Result<Self, PkiError> {
         let key = KeyPair::from_pem(&key_pem).map_err(PkiError::crypto("read the CA's key"))?;
-        let issuer = Issuer::from_ca_cert_pem(&certificate_pem, key)
-            .map_err(PkiError::crypto("read the CA's certificate"))?;
-        Ok(Self {
-            cluster,
-            certificate_pem,
-            key_pem,
-            issuer,
-        })
+        let issuer =
+            Issuer::from_ca_cert_pem(&certificate_pem, key).map_err(PkiError::crypto("read the CA's certificate"))?;
+        Ok(Self { cluster, certificate_pem, key_pem, issuer })
     }
 
     /// Which cluster it is the CA of.
@@ -81,10 +73,7 @@ impl Authority {
         params.subject_alt_names = vec![uri(&node.uri())?];
         params.is_ca = IsCa::ExplicitNoCa;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages = vec![
-            ExtendedKeyUsagePurpose::ServerAuth,
-            ExtendedKeyUsagePurpose::ClientAuth,
-        ];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         params.use_authority_key_identifier_extension = true;
         let certificate = params
             .signed_by(&request.public_key, &self.issuer)
@@ -122,7 +111,5 @@ fn common_name(text: &str) -> DistinguishedName {
 }
 
 fn uri(text: &str) -> Result<SanType, PkiError> {
-    Ia5String::try_from(text)
-        .map(SanType::URI)
-        .map_err(PkiError::crypto("name the certificate"))
+    Ia5String::try_from(text).map(SanType::URI).map_err(PkiError::crypto("name the certificate"))
 }

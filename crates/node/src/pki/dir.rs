@@ -35,9 +35,7 @@ pub struct Credentials {
 
 impl std::fmt::Debug for Credentials {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Credentials")
-            .field("identity", &self.identity)
-            .finish_non_exhaustive()
+        f.debug_struct("Credentials").field("identity", &self.identity).finish_non_exhaustive()
     }
 }
 
@@ -45,9 +43,7 @@ impl PkiDir {
     /// Of this state directory (`/var/lib/steadfast`). Touches nothing.
     #[must_use]
     pub fn in_state_dir(state_dir: &Path) -> Self {
-        Self {
-            path: state_dir.join("pki"),
-        }
+        Self { path: state_dir.join("pki") }
     }
 
     /// The directory itself.
@@ -67,23 +63,12 @@ impl PkiDir {
     pub fn credentials(&self) -> Result<Credentials, PkiError> {
         let file = self.path.join(NODE);
         let certificate = self.certificate(NODE)?;
-        let identity = Identity::of_certificate(&certificate).map_err(|why| PkiError::Damaged {
-            path: file.clone(),
-            why,
-        })?;
+        let identity =
+            Identity::of_certificate(&certificate).map_err(|why| PkiError::Damaged { path: file.clone(), why })?;
         let key_file = self.path.join(NODE_KEY);
-        let key = PrivateKeyDer::from_pem_slice(self.secret(NODE_KEY)?.as_bytes()).map_err(|e| {
-            PkiError::Damaged {
-                path: key_file,
-                why: e.to_string(),
-            }
-        })?;
-        Ok(Credentials {
-            identity,
-            ca: self.certificate(CA)?,
-            certificate,
-            key,
-        })
+        let key = PrivateKeyDer::from_pem_slice(self.secret(NODE_KEY)?.as_bytes())
+            .map_err(|e| PkiError::Damaged { path: key_file, why: e.to_string() })?;
+        Ok(Credentials { identity, ca: self.certificate(CA)?, certificate, key })
     }
 
     /// Reads the CA with its key.
@@ -93,17 +78,12 @@ impl PkiDir {
     pub fn authority(&self) -> Result<Authority, PkiError> {
         let cluster = self.credentials()?.identity.cluster;
         let key_file = self.path.join(CA_KEY);
-        if !key_file
-            .try_exists()
-            .map_err(PkiError::io("look for", &key_file))?
-        {
+        if !key_file.try_exists().map_err(PkiError::io("look for", &key_file))? {
             return Err(PkiError::NoAuthority { path: key_file });
         }
         let certificate = read(&self.path.join(CA))?;
-        Authority::load(cluster, certificate, self.secret(CA_KEY)?).map_err(|e| PkiError::Damaged {
-            path: key_file,
-            why: e.to_string(),
-        })
+        Authority::load(cluster, certificate, self.secret(CA_KEY)?)
+            .map_err(|e| PkiError::Damaged { path: key_file, why: e.to_string() })
     }
 
     /// Fails if this node has a certificate already.
@@ -135,11 +115,7 @@ impl PkiDir {
         node_pem: &str,
         node_key_pem: &str,
     ) -> Result<(), PkiError> {
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&self.path)
-            .map_err(PkiError::io("make", &self.path))?;
+        DirBuilder::new().recursive(true).mode(0o700).create(&self.path).map_err(PkiError::io("make", &self.path))?;
         self.write(CA, ca_pem.as_bytes())?;
         if let Some(key) = ca_key_pem {
             self.write(CA_KEY, key.as_bytes())?;
@@ -156,12 +132,8 @@ impl PkiDir {
             Err(e) if e.kind() != ErrorKind::NotFound => return Err(PkiError::io("remove", temporary)(e)),
             _ => {}
         }
-        let written = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&temporary)
-            .and_then(|mut file| {
+        let written =
+            OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary).and_then(|mut file| {
                 file.write_all(bytes)?;
                 file.sync_all()
             });
@@ -178,18 +150,13 @@ impl PkiDir {
 
     fn certificate(&self, name: &str) -> Result<CertificateDer<'static>, PkiError> {
         let path = self.path.join(name);
-        CertificateDer::from_pem_slice(read(&path)?.as_bytes()).map_err(|e| PkiError::Damaged {
-            path,
-            why: e.to_string(),
-        })
+        CertificateDer::from_pem_slice(read(&path)?.as_bytes())
+            .map_err(|e| PkiError::Damaged { path, why: e.to_string() })
     }
 
     fn secret(&self, name: &str) -> Result<String, PkiError> {
         let path = self.path.join(name);
-        let mode = fs::metadata(&path)
-            .map_err(PkiError::io("look at", &path))?
-            .mode()
-            & 0o7777;
+        let mode = fs::metadata(&path).map_err(PkiError::io("look at", &path))?.mode() & 0o7777;
         if mode & 0o077 != 0 {
             return Err(PkiError::Exposed { path, mode });
         }
@@ -202,19 +169,16 @@ pub(super) fn read(path: &Path) -> Result<String, PkiError> {
     let file = match File::open(path) {
         Ok(file) => file,
         Err(e) if e.kind() == ErrorKind::NotFound => {
-            return Err(PkiError::NoCluster {
-                path: path.to_owned(),
-            });
+            return Err(PkiError::NoCluster { path: path.to_owned() });
         }
         Err(e) => return Err(PkiError::io("read", path)(e)),
     };
     let mut text = String::new();
     match file.take(MAX_FILE).read_to_string(&mut text) {
         Ok(_) => Ok(text),
-        Err(e) if e.kind() == ErrorKind::InvalidData => Err(PkiError::Damaged {
-            path: path.to_owned(),
-            why: "it is not text".into(),
-        }),
+        Err(e) if e.kind() == ErrorKind::InvalidData => {
+            Err(PkiError::Damaged { path: path.to_owned(), why: "it is not text".into() })
+        }
         Err(e) => Err(PkiError::io("read", path)(e)),
     }
 }

@@ -29,10 +29,7 @@ pub struct JoinRequest {
 
 impl std::fmt::Debug for JoinRequest {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("JoinRequest")
-            .field("name", &self.name)
-            .field("token", &self.token)
-            .finish_non_exhaustive()
+        f.debug_struct("JoinRequest").field("name", &self.name).field("token", &self.token).finish_non_exhaustive()
     }
 }
 
@@ -60,10 +57,7 @@ pub enum JoinAnswer {
 impl std::fmt::Debug for JoinAnswer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Welcome { name, .. } => f
-                .debug_struct("Welcome")
-                .field("name", name)
-                .finish_non_exhaustive(),
+            Self::Welcome { name, .. } => f.debug_struct("Welcome").field("name", name).finish_non_exhaustive(),
             Self::Refused { because } => f.debug_struct("Refused").field("because", because).finish(),
         }
     }
@@ -97,9 +91,7 @@ impl Enroller {
             Ok(Err(because)) => JoinAnswer::Refused { because },
             Err(error) => {
                 tracing::error!(%from, %error, "a node could not join");
-                JoinAnswer::Refused {
-                    because: format!("it has a problem of its own: {error}"),
-                }
+                JoinAnswer::Refused { because: format!("it has a problem of its own: {error}") }
             }
         }
     }
@@ -127,9 +119,7 @@ impl Enroller {
             Err(error) => return Ok(Err(error.to_string())),
         };
         let secret = unhex(&request.secret).unwrap_or_default();
-        if let Err(because) =
-            Ledger::new(self.dir.clone()).redeem(&request.token, &secret, &node.name, now)?
-        {
+        if let Err(because) = Ledger::new(self.dir.clone()).redeem(&request.token, &secret, &node.name, now)? {
             return Ok(Err(because));
         }
         tracing::info!(node = %node.name, %from, "certified a joining node; its token is used up");
@@ -143,11 +133,7 @@ impl Enroller {
     }
 }
 
-fn which<'a>(
-    name: Option<&str>,
-    from: IpAddr,
-    nodes: &'a BTreeMap<Pnn, NodeConf>,
-) -> Result<&'a NodeConf, String> {
+fn which<'a>(name: Option<&str>, from: IpAddr, nodes: &'a BTreeMap<Pnn, NodeConf>) -> Result<&'a NodeConf, String> {
     let found = match name {
         Some(name) => nodes.values().find(|n| n.name == name),
         None => nodes.values().find(|n| n.addresses.contains(&from)),

@@ -10,11 +10,7 @@ use std::path::PathBuf;
 pub enum PkiError {
     /// A file operation failed.
     #[error("cannot {what} {}: {source}", path.display())]
-    Io {
-        what: &'static str,
-        path: PathBuf,
-        source: io::Error,
-    },
+    Io { what: &'static str, path: PathBuf, source: io::Error },
     /// This node has no certificate.
     #[error(
         "this node belongs to no cluster yet ({} is missing): run `steadfast init` on the first node of a new \
@@ -28,12 +24,7 @@ pub enum PkiError {
          daemon and move the state directory away first: mv {} {}.old",
         path.display(), state_dir.display(), state_dir.display()
     )]
-    AlreadyInCluster {
-        name: String,
-        cluster: String,
-        path: PathBuf,
-        state_dir: PathBuf,
-    },
+    AlreadyInCluster { name: String, cluster: String, path: PathBuf, state_dir: PathBuf },
     /// Votes of an earlier life.
     #[error(
         "{} holds votes of an earlier life of this node, and this node has no certificate: if that life is over, move \
@@ -97,9 +88,6 @@ impl PkiError {
 
     /// For `map_err` on the certificate and TLS libraries.
     pub(super) fn crypto<E: std::fmt::Display>(what: &'static str) -> impl FnOnce(E) -> Self {
-        move |e| Self::Crypto {
-            what,
-            why: e.to_string(),
-        }
+        move |e| Self::Crypto { what, why: e.to_string() }
     }
 }

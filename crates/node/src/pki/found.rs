@@ -25,15 +25,9 @@ pub fn found(state_dir: &Path, cluster_name: &str, me: Pnn, node_name: &str) -> 
     let dir = PkiDir::in_state_dir(state_dir);
     dir.must_be_empty()?;
     if store.load()?.is_some_and(|votes| !is_untouched(&votes)) {
-        return Err(PkiError::OldVotes {
-            path: state_dir.join("votes.json"),
-            state_dir: state_dir.to_owned(),
-        });
+        return Err(PkiError::OldVotes { path: state_dir.join("votes.json"), state_dir: state_dir.to_owned() });
     }
-    let no_random = |e: std::io::Error| PkiError::Crypto {
-        what: "make an identity",
-        why: e.to_string(),
-    };
+    let no_random = |e: std::io::Error| PkiError::Crypto { what: "make an identity", why: e.to_string() };
     let identity = Identity::new(ClusterId::random().map_err(no_random)?, node_name)?;
     let authority = Authority::create(identity.cluster, cluster_name)?;
     let (key, request) = new_request()?;
@@ -42,20 +36,9 @@ pub fn found(state_dir: &Path, cluster_name: &str, me: Pnn, node_name: &str) -> 
     let uid = random::node_uid().map_err(no_random)?;
     let life = random::incarnation(0).map_err(no_random)?;
     let mut votes = Durable::blank(me, uid);
-    votes.view = Some(View::founding(
-        life,
-        Epoch(0),
-        me,
-        uid,
-        format!("{node_name} began the cluster"),
-    ));
+    votes.view = Some(View::founding(life, Epoch(0), me, uid, format!("{node_name} began the cluster")));
     store.save(&votes)?;
-    dir.install(
-        authority.certificate_pem(),
-        Some(authority.key_pem()),
-        &certificate,
-        &key,
-    )?;
+    dir.install(authority.certificate_pem(), Some(authority.key_pem()), &certificate, &key)?;
     Ok(Founded { identity })
 }
 
@@ -63,8 +46,5 @@ pub fn found(state_dir: &Path, cluster_name: &str, me: Pnn, node_name: &str) -> 
 fn is_untouched(votes: &Durable) -> bool {
     votes.promised == Ballot::ZERO
         && votes.accepted.is_none()
-        && votes
-            .view
-            .as_ref()
-            .is_none_or(|v| v.epoch == Epoch(0) && v.incarnation.number == 0)
+        && votes.view.as_ref().is_none_or(|v| v.epoch == Epoch(0) && v.incarnation.number == 0)
 }

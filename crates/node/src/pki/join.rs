@@ -44,10 +44,7 @@ pub fn join(
     let dir = PkiDir::in_state_dir(state_dir);
     dir.must_be_empty()?;
     if store.load()?.is_some() {
-        return Err(PkiError::OldVotes {
-            path: state_dir.join("votes.json"),
-            state_dir: state_dir.to_owned(),
-        });
+        return Err(PkiError::OldVotes { path: state_dir.join("votes.json"), state_dir: state_dir.to_owned() });
     }
     let wants_config = !config.try_exists().map_err(PkiError::io("look for", config))?;
     let (key, request_pem) = new_request()?;
@@ -83,22 +80,15 @@ fn ask(
     request: &JoinRequest,
 ) -> Result<JoinAnswer, PkiError> {
     let lost = |e: io::Error| PkiError::Answer(address, e.to_string());
-    stream
-        .set_read_timeout(Some(ANSWER))
-        .and_then(|()| stream.set_write_timeout(Some(ANSWER)))
-        .map_err(lost)?;
+    stream.set_read_timeout(Some(ANSWER)).and_then(|()| stream.set_write_timeout(Some(ANSWER))).map_err(lost)?;
     let mut connection = ClientConnection::new(Arc::clone(tls), ServerName::from(address.ip()))
         .map_err(PkiError::crypto("begin TLS"))?;
     let mut stream = stream;
     // The member's certificate is checked before anything is sent.
     while connection.is_handshaking() {
-        connection.complete_io(&mut stream).map_err(|e| {
-            match e.get_ref().and_then(|e| e.downcast_ref()) {
-                Some(rustls::Error::InvalidCertificate(why)) => {
-                    PkiError::WrongCluster(address, why.to_string())
-                }
-                _ => PkiError::Answer(address, e.to_string()),
-            }
+        connection.complete_io(&mut stream).map_err(|e| match e.get_ref().and_then(|e| e.downcast_ref()) {
+            Some(rustls::Error::InvalidCertificate(why)) => PkiError::WrongCluster(address, why.to_string()),
+            _ => PkiError::Answer(address, e.to_string()),
         })?;
     }
     let mut stream = StreamOwned::new(connection, stream);
@@ -130,13 +120,7 @@ fn accept(
 ) -> Result<Joined, PkiError> {
     let (node_pem, ca_pem, ca_key_pem, text) = match answer {
         JoinAnswer::Refused { because } => return Err(PkiError::Refused(member, because)),
-        JoinAnswer::Welcome {
-            node_pem,
-            ca_pem,
-            ca_key_pem,
-            config,
-            ..
-        } => (node_pem, ca_pem, ca_key_pem, config),
+        JoinAnswer::Welcome { node_pem, ca_pem, ca_key_pem, config, .. } => (node_pem, ca_pem, ca_key_pem, config),
     };
     let certificate = CertificateDer::from_pem_slice(node_pem.as_bytes())
         .map_err(|e| PkiError::Answer(member, format!("the certificate: {e}")))?;
@@ -151,11 +135,7 @@ fn accept(
         None => None,
     };
     dir.install(&ca_pem, ca_key_pem.as_deref(), &node_pem, key)?;
-    Ok(Joined {
-        identity,
-        member,
-        config_written,
-    })
+    Ok(Joined { identity, member, config_written })
 }
 
 /// Never over a file that is there.

@@ -54,10 +54,7 @@ impl Ledger {
     ) -> Result<Token, PkiError> {
         self.dir.authority()?;
         let fingerprint = sha256(&self.dir.credentials()?.ca);
-        let random = |e: std::io::Error| PkiError::Crypto {
-            what: "make a secret",
-            why: e.to_string(),
-        };
+        let random = |e: std::io::Error| PkiError::Crypto { what: "make a secret", why: e.to_string() };
         let token = Token {
             id: random::bytes().map_err(random)?,
             secret: random::bytes().map_err(random)?,
@@ -89,36 +86,22 @@ impl Ledger {
     ///
     /// # Errors
     /// The inner one is for the joining node: why its token is no good. The outer: this node's disk.
-    pub fn redeem(
-        &self,
-        id: &str,
-        secret: &[u8],
-        name: &str,
-        now: u64,
-    ) -> Result<Result<(), String>, PkiError> {
+    pub fn redeem(&self, id: &str, secret: &[u8], name: &str, now: u64) -> Result<Result<(), String>, PkiError> {
         let _lock = self.lock()?;
         let mut entries = self.load()?;
         let proof = hex(&sha256(secret));
         // Hashes of 128 random bits are compared: what the time of the comparison tells is of no use.
-        let Some(entry) = entries
-            .iter_mut()
-            .find(|e| e.id == id && e.secret_sha256 == proof)
-        else {
+        let Some(entry) = entries.iter_mut().find(|e| e.id == id && e.secret_sha256 == proof) else {
             return Ok(Err(
-                "this token is not known here (it may have expired): make a new one with `steadfast token`"
-                    .into(),
+                "this token is not known here (it may have expired): make a new one with `steadfast token`".into(),
             ));
         };
         if let Some(user) = &entry.used_by {
-            return Ok(Err(format!(
-                "this token was already used by '{user}': make a new one with `steadfast token`"
-            )));
+            return Ok(Err(format!("this token was already used by '{user}': make a new one with `steadfast token`")));
         }
         if entry.expires < now {
             let ago = now - entry.expires;
-            return Ok(Err(format!(
-                "this token expired {ago} s ago: make a new one with `steadfast token`"
-            )));
+            return Ok(Err(format!("this token expired {ago} s ago: make a new one with `steadfast token`")));
         }
         if let Some(only) = entry.node.as_ref().filter(|only| *only != name) {
             return Ok(Err(format!("this token is for '{only}', not for '{name}'")));
@@ -154,10 +137,7 @@ impl Ledger {
         };
         serde_json::from_str(&text).map_err(|e| PkiError::Crypto {
             what: "read the tokens given out",
-            why: format!(
-                "{} is damaged ({e}): remove it, and make new tokens",
-                path.display()
-            ),
+            why: format!("{} is damaged ({e}): remove it, and make new tokens", path.display()),
         })
     }
 
@@ -182,8 +162,5 @@ pub(super) fn unhex(text: &str) -> Option<Vec<u8>> {
     if !text.len().is_multiple_of(2) || text.len() > 128 || !text.is_ascii() {
         return None;
     }
-    (0..text.len())
-        .step_by(2)
-        .map(|at| u8::from_str_radix(&text[at..at + 2], 16).ok())
-        .collect()
+    (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).ok()).collect()
 }

@@ -56,17 +56,8 @@ impl Identity {
     /// The name cannot stand in a URI.
     pub fn new(cluster: ClusterId, name: &str) -> Result<Self, PkiError> {
         let fits = (1..=63).contains(&name.len())
-            && name
-                .bytes()
-                .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'));
-        if fits {
-            Ok(Self {
-                cluster,
-                name: name.to_owned(),
-            })
-        } else {
-            Err(PkiError::Name(name.to_owned()))
-        }
+            && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'));
+        if fits { Ok(Self { cluster, name: name.to_owned() }) } else { Err(PkiError::Name(name.to_owned())) }
     }
 
     /// `steadfast://CLUSTER-ID/NODE-NAME`.
@@ -90,13 +81,10 @@ impl Identity {
         let names = certificate
             .subject_alternative_name()
             .map_err(|e| format!("the names in its certificate cannot be read: {e}"))?;
-        let mut found = names
-            .iter()
-            .flat_map(|n| &n.value.general_names)
-            .filter_map(|name| match name {
-                GeneralName::URI(uri) => Self::from_uri(uri),
-                _ => None,
-            });
+        let mut found = names.iter().flat_map(|n| &n.value.general_names).filter_map(|name| match name {
+            GeneralName::URI(uri) => Self::from_uri(uri),
+            _ => None,
+        });
         match (found.next(), found.next()) {
             (Some(identity), None) => Ok(identity),
             (None, _) => Err("its certificate names no node of a cluster".into()),

@@ -12,8 +12,7 @@ use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::{ParsedCertificate, WebPkiClientVerifier};
 use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, ServerConfig,
-    SignatureScheme,
+    CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, ServerConfig, SignatureScheme,
 };
 use std::sync::Arc;
 
@@ -39,9 +38,7 @@ impl Tls {
     pub fn new(credentials: &Credentials) -> Result<Self, PkiError> {
         let crypto = Arc::new(ring::default_provider());
         let mut roots = RootCertStore::empty();
-        roots
-            .add(credentials.ca.clone())
-            .map_err(PkiError::crypto("use the CA's certificate"))?;
+        roots.add(credentials.ca.clone()).map_err(PkiError::crypto("use the CA's certificate"))?;
         let roots = Arc::new(roots);
         // The CA goes along: by its fingerprint a joining node knows the cluster.
         let chain = vec![credentials.certificate.clone(), credentials.ca.clone()];
@@ -74,11 +71,7 @@ impl Tls {
         dial.alpn_protocols = vec![LINK_PROTOCOL.to_vec()];
         dial.resumption = Resumption::disabled();
 
-        Ok(Self {
-            accept: Arc::new(accept),
-            dial: Arc::new(dial),
-            join: Arc::new(join),
-        })
+        Ok(Self { accept: Arc::new(accept), dial: Arc::new(dial), join: Arc::new(join) })
     }
 }
 

@@ -65,14 +65,9 @@ impl std::str::FromStr for Token {
     type Err = PkiError;
 
     fn from_str(text: &str) -> Result<Self, PkiError> {
-        let body = text
-            .trim()
-            .strip_prefix(PREFIX)
-            .ok_or(PkiError::NoToken("it does not begin with sf1_"))?;
+        let body = text.trim().strip_prefix(PREFIX).ok_or(PkiError::NoToken("it does not begin with sf1_"))?;
         let bytes = text::decode(body).ok_or(PkiError::NoToken("it holds characters that no token has"))?;
-        let (bytes, check) = bytes
-            .split_last_chunk::<CHECK>()
-            .ok_or(PkiError::NoToken("it is too short"))?;
+        let (bytes, check) = bytes.split_last_chunk::<CHECK>().ok_or(PkiError::NoToken("it is too short"))?;
         if digest(&SHA256, bytes).as_ref()[..CHECK] != *check {
             return Err(PkiError::NoToken("it is not complete, or was changed"));
         }
@@ -94,20 +89,12 @@ impl std::str::FromStr for Token {
         if addresses.is_empty() {
             return Err(PkiError::NoToken("it names no address"));
         }
-        Ok(Self {
-            id,
-            secret,
-            fingerprint,
-            expires,
-            addresses,
-        })
+        Ok(Self { id, secret, fingerprint, expires, addresses })
     }
 }
 
 fn take<const N: usize>(rest: &mut &[u8]) -> Result<[u8; N], PkiError> {
-    let (head, tail) = rest
-        .split_first_chunk::<N>()
-        .ok_or(PkiError::NoToken("it is too short"))?;
+    let (head, tail) = rest.split_first_chunk::<N>().ok_or(PkiError::NoToken("it is too short"))?;
     *rest = tail;
     Ok(*head)
 }
@@ -122,10 +109,7 @@ mod tests {
             secret: [2; 16],
             fingerprint: [3; 32],
             expires: 4,
-            addresses: vec![
-                "192.0.2.1:4390".parse().unwrap(),
-                "[2001:db8::1]:4390".parse().unwrap(),
-            ],
+            addresses: vec!["192.0.2.1:4390".parse().unwrap(), "[2001:db8::1]:4390".parse().unwrap()],
         }
     }
 
@@ -143,10 +127,7 @@ mod tests {
             assert!(text[..cut].parse::<Token>().is_err(), "cut at {cut}");
             let mut changed = text.clone().into_bytes();
             changed[cut] = if changed[cut] == b'A' { b'B' } else { b'A' };
-            assert!(
-                String::from_utf8(changed).unwrap().parse::<Token>().is_err(),
-                "changed at {cut}"
-            );
+            assert!(String::from_utf8(changed).unwrap().parse::<Token>().is_err(), "changed at {cut}");
         }
         let error = "hello".parse::<Token>().unwrap_err().to_string();
         assert!(error.contains("whole line"), "{error}");
