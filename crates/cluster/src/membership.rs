@@ -90,8 +90,9 @@ pub(crate) fn wish(site: &Site<'_>) -> (Wish, Recheck) {
 
     // Only the member with the longest service that has a vote (or, when no voter serves, anybody) lets newcomers in
     // and applies its own configuration: two nodes that were told different things would take turns otherwise. The
-    // leader itself may be without a vote: after a power cut a newcomer can lead while the voters come back. Newcomers are connected to everybody in the mesh, and
-    // to each other, for the join delay, and do not come in the same step that puts somebody out.
+    // leader itself may be without a vote: after a power cut a newcomer can lead while the voters come back. Newcomers
+    // are connected to everybody in the mesh, and to each other, for the join delay, and do not come in the same step
+    // that puts somebody out.
     let mut next: BTreeSet<Pnn> = mesh.clone();
     let first = order(site, &mesh).into_iter().find(|p| serving.contains(p));
     let leads = first.is_none_or(|p| p == me);
