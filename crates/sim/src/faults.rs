@@ -368,8 +368,7 @@ impl World {
             | Kind::Freeze { node }
             | Kind::Slow { node, .. }
             | Kind::SlowDisk { node, .. }
-            | Kind::FullDisk { node }
-            | Kind::Admin { node, .. } => (vec![*node], vec![]),
+            | Kind::FullDisk { node } => (vec![*node], vec![]),
             Kind::PowerOffForGood { node } => {
                 self.node_trouble[*node] = Micros::MAX / 2;
                 (vec![], vec![])

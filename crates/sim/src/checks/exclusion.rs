@@ -55,16 +55,16 @@ fn troubled(world: &World, a: usize, b: usize) -> bool {
     world.edge_trouble.get(&(a.min(b), a.max(b))).is_some_and(|until| until + MEMORY > world.now)
 }
 
-/// Healthy, and no way to a healthy node was troubled lately.
+/// Healthy, and no way to a node that is not cut off itself was troubled lately.
 fn is_well(world: &World, node: usize) -> bool {
     let nodes = world.hosts.len();
     let others = |a: usize| (0..nodes).filter(move |b| *b != a);
-    let healthy = |a: usize| {
-        let host = &world.hosts[a];
+    let cut_off = |a: usize| {
         let bad_ways = others(a).filter(|b| troubled(world, a, *b)).count();
-        host.is_live() && world.node_trouble[a] + MEMORY < world.now && 2 * bad_ways < nodes.max(3) - 1
+        2 * bad_ways >= nodes.max(3) - 1
     };
+    let healthy = |a: usize| world.hosts[a].is_live() && world.node_trouble[a] + MEMORY < world.now && !cut_off(a);
     let crowd = others(node).filter(|b| healthy(*b)).count();
     // Too few healthy others: who is left decides by the lock, and either may win.
-    healthy(node) && 2 * crowd > nodes && others(node).all(|b| !healthy(b) || !troubled(world, node, b))
+    healthy(node) && 2 * crowd > nodes && others(node).all(|b| cut_off(b) || !troubled(world, node, b))
 }
