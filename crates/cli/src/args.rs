@@ -84,6 +84,9 @@ pub(crate) enum Command {
     Drain {
         #[command(flatten)]
         target: Target,
+        /// Do not wait until the node holds no address
+        #[arg(long)]
+        no_wait: bool,
     },
     /// End a drain: the node may host addresses again
     Resume {
@@ -94,6 +97,9 @@ pub(crate) enum Command {
     Stop {
         #[command(flatten)]
         target: Target,
+        /// Do not wait until the node holds no address
+        #[arg(long)]
+        no_wait: bool,
     },
     /// End a stop or a ban: the node serves again
     Continue {
@@ -235,6 +241,9 @@ pub(crate) enum ConfigCommand {
         /// The file
         #[arg(default_value = node::config::DEFAULT_PATH)]
         file: PathBuf,
+        /// Look at it as this node of the list
+        #[arg(long, value_name = "NAME")]
+        node: Option<String>,
         #[command(flatten)]
         json: Json,
     },
@@ -243,6 +252,9 @@ pub(crate) enum ConfigCommand {
         /// The file
         #[arg(default_value = node::config::DEFAULT_PATH)]
         file: PathBuf,
+        /// Look at it as this node of the list
+        #[arg(long, value_name = "NAME")]
+        node: Option<String>,
         #[command(flatten)]
         json: Json,
     },

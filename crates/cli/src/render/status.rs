@@ -61,6 +61,9 @@ fn troubles(status: &Status) -> Vec<String> {
                 "{} is not heard: look at the machine, its network and, there, `systemctl status steadfast`",
                 node.name
             ),
+            NodeState::Unhealthy if *pnn == s.me => {
+                format!("{} (this node) is unhealthy: a service fails, see above", node.name)
+            }
             NodeState::Unhealthy => format!("{} is unhealthy; on it: steadfast status", node.name),
             NodeState::Banned => format!("{} is banned; to lift it: steadfast continue {}", node.name, node.name),
             NodeState::Joining if *pnn != s.me => format!("{} is joining", node.name),
@@ -210,13 +213,14 @@ fn describe(service: &str, health: &ServiceHealth) -> String {
 
 fn warnings(s: &Snapshot, local: &Local) -> Vec<String> {
     let mut all: Vec<String> = s.warnings.clone();
-    for (pnn, node) in &s.nodes {
-        let from = node.warnings.iter().filter(|_| *pnn != s.me);
-        all.extend(from.map(|w| format!("{}: {w}", node.name)));
-        if *pnn == s.me {
-            all.extend(node.warnings.iter().cloned());
-        }
+    for node in s.nodes.values() {
+        all.extend(node.warnings.iter().map(|w| format!("{}: {w}", node.name)));
     }
+    // The cluster's list names this node's warnings as well: once is enough.
+    let own = s.nodes.get(&s.me).map(|n| n.name.clone()).unwrap_or_default();
+    let named: BTreeSet<String> =
+        all.iter().filter_map(|w| w.strip_prefix(&format!("{own}: "))).map(str::to_owned).collect();
+    all.retain(|w| !named.contains(w));
     if let Some(storage) = &local.storage {
         all.extend(storage.eviction_limits.iter().cloned());
     }
@@ -316,7 +320,8 @@ More: steadfast events; this node's log: journalctl -u steadfast
         let text = plain(&sample::minority(), 100);
         assert!(text.contains("NO LEASE"), "{text}");
         assert!(text.contains("grants of 1 of 3 voters") && text.contains("force-view"), "{text}");
-        assert!(text.contains("missed: gluster2, gluster3"), "{text}");
+        let joined = text.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(joined.contains("missed: gluster2, gluster3"), "{text}");
         let text = plain(&sample::not_joined(), 100);
         assert!(text.contains("no view") && text.contains("no link to gluster2: 192.0.2.2:4390"), "{text}");
     }

@@ -95,12 +95,14 @@ fn line(cells: &[Cell], widths: &[usize], style: Style, room: usize, out: &mut S
     out.push('\n');
 }
 
-/// Breaks at spaces; a word that is longer than a line stays whole.
+/// Breaks at spaces and keeps the first line's indent; a word that is longer than a line stays whole.
 pub(super) fn wrap(text: &str, room: usize) -> Vec<String> {
-    let mut lines = vec![String::new()];
-    for word in text.split(' ') {
+    let words = text.trim_start_matches(' ');
+    let indent = " ".repeat(text.len() - words.len());
+    let mut lines = vec![indent];
+    for word in words.split(' ') {
         let Some(line) = lines.last_mut() else { break };
-        if line.is_empty() {
+        if line.trim_start().is_empty() {
             line.push_str(word);
         } else if width(line) + 1 + width(word) <= room {
             line.push(' ');

@@ -9,14 +9,51 @@ use node::admin::api::{Answer, Request};
 use std::io::{IsTerminal, Write};
 use std::net::IpAddr;
 use std::path::Path;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
-pub(super) fn set_state(socket: &Path, target: Target, state: AdminState) -> Result<(), Fail> {
+/// Waiting for the addresses to be gone. A move takes tens of milliseconds; more is a reason to look.
+const MOVES: Duration = Duration::from_secs(30);
+const LOOK: Duration = Duration::from_millis(50);
+
+pub(super) fn set_state(socket: &Path, target: Target, state: AdminState, wait: bool) -> Result<(), Fail> {
     let snapshot = client::status(socket)?.snapshot;
     let node = match &target.node {
         Some(node) => find(&snapshot, node)?,
         None => snapshot.me,
     };
-    admin(socket, AdminRequest::SetState { node, state }, target.json.json)
+    let command = AdminRequest::SetState { node, state };
+    let text = Client::ask(socket, &Request::Admin { command })?.all(|_| Ok(()))?;
+    if wait {
+        wait_until_empty(socket, node)?;
+    }
+    out::sentence(&text, target.json.json)
+}
+
+/// So that whoever drains a node before working on it may begin when the command ends.
+fn wait_until_empty(socket: &Path, node: Pnn) -> Result<(), Fail> {
+    let deadline = Instant::now() + MOVES;
+    loop {
+        let snapshot = client::status(socket)?.snapshot;
+        let held: Vec<String> = snapshot
+            .vips
+            .iter()
+            .filter(|(_, vip)| vip.holder == Some(node))
+            .map(|(address, vip)| format!("\n  {address}: {}", vip.because))
+            .collect();
+        if held.is_empty() {
+            return Ok(());
+        }
+        if Instant::now() >= deadline {
+            return Err(Fail::Other(format!(
+                "the order stands, but after {} s node {node} still holds:{}\nCan another node host them? See \
+                 steadfast status",
+                MOVES.as_secs(),
+                held.concat()
+            )));
+        }
+        sleep(LOOK);
+    }
 }
 
 pub(super) fn move_ip(socket: &Path, vip: IpAddr, node: &str, as_json: bool) -> Result<(), Fail> {

@@ -102,13 +102,13 @@ pub(super) fn join(place: &Place, token: &str, as_json: bool) -> Result<(), Fail
     ))
 }
 
-pub(super) fn config_check(file: &Path, as_json: bool) -> Result<ExitCode, Fail> {
-    let machine = machine(None)?;
+pub(super) fn config_check(file: &Path, node: Option<String>, as_json: bool) -> Result<ExitCode, Fail> {
+    let machine = machine(node)?;
     told(&config::check_file(file, &machine, colour_on_errors(as_json)), as_json)
 }
 
-pub(super) fn config_show(file: &Path, as_json: bool) -> Result<ExitCode, Fail> {
-    let machine = machine(None)?;
+pub(super) fn config_show(file: &Path, node: Option<String>, as_json: bool) -> Result<ExitCode, Fail> {
+    let machine = machine(node)?;
     told(&config::show(file, &machine, colour_on_errors(as_json)), as_json)
 }
 

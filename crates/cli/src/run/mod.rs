@@ -22,11 +22,13 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode, Fail> {
         Command::Events { follow, last, json } => show::events(socket, follow, last, json.json),
         Command::Version { json } => show::version(socket, json.json),
         Command::Dns(DnsCommand::Zone { json }) => show::zone(socket, json.json),
-        Command::Drain { target } => act::set_state(socket, target, AdminState::Drained),
-        Command::Stop { target } => act::set_state(socket, target, AdminState::Stopped),
-        Command::Resume { target } | Command::Continue { target } => act::set_state(socket, target, AdminState::Active),
+        Command::Drain { target, no_wait } => act::set_state(socket, target, AdminState::Drained, !no_wait),
+        Command::Stop { target, no_wait } => act::set_state(socket, target, AdminState::Stopped, !no_wait),
+        Command::Resume { target } | Command::Continue { target } => {
+            act::set_state(socket, target, AdminState::Active, false)
+        }
         Command::Ban { node, json } => {
-            act::set_state(socket, crate::args::Target { node: Some(node), json }, AdminState::Banned)
+            act::set_state(socket, crate::args::Target { node: Some(node), json }, AdminState::Banned, false)
         }
         Command::MoveIp { vip, node, json } => act::move_ip(socket, vip, &node, json.json),
         Command::ForceView { yes, because, json } => act::force_view(socket, yes, because, json.json),
@@ -35,8 +37,10 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode, Fail> {
         Command::Init { place, json } => local::init(&place, json.json),
         Command::Token { place, joins, life, json } => local::token(&place, socket, joins.as_deref(), life, json.json),
         Command::Join { token, place, json } => local::join(&place, &token, json.json),
-        Command::Config(ConfigCommand::Check { file, json }) => return local::config_check(&file, json.json),
-        Command::Config(ConfigCommand::Show { file, json }) => return local::config_show(&file, json.json),
+        Command::Config(ConfigCommand::Check { file, node, json }) => {
+            return local::config_check(&file, node, json.json);
+        }
+        Command::Config(ConfigCommand::Show { file, node, json }) => return local::config_show(&file, node, json.json),
         Command::Completions { shell } => local::completions(shell),
         Command::Man { dir } => local::man(&dir),
         Command::Daemon { place, run_dir, log } => return Ok(local::daemon(place, run_dir, log).into()),
