@@ -26,6 +26,11 @@ pub(crate) struct Holder {
 }
 
 impl Holder {
+    /// May it still answer from here, or soon?
+    pub(crate) fn has(&self, vip: IpAddr) -> bool {
+        self.local.contains_key(&vip)
+    }
+
     /// Everything that may still answer from here, or may soon.
     pub(crate) fn holding(&self) -> BTreeSet<IpAddr> {
         self.local.keys().copied().collect()
@@ -113,6 +118,15 @@ impl Holder {
             }
             _ => false,
         }
+    }
+
+    /// It is here though it was taken for gone: it counts as held until its release is confirmed. False if that was known.
+    pub(crate) fn unwanted(&mut self, vip: IpAddr) -> bool {
+        let news = !self.local.contains_key(&vip);
+        if news {
+            self.local.insert(vip, State::Releasing);
+        }
+        news
     }
 
     pub(crate) fn take_failed(&mut self, now: Time, vip: IpAddr, because: String) {

@@ -17,6 +17,8 @@ pub(crate) struct Present {
     pub(crate) run: RunId,
     /// Heard by this node itself (or this node), not only by others.
     pub(crate) direct: bool,
+    /// Since when it is heard without a break; the start for this node itself.
+    pub(crate) since: Time,
     /// May be admitted: serves nothing, knows the newest view.
     pub(crate) clean: bool,
     /// Has gone on purpose and holds nothing.
@@ -76,7 +78,9 @@ pub(crate) fn wish(site: &Site<'_>) -> (Wish, Recheck) {
     for (a, b) in pairs(&inside) {
         let edge = (site.edge)(a, b);
         if !edge.up {
-            let due = edge.since + timing.mesh_delay;
+            // A node that has just come back into reach gets the delay too: not all of its pairs mend in one moment.
+            let heard = [a, b].iter().filter_map(|p| site.present.get(p)).map(|n| n.since).max();
+            let due = edge.since.max(heard.unwrap_or(edge.since)) + timing.mesh_delay;
             if due <= site.now {
                 missing.insert((a, b));
                 deaf.extend(edge.deaf);

@@ -8,6 +8,10 @@ use crate::placement::{Wanted, place};
 use crate::{AdminState, Config, Epoch, FailBack, Health, Orders, Pnn, Report, Time, View, VipConf};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::Duration;
+
+/// Nodes that were sick all alike recover within this of each other.
+const RECOVERY: Duration = Duration::from_secs(3);
 
 /// State of one view's leader.
 #[derive(Clone, Debug)]
@@ -26,8 +30,10 @@ pub(crate) struct Placing {
     revoked: BTreeMap<(IpAddr, Pnn), u64>,
     /// Addresses that an administrator moved, while their host is fit.
     pins: BTreeMap<IpAddr, Pnn>,
-    /// When the last address went back to a returning node.
+    /// When the last address moved; the next one that moves only for the spread waits.
     last_spread: Option<Time>,
+    /// When all possible hosts of an address were sick.
+    all_sick: BTreeMap<IpAddr, Time>,
     /// Last orders as sent, so that only changes go out.
     sent: Option<(BTreeMap<IpAddr, Pnn>, BTreeMap<IpAddr, String>)>,
 }
@@ -65,6 +71,7 @@ impl Placing {
             revoked: BTreeMap::new(),
             pins: BTreeMap::new(),
             last_spread: None,
+            all_sick: BTreeMap::new(),
             sent: None,
         }
     }
@@ -261,11 +268,17 @@ impl Placing {
                 }
             }
             // Nobody is healthy: an address on a sick node is better than no address, and it stays where it is.
-            let sick = good.is_empty();
-            let mut candidates = if sick { poor } else { good };
-            if sick && self.target.get(vip).is_some_and(|p| candidates.contains(p)) {
-                // All are sick alike: moving it about would help nobody.
-                candidates.retain(|p| self.target.get(vip) == Some(p));
+            let current = self.target.get(vip).copied();
+            let stays = current.is_some_and(|p| poor.contains(&p) && !good.contains(&p));
+            if good.is_empty() {
+                self.all_sick.insert(*vip, scene.now);
+            }
+            // All are sick alike, or were a moment ago: moving it about would help nobody, and the first to recover
+            // would get everything only to give it back.
+            let alike = self.all_sick.get(vip).is_some_and(|t| scene.now.since(*t) < RECOVERY);
+            let mut candidates = if good.is_empty() { poor } else { good };
+            if alike && stays {
+                candidates = current.into_iter().collect();
             }
             if candidates.is_empty() {
                 candidates.extend(self.target.get(vip).filter(|p| able(scene, conf, **p)));
@@ -317,7 +330,6 @@ impl Placing {
                 }
                 Some(c) if fit_now => {
                     may_spread = false;
-                    self.last_spread = Some(scene.now);
                     format!("spreads the load: from {} to {}", name(scene.config, c), name(scene.config, to))
                 }
                 Some(c) => {
@@ -330,6 +342,7 @@ impl Placing {
                 }
                 None => "had no host".to_string(),
             };
+            self.last_spread = Some(scene.now);
             self.target.insert(*vip, to);
             self.because.insert(*vip, because);
         }

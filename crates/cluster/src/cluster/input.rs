@@ -42,6 +42,9 @@ impl Cluster {
                 if self.holder.taken(vip) {
                     let because = self.because.get(&vip).cloned().unwrap_or_default();
                     self.event(Level::Info, "take", Some(self.config.me), format!("{vip} is held here"), because, out);
+                } else if self.holder.unwanted(vip) {
+                    // The driver and the core disagree: nobody may believe that it is free while it is here.
+                    out.push(Output::Release { vip, because: "it was taken though nobody wants it here".into() });
                 }
                 self.dirty = true;
             }
@@ -51,6 +54,8 @@ impl Cluster {
                 self.holder.take_failed(now, vip, because);
                 self.dirty = true;
             }
+            // Said twice: by the end of the lease, and by the order to release.
+            Input::Released { vip } if !self.holder.has(vip) => {}
             Input::Released { vip } => {
                 let asked = self.holder.released(now, vip);
                 let (level, because) = if asked {

@@ -306,14 +306,12 @@ impl Cluster {
             } else {
                 "this node is not a member of the view".to_string()
             };
-            self.event(
-                Level::Error,
-                "lease",
-                Some(self.config.me),
-                "lost the right to serve; all addresses dropped".into(),
-                because,
-                out,
-            );
+            let (level, text) = if self.stopping == Stopping::No {
+                (Level::Error, "lost the right to serve; all addresses dropped")
+            } else {
+                (Level::Info, "gives up the right to serve, for the daemon is being stopped")
+            };
+            self.event(level, "lease", Some(self.config.me), text.into(), because, out);
         }
     }
 }
