@@ -1,5 +1,7 @@
 //! The program as scripts see it: exit codes, JSON, a daemon that misbehaves, a pipe that closes.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking, also in its helpers")]
+
 use cluster::{LeaseStatus, LockStatus, Pnn, Snapshot, Time};
 use node::admin::api::{Answer, Local, Request, Status};
 use std::collections::BTreeMap;

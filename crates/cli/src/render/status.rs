@@ -120,8 +120,8 @@ fn head(status: &Status, style: Style, out: &mut String) {
         let _ = write!(line, ", {held} of {} served", plural(s.vips.len(), "address", "addresses"));
     }
     let _ = writeln!(out, "Cluster {}: {}  {line}", style.paint(Colour::Bold, &s.cluster), style.paint(colour, word));
-    let leader = s.leader.map_or("no leader".into(), |l| format!("leader {}", name(s, l)));
-    let epoch = s.view.as_ref().map_or("no view".into(), |v| match v.incarnation.number {
+    let leader = s.leader.map_or_else(|| "no leader".into(), |l| format!("leader {}", name(s, l)));
+    let epoch = s.view.as_ref().map_or_else(|| "no view".into(), |v| match v.incarnation.number {
         0 => format!("epoch {}", v.epoch),
         n => format!("epoch {} of life {n}", v.epoch),
     });
@@ -211,21 +211,14 @@ fn describe(service: &str, health: &ServiceHealth) -> String {
     }
 }
 
+/// The cluster's list names the nodes' own warnings as well; what this node adds is said only if it is not among them.
 fn warnings(s: &Snapshot, local: &Local) -> Vec<String> {
     let mut all: Vec<String> = s.warnings.clone();
-    for node in s.nodes.values() {
-        all.extend(node.warnings.iter().map(|w| format!("{}: {w}", node.name)));
+    for limit in local.storage.iter().flat_map(|s| &s.eviction_limits) {
+        if !all.iter().any(|w| w.contains(limit.as_str())) {
+            all.push(limit.clone());
+        }
     }
-    // The cluster's list names this node's warnings as well: once is enough.
-    let own = s.nodes.get(&s.me).map(|n| n.name.clone()).unwrap_or_default();
-    let named: BTreeSet<String> =
-        all.iter().filter_map(|w| w.strip_prefix(&format!("{own}: "))).map(str::to_owned).collect();
-    all.retain(|w| !named.contains(w));
-    if let Some(storage) = &local.storage {
-        all.extend(storage.eviction_limits.iter().cloned());
-    }
-    let mut seen = BTreeSet::new();
-    all.retain(|w| seen.insert(w.clone()));
     all
 }
 
