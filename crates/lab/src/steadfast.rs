@@ -68,6 +68,7 @@ pub(crate) struct Snapshot {
 pub(crate) struct View {
     pub(crate) epoch: u64,
     pub(crate) members: BTreeMap<usize, serde_json::Value>,
+    pub(crate) voters: BTreeMap<usize, serde_json::Value>,
 }
 
 #[derive(Debug, Clone, Deserialize)]

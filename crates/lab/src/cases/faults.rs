@@ -1,18 +1,13 @@
 //! Faults below a power cut: the daemon killed or hung, a service killed, a cable out.
 
-use super::Ctx;
+use super::{Ctx, vip_of};
 use crate::lab::Net;
 use crate::probe::now_us;
 use crate::probe::run::Probe;
-use crate::steadfast::{self, Status};
+use crate::steadfast;
 use crate::{files, sh, site, switch};
 use anyhow::{Context, Result, bail};
 use std::time::{Duration, Instant};
-
-fn vip_of(status: &Status, node: usize) -> Result<String> {
-    let held = status.held_by(node);
-    held.into_iter().find(|a| !a.contains(':')).with_context(|| format!("{} holds no address", site::name(node)))
-}
 
 /// Does `fault` to `node`, waits until its address answers from elsewhere, mends it, and waits until all is whole.
 fn moved_by(

@@ -130,6 +130,8 @@ const MISTAKES: &[(&str, &str, &str, &[&str])] = &[
     ("a VIP listed twice", "192.168.122.201/24", "192.168.122.202/24", &["192.168.122.202"]),
     ("a missing interface", "interface = \"eth0\"", "interface = \"eth7\"", &["eth7"]),
     ("an address that is none", "192.168.122.203/24", "192.168.122.333/24", &["192.168.122.333"]),
+    ("two prefix lengths in one network", "192.168.122.203/24", "192.168.122.203/16", &["192.168.122.203"]),
+    ("a section that is none", "[dns]", "[dsn]", &["dsn"]),
     ("broken TOML", "[dns]", "[dns", &["TOML"]),
 ];
 
@@ -168,5 +170,34 @@ pub(crate) fn config_mistakes(ctx: &Ctx<'_>) -> Result<()> {
         bail!("the daemon does not refuse a broken file:\n{}", done.text());
     }
     ctx.figure(format!("{} mistakes refused with file and line", MISTAKES.len()));
+    Ok(())
+}
+
+/// CTDB's own `nodes` and `public_addresses` files, as they are; a mistake in one is told with its file and line.
+pub(crate) fn ctdb_files(ctx: &Ctx<'_>) -> Result<()> {
+    let lab = ctx.lab;
+    let host = site::name(0);
+    let limit = Duration::from_secs(10);
+    let (nodes, publics, file) = ("/tmp/nodes", "/tmp/public_addresses", "/tmp/ctdb.toml");
+    let lines: Vec<String> = (0..lab.site.nodes).map(|n| lab.site.private(n)).collect();
+    lab.write(&host, nodes, &format!("{}\n", lines.join("\n")))?;
+    let vips = |bits: &str| -> String { lab.site.vips().iter().map(|v| format!("{v}/{bits} eth0\n")).collect() };
+    lab.write(&host, publics, &vips("24"))?;
+    let text = format!("[cluster]\nname = \"lab\"\nnodes_file = \"{nodes}\"\npublic_addresses_file = \"{publics}\"\n");
+    lab.write(&host, file, &text)?;
+    lab.exec(&host, &["steadfast", "config", "check", file], limit).context("CTDB's files are refused")?;
+    let shown = lab.exec(&host, &["steadfast", "config", "show", file], limit)?;
+    for address in lines.iter().chain(&lab.site.vips()) {
+        if !shown.contains(address.as_str()) {
+            bail!("{address} is not in `steadfast config show`:\n{shown}");
+        }
+    }
+    lab.write(&host, publics, &vips("24").replacen("192.168.122.201/24", "192.168.122.201/240", 1))?;
+    let done = lab.try_exec(&host, &["steadfast", "config", "check", file], limit)?;
+    let text = done.text();
+    if done.ok() || !text.contains(publics) || !(text.contains(":2") || text.contains("2 |")) {
+        bail!("a mistake in line 2 of {publics} is not told:\n{text}");
+    }
+    ctx.figure(format!("{} nodes and {} addresses read from CTDB's files", lines.len(), lab.site.vips().len()));
     Ok(())
 }

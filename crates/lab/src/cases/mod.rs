@@ -7,18 +7,23 @@
 mod faults;
 mod files;
 mod input;
+mod list;
+mod names;
 pub(crate) mod outage;
 mod partition;
 mod planned;
+mod state;
+mod storage;
+mod trust;
 mod vm;
 
 use crate::lab::Lab;
 use crate::parts::{self, Progress};
 use crate::probe::arp::to_and_fro;
 use crate::probe::run::Probe;
-use crate::site::Storage;
+use crate::site::{self, Storage};
 use crate::steadfast;
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 use serde::{Deserialize, Serialize};
 use std::cell::RefCell;
 use std::time::{Duration, Instant};
@@ -94,13 +99,23 @@ pub(crate) const CASES: &[Case] = &[
     case(Group::Local, "garbage-on-every-port", input::garbage),
     case(Group::Local, "state-disk-full", input::disk_full),
     case(Group::Local, "config-mistakes-refused", input::config_mistakes),
+    case(Group::Local, "ctdb-files-accepted", input::ctdb_files),
+    case(Group::Local, "votes-file-damaged", state::votes_damaged),
+    case(Group::Local, "boot-clock-jumps", state::clock_jumps),
+    case(Group::Local, "peer-of-another-ca", trust::another_ca),
+    case(Group::Local, "names-through-a-power-off", names::power_off),
+    case(Group::Local, "names-from-a-node-cut-off", names::cut_off),
+    case(Group::Local, "nodes-list-changed", list::node_removed_and_added),
     case(Group::Local, "power-cut-everywhere", outage::power_cut_everywhere),
     case(Group::Gluster, "files-on-glusterfs", files::through_each_vip_and_name),
     case(Group::Gluster, "power-off-member", outage::member),
     case(Group::Gluster, "power-off-leader", outage::leader),
     case(Group::Gluster, "power-off-two-of-four", outage::two_of_four),
     case(Group::Gluster, "drain-on-glusterfs", planned::drain),
+    case(Group::Gluster, "shared-mount-hangs", storage::mount_hangs),
+    case(Group::Gluster, "check-storage-passes", storage::check_passes),
     long(Group::Gluster, "power-off-again-and-again", outage::again_and_again),
+    case(Group::Gluster, "check-storage-fails-on-defaults", storage::check_fails),
     case(Group::Mesh, "partition-three-one", partition::three_one),
     case(Group::Mesh, "partition-two-two", partition::two_two),
     case(Group::Mesh, "one-mesh-link-cut", partition::one_link),
@@ -124,7 +139,33 @@ pub(crate) struct Ctx<'a> {
     figures: RefCell<Vec<String>>,
 }
 
+/// An IPv4 address that `node` holds.
+fn vip_of(status: &steadfast::Status, node: usize) -> Result<String> {
+    let held = status.held_by(node);
+    held.into_iter().find(|a| !a.contains(':')).with_context(|| format!("{} holds no address", site::name(node)))
+}
+
+/// What was written to a node's log of the daemon since it was `mark` bytes long.
+fn log_since(lab: &Lab, node: usize, mark: usize) -> Result<String> {
+    let text = lab.read(&site::name(node), steadfast::LOG)?;
+    Ok(text.get(mark..).unwrap_or_default().to_owned())
+}
+
+fn log_length(lab: &Lab, node: usize) -> usize {
+    lab.read(&site::name(node), steadfast::LOG).map_or(0, |text| text.len())
+}
+
 impl Ctx<'_> {
+    /// All nodes of the site.
+    fn all(&self) -> Vec<usize> {
+        (0..self.lab.site.nodes).collect()
+    }
+
+    /// All nodes but one.
+    fn but(&self, node: usize) -> Vec<usize> {
+        (0..self.lab.site.nodes).filter(|&n| n != node).collect()
+    }
+
     /// Prints a figure that has no bound.
     pub(crate) fn figure(&self, text: impl Into<String>) {
         let text = text.into();

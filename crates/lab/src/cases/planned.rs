@@ -1,17 +1,12 @@
 //! Planned moves: nobody should notice.
 
-use super::Ctx;
+use super::{Ctx, vip_of};
 use crate::probe::now_us;
 use crate::probe::run::Probe;
-use crate::steadfast::{self, Status};
+use crate::steadfast;
 use crate::{sh, site};
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use std::time::Duration;
-
-fn vip_of(status: &Status, node: usize) -> Result<String> {
-    let held = status.held_by(node);
-    held.into_iter().find(|a| !a.contains(':')).with_context(|| format!("{} holds no address", site::name(node)))
-}
 
 /// Between a move and the move back: the watcher takes an address that is back at once for one with two holders.
 const APART: Duration = Duration::from_millis(2500);

@@ -1,0 +1,81 @@
+//! The nodes list changes while the cluster serves: a node leaves it for good, and comes back as a new one.
+
+use super::{Ctx, vip_of};
+use crate::probe::run::Probe;
+use crate::steadfast::{self, CONFIG, STATE_DIR};
+use crate::{sh, site};
+use anyhow::{Context, Result, bail};
+use std::time::{Duration, Instant};
+
+/// Puts a file on these nodes and has their daemons read it.
+fn reload(ctx: &Ctx<'_>, nodes: &[usize], text: &str) -> Result<()> {
+    for &n in nodes {
+        ctx.lab.write(&site::name(n), CONFIG, text)?;
+    }
+    for &n in nodes {
+        ctx.lab.exec(&site::name(n), &["steadfast", "reload"], Duration::from_secs(30))?;
+    }
+    Ok(())
+}
+
+fn voters(ctx: &Ctx<'_>, node: usize) -> Result<Vec<usize>> {
+    let view = steadfast::status(ctx.lab, node)?.snapshot.view.context("no view")?;
+    Ok(view.voters.keys().copied().collect())
+}
+
+fn pids(ctx: &Ctx<'_>, nodes: &[usize]) -> Result<Vec<String>> {
+    nodes.iter().map(|&n| ctx.lab.service_pid(&site::name(n), "steadfast")).collect()
+}
+
+/// The last node is taken off the list and its disk emptied; then listed again, joined with a token.
+pub(crate) fn node_removed_and_added(ctx: &Ctx<'_>) -> Result<()> {
+    let lab = ctx.lab;
+    let last = lab.site.nodes - 1;
+    let host = site::name(last);
+    let left = ctx.but(last);
+    let whole = steadfast::config(&lab.site);
+    let begin = whole.find(&format!("\n[[node]]\nname = \"{host}\"")).context("the node is not in the file")?;
+    let end = begin + 1 + whole[begin + 1..].find("\n[[").context("nothing follows the node")?;
+    let without = format!("{}{}", &whole[..begin], &whole[end..]);
+    let stays = vip_of(&steadfast::status(lab, 0)?, 0)?;
+    let before = pids(ctx, &left)?;
+    ctx.watched(|| {
+        let tcp = Probe::tcp(lab, "tcp", &stays)?;
+        tcp.wait_ok(0, Duration::from_secs(10))?;
+        steadfast::stop(lab, last)?;
+        let begun = Instant::now();
+        reload(ctx, &left, &without)?;
+        steadfast::wait_whole(lab, &left, Duration::from_secs(30))?;
+        sh::wait_for("the removed node to be no voter", Duration::from_secs(30), || {
+            Ok((voters(ctx, 0)? == left).then_some(()))
+        })?;
+        ctx.figure(format!("{host} off the list: {:.1} s until a view without it", begun.elapsed().as_secs_f64()));
+        let status = steadfast::status(lab, 0)?;
+        if status.snapshot.nodes.contains_key(&last) {
+            bail!("{host} is still shown after it was taken off the list");
+        }
+
+        let begun = Instant::now();
+        reload(ctx, &left, &whole)?;
+        lab.shell(&host, &format!("rm -rf {STATE_DIR}"))?;
+        lab.write(&host, CONFIG, &whole)?;
+        let said = lab.exec(&site::name(0), &["steadfast", "token", "--for", &host], Duration::from_secs(10))?;
+        let token = said.split_whitespace().find(|w| w.starts_with("sf1_")).context("no token")?;
+        lab.exec(&host, &["steadfast", "join", "--config", CONFIG, token], Duration::from_secs(30))?;
+        steadfast::start(lab, last)?;
+        let status = steadfast::wait_whole(lab, &ctx.all(), Duration::from_secs(60))?;
+        ctx.figure(format!(
+            "{host} on the list again, with an empty disk: {:.1} s until it holds {}",
+            begun.elapsed().as_secs_f64(),
+            status.held_by(last).join(", ")
+        ));
+        sh::wait_for("the new node to be a voter", Duration::from_secs(30), || {
+            Ok((voters(ctx, 0)? == ctx.all()).then_some(()))
+        })?;
+        if pids(ctx, &left)? != before || left.iter().any(|&n| !steadfast::daemon_runs(lab, n)) {
+            bail!("a daemon was restarted");
+        }
+        let seen = tcp.stop()?;
+        ctx.bound("tcp to a node that stays: longest gap meanwhile", seen.longest_ms(0), 500.0)
+    })
+}
