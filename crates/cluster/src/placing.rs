@@ -34,6 +34,8 @@ pub(crate) struct Placing {
     last_spread: Option<Time>,
     /// When all possible hosts of an address were sick.
     all_sick: BTreeMap<IpAddr, Time>,
+    /// Where each address was under the view before, for the reasons.
+    before: BTreeMap<IpAddr, Pnn>,
     /// Last orders as sent, so that only changes go out.
     sent: Option<(BTreeMap<IpAddr, Pnn>, BTreeMap<IpAddr, String>)>,
 }
@@ -60,7 +62,7 @@ impl Scene<'_> {
 }
 
 impl Placing {
-    pub(crate) fn new(epoch: Epoch) -> Self {
+    pub(crate) fn new(epoch: Epoch, before: BTreeMap<IpAddr, Pnn>) -> Self {
         Self {
             epoch,
             revision: 0,
@@ -72,6 +74,7 @@ impl Placing {
             pins: BTreeMap::new(),
             last_spread: None,
             all_sick: BTreeMap::new(),
+            before,
             sent: None,
         }
     }
@@ -340,7 +343,10 @@ impl Placing {
                     });
                     format!("left {}: {why}", name(scene.config, c))
                 }
-                None => "had no host".to_string(),
+                None => match self.before.get(vip).filter(|p| !scene.view.members.contains_key(p)) {
+                    Some(lost) => format!("left {}: {}", name(scene.config, *lost), scene.view.because),
+                    None => "had no host".to_string(),
+                },
             };
             self.last_spread = Some(scene.now);
             self.target.insert(*vip, to);

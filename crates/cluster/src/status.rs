@@ -269,17 +269,34 @@ impl Cluster {
         if !self.waits.is_empty() {
             warnings.push(self.waits.clone());
         }
+        // What several nodes say is said once, with their names.
+        let mut said: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+        let mut order: Vec<&str> = Vec::new();
+        let mut reporting = 0;
         for pnn in self.config.nodes.keys() {
-            let Some(report) = self.fresh_report(*pnn) else {
-                continue;
-            };
-            let name = self.name(*pnn);
-            warnings.extend(report.warnings.iter().map(|w| format!("{name}: {w}")));
+            let Some(report) = self.fresh_report(*pnn) else { continue };
+            reporting += 1;
+            for warning in &report.warnings {
+                let names = said.entry(warning).or_default();
+                if names.is_empty() {
+                    order.push(warning);
+                }
+                names.push(self.name(*pnn));
+            }
             if report.fingerprint != self.config.fingerprint {
                 warnings.push(format!(
-                    "{name} runs with another configuration than {}; make the files equal, then `steadfast reload` on both",
+                    "{} runs with another configuration than {}; make the files equal, then `steadfast reload` on both",
+                    self.name(*pnn),
                     self.name(self.config.me)
                 ));
+            }
+        }
+        for warning in order {
+            let names = said.get(warning).map(Vec::as_slice).unwrap_or_default();
+            if names.len() == reporting && reporting > 1 {
+                warnings.push(format!("all nodes: {warning}"));
+            } else {
+                warnings.push(format!("{}: {warning}", names.join(", ")));
             }
         }
         if let Some(error) = &self.arbiter.records_error {

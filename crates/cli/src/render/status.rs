@@ -121,10 +121,13 @@ fn head(status: &Status, style: Style, out: &mut String) {
     }
     let _ = writeln!(out, "Cluster {}: {}  {line}", style.paint(Colour::Bold, &s.cluster), style.paint(colour, word));
     let leader = s.leader.map_or_else(|| "no leader".into(), |l| format!("leader {}", name(s, l)));
-    let epoch = s.view.as_ref().map_or_else(|| "no view".into(), |v| match v.incarnation.number {
-        0 => format!("epoch {}", v.epoch),
-        n => format!("epoch {} of life {n}", v.epoch),
-    });
+    let epoch = s.view.as_ref().map_or_else(
+        || "no view".into(),
+        |v| match v.incarnation.number {
+            0 => format!("epoch {}", v.epoch),
+            n => format!("epoch {} of life {n}", v.epoch),
+        },
+    );
     let lease = if s.lease.valid { "lease valid" } else { "NO LEASE" };
     let grants = format!("{} of {} grants", s.lease.grants, s.lease.voters);
     let facts = format!("{epoch}, {leader}; this is {}: {lease} ({grants})", name(s, s.me));

@@ -23,7 +23,7 @@ impl Cluster {
         let nodes = view.evicted.iter().filter(|(p, _)| **p != me).map(|(p, a)| (*p, a.clone())).collect();
         out.push(Output::Evict { epoch: view.epoch, nodes });
         let leads = view.leader() == Some(me) && view.has_run(me, self.run);
-        self.placing = leads.then(|| Placing::new(view.epoch));
+        self.placing = leads.then(|| Placing::new(view.epoch, self.placement.clone()));
         if let Some(old) = &old {
             for (pnn, member) in &old.members {
                 let left = self.reports.get(pnn).is_some_and(|r| r.run == member.run && r.left);

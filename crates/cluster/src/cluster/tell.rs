@@ -96,7 +96,7 @@ impl Cluster {
                 out.push(Output::Send { to, message: Message::Orders(orders) });
             }
         }
-        if let Some(p) = &self.placing {
+        if let Some(p) = self.placing.as_ref().filter(|p| p.revision() > 0) {
             self.placement.clone_from(&p.target);
             self.because = p.reasons();
         }
