@@ -36,31 +36,31 @@ pub(crate) fn another_ca(ctx: &Ctx<'_>) -> Result<()> {
         let config = format!("{FOREIGN}.toml");
         lab.write(&host, &config, &strangers_config(ctx))?;
         lab.exec(&host, &["steadfast", "init", "--config", &config, "--state-dir", FOREIGN], Duration::from_secs(20))?;
-        let marks: Vec<usize> = others.iter().map(|&n| log_length(lab, n)).collect();
+        let members: Vec<(usize, usize)> = others.iter().map(|&n| (n, log_length(lab, n))).collect();
         lab.service(
             &host,
             "stranger",
             &["steadfast", "daemon", "--config", &config, "--state-dir", FOREIGN, "--run-dir", "/run/stranger"],
         )?;
-        let refusals = |i: usize| -> Result<Vec<String>> {
-            let text = log_since(lab, others[i], marks[i])?;
+        let refusals = |n: usize, mark: usize| -> Result<Vec<String>> {
+            let text = log_since(lab, n, mark)?;
             let of_it = |l: &&str| l.contains("refused a connection") && l.contains(&address);
             Ok(text.lines().filter(of_it).map(str::to_owned).collect())
         };
         let mut said = Vec::new();
-        for i in 0..others.len() {
-            let what = format!("{} to refuse the stranger", site::name(others[i]));
+        for &(n, mark) in &members {
+            let what = format!("{} to refuse the stranger", site::name(n));
             said = sh::wait_for(&what, Duration::from_secs(20), || {
-                Ok(Some(refusals(i)?).filter(|lines| !lines.is_empty()))
+                Ok(Some(refusals(n, mark)?).filter(|lines| !lines.is_empty()))
             })?;
         }
         ctx.figure(format!("the log says: {}", said.first().map_or("", |l| l.trim())));
         // It tries again several times in this time, each time in vain.
         std::thread::sleep(Duration::from_secs(20));
         let strangers = lab.read(&host, "/var/log/stranger.log")?.lines().count();
-        for i in 0..others.len() {
-            let lines = refusals(i)?;
-            ctx.figure(format!("{} logged it {} times in 20 s", site::name(others[i]), lines.len()));
+        for &(n, mark) in &members {
+            let lines = refusals(n, mark)?;
+            ctx.figure(format!("{} logged it {} times in 20 s", site::name(n), lines.len()));
             if lines.len() > 1 {
                 bail!("more than one line a minute:\n{}", lines.join("\n"));
             }
