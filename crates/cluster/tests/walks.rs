@@ -146,7 +146,7 @@ impl Net {
             let (at, host, input) = match (tick, message) {
                 (Some((t, i)), Some((m, _))) if t < m => (t, i, Input::Tick),
                 (_, Some(key)) => {
-                    let (host, input) = self.queue.remove(&key).unwrap();
+                    let (host, input) = self.queue.remove(&key).expect("it was there a moment ago");
                     (key.0, host, input)
                 }
                 (Some((t, i)), None) => (t, i, Input::Tick),

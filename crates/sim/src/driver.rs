@@ -394,9 +394,10 @@ impl World {
         let kernel = &self.hosts[host].kernel;
         self.setup.bricks
             && self.hosts.iter().any(|peer| {
+                let answers = peer.power && self.net.round_trip(host, peer.index);
                 peer.index != host
                     && !self.setup.is_witness(peer.index)
-                    && !(peer.power && self.net.round_trip(host, peer.index))
+                    && !answers
                     && !kernel.kicked.contains(&peer.pnn())
                     && !kernel.evicted.contains(&peer.pnn())
             })

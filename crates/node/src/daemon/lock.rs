@@ -27,7 +27,7 @@ pub(crate) enum LockOrder {
     /// Write the own record, read all.
     Exchange { ticket: u64, record: Box<LockRecord> },
     /// Another lock, or none (with the reason), and the nodes whose records to look for.
-    Use { lock: Option<ClusterLock>, none_because: String, peers: Vec<Pnn> },
+    Use { lock: Option<Box<ClusterLock>>, none_because: String, peers: Vec<Pnn> },
     /// End the helpers, and this task.
     End,
 }
@@ -76,7 +76,7 @@ impl LockTask {
                 Some(LockOrder::Exchange { ticket, record }) => self.exchange(ticket, &record).await,
                 Some(LockOrder::Use { lock, none_because, peers }) => {
                     self.stop().await;
-                    self.lock = lock;
+                    self.lock = lock.map(|lock| *lock);
                     self.none_because = none_because;
                     self.peers = peers.into_iter().map(|p| u32::from(p.0)).collect();
                     self.next = Instant::now();

@@ -127,7 +127,7 @@ impl StorageTask {
         };
         let peers = self.plan.peers.clone();
         // Both ends live as long as the daemon.
-        let _ = self.orders.send(LockOrder::Use { lock, none_because: because.clone(), peers });
+        let _ = self.orders.send(LockOrder::Use { lock: lock.map(Box::new), none_because: because.clone(), peers });
         self.inbox.input(Input::LockUsable { usable, because });
     }
 

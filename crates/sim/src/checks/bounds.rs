@@ -15,7 +15,7 @@ pub(crate) struct Bounds {
 impl Bounds {
     pub(crate) fn new(setup: &Setup) -> Self {
         let peers = setup.nodes as u64;
-        let beats = u64::try_from(S / (setup.timing.heartbeat.as_micros() as u64).max(MS)).unwrap_or(1_000);
+        let beats = S / (setup.timing.heartbeat.as_micros() as u64).max(MS);
         // Heartbeats and grants both ways over all networks with their inputs, and as much again for all else.
         let steady = peers * beats * (2 + 4 * setup.nets as u64);
         Self { outputs_per_second: 3 * steady + 600 + 40 * setup.vips.len() as u64, queue: 2_000 }
