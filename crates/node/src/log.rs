@@ -64,10 +64,7 @@ impl Log {
     pub fn start(file: Option<&Path>) -> anyhow::Result<Self> {
         let journal = file.is_none() && stderr_is_journal();
         let sink = match file {
-            Some(path) => Sink::File {
-                path: path.to_owned(),
-                file: open(path)?,
-            },
+            Some(path) => Sink::File { path: path.to_owned(), file: open(path)? },
             None => Sink::Stderr,
         };
         let place = match file {
@@ -77,16 +74,9 @@ impl Log {
         };
         let (orders, queue) = mpsc::sync_channel(QUEUE);
         let lost = Arc::new(AtomicU64::new(0));
-        let writer = Lines {
-            orders: orders.clone(),
-            lost: Arc::clone(&lost),
-        };
-        thread::Builder::new()
-            .name("log".into())
-            .stack_size(128 << 10)
-            .spawn(move || write(sink, &queue, &lost))?;
-        let filter =
-            EnvFilter::try_from_env("STEADFAST_LOG").unwrap_or_else(|_| EnvFilter::new(DEFAULT_FILTER));
+        let writer = Lines { orders: orders.clone(), lost: Arc::clone(&lost) };
+        thread::Builder::new().name("log".into()).stack_size(128 << 10).spawn(move || write(sink, &queue, &lost))?;
+        let filter = EnvFilter::try_from_env("STEADFAST_LOG").unwrap_or_else(|_| EnvFilter::new(DEFAULT_FILTER));
         tracing_subscriber::fmt()
             .with_env_filter(filter)
             .with_writer(writer)
@@ -146,10 +136,7 @@ fn write(mut sink: Sink, queue: &Receiver<Order>, lost: &AtomicU64) {
                 sink.put(&line);
                 let missing = lost.swap(0, Ordering::Relaxed);
                 if missing > 0 {
-                    sink.put(
-                        format!("<4>{missing} lines of the log were lost: its reader was too slow\n")
-                            .as_bytes(),
-                    );
+                    sink.put(format!("<4>{missing} lines of the log were lost: its reader was too slow\n").as_bytes());
                 }
             }
             Order::Reopen => sink.reopen(),
@@ -193,10 +180,7 @@ struct Lines {
 impl<'a> MakeWriter<'a> for Lines {
     type Writer = Line<'a>;
     fn make_writer(&'a self) -> Line<'a> {
-        Line {
-            lines: self,
-            text: Vec::with_capacity(256),
-        }
+        Line { lines: self, text: Vec::with_capacity(256) }
     }
 }
 
@@ -245,10 +229,7 @@ where
     ) -> std::fmt::Result {
         if self.journal {
             write!(writer, "<{}>", priority(*event.metadata().level()))?;
-            let format = Format::default()
-                .without_time()
-                .with_level(false)
-                .with_target(false);
+            let format = Format::default().without_time().with_level(false).with_target(false);
             return format.format_event(context, writer, event);
         }
         let format = Format::default().with_timer(time::SystemTime).with_target(false);
@@ -279,28 +260,19 @@ mod tests {
         tracing::warn!(node = 3, "first line");
         log.flush();
         let text = std::fs::read_to_string(&path).unwrap();
-        assert!(
-            text.contains("WARN") && text.contains("first line") && text.contains("node=3"),
-            "{text}"
-        );
+        assert!(text.contains("WARN") && text.contains("first line") && text.contains("node=3"), "{text}");
         std::fs::rename(&path, dir.path().join("log.1")).unwrap();
         log.reopen();
         tracing::info!("second line");
         log.flush();
         let text = std::fs::read_to_string(&path).unwrap();
-        assert!(
-            text.contains("second line") && !text.contains("first line"),
-            "{text}"
-        );
+        assert!(text.contains("second line") && !text.contains("first line"), "{text}");
     }
 
     #[test]
     fn a_reader_that_does_not_read_costs_lines_and_no_time() {
         let (orders, _queue) = mpsc::sync_channel(4);
-        let lines = Lines {
-            orders,
-            lost: Arc::default(),
-        };
+        let lines = Lines { orders, lost: Arc::default() };
         for _ in 0..10 {
             lines.make_writer().write_all(b"x\n").unwrap();
         }

@@ -9,9 +9,7 @@ use ring::rand::{SecureRandom, SystemRandom};
 /// The kernel gives no random numbers; none since 3.17 refuses.
 pub fn bytes<const N: usize>() -> std::io::Result<[u8; N]> {
     let mut bytes = [0; N];
-    SystemRandom::new()
-        .fill(&mut bytes)
-        .map_err(|_| std::io::Error::other("the kernel gives no random numbers"))?;
+    SystemRandom::new().fill(&mut bytes).map_err(|_| std::io::Error::other("the kernel gives no random numbers"))?;
     Ok(bytes)
 }
 

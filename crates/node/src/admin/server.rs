@@ -46,9 +46,7 @@ impl Answers {
     pub async fn write(&mut self, answer: &Answer) -> io::Result<()> {
         let mut line = serde_json::to_vec(answer)?;
         line.push(b'\n');
-        timeout(UNREAD, self.stream.write_all(&line))
-            .await
-            .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
+        timeout(UNREAD, self.stream.write_all(&line)).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
     }
 
     /// Writes the last line: it worked.
@@ -82,8 +80,7 @@ impl AdminSocket {
     /// # Errors
     /// The directory or the socket cannot be made.
     pub fn bind(path: &Path) -> io::Result<Self> {
-        let at =
-            |what: &str, e: io::Error| io::Error::new(e.kind(), format!("{what} {}: {e}", path.display()));
+        let at = |what: &str, e: io::Error| io::Error::new(e.kind(), format!("{what} {}: {e}", path.display()));
         if let Some(dir) = path.parent() {
             std::fs::DirBuilder::new()
                 .recursive(true)
@@ -98,10 +95,7 @@ impl AdminSocket {
         let listener = UnixListener::bind(path).map_err(|e| at("cannot listen on", e))?;
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))
             .map_err(|e| at("cannot make private", e))?;
-        Ok(Self {
-            listener,
-            path: path.to_owned(),
-        })
+        Ok(Self { listener, path: path.to_owned() })
     }
 
     /// Serves clients until dropped.
@@ -146,9 +140,7 @@ impl Drop for AdminSocket {
 
 /// The socket's mode should do; this is for those who change it.
 fn admit(stream: &UnixStream) -> Result<(), String> {
-    let peer = stream
-        .peer_cred()
-        .map_err(|e| format!("cannot tell who connects: {e}"))?;
+    let peer = stream.peer_cred().map_err(|e| format!("cannot tell who connects: {e}"))?;
     let me = rustix::process::geteuid().as_raw();
     if peer.uid() == 0 || peer.uid() == me {
         return Ok(());
@@ -157,9 +149,7 @@ fn admit(stream: &UnixStream) -> Result<(), String> {
 }
 
 fn refuse(stream: UnixStream) {
-    let text = format!(
-        "{MAX_CLIENTS} clients are connected already: end some (`steadfast ... --watch`, `--follow`)"
-    );
+    let text = format!("{MAX_CLIENTS} clients are connected already: end some (`steadfast ... --watch`, `--follow`)");
     if let Ok(mut line) = serde_json::to_vec(&Answer::Failed { text }) {
         line.push(b'\n');
         // A client that cannot even take this line learns from the closed socket.
@@ -181,19 +171,15 @@ async fn talk<H: Handler>(reader: OwnedReadHalf, out: &mut Answers, handler: &H)
         }
         if !line.ends_with(b"\n") {
             if line.len() >= MAX_REQUEST {
-                out.failed(format!("a request may have at most {MAX_REQUEST} bytes"))
-                    .await?;
+                out.failed(format!("a request may have at most {MAX_REQUEST} bytes")).await?;
             }
             return Ok(());
         }
         let request = match serde_json::from_slice::<Request>(&line) {
             Ok(request) => request,
             Err(error) => {
-                out.failed(format!(
-                    "this daemon ({}) does not understand the request: {error}",
-                    crate::VERSION
-                ))
-                .await?;
+                out.failed(format!("this daemon ({}) does not understand the request: {error}", crate::VERSION))
+                    .await?;
                 continue;
             }
         };
@@ -207,11 +193,7 @@ async fn talk<H: Handler>(reader: OwnedReadHalf, out: &mut Answers, handler: &H)
 
 /// Returns when the client has closed its end; bytes of a next request only wait.
 async fn closed(reader: &mut BufReader<OwnedReadHalf>) -> io::Result<()> {
-    if reader.fill_buf().await?.is_empty() {
-        Ok(())
-    } else {
-        std::future::pending().await
-    }
+    if reader.fill_buf().await?.is_empty() { Ok(()) } else { std::future::pending().await }
 }
 
 #[cfg(test)]
@@ -260,11 +242,7 @@ mod tests {
         let (sender, gone) = watch::channel(0);
         let socket = AdminSocket::bind(&path).unwrap();
         tokio::spawn(socket.serve(Arc::new(Echo(sender))));
-        Fixture {
-            _dir: dir,
-            path,
-            gone,
-        }
+        Fixture { _dir: dir, path, gone }
     }
 
     impl Fixture {
@@ -277,10 +255,7 @@ mod tests {
         // The server may close before it has read everything.
         let _ = client.write_all(bytes).await;
         let mut line = String::new();
-        timeout(Duration::from_secs(20), client.read_line(&mut line))
-            .await
-            .unwrap()
-            .unwrap();
+        timeout(Duration::from_secs(20), client.read_line(&mut line)).await.unwrap().unwrap();
         line
     }
 
@@ -290,32 +265,14 @@ mod tests {
         let mode = std::fs::metadata(&server.path).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
         let mut client = server.connect().await;
-        for garbage in [
-            &b"\n"[..],
-            b"{}\n",
-            b"\xff\xfe\x00\n",
-            b"{\"request\":\"explode\"}\n",
-            b"[[[[[[\n",
-        ] {
+        for garbage in [&b"\n"[..], b"{}\n", b"\xff\xfe\x00\n", b"{\"request\":\"explode\"}\n", b"[[[[[[\n"] {
             assert!(ask(&mut client, garbage).await.contains("does not understand"));
         }
-        assert!(
-            ask(&mut client, b"{\"request\":\"version\",\"new\":1}\n")
-                .await
-                .contains("done")
-        );
+        assert!(ask(&mut client, b"{\"request\":\"version\",\"new\":1}\n").await.contains("done"));
         let endless = vec![b'x'; MAX_REQUEST + 10];
-        assert!(
-            ask(&mut server.connect().await, &endless)
-                .await
-                .contains("at most")
-        );
+        assert!(ask(&mut server.connect().await, &endless).await.contains("at most"));
         drop(server.connect().await);
-        assert!(
-            ask(&mut server.connect().await, b"{\"request\":\"version\"}\n")
-                .await
-                .contains("done")
-        );
+        assert!(ask(&mut server.connect().await, b"{\"request\":\"version\"}\n").await.contains("done"));
     }
 
     #[tokio::test]
@@ -324,11 +281,7 @@ mod tests {
         let mut slow = server.connect().await;
         slow.write_all(b"{\"request\":\"zone\"}\n").await.unwrap();
         for _ in 0..10 {
-            assert!(
-                ask(&mut server.connect().await, b"{\"request\":\"version\"}\n")
-                    .await
-                    .contains("done")
-            );
+            assert!(ask(&mut server.connect().await, b"{\"request\":\"version\"}\n").await.contains("done"));
         }
     }
 
@@ -338,10 +291,7 @@ mod tests {
         let mut clients = Vec::new();
         for _ in 0..MAX_CLIENTS {
             let mut client = server.connect().await;
-            client
-                .write_all(b"{\"request\":\"status\",\"follow\":true}\n")
-                .await
-                .unwrap();
+            client.write_all(b"{\"request\":\"status\",\"follow\":true}\n").await.unwrap();
             clients.push(client);
         }
         let refused = ask(&mut server.connect().await, b"").await;
@@ -351,10 +301,7 @@ mod tests {
         let mut client = server.connect().await;
         // The last places are given back just after the followers' ends were counted.
         for _ in 0..100 {
-            if ask(&mut client, b"{\"request\":\"version\"}\n")
-                .await
-                .contains("done")
-            {
+            if ask(&mut client, b"{\"request\":\"version\"}\n").await.contains("done") {
                 return;
             }
             client = server.connect().await;

@@ -51,16 +51,10 @@ pub(super) fn check_private(path: &Path) -> Result<(), StateError> {
     let meta = fs::metadata(path).map_err(io_error("look at", path))?;
     let me = rustix::process::geteuid().as_raw();
     if meta.uid() != me && meta.uid() != 0 {
-        return Err(StateError::Foreign {
-            path: path.to_owned(),
-            uid: meta.uid(),
-        });
+        return Err(StateError::Foreign { path: path.to_owned(), uid: meta.uid() });
     }
     if meta.mode() & 0o077 != 0 {
-        return Err(StateError::Exposed {
-            path: path.to_owned(),
-            mode: meta.mode() & 0o7777,
-        });
+        return Err(StateError::Exposed { path: path.to_owned(), mode: meta.mode() & 0o7777 });
     }
     Ok(())
 }
@@ -79,22 +73,13 @@ fn lock(path: &Path) -> Result<File, StateError> {
         Err(rustix::io::Errno::WOULDBLOCK) => {
             let mut text = String::new();
             // Only to name the other process; without it the message says less.
-            let pid = file
-                .read_to_string(&mut text)
-                .ok()
-                .and_then(|_| text.trim().parse().ok());
-            return Err(StateError::InUse {
-                path: path.to_owned(),
-                pid,
-            });
+            let pid = file.read_to_string(&mut text).ok().and_then(|_| text.trim().parse().ok());
+            return Err(StateError::InUse { path: path.to_owned(), pid });
         }
         Err(errno) => return Err(io_error("lock", path)(errno.into())),
     }
     // The pid is for people; a full disk must not keep a node with its votes from starting.
-    let written = file
-        .set_len(0)
-        .and_then(|()| file.rewind())
-        .and_then(|()| writeln!(file, "{}", std::process::id()));
+    let written = file.set_len(0).and_then(|()| file.rewind()).and_then(|()| writeln!(file, "{}", std::process::id()));
     if let Err(error) = written {
         tracing::warn!("cannot write the pid to {}: {error}", path.display());
     }

@@ -100,11 +100,7 @@ fn write_synced(path: &Path, bytes: &[u8]) -> io::Result<()> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(path)?;
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
     file.write_all(bytes)?;
     file.sync_all()
 }
@@ -112,11 +108,7 @@ fn write_synced(path: &Path, bytes: &[u8]) -> io::Result<()> {
 fn encode(votes: &Durable) -> io::Result<Vec<u8>> {
     let mut body = serde_json::to_vec_pretty(votes)?;
     body.push(b'\n');
-    let header = Header {
-        steadfast_votes: FORMAT,
-        len: body.len(),
-        sha256: sha256(&body),
-    };
+    let header = Header { steadfast_votes: FORMAT, len: body.len(), sha256: sha256(&body) };
     let mut bytes = serde_json::to_vec(&header)?;
     bytes.push(b'\n');
     bytes.append(&mut body);
@@ -131,14 +123,8 @@ enum Bad {
 impl Bad {
     fn at(self, path: &Path) -> StateError {
         match self {
-            Self::Damaged(why) => StateError::Corrupt {
-                path: path.to_owned(),
-                why,
-            },
-            Self::Newer(format) => StateError::Newer {
-                path: path.to_owned(),
-                format,
-            },
+            Self::Damaged(why) => StateError::Corrupt { path: path.to_owned(), why },
+            Self::Newer(format) => StateError::Newer { path: path.to_owned(), format },
         }
     }
 }
@@ -160,18 +146,11 @@ fn decode(bytes: &[u8]) -> Result<Durable, Bad> {
         return Err(Bad::Newer(header.steadfast_votes));
     }
     if header.steadfast_votes < FORMAT {
-        return Err(Bad::Damaged(format!(
-            "format {} never existed",
-            header.steadfast_votes
-        )));
+        return Err(Bad::Damaged(format!("format {} never existed", header.steadfast_votes)));
     }
     let body = &bytes[end + 1..];
     if body.len() != header.len {
-        return Err(Bad::Damaged(format!(
-            "{} bytes where {} were written",
-            body.len(),
-            header.len
-        )));
+        return Err(Bad::Damaged(format!("{} bytes where {} were written", body.len(), header.len)));
     }
     if sha256(body) != header.sha256 {
         return Err(damaged("the checksum is wrong"));
@@ -217,10 +196,7 @@ mod tests {
             assert_eq!(store.load().unwrap(), Some(votes(round)));
         }
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o700);
-        assert_eq!(
-            fs::metadata(path.join(NAME)).unwrap().permissions().mode() & 0o777,
-            0o600
-        );
+        assert_eq!(fs::metadata(path.join(NAME)).unwrap().permissions().mode() & 0o777, 0o600);
     }
 
     #[test]
@@ -255,16 +231,9 @@ mod tests {
             fs::write(path.join(NAME), garbage).unwrap();
             fs::set_permissions(path.join(NAME), fs::Permissions::from_mode(0o600)).unwrap();
             let error = store.load().unwrap_err().to_string();
-            assert!(
-                error.contains("votes.json") && error.contains("steadfast join"),
-                "{error}"
-            );
+            assert!(error.contains("votes.json") && error.contains("steadfast join"), "{error}");
         }
-        fs::write(
-            path.join(NAME),
-            b"{\"steadfast_votes\":99,\"len\":1,\"sha256\":\"\"}\nx",
-        )
-        .unwrap();
+        fs::write(path.join(NAME), b"{\"steadfast_votes\":99,\"len\":1,\"sha256\":\"\"}\nx").unwrap();
         assert!(matches!(store.load(), Err(StateError::Newer { format: 99, .. })));
     }
 
@@ -302,10 +271,7 @@ mod tests {
             let filler = fs::write(dir.join("filler"), vec![0; 1 << 20]);
             assert!(filler.is_err(), "the small disk is not small");
             let error = store.save(&votes(2)).unwrap_err().to_string();
-            assert!(
-                error.contains("No space left") && error.contains("votes.json"),
-                "{error}"
-            );
+            assert!(error.contains("No space left") && error.contains("votes.json"), "{error}");
             assert_eq!(store.load().unwrap(), Some(votes(1)));
             fs::remove_file(dir.join("filler")).unwrap();
             store.save(&votes(2)).unwrap();
@@ -317,8 +283,7 @@ mod tests {
             return;
         }
         let dir = tempfile::tempdir().unwrap();
-        let script =
-            "mount -t tmpfs -o size=64k,mode=700 none \"$1\" && exec \"$2\" --exact \"$3\" --nocapture";
+        let script = "mount -t tmpfs -o size=64k,mode=700 none \"$1\" && exec \"$2\" --exact \"$3\" --nocapture";
         let out = Command::new("unshare")
             .args(["-m", "sh", "-c", script, "sh"])
             .arg(dir.path())

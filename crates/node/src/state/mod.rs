@@ -23,11 +23,7 @@ pub use file::StateStore;
 #[derive(Debug)]
 pub enum StateError {
     /// A file operation failed.
-    Io {
-        what: &'static str,
-        path: PathBuf,
-        source: io::Error,
-    },
+    Io { what: &'static str, path: PathBuf, source: io::Error },
     /// Others than root could read or change it.
     Exposed { path: PathBuf, mode: u32 },
     /// It belongs to somebody else.
@@ -39,11 +35,7 @@ pub enum StateError {
     /// They were written by a newer program.
     Newer { path: PathBuf, format: u64 },
     /// They are another node's.
-    OtherNode {
-        path: PathBuf,
-        found: cluster::Pnn,
-        me: cluster::Pnn,
-    },
+    OtherNode { path: PathBuf, found: cluster::Pnn, me: cluster::Pnn },
 }
 
 impl fmt::Display for StateError {
