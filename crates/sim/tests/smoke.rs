@@ -23,10 +23,11 @@ fn the_same_seed_tells_the_same_story_twice() {
 /// Seeds that once found something: a heartbeat avalanche after reordering (39, 2229); a view learned, not on disk and
 /// forgotten by a restart (60: allowed); a node that took an address again out of the orders of the leader before
 /// (2239); a healthy node put out on the word of a slow one (108); a leader without a vote, so that nobody ever joined
-/// again (10014, 10114, 10119); a pair out of which either may go (10116, 10516: allowed).
+/// again (10014, 10114, 10119); a pair out of which either may go (10116, 10516: allowed); a machine that was paused
+/// and takes what was ordered before (20400: allowed for one lease).
 #[test]
 fn past_findings_stay_mended() {
-    for seed in [39, 60, 108, 2_229, 2_239, 10_014, 10_114, 10_116, 10_119, 10_516] {
+    for seed in [39, 60, 108, 2_229, 2_239, 10_014, 10_114, 10_116, 10_119, 10_516, 20_400] {
         let outcome = run(&task(seed, false));
         assert_eq!(outcome.violation, None, "replay: cargo run -p sim -- --seed {seed}");
     }

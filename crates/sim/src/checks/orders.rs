@@ -68,8 +68,10 @@ impl OrdersOfLeader {
         let Some(view) = view else {
             return Err(format!("n{host} takes {vip} and is no member of its newest view"));
         };
-        // Nobody else had it since: no lost node's locks are at stake.
-        if self.last.get(&vip) == Some(&host) {
+        // Nobody else had it since: no lost node's locks are at stake. A machine that was paused acts under a lease that
+        // ended while its clock stood still: it is cut off from the storage, and excused for one lease.
+        let thawed = world.hosts[host].thawed_at.is_some_and(|at| world.now <= at + world.excused());
+        if thawed || self.last.get(&vip) == Some(&host) {
             return Ok(());
         }
         for (pnn, member) in &view.members {
