@@ -15,6 +15,21 @@ enum State {
     Releasing,
 }
 
+/// How long a second look for another user of an address takes (RFC 5227 probes, shortened).
+const SECOND_LOOK: Duration = Duration::from_millis(300);
+/// An address that another machine uses is tried again after this.
+const CONFLICT: Duration = Duration::from_secs(10);
+/// A first sighting is forgotten after this.
+const SIGHTING: Duration = Duration::from_secs(5);
+
+/// Another machine answered for an address that this node was about to take.
+#[derive(Clone, Debug)]
+struct Sighting {
+    at: Time,
+    /// When the second look began: the first may have seen the last holder, whose lease was not over.
+    again: Option<Time>,
+}
+
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Holder {
     local: BTreeMap<IpAddr, State>,
@@ -23,6 +38,8 @@ pub(crate) struct Holder {
     epoch: Epoch,
     pub(crate) revision: u64,
     pub(crate) failed: BTreeMap<IpAddr, (Time, String)>,
+    sightings: BTreeMap<IpAddr, Sighting>,
+    conflicts: BTreeMap<IpAddr, (Time, String)>,
 }
 
 impl Holder {
@@ -72,6 +89,8 @@ impl Holder {
 
     /// Takes and releases what is not as it should be. `may_serve`: there is a valid node lease.
     pub(crate) fn reconcile(&mut self, now: Time, config: &Config, may_serve: Result<(), &str>, out: &mut Vec<Output>) {
+        self.conflicts.retain(|_, (at, _)| now.since(*at) < CONFLICT);
+        self.sightings.retain(|_, s| now.since(s.at) < SIGHTING);
         self.failed.retain(|_, (at, _)| now.since(*at) < RETRY * 10);
         for (vip, state) in &mut self.local {
             let because = match may_serve {
@@ -99,6 +118,16 @@ impl Holder {
             let Some(interface) = conf.hosts.get(&config.me) else {
                 continue;
             };
+            if let Some(sighting) = self.sightings.get_mut(vip) {
+                let begun = *sighting.again.get_or_insert_with(|| {
+                    out.push(Output::ProbeAddress { vip: *vip, interface: interface.clone() });
+                    now
+                });
+                if now.since(begun) < SECOND_LOOK {
+                    continue;
+                }
+                self.sightings.remove(vip);
+            }
             self.local.insert(*vip, State::Taking);
             out.push(Output::Take {
                 vip: *vip,
@@ -129,6 +158,37 @@ impl Holder {
         news
     }
 
+    /// Somebody saw another machine answer for it: look before taking it.
+    pub(crate) fn sighted(&mut self, now: Time, vip: IpAddr) {
+        let sighting = self.sightings.entry(vip).or_insert(Sighting { at: now, again: None });
+        if sighting.again.is_none() {
+            sighting.at = now;
+        }
+    }
+
+    /// Addresses that a machine outside of the cluster uses, with its MAC.
+    pub(crate) fn conflicts(&self) -> BTreeMap<IpAddr, String> {
+        self.conflicts.iter().map(|(v, (_, mac))| (*v, mac.clone())).collect()
+    }
+
+    /// Another machine answers for this address. True when that is certain: it was seen in a second look, so the last
+    /// holder's lease is over. This node then does not fight for it.
+    pub(crate) fn conflict(&mut self, now: Time, vip: IpAddr, mac: &str) -> bool {
+        if self.local.contains_key(&vip) {
+            return true;
+        }
+        match self.sightings.remove(&vip) {
+            Some(Sighting { again: Some(_), .. }) => {
+                self.conflicts.insert(vip, (now, mac.to_string()));
+                true
+            }
+            _ => {
+                self.sighted(now, vip);
+                false
+            }
+        }
+    }
+
     pub(crate) fn take_failed(&mut self, now: Time, vip: IpAddr, because: String) {
         self.failed.insert(vip, (now, because));
         if self.local.get(&vip) == Some(&State::Taking) {
@@ -148,6 +208,9 @@ impl Holder {
     }
 
     pub(crate) fn next_timeout(&self) -> Option<Time> {
-        self.failed.iter().filter(|(v, _)| self.wanted.contains_key(v)).map(|(_, (at, _))| *at + RETRY).min()
+        let failed = self.failed.iter().filter(|(v, _)| self.wanted.contains_key(v)).map(|(_, (at, _))| *at + RETRY);
+        let looks = self.sightings.values().filter_map(|s| s.again).map(|t| t + SECOND_LOOK);
+        let conflicts = self.conflicts.values().map(|(at, _)| *at + CONFLICT);
+        failed.chain(looks).chain(conflicts).min()
     }
 }

@@ -85,6 +85,9 @@ pub struct Report {
     pub serving: BTreeSet<IpAddr>,
     /// Addresses it tried to take and could not, with the reason.
     pub failed: BTreeMap<IpAddr, String>,
+    /// Addresses that a machine outside of the cluster answers for, with its MAC: nobody shall take them.
+    #[serde(default)]
+    pub conflicts: BTreeMap<IpAddr, String>,
     /// Newest epoch whose dropped nodes it has shut out from the storage; `None` before the first.
     pub evicted: Option<Epoch>,
     /// What the administrator said.

@@ -263,7 +263,7 @@ impl Placing {
                         good.insert(*pnn);
                     }
                     Err(why) => {
-                        if last_resort(scene, conf, *pnn) {
+                        if last_resort(scene, *vip, conf, *pnn) {
                             poor.insert(*pnn);
                         }
                         why_not.entry(*vip).or_default().push(format!("{}: {why}", name(scene.config, *pnn)));
@@ -284,7 +284,7 @@ impl Placing {
                 candidates = current.into_iter().collect();
             }
             if candidates.is_empty() {
-                candidates.extend(self.target.get(vip).filter(|p| able(scene, conf, **p)));
+                candidates.extend(self.target.get(vip).filter(|p| able(scene, *vip, conf, **p)));
             }
             if self.pins.get(vip).is_some_and(|p| !candidates.contains(p)) {
                 self.pins.remove(vip);
@@ -379,6 +379,9 @@ fn fit(scene: &Scene<'_>, vip: IpAddr, conf: &VipConf, pnn: Pnn) -> Result<(), S
     if let Some(interface) = conf.hosts.get(&pnn).filter(|i| report.links_down.contains(*i)) {
         return Err(format!("its interface {interface} is down"));
     }
+    if let Some(mac) = scene.reports.values().find_map(|r| r.conflicts.get(&vip)) {
+        return Err(format!("another machine ({mac}) answers for {vip}"));
+    }
     if let Some(why) = report.failed.get(&vip) {
         return Err(format!("it could not take it: {why}"));
     }
@@ -394,7 +397,10 @@ fn fit(scene: &Scene<'_>, vip: IpAddr, conf: &VipConf, pnn: Pnn) -> Result<(), S
 }
 
 /// Able and willing, whatever its services do.
-fn able(scene: &Scene<'_>, conf: &VipConf, pnn: Pnn) -> bool {
+fn able(scene: &Scene<'_>, vip: IpAddr, conf: &VipConf, pnn: Pnn) -> bool {
+    if scene.reports.values().any(|r| r.conflicts.contains_key(&vip)) {
+        return false;
+    }
     scene.member(pnn).is_some_and(|r| {
         r.admin == AdminState::Active
             && !r.leaving
@@ -404,9 +410,9 @@ fn able(scene: &Scene<'_>, conf: &VipConf, pnn: Pnn) -> bool {
 }
 
 /// Better than nothing: able, but a service has failed there (not: has yet to start).
-fn last_resort(scene: &Scene<'_>, conf: &VipConf, pnn: Pnn) -> bool {
+fn last_resort(scene: &Scene<'_>, vip: IpAddr, conf: &VipConf, pnn: Pnn) -> bool {
     let tried = |h: &crate::ServiceHealth| matches!(h.state, Health::Ok | Health::Failing | Health::Failed);
-    able(scene, conf, pnn)
+    able(scene, vip, conf, pnn)
         && scene.member(pnn).is_some_and(|r| scene.config.services.iter().all(|s| r.services.get(s).is_some_and(tried)))
 }
 

@@ -18,6 +18,7 @@ struct Host {
     replies: Vec<AdminReply>,
     durable: Durable,
     snapshot: Option<std::sync::Arc<Snapshot>>,
+    probes: Vec<IpAddr>,
 }
 
 struct Net {
@@ -28,6 +29,8 @@ struct Net {
     lock: Option<usize>,
     records: BTreeMap<Pnn, LockRecord>,
     cut: BTreeSet<(usize, usize)>,
+    /// An address that a machine outside of the cluster uses.
+    stranger: Option<IpAddr>,
 }
 
 fn vip(i: u8) -> IpAddr {
@@ -65,6 +68,7 @@ impl Net {
             lock: None,
             records: BTreeMap::new(),
             cut: BTreeSet::new(),
+            stranger: None,
         };
         for i in 0..n {
             let mut durable = Durable::blank(Pnn(i), NodeUid(100 + u128::from(i)));
@@ -82,6 +86,7 @@ impl Net {
                 replies: Vec::new(),
                 durable,
                 snapshot: None,
+                probes: Vec::new(),
             });
         }
         for i in 0..n as usize {
@@ -221,7 +226,13 @@ impl Net {
                 Output::Event(e) => self.hosts[i].log.push(format!("{:?} {} {} ({})", e.at, e.kind, e.text, e.because)),
                 Output::AdminDone { reply, .. } => self.hosts[i].replies.push(reply),
                 Output::Stopped => self.hosts[i].stopped = true,
-                Output::Kick { .. } | Output::ProbeAddress { .. } => {}
+                Output::Kick { .. } => {}
+                Output::ProbeAddress { vip, .. } => {
+                    self.hosts[i].probes.push(vip);
+                    if self.stranger == Some(vip) {
+                        self.at(20, i, Input::Conflict { vip, mac: "02:00:00:00:00:99".into() });
+                    }
+                }
             }
         }
     }
@@ -439,4 +450,20 @@ fn the_last_survivor_without_a_quorum_serves_only_after_force_view() {
     net.power_on(0, 3, false);
     net.run(Duration::from_secs(12));
     assert_eq!(net.hosts[0].core.view().unwrap().members.len(), 2, "{}", net.story());
+}
+
+#[test]
+fn an_address_that_a_stranger_uses_is_not_fought_for() {
+    let mut net = settled(4, false);
+    let lost = net.hosts[2].vips.iter().next().copied().expect("it holds one");
+    net.stranger = Some(lost);
+    net.power_off(2);
+    net.run(Duration::from_secs(4));
+    assert!(!net.answering().contains_key(&lost), "{}", net.story());
+    assert_eq!(net.answering().len(), 3);
+    assert!(net.hosts.iter().any(|h| h.probes.contains(&lost)));
+    let status = net.hosts[0].snapshot.as_ref().expect("published").vips[&lost].clone();
+    assert!(status.because.contains("02:00:00:00:00:99"), "{status:?}");
+    net.stranger = None;
+    net.until_served(Duration::from_secs(15));
 }

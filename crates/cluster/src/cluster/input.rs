@@ -74,10 +74,12 @@ impl Cluster {
                 self.dirty = true;
             }
             Input::Conflict { vip, mac } => {
-                let text = format!("{mac} answers for {vip} too");
-                let because =
-                    "another machine uses this address; find it by its MAC and take the address off it".to_string();
-                self.event(Level::Error, "take", Some(self.config.me), text, because, out);
+                if self.holder.conflict(now, vip, &mac) {
+                    let text = format!("{mac} answers for {vip} too");
+                    let because = "another machine uses this address; find it by its MAC and take the address off it";
+                    self.event(Level::Error, "take", Some(self.config.me), text, because.into(), out);
+                }
+                self.dirty = true;
             }
             Input::Evicted { epoch } => {
                 self.evicted = self.evicted.max(Some(epoch));
@@ -206,10 +208,13 @@ impl Cluster {
                 self.learn(now, view, fences, out);
             }
             Message::Report(report) => {
+                for vip in report.conflicts.keys() {
+                    self.holder.sighted(now, *vip);
+                }
                 self.reports.insert(from, report);
                 self.dirty = true;
             }
-            Message::Orders(orders) => self.orders(from, orders),
+            Message::Orders(orders) => self.orders(from, orders, out),
             Message::Admin { ticket, request } => {
                 self.admin_request(now, Asker::Peer(from, ticket), ticket, request, out)
             }
@@ -230,11 +235,24 @@ impl Cluster {
         }
     }
 
-    pub(super) fn orders(&mut self, from: Pnn, orders: Orders) {
+    /// Addresses that will come here once a lost holder's lease is over: is anybody else using them? (RFC 5227)
+    fn look_ahead(&self, orders: &Orders, out: &mut Vec<Output>) {
+        let members = self.view().map(|v| v.members.keys().copied().collect::<Vec<_>>()).unwrap_or_default();
+        for (vip, _) in orders.placement.iter().filter(|(v, p)| **p == self.config.me && !orders.hold.contains_key(v)) {
+            let held = members.iter().any(|p| self.reports.get(p).is_some_and(|r| r.holding.contains(vip)));
+            let interface = self.config.vips.get(vip).and_then(|c| c.hosts.get(&self.config.me));
+            if let Some(interface) = interface.filter(|_| !held) {
+                out.push(Output::ProbeAddress { vip: *vip, interface: interface.clone() });
+            }
+        }
+    }
+
+    pub(super) fn orders(&mut self, from: Pnn, orders: Orders, out: &mut Vec<Output>) {
         if !self.is_member() || self.view().and_then(View::leader) != Some(from) || orders.epoch != self.epoch() {
             return;
         }
         if self.holder.orders(&orders) {
+            self.look_ahead(&orders, out);
             self.placement = orders.placement;
             self.because = orders.because;
             self.dirty = true;

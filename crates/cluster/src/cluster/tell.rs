@@ -15,6 +15,7 @@ impl Cluster {
             holding: self.holder.holding(),
             serving: self.holder.serving(),
             failed: self.holder.failed.iter().map(|(v, (_, why))| (*v, why.clone())).collect(),
+            conflicts: self.holder.conflicts(),
             evicted: self.evicted,
             admin: self.admin(),
             services: self.services.clone(),
@@ -91,7 +92,7 @@ impl Cluster {
         let me = self.config.me;
         for (to, orders) in orders {
             if to == me {
-                self.orders(me, orders);
+                self.orders(me, orders, out);
             } else {
                 out.push(Output::Send { to, message: Message::Orders(orders) });
             }

@@ -180,8 +180,11 @@ fn wait_lock(file: Arc<File>, within: Duration) -> Result<Outcome, Stop> {
     let started = Instant::now();
     let (done, result) = mpsc::channel();
     thread::Builder::new().name("lock".into()).spawn(move || {
+        let locked = lock_wait(&file);
+        // Before anybody hears of it: the lock must end with the coordinator's next close, not with this thread.
+        drop(file);
         // Nobody receives any more when the wait was given up.
-        let _ = done.send(lock_wait(&file));
+        let _ = done.send(locked);
     })?;
     match result.recv_timeout(within) {
         Ok(locked) => {
