@@ -69,7 +69,7 @@ pub struct Timing {
     pub proposal: Duration,
     /// Between two addresses that go back to a returning node. Default 1 s.
     pub fail_back_interval: Duration,
-    /// State is sent again to peers this often, changed or not. Default 500 ms.
+    /// State is sent again to peers this often, changed or not. Default 1 s.
     pub refresh: Duration,
 }
 
@@ -87,7 +87,7 @@ impl Timing {
             mesh_delay: lease / 2,
             proposal: Duration::from_millis(400),
             fail_back_interval: Duration::from_secs(1),
-            refresh: Duration::from_millis(500),
+            refresh: Duration::from_secs(1),
         }
     }
 }

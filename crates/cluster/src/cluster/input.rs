@@ -211,8 +211,11 @@ impl Cluster {
                 for vip in report.conflicts.keys() {
                     self.holder.sighted(now, *vip);
                 }
-                self.reports.insert(from, report);
-                self.dirty = true;
+                // Most reports only repeat the last one; nothing follows from those.
+                if self.reports.get(&from) != Some(&report) {
+                    self.reports.insert(from, report);
+                    self.dirty = true;
+                }
             }
             Message::Orders(orders) => self.orders(from, orders, out),
             Message::Admin { ticket, request } => {

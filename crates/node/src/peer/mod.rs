@@ -76,7 +76,7 @@ impl Peers {
             version: config.version,
             pki: config.pki,
             patience: config.lease * 3,
-            ping: (config.lease / 2).clamp(Duration::from_millis(200), Duration::from_millis(500)),
+            ping: config.lease.clamp(Duration::from_millis(200), Duration::from_secs(1)),
             events,
             site: Mutex::new(Arc::new(site)),
             slots: Mutex::default(),
