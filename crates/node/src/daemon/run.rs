@@ -87,7 +87,7 @@ fn serve(options: &Options, log: &Log) -> anyhow::Result<()> {
     let (timeline, recorder) = Timeline::start(store.dir()).context("the timeline's thread cannot be started")?;
     let (inbox, outlet) = inbox();
     let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
+        .worker_threads(1)
         .max_blocking_threads(16)
         .thread_name("worker")
         .enable_all()
