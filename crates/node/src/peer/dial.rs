@@ -1,5 +1,6 @@
 //! Dialling: the node with the lower PNN dials the other, again and again until there is a link.
 
+use super::error::explained;
 use super::link::{self, Ended, SETUP};
 use super::shared::Shared;
 use super::slot::Slot;
@@ -25,7 +26,7 @@ pub(super) async fn keep_dialling(shared: Arc<Shared>, slot: Arc<Slot>) {
             tracing::warn!(peer = %name, "link lost: {}", ended.because);
             pause = FIRST_PAUSE;
         } else if slot.failed(&ended.because) {
-            tracing::warn!(peer = %name, "no link: {}", ended.because);
+            tracing::warn!(peer = %name, "no link: {}", explained(&ended.because));
         }
         sleep(pause).await;
         pause = (pause * 2).min(LONGEST_PAUSE);

@@ -35,3 +35,16 @@ fn hint(error: &io::Error) -> &'static str {
         _ => "",
     }
 }
+
+/// What TLS says of a certificate of somebody else's CA, with what a person can do about it.
+pub(super) fn explained(why: &str) -> String {
+    let foreign = ["DecryptError", "BadSignature", "UnknownIssuer", "UnknownCA", "UnknownCa"];
+    if foreign.iter().any(|word| why.contains(word)) {
+        format!(
+            "{why}: the other end's certificate is not of this cluster's CA, or it takes ours for one of another cluster; if it \
+             belongs here, empty its state directory and `steadfast join` it with a fresh token"
+        )
+    } else {
+        why.to_owned()
+    }
+}

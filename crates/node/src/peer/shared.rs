@@ -1,5 +1,6 @@
 //! What all parts of the peers share.
 
+use super::error::explained;
 use super::gate::Gate;
 use super::keys::Keys;
 use super::slot::Slot;
@@ -105,7 +106,7 @@ impl Shared {
     pub(super) fn refuse(&self, from: SocketAddr, why: &str) {
         Counters::add(&self.counters.refused_links);
         if let Some(kept_back) = self.refusals.pass(from.ip(), Instant::now()) {
-            tracing::warn!(%from, kept_back, "refused a connection: {why}");
+            tracing::warn!(%from, kept_back, "refused a connection: {}", explained(why));
         }
     }
 
