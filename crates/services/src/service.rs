@@ -291,7 +291,11 @@ impl Service {
                 }
                 // it answers, so those that wait beside this one have nothing to add
                 self.probes.abort_all();
-                self.next_probe = Some(probed.at + self.config.interval());
+                let pause = match self.health.state() {
+                    State::Ok => self.config.interval() * self.kind.calm(),
+                    _ => self.config.interval(),
+                };
+                self.next_probe = Some(probed.at + pause);
             }
             Err(error) => {
                 self.backoff.unhealthy();
