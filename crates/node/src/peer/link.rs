@@ -92,7 +92,7 @@ pub(super) async fn run(
     let (answers, pongs) = mpsc::channel(8);
     let because = tokio::select! {
         because = receive(shared, slot, generation, reader, answers) => because,
-        because = transmit(shared, writer, queued, pongs) => because,
+        because = transmit(shared, writer, queued, pongs, shared.me < slot.peer) => because,
         () = closed.wait() => "too slow, or replaced by a newer connection".to_owned(),
     };
     closing.close();
@@ -199,6 +199,7 @@ async fn receive(
                 continue;
             }
             Frame::Ping => {
+                deadline = Instant::now() + shared.patience;
                 // When answers pile up the peer is not reading: it gets its answer later.
                 let _ = answers.try_send(());
                 continue;
@@ -220,14 +221,16 @@ async fn transmit(
     mut writer: WriteHalf<TlsStream<TcpStream>>,
     mut queued: Queued,
     mut pongs: mpsc::Receiver<()>,
+    asks: bool,
 ) -> String {
+    // One end asks, the lower PNN: the other knows by the questions that the link works, and is left when its answers stop.
     let mut pings = interval(shared.ping);
     pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         let frame = tokio::select! {
             biased;
             Some(()) = pongs.recv() => frame::pong(),
-            _ = pings.tick() => frame::ping(),
+            _ = pings.tick(), if asks => frame::ping(),
             Some(frame) = queued.next() => frame,
             else => return "closed".into(),
         };
