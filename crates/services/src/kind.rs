@@ -53,15 +53,6 @@ impl Kind {
         }
     }
 
-    /// By how much the probes of a healthy one may lie further apart than those of the services that clients use: no
-    /// address depends on these, their ends are noticed at once, and Ganesha's own probe shows what they do for it.
-    pub(crate) fn calm(&self) -> u32 {
-        match self {
-            Self::Samba(_) | Self::Ganesha(_) => 1,
-            Self::Rpcbind(..) | Self::Statd(_) => 5,
-        }
-    }
-
     /// Whether one that runs already, started by somebody else, is as good as ours.
     pub(crate) fn may_be_shared(&self) -> bool {
         matches!(self, Self::Rpcbind(..) | Self::Statd(_))

@@ -291,11 +291,7 @@ impl Service {
                 }
                 // it answers, so those that wait beside this one have nothing to add
                 self.probes.abort_all();
-                let pause = match self.health.state() {
-                    State::Ok => self.config.interval() * self.kind.calm(),
-                    _ => self.config.interval(),
-                };
-                self.next_probe = Some(probed.at + pause);
+                self.next_probe = Some(probed.at + self.config.interval());
             }
             Err(error) => {
                 self.backoff.unhealthy();
