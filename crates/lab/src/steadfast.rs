@@ -282,12 +282,12 @@ pub(crate) fn wait_healed(lab: &Lab, limit: Duration) -> Result<()> {
         return Ok(());
     }
     let on = lab.nodes_on().first().copied().context("no node is on")?;
-    let mut asked = std::time::Instant::now();
+    let mut asked = Instant::now();
     sh::wait_for("GlusterFS to heal its replicas", limit, || {
         // Its own healer looks again only every ten minutes when it came too early; an operator would ask it, too. It
         // refuses while a brick is away: then this asks again.
         if asked.elapsed() > Duration::from_secs(5) {
-            asked = std::time::Instant::now();
+            asked = Instant::now();
             let heal = ["gluster", "--mode=script", "volume", "heal", VOLUME];
             let _ = lab.exec(&site::name(on), &heal, Duration::from_secs(60));
         }
