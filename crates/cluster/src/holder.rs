@@ -198,11 +198,16 @@ impl Holder {
 
     /// It is gone from this machine. False if nobody here asked for that.
     pub(crate) fn released(&mut self, now: Time, vip: IpAddr) -> bool {
-        match self.local.remove(&vip) {
-            Some(State::Releasing) | None => true,
-            Some(State::Taking | State::Held) => {
+        match self.local.get_mut(&vip) {
+            Some(state @ (State::Taking | State::Held)) => {
+                // It may be the late answer to an older order: it counts as held until a release is confirmed.
+                *state = State::Releasing;
                 self.failed.insert(vip, (now, "it disappeared from this node".into()));
                 false
+            }
+            Some(State::Releasing) | None => {
+                self.local.remove(&vip);
+                true
             }
         }
     }

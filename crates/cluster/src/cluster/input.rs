@@ -58,6 +58,10 @@ impl Cluster {
             Input::Released { vip } if !self.holder.has(vip) => {}
             Input::Released { vip } => {
                 let asked = self.holder.released(now, vip);
+                if !asked {
+                    let because = "it disappeared; nobody may believe that it is free before that is certain".into();
+                    out.push(Output::Release { vip, because });
+                }
                 let (level, because) = if asked {
                     (Level::Info, String::new())
                 } else {
