@@ -1,0 +1,14 @@
+//! The CTDB core: the client protocol that Samba and the `ctdb` tool speak, and the clustered databases behind it,
+//! **without I/O**.
+//!
+//! No socket, clock, thread, file or async runtime: bytes and times come in, bytes and orders go out. The daemon and the
+//! simulator drive the very same code.
+
+pub mod call;
+pub mod control;
+mod hash;
+pub mod node;
+pub mod srvid;
+pub mod wire;
+
+pub use hash::{database_id, lookup3};
