@@ -78,6 +78,7 @@ impl Kind {
                 Self::Samba(_) | Self::Rpcbind(..) | Self::Statd(_) => &[],
             },
             stop_timeout: Duration::from_secs(stop_timeout),
+            shared: self.may_be_shared(),
         }
     }
 

@@ -135,7 +135,7 @@ impl Service {
         }
         self.probes.abort_all();
         loop {
-            match self.supervisor.stop().await {
+            match self.supervisor.end().await {
                 Ok(()) => break,
                 Err(error) => {
                     // Off would promise that nothing holds the mount any more

@@ -45,6 +45,8 @@ pub struct ServiceSpec {
     pub severe: &'static [&'static str],
     /// From TERM to KILL.
     pub stop_timeout: Duration,
+    /// Others on this machine may use it too: a unit that ran before us is left running when we end.
+    pub shared: bool,
 }
 
 /// A service could not be started or stopped.
@@ -83,11 +85,13 @@ pub struct Supervisor {
     /// What it writes since its last start.
     written: Vec<Watched>,
     started_before: bool,
+    /// The unit ran before us, so it is not ours to end.
+    borrowed: bool,
 }
 
 impl Supervisor {
     pub fn new(spec: ServiceSpec) -> Self {
-        Self { spec, running: Running::No, written: Vec::new(), started_before: false }
+        Self { spec, running: Running::No, written: Vec::new(), started_before: false, borrowed: false }
     }
 
     pub fn spec(&self) -> &ServiceSpec {
@@ -114,9 +118,12 @@ impl Supervisor {
             Launch::Foreign => Running::Foreign,
             Launch::Unit { name, systemctl } => {
                 let mut unit = Unit::new(name, systemctl);
-                if !unit.adopt().await {
+                let active = unit.adopt().await;
+                self.borrowed = active && self.spec.shared && !self.started_mark().exists();
+                if !active {
                     return Ok(false);
                 }
+                self.started_before = true;
                 Running::Unit(unit)
             }
             Launch::Exec(command) => match Process::find(&self.record(), &command) {
@@ -145,13 +152,16 @@ impl Supervisor {
             Launch::Foreign => Running::Foreign,
             Launch::Unit { name, systemctl } => {
                 let mut unit = Unit::new(name, systemctl);
+                // at boot systemd may be about to start it for somebody else
+                self.borrowed |= self.spec.shared && !self.started_mark().exists() && unit.is_up().await;
                 unit.start(self.started_before).await?;
+                if self.spec.shared && !self.borrowed {
+                    self.mark_started()?;
+                }
                 Running::Unit(unit)
             }
             Launch::Exec(command) => {
-                std::fs::create_dir_all(&self.spec.run_dir)
-                    .and_then(|()| bound(&self.output()))
-                    .map_err(|source| SupervisorError::RunDir { path: self.spec.run_dir.clone(), source })?;
+                self.in_run_dir(|| bound(&self.output()))?;
                 let program = command.first().cloned().unwrap_or_default();
                 let process = Process::spawn(&command, &self.output(), &self.record()).map_err(|source| {
                     if source.kind() == io::ErrorKind::NotFound {
@@ -202,6 +212,18 @@ impl Supervisor {
         }
     }
 
+    /// Ends our use of the service: stops it, or leaves it to the others when it ran before us.
+    pub async fn end(&mut self) -> Result<(), SupervisorError> {
+        if self.borrowed && matches!(self.running, Running::Unit(_)) {
+            self.running = Running::No;
+            return Ok(());
+        }
+        self.stop().await?;
+        // One that stays behind makes a unit ours that we did not start, so that it is stopped once too often
+        let _ = std::fs::remove_file(self.started_mark());
+        Ok(())
+    }
+
     /// The last lines of its output and log since the last start.
     pub async fn last_lines(&self) -> Vec<String> {
         let mut lines = Vec::new();
@@ -243,6 +265,21 @@ impl Supervisor {
         if let Some(log) = &self.spec.log_file {
             self.written.push(Watched::from_here(log).await);
         }
+    }
+
+    /// Says to the next daemon that the unit is ours to stop: it did not run before us.
+    fn mark_started(&self) -> Result<(), SupervisorError> {
+        self.in_run_dir(|| std::fs::write(self.started_mark(), b""))
+    }
+
+    fn in_run_dir(&self, work: impl FnOnce() -> io::Result<()>) -> Result<(), SupervisorError> {
+        std::fs::create_dir_all(&self.spec.run_dir)
+            .and_then(|()| work())
+            .map_err(|source| SupervisorError::RunDir { path: self.spec.run_dir.clone(), source })
+    }
+
+    fn started_mark(&self) -> PathBuf {
+        self.spec.run_dir.join(format!("{}.started", self.spec.name))
     }
 
     fn record(&self) -> PathBuf {

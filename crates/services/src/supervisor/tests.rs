@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::*;
@@ -15,6 +15,7 @@ fn shell(dir: &Path, script: &str) -> Supervisor {
         log_file: None,
         severe: &[],
         stop_timeout: Duration::from_millis(300),
+        shared: false,
     })
 }
 
@@ -139,24 +140,35 @@ async fn what_cannot_be_started_says_why() {
     assert!(error.contains("cannot use") && error.contains("file"), "{error}");
 }
 
-#[tokio::test]
-async fn a_unit_is_started_followed_and_stopped() {
-    let dir = tempfile::tempdir().unwrap();
-    let ctl = dir.path().join("systemctl");
-    // a systemd of one unit: its state is a file with the main pid
+/// A systemd of one unit: its state is a file with the main pid, and it writes a diary.
+fn systemctl(dir: &Path) -> PathBuf {
+    let ctl = dir.join("systemctl");
     fs::write(
         &ctl,
         format!(
             "#!/bin/sh\ncd {}\nif [ \"$1\" = show ]; then\n\
              if [ -e pid ] && grep -qs sleep /proc/$(cat pid)/cmdline; then echo ActiveState=active; echo MainPID=$(cat pid); else echo ActiveState=failed; \
              echo MainPID=0; fi\necho Result=signal\nexit; fi\necho \"$@\" >>log\n\
-             case $1 in start|restart) [ -e broken ] && {{ echo 'Job failed.' >&2; exit 1; }}; \
+             case $1 in start|restart) [ $1 = start ] && [ -e pid ] && grep -qs sleep /proc/$(cat pid)/cmdline && exit; [ -e broken ] && {{ echo 'Job failed.' >&2; exit 1; }}; \
              setsid sleep 1000 </dev/null >/dev/null 2>&1 & echo $! >pid ;; stop) kill $(cat pid); rm pid ;; esac\nexit 0\n",
-            dir.path().display()
+            dir.display()
         ),
     )
     .unwrap();
     fs::set_permissions(&ctl, fs::Permissions::from_mode(0o755)).unwrap();
+    ctl
+}
+
+/// What the made-up systemctl was told to do.
+fn told(dir: &Path) -> Vec<String> {
+    let log = fs::read_to_string(dir.join("log")).unwrap_or_default();
+    log.lines().filter(|line| !line.starts_with("reset-failed")).map(String::from).collect()
+}
+
+#[tokio::test]
+async fn a_unit_is_started_followed_and_stopped() {
+    let dir = tempfile::tempdir().unwrap();
+    let ctl = systemctl(dir.path());
     let mut unit = shell(dir.path(), "");
     unit.spec.launch = Launch::Unit { name: "demo.service".into(), systemctl: ctl };
     assert!(!unit.adopt().await.unwrap());
@@ -173,10 +185,52 @@ async fn a_unit_is_started_followed_and_stopped() {
         assert!(Instant::now() < until, "the unit was not stopped");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    let log = fs::read_to_string(dir.path().join("log")).unwrap();
-    let actions: Vec<_> = log.lines().filter(|line| !line.starts_with("reset-failed")).collect();
-    assert_eq!(actions, ["start demo.service", "restart demo.service", "stop demo.service"]);
+    assert_eq!(told(dir.path()), ["start demo.service", "restart demo.service", "stop demo.service"]);
     fs::write(dir.path().join("broken"), "").unwrap();
     let error = unit.start().await.unwrap_err().to_string();
     assert_eq!(error, "systemctl restart demo.service: Job failed.");
+}
+
+#[tokio::test]
+async fn a_shared_unit_that_ran_before_is_left_running_and_one_of_ours_is_stopped() {
+    let dir = tempfile::tempdir().unwrap();
+    let launch = Launch::Unit { name: "demo.service".into(), systemctl: systemctl(dir.path()) };
+    let daemon = |shared| {
+        let mut supervisor = shell(dir.path(), "");
+        supervisor.spec.launch = launch.clone();
+        supervisor.spec.shared = shared;
+        supervisor
+    };
+    // somebody else's, also after its end and over the next daemon
+    let mut other = daemon(false);
+    other.start().await.unwrap();
+    let mut first = daemon(true);
+    assert!(first.adopt().await.unwrap());
+    rustix::process::kill_process(
+        rustix::process::Pid::from_raw(first.pid().unwrap()).unwrap(),
+        rustix::process::Signal::KILL,
+    )
+    .unwrap();
+    first.ended().await;
+    first.sweep().await.unwrap();
+    first.start().await.unwrap();
+    first.end().await.unwrap();
+    assert!(!first.is_running());
+    // at boot: about to be started by systemd, not taken over, but started by us as well
+    let mut second = daemon(true);
+    second.start().await.unwrap();
+    second.end().await.unwrap();
+    assert_eq!(told(dir.path()), ["start demo.service", "restart demo.service", "start demo.service"]);
+    other.stop().await.unwrap();
+
+    // ours, also for the next daemon
+    let mut third = daemon(true);
+    assert!(!third.adopt().await.unwrap());
+    third.start().await.unwrap();
+    let mut fourth = daemon(true);
+    assert!(fourth.adopt().await.unwrap());
+    fourth.end().await.unwrap();
+    assert!(!fourth.adopt().await.unwrap());
+    let last: Vec<_> = told(dir.path()).split_off(3);
+    assert_eq!(last, ["stop demo.service", "start demo.service", "stop demo.service"]);
 }

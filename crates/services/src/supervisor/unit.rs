@@ -39,6 +39,12 @@ struct Shown {
     main_pid: i32,
 }
 
+impl Shown {
+    fn is_up(&self) -> bool {
+        matches!(self.active.as_str(), "active" | "activating" | "reloading")
+    }
+}
+
 impl Unit {
     pub(super) fn new(name: String, systemctl: PathBuf) -> Self {
         Self { name, systemctl, main: None, pid: None }
@@ -59,13 +65,18 @@ impl Unit {
         }
     }
 
+    /// Whether it runs, or is about to.
+    pub(super) async fn is_up(&self) -> bool {
+        self.show().await.is_ok_and(|shown| shown.is_up())
+    }
+
     pub(super) async fn start(&mut self, again: bool) -> Result<(), SupervisorError> {
         // A unit that hit systemd's own start limit refuses to start until that is reset
         let _ = self.run(&["reset-failed"], SHOW_DEADLINE).await;
         // After the end of the main process a unit may count as active still, which only restart cures
         self.run(&[if again { "restart" } else { "start" }], START_DEADLINE).await?;
         let shown = self.show().await?;
-        if matches!(shown.active.as_str(), "active" | "activating" | "reloading") {
+        if shown.is_up() {
             self.follow(shown.main_pid);
             Ok(())
         } else {
