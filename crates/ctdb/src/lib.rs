@@ -6,6 +6,7 @@
 
 pub mod call;
 pub mod control;
+pub mod database;
 mod hash;
 pub mod node;
 pub mod srvid;
