@@ -187,7 +187,7 @@ impl Default for HealthConfig {
             failures: 3,
             successes: 3,
             fast_restarts: 2,
-            restart_limit_ms: 3000,
+            restart_limit_ms: 400,
             start_limit_ms: 30_000,
             restart_hung_after: 10,
         }

@@ -277,11 +277,11 @@ mod tests {
             health.probe_bad(t, "connection refused");
         }
         assert_eq!(health.state(), State::Failing, "refused probes of a process that starts do not count");
-        health.exited(t + ms(2000), "killed again");
-        assert_eq!(health.deadline(), Some(t + ms(3000)), "a second exit must not stretch the limit");
-        health.tick(t + ms(2999));
+        health.exited(t + ms(300), "killed again");
+        assert_eq!(health.deadline(), Some(t + ms(400)), "a second exit must not stretch the limit");
+        health.tick(t + ms(399));
         assert_eq!(health.state(), State::Failing);
-        health.tick(t + ms(3000));
+        health.tick(t + ms(400));
         assert_eq!(health.state(), State::Failed);
         assert!(health.because().contains("killed again"));
     }

@@ -28,6 +28,7 @@ pub mod seam;
 mod service;
 pub mod storage;
 pub mod supervisor;
+mod told;
 
 pub use config::{NfsConfig, SambaConfig, ServicesConfig};
 pub use manager::Manager;

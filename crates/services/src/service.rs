@@ -18,9 +18,12 @@ use crate::kind::Kind;
 use crate::probe::ProbeError;
 use crate::report::{Report, State};
 use crate::supervisor::{Backoff, Supervisor};
+use crate::told::Told;
 
 /// Between probes of a service that starts.
 const START_POLL: Duration = Duration::from_millis(100);
+/// Between probes of one that is started again: its clients wait, and the addresses may have to move.
+const RESTART_POLL: Duration = Duration::from_millis(25);
 /// How often output files are looked at and unsent reports are tried again.
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
 
@@ -51,14 +54,9 @@ pub(crate) struct Service {
     orders: watch::Receiver<Order>,
     /// The service that must answer before this one is started.
     after: Option<watch::Receiver<State>>,
-    state: watch::Sender<State>,
+    told: Told,
     /// Number of the last stop that was carried out.
     stopped: watch::Sender<u64>,
-    reports: mpsc::Sender<Report>,
-    last_report: Option<Report>,
-    unsent: Option<Report>,
-    output: Vec<String>,
-    warnings: Vec<String>,
     probes: JoinSet<Probed>,
     next_probe: Option<Instant>,
     next_start: Option<Instant>,
@@ -73,6 +71,7 @@ impl Service {
         reports: mpsc::Sender<Report>,
     ) -> Self {
         let supervisor = Supervisor::new(kind.spec(services));
+        let told = Told::new(kind.name(), reports);
         Self {
             kind,
             config: services.health.clone(),
@@ -81,13 +80,8 @@ impl Service {
             backoff: Backoff::default(),
             orders,
             after,
-            state: watch::Sender::new(State::Off),
+            told,
             stopped: watch::Sender::new(0),
-            reports,
-            last_report: None,
-            unsent: None,
-            output: Vec::new(),
-            warnings: Vec::new(),
             probes: JoinSet::new(),
             next_probe: None,
             next_start: None,
@@ -96,7 +90,7 @@ impl Service {
 
     /// Follows the state.
     pub(crate) fn state(&self) -> watch::Receiver<State> {
-        self.state.subscribe()
+        self.told.state()
     }
 
     /// Follows the stops: a number that is reached means that the process is gone.
@@ -155,8 +149,8 @@ impl Service {
                 }
             }
         }
-        self.output.clear();
-        self.warnings.clear();
+        self.told.output.clear();
+        self.told.warnings.clear();
         self.backoff = Backoff::default();
         self.kind.on_stop();
         self.health.off(if self.supervisor.may_restart() {
@@ -194,7 +188,7 @@ impl Service {
             let pid = self.supervisor.pid().map_or_else(String::new, |pid| format!(", pid {pid}"));
             info!(service = self.kind.name(), "{} runs already{pid}", self.kind.program());
             if let Ok(warnings) = self.kind.prepare().await {
-                self.warnings = warnings;
+                self.told.warnings = warnings;
             }
             self.health.starting(Instant::now(), "runs already, not probed yet");
             self.next_probe = Some(Instant::now());
@@ -224,7 +218,7 @@ impl Service {
                 () = at(self.next_probe) => self.send_probe(now),
                 () = at(self.health.deadline()) => {
                     self.health.tick(Instant::now());
-                    self.output = self.supervisor.last_lines().await;
+                    self.told.output = self.supervisor.last_lines().await;
                 }
                 _ = housekeeping.tick() => self.housekeep().await,
             }
@@ -242,16 +236,16 @@ impl Service {
         // The first restart is fast: what was good a moment ago is not checked again before it
         if self.backoff.attempts() != 1 {
             match self.kind.prepare().await {
-                Ok(warnings) => self.warnings = warnings,
+                Ok(warnings) => self.told.warnings = warnings,
                 Err(not_ready) => {
                     self.health.broken(Instant::now(), not_ready.because);
-                    self.output = not_ready.output;
+                    self.told.output = not_ready.output;
                     self.schedule_start();
                     return;
                 }
             }
         }
-        match self.supervisor.start().await {
+        match in_time(&mut self.health, &mut self.told, self.supervisor.start()).await {
             Ok(()) => {
                 let pid = self.supervisor.pid().map_or_else(String::new, |pid| format!(" as pid {pid}"));
                 info!(service = self.kind.name(), "{} started{pid}", self.kind.program());
@@ -260,7 +254,7 @@ impl Service {
             }
             Err(error) => {
                 self.health.broken(Instant::now(), error.to_string());
-                self.output = self.supervisor.last_lines().await;
+                self.told.output = self.supervisor.last_lines().await;
                 self.schedule_start();
             }
         }
@@ -270,13 +264,14 @@ impl Service {
         self.kind.on_exit();
         self.probes.abort_all();
         self.next_probe = None;
-        self.output = self.supervisor.last_lines().await;
-        let because = format!("{} {how}", self.kind.program());
-        self.health.exited(Instant::now(), because);
+        self.health.exited(Instant::now(), format!("{} {how}", self.kind.program()));
         self.report();
-        if let Err(error) = self.supervisor.sweep().await {
+        let swept = in_time(&mut self.health, &mut self.told, self.supervisor.sweep()).await;
+        if let Err(error) = swept {
             self.health.broken(Instant::now(), error.to_string());
         }
+        // before the start, which begins a new page
+        self.told.output = self.supervisor.last_lines().await;
         self.schedule_start();
     }
 
@@ -287,7 +282,7 @@ impl Service {
                 self.backoff.healthy(now);
                 self.health.probe_good(now, what);
                 if self.health.state() == State::Ok {
-                    self.output = Vec::new();
+                    self.told.output = Vec::new();
                 }
                 // it answers, so those that wait beside this one have nothing to add
                 self.probes.abort_all();
@@ -302,11 +297,11 @@ impl Service {
                     self.health.probe_bad(now, error.to_string());
                 }
                 if self.health.state() == State::Failed && before != State::Failed {
-                    self.output = self.supervisor.last_lines().await;
+                    self.told.output = self.supervisor.last_lines().await;
                 }
                 let next = match self.health.state() {
                     State::Starting => now + START_POLL,
-                    State::Failing if self.health.recovers_from_exit() => now + START_POLL,
+                    State::Failing if self.health.recovers_from_exit() => now + RESTART_POLL,
                     State::Off | State::Ok | State::Failing => now + self.config.deadline() / 3,
                     State::Failed => (probed.at + self.config.interval()).max(now + START_POLL),
                 };
@@ -357,30 +352,23 @@ impl Service {
         self.after.as_ref().is_none_or(|after| after.borrow().can_host())
     }
 
-    /// Publishes what changed.
     fn report(&mut self) {
-        let state = self.health.state();
-        let mut because = self.health.because().to_owned();
-        let mut output = self.output.clone();
-        if !self.warnings.is_empty() && state != State::Off {
-            because += "; its configuration has warnings";
-            output.splice(0..0, self.warnings.iter().cloned());
-        }
-        let report = Report::new(self.kind.name(), state, because).with_output(output);
-        if self.last_report.as_ref().is_none_or(|last| !last.says_the_same(&report)) {
-            if self.last_report.as_ref().is_none_or(|last| last.state != state) {
-                info!(service = self.kind.name(), %state, because = report.because, output = ?report.output, "health");
+        self.told.report(&self.health);
+    }
+}
+
+/// Does what may hang in the kernel or in systemd, while the health's own deadline is kept: addresses must not
+/// wait for it.
+async fn in_time<T>(health: &mut Health, told: &mut Told, work: impl Future<Output = T>) -> T {
+    tokio::pin!(work);
+    loop {
+        tokio::select! {
+            done = &mut work => return done,
+            () = at(health.deadline()) => {
+                health.tick(Instant::now());
+                told.report(health);
             }
-            self.last_report = Some(report.clone());
-            self.unsent = Some(report);
         }
-        // A full channel must not keep a service from being restarted: the newest report is tried again
-        if let Some(report) = self.unsent.take()
-            && let Err(mpsc::error::TrySendError::Full(report)) = self.reports.try_send(report)
-        {
-            self.unsent = Some(report);
-        }
-        self.state.send_if_modified(|old| std::mem::replace(old, state) != state);
     }
 }
 

@@ -12,6 +12,7 @@ mod names;
 pub(crate) mod outage;
 mod partition;
 mod planned;
+mod services;
 mod state;
 mod storage;
 mod trust;
@@ -92,8 +93,10 @@ pub(crate) const CASES: &[Case] = &[
     case(Group::Local, "daemon-ends-cleanly", planned::clean_stop),
     case(Group::Local, "daemon-killed", faults::daemon_killed),
     case(Group::Local, "daemon-hung", faults::daemon_hung),
-    case(Group::Local, "smbd-killed", faults::smbd_killed),
-    case(Group::Local, "ganesha-killed", faults::ganesha_killed),
+    case(Group::Local, "smbd-killed", services::smbd_killed),
+    case(Group::Local, "ganesha-killed", services::ganesha_killed),
+    case(Group::Local, "ganesha-slow-to-restart", services::ganesha_slow),
+    case(Group::Local, "ganesha-hung", services::ganesha_hung),
     case(Group::Local, "public-interface-down", faults::interface_down),
     case(Group::Local, "power-off-ipv6", outage::ipv6),
     case(Group::Local, "garbage-on-every-port", input::garbage),
@@ -112,6 +115,7 @@ pub(crate) const CASES: &[Case] = &[
     case(Group::Gluster, "power-off-leader", outage::leader),
     case(Group::Gluster, "power-off-two-of-four", outage::two_of_four),
     case(Group::Gluster, "drain-on-glusterfs", planned::drain),
+    case(Group::Gluster, "ganesha-killed-on-glusterfs", services::ganesha_killed),
     case(Group::Gluster, "shared-mount-hangs", storage::mount_hangs),
     case(Group::Gluster, "check-storage-passes", storage::check_passes),
     long(Group::Gluster, "power-off-again-and-again", outage::again_and_again),

@@ -19,6 +19,8 @@ use crate::output::lines_of;
 
 /// How long systemctl may take to say how a unit is.
 const SHOW_DEADLINE: Duration = Duration::from_secs(3);
+/// How long the restart of a unit that ended waits for systemd's words on that.
+const WORDS_DEADLINE: Duration = Duration::from_millis(100);
 /// How long it may take to start one. systemd goes on by itself after that.
 const START_DEADLINE: Duration = Duration::from_secs(20);
 
@@ -56,7 +58,7 @@ impl Unit {
 
     /// Takes over a unit that is active already.
     pub(super) async fn adopt(&mut self) -> bool {
-        match self.show().await {
+        match self.show(SHOW_DEADLINE).await {
             Ok(shown) if shown.active == "active" => {
                 self.follow(shown.main_pid);
                 true
@@ -67,15 +69,18 @@ impl Unit {
 
     /// Whether it runs, or is about to.
     pub(super) async fn is_up(&self) -> bool {
-        self.show().await.is_ok_and(|shown| shown.is_up())
+        self.show(SHOW_DEADLINE).await.is_ok_and(|shown| shown.is_up())
     }
 
     pub(super) async fn start(&mut self, again: bool) -> Result<(), SupervisorError> {
-        // A unit that hit systemd's own start limit refuses to start until that is reset
-        let _ = self.run(&["reset-failed"], SHOW_DEADLINE).await;
         // After the end of the main process a unit may count as active still, which only restart cures
-        self.run(&[if again { "restart" } else { "start" }], START_DEADLINE).await?;
-        let shown = self.show().await?;
+        let action = [if again { "restart" } else { "start" }];
+        if self.run(&action, START_DEADLINE).await.is_err() {
+            // A unit that hit systemd's own start limit refuses to start until that is reset
+            let _ = self.run(&["reset-failed"], SHOW_DEADLINE).await;
+            self.run(&action, START_DEADLINE).await?;
+        }
+        let shown = self.show(SHOW_DEADLINE).await?;
         if shown.is_up() {
             self.follow(shown.main_pid);
             Ok(())
@@ -103,7 +108,7 @@ impl Unit {
             }
             None => std::future::pending().await,
         }
-        match self.show().await {
+        match self.show(WORDS_DEADLINE).await {
             Ok(shown) => format!("ended (unit {} is {}, result {})", self.name, shown.active, shown.result),
             Err(error) => format!("ended ({error})"),
         }
@@ -115,8 +120,8 @@ impl Unit {
         self.main = fd;
     }
 
-    async fn show(&self) -> Result<Shown, SupervisorError> {
-        let text = self.run(&["show", "--property=ActiveState,Result,MainPID"], SHOW_DEADLINE).await;
+    async fn show(&self, deadline: Duration) -> Result<Shown, SupervisorError> {
+        let text = self.run(&["show", "--property=ActiveState,Result,MainPID"], deadline).await;
         text.map(|lines| parse(&lines))
     }
 
@@ -134,7 +139,7 @@ impl Unit {
                 return Err(failed(format!("{} is not installed", self.systemctl.display())));
             }
             Ok(Err(error)) => return Err(failed(error.to_string())),
-            Err(_) => return Err(failed(format!("no answer within {} s", deadline.as_secs()))),
+            Err(_) => return Err(failed(format!("no answer within {} ms", deadline.as_millis()))),
         };
         if output.status.success() {
             Ok(lines_of(&output.stdout, 20))
