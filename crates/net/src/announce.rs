@@ -1,9 +1,11 @@
 //! Announcing a taken address: gratuitous ARP in both forms (RFC 5227, 3) or unsolicited neighbour advertisements (RFC
 //! 4861, 7.2.6), at 0, 0.1, 0.5, 1, 3 and 10 seconds: the first ones for speed, the later ones for switches and hosts
-//! that were not listening.
+//! that were not listening. Right behind the first one come the tickles for the connections that the address had on
+//! another node, and again at 0.6 and 2 seconds.
 //!
 //! A thread of its own sends them, so that nothing waits for a full device queue. Packet sockets pass by the gate: each
-//! frame goes out only while the address is held and the lease lasts by the clock.
+//! frame goes out only while the address is held and the lease lasts by the clock. Thousands of tickles of one address
+//! do not keep another's announcement waiting: they go out in batches.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -13,14 +15,22 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::clock::BootTime;
-use crate::command::Mac;
+use crate::command::{ClientConnection, Mac};
 use crate::error::{Error, Result};
 use crate::frames;
 use crate::link::Link;
 use crate::packet::PacketSocket;
+use crate::tickle::Tickler;
 
 /// When announcements go out, in milliseconds after the address was taken.
 pub const SCHEDULE_MS: [u64; 6] = [0, 100, 500, 1000, 3000, 10_000];
+
+/// When tickles go out, in milliseconds after the address was taken. A client answers one in 500 ms, and may not hear
+/// the first.
+pub const TICKLES_MS: [u64; 3] = [0, 600, 2000];
+
+/// Tickles that go out in one go, before the thread looks for something more urgent: about a millisecond.
+const BATCH: usize = 256;
 
 /// The end of the node lease, readable from every thread; 0 is none.
 #[derive(Clone, Debug, Default)]
@@ -49,10 +59,30 @@ struct Announcement {
     live: Arc<AtomicBool>,
 }
 
-/// Sends announcements from its own thread. Dropping it ends the thread.
+/// The connections that an address had on another node.
+#[derive(Debug)]
+struct Tickling {
+    addr: IpAddr,
+    clients: Arc<[ClientConnection]>,
+    started: Instant,
+    /// Rounds that are over.
+    rounds: usize,
+    /// First one that has not been tickled in this round.
+    next: usize,
+    tickler: Tickler,
+    live: Arc<AtomicBool>,
+}
+
+#[derive(Debug)]
+enum Job {
+    Announce(Announcement),
+    Tickle(Tickling),
+}
+
+/// Sends announcements and tickles from its own thread. Dropping it ends the thread.
 #[derive(Debug)]
 pub struct Announcer {
-    queue: Option<Sender<Announcement>>,
+    queue: Option<Sender<Job>>,
     live: Vec<(IpAddr, Arc<AtomicBool>)>,
     thread: Option<JoinHandle<()>>,
 }
@@ -71,20 +101,22 @@ impl Announcer {
     /// Announces an address on its interface from now on, afresh if it is being announced. Does nothing on
     /// interfaces without neighbours.
     pub fn announce(&mut self, addr: IpAddr, link: &Link) -> Result<()> {
-        self.stop(addr);
+        let live = self.live(addr);
         let (true, Some(mac)) = (link.has_neighbours(), link.mac) else {
             return Ok(());
         };
-        let live = Arc::new(AtomicBool::new(true));
         let socket = PacketSocket::sender(link)?;
-        let one = Announcement { addr, mac, socket, started: Instant::now(), sent: 0, live: Arc::clone(&live) };
-        let gone = || Error::Invalid("the announcing thread has ended".to_owned());
-        self.queue.as_ref().ok_or_else(gone)?.send(one).map_err(|_| gone())?;
-        self.live.push((addr, live));
-        Ok(())
+        self.send(Job::Announce(Announcement { addr, mac, socket, started: Instant::now(), sent: 0, live }))
     }
 
-    /// No more announcements of this address.
+    /// Tickles the clients of connections that the address had on another node, at once and again later.
+    pub fn tickle(&mut self, addr: IpAddr, clients: Arc<[ClientConnection]>) -> Result<()> {
+        let (live, tickler) = (self.live(addr), Tickler::open(addr)?);
+        let started = Instant::now();
+        self.send(Job::Tickle(Tickling { addr, clients, started, rounds: 0, next: 0, tickler, live }))
+    }
+
+    /// No more announcements and tickles of this address.
     pub fn stop(&mut self, addr: IpAddr) {
         self.live.retain(|(a, live)| {
             if *a == addr {
@@ -92,6 +124,20 @@ impl Announcer {
             }
             *a != addr
         });
+    }
+
+    fn live(&mut self, addr: IpAddr) -> Arc<AtomicBool> {
+        if let Some((_, live)) = self.live.iter().find(|(a, _)| *a == addr) {
+            return Arc::clone(live);
+        }
+        let live = Arc::new(AtomicBool::new(true));
+        self.live.push((addr, Arc::clone(&live)));
+        live
+    }
+
+    fn send(&self, job: Job) -> Result<()> {
+        let gone = || Error::Invalid("the announcing thread has ended".to_owned());
+        self.queue.as_ref().ok_or_else(gone)?.send(job).map_err(|_| gone())
     }
 }
 
@@ -107,22 +153,55 @@ impl Drop for Announcer {
     }
 }
 
-fn run(news: &Receiver<Announcement>, lease: &SharedLease) {
-    let mut running: Vec<Announcement> = Vec::new();
+fn run(news: &Receiver<Job>, lease: &SharedLease) {
+    let mut announcing: Vec<Announcement> = Vec::new();
+    let mut tickling: Vec<Tickling> = Vec::new();
     loop {
         let now = Instant::now();
-        running.retain_mut(|a| step(a, now, lease));
-        let next = running.iter().filter_map(due).min();
+        announcing.retain_mut(|a| step(a, now, lease));
+        tickling.retain_mut(|t| batch(t, now, lease));
+        let next = announcing.iter().filter_map(due).chain(tickling.iter().filter_map(due_tickle)).min();
         let received = match next {
             Some(at) => news.recv_timeout(at.saturating_duration_since(Instant::now())),
             None => news.recv().map_err(|_| RecvTimeoutError::Disconnected),
         };
         match received {
-            Ok(one) => running.push(one),
+            Ok(Job::Announce(one)) => {
+                announcing.retain(|a| a.addr != one.addr);
+                announcing.push(one);
+            }
+            Ok(Job::Tickle(one)) => tickling.push(one),
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return,
         }
     }
+}
+
+fn due_tickle(t: &Tickling) -> Option<Instant> {
+    TICKLES_MS.get(t.rounds).map(|&ms| t.started + Duration::from_millis(ms))
+}
+
+/// Tickles a batch of the round that is due; false when there is nothing left to send.
+fn batch(t: &mut Tickling, now: Instant, lease: &SharedLease) -> bool {
+    if !t.live.load(Ordering::Acquire) {
+        return false;
+    }
+    if due_tickle(t).is_some_and(|at| at <= now) {
+        let end = t.clients.len().min(t.next + BATCH);
+        if lease.lasts() {
+            t.tickler.send(&t.clients[t.next..end]);
+        }
+        t.next = end;
+        if end == t.clients.len() {
+            if t.rounds == 0 {
+                let took = t.started.elapsed();
+                tracing::info!(addr = %t.addr, "{end} connections tickled within {} µs", took.as_micros());
+            }
+            t.rounds += 1;
+            t.next = 0;
+        }
+    }
+    due_tickle(t).is_some()
 }
 
 fn due(a: &Announcement) -> Option<Instant> {

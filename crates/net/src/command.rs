@@ -3,6 +3,7 @@
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::BootTime;
@@ -72,7 +73,8 @@ pub enum Command {
     },
     /// Start hosting an address; needs a lease.
     Take { addr: IpAddr },
-    /// Stop hosting an address.
+    /// Stop hosting an address: silence it, take it off its interface, give the servers up to [`crate::FINISH`] to read
+    /// what has arrived, then say `Released` and destroy its connections.
     Release { addr: IpAddr },
     /// The node lease now ends at `until`. A time that has passed is a lost lease.
     Renew { until: BootTime },
@@ -87,10 +89,10 @@ pub enum Command {
     Probe { addr: IpAddr },
     /// Read the established TCP connections of clients to the held addresses.
     ListConnections,
-    /// Make these clients notice that their connections are gone; for connections that another node had on an address
-    /// that this node holds now. Those to addresses that are not held are left out. A client answers one
-    /// in 500 ms, and one may be lost: send it again after 0.6 s.
-    Tickle { connections: Vec<ClientConnection> },
+    /// The connections that clients have to an address on the node that holds it; replaces the list before. When this
+    /// node takes the address, they are tickled in the same millisecond as it is announced: the clients notice that
+    /// their connections are gone. Said of an address that this node holds already, they are tickled at once.
+    Clients { addr: IpAddr, clients: Arc<[ClientConnection]> },
     /// Release everything, remove the gate (not the fence) and end the thread.
     Shutdown,
 }
@@ -138,10 +140,11 @@ pub enum Event {
     Lease { kind: LeaseKind, why: String },
     /// The answer to `ListConnections`.
     Connections { list: Vec<ClientConnection> },
+    /// The connections of an address that is being released, as they were when it was silenced; goes before the
+    /// `Released`. Who takes it next needs them.
+    LastConnections { addr: IpAddr, list: Vec<ClientConnection> },
     /// The answer to a `ListConnections` that failed.
     ConnectionsFailed { why: String },
-    /// The answer to a `Tickle`: how many clients were told.
-    Tickled { sent: usize },
     /// One step of the worker took that long, by its own fault, the kernel's or the machine's. Renewals waited.
     Stalled { took: Duration, during: &'static str },
     /// The configuration could not be applied (fully).

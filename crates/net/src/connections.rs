@@ -3,7 +3,7 @@
 //! Destroying (SOCK_DESTROY) makes the local program see ECONNABORTED at once instead of after its own time-outs. IPv4
 //! connections of IPv6 sockets are found under their IPv4 addresses.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::{IpAddr, SocketAddr};
 
 use crate::address::ip_from;
@@ -62,15 +62,27 @@ impl Connections {
     }
 
     /// The established connections of clients to these addresses.
-    pub fn established_on(&mut self, addrs: &[IpAddr]) -> Result<Vec<Connection>> {
+    pub fn established_on(&mut self, addrs: &BTreeSet<IpAddr>) -> Result<Vec<Connection>> {
         let mut all = self.list_states(1 << ESTABLISHED)?;
         all.retain(|c| addrs.contains(&c.local.ip()));
         Ok(all)
     }
 
-    /// Destroys the connections whose local address this is; returns how many.
-    pub fn destroy_local(&mut self, addr: IpAddr) -> Result<usize> {
-        self.destroy_matching(|c| c.local.ip() == addr)
+    /// All connections to these addresses with a program behind them.
+    pub fn alive_on(&mut self, addrs: &BTreeSet<IpAddr>) -> Result<Vec<Connection>> {
+        let mut all = self.list()?;
+        all.retain(|c| addrs.contains(&c.local.ip()));
+        Ok(all)
+    }
+
+    /// Destroys the connections whose local address is one of these; returns how many of each.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] when the kernel cannot destroy sockets. Others: what could be destroyed is.
+    pub fn destroy_local(&mut self, addrs: &BTreeSet<IpAddr>) -> Result<BTreeMap<IpAddr, usize>> {
+        let mut of: BTreeMap<IpAddr, usize> = BTreeMap::new();
+        self.destroy_matching(|c| addrs.contains(&c.local.ip()), |c| *of.entry(c.local.ip()).or_default() += 1)?;
+        Ok(of)
     }
 
     /// Destroys the storage's connections to and from these nodes; returns how many.
@@ -78,11 +90,14 @@ impl Connections {
     /// # Errors
     /// [`Error::Unsupported`] when the kernel cannot destroy sockets. Others: what could be destroyed is.
     pub fn kick(&mut self, addresses: &[IpAddr], ports: &StoragePorts) -> Result<usize> {
-        self.destroy_matching(|c| {
+        let covered = |c: &Connection| {
             // A node that is named by an address of our own must not cost our own connections to ourselves.
             let other = addresses.contains(&c.remote.ip()) && c.local.ip() != c.remote.ip();
             other && ports.covers(c.local.port(), c.remote.port())
-        })
+        };
+        let mut destroyed = 0;
+        self.destroy_matching(covered, |_| destroyed += 1)?;
+        Ok(destroyed)
     }
 
     fn list_states(&mut self, states: u32) -> Result<Vec<Connection>> {
@@ -102,20 +117,23 @@ impl Connections {
         Ok(all)
     }
 
-    fn destroy_matching(&mut self, matches: impl Fn(&Connection) -> bool) -> Result<usize> {
-        let mut destroyed = 0;
+    fn destroy_matching(
+        &mut self,
+        matches: impl Fn(&Connection) -> bool,
+        mut destroyed: impl FnMut(&Connection),
+    ) -> Result<()> {
         let mut failed = None;
         let found = self.list()?;
         let mut seen = HashSet::new();
         for c in found.iter().filter(|c| matches(c) && seen.insert(**c)) {
             match self.destroy(c) {
-                Ok(true) => destroyed += 1,
+                Ok(true) => destroyed(c),
                 Ok(false) => {}
                 Err(e @ Error::Unsupported { .. }) => return Err(e),
                 Err(e) => failed = failed.or(Some(e)),
             }
         }
-        failed.map_or(Ok(destroyed), Err)
+        failed.map_or(Ok(()), Err)
     }
 
     /// Destroys one; false when it had ended by itself.

@@ -6,51 +6,55 @@
 //! happens to it.
 
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use socket2::{Domain, Protocol, SockAddr, Type};
 
 use crate::command::ClientConnection;
 use crate::error::{Error, Result};
 
-/// Tickles these clients; returns how many were sent. What cannot be sent is logged: the client's own retransmission
-/// does the same, later.
-pub fn send(connections: &[ClientConnection]) -> usize {
-    let mut sent = 0;
-    // One socket per public address: they come sorted or in runs, and a socket is cheap.
-    let mut open: Option<(IpAddr, socket2::Socket)> = None;
-    for c in connections {
-        let from = c.vip.ip();
-        if open.as_ref().is_none_or(|(ip, _)| *ip != from) {
-            open = match socket_from(from) {
-                Ok(socket) => Some((from, socket)),
-                Err(error) => {
-                    tracing::warn!(vip = %from, %error, "cannot tickle clients of this address");
-                    None
-                }
-            };
-        }
-        let (Some((_, socket)), Some(segment)) = (&open, segment(c.vip, c.client)) else {
-            continue;
-        };
-        // Raw IPv6 sockets want no port in the address, and the kernel routes by the rest.
-        let to = SockAddr::from(SocketAddr::new(c.client.ip(), 0));
-        match socket.send_to(&segment, &to) {
-            Ok(_) => sent += 1,
-            Err(error) => tracing::debug!(client = %c.client, %error, "client not tickled"),
-        }
-    }
-    sent
+/// How long one tickle waits for room in the socket's buffer. The buffer is what paces thousands of them: it holds a
+/// few hundred, fewer than any device's queue.
+const ROOM: Duration = Duration::from_millis(20);
+
+/// Sends tickles in the name of one address, which must be on this node.
+#[derive(Debug)]
+pub struct Tickler {
+    vip: IpAddr,
+    socket: socket2::Socket,
 }
 
-fn socket_from(vip: IpAddr) -> Result<socket2::Socket> {
-    let fail = |e| Error::io(format!("opening a raw socket on {vip}"), e);
-    let domain = if vip.is_ipv4() { Domain::IPV4 } else { Domain::IPV6 };
-    let kind = Type::RAW.cloexec().nonblocking();
-    let socket = socket2::Socket::new_raw(domain, kind, Some(Protocol::TCP)).map_err(fail)?;
-    socket.bind(&SocketAddr::new(vip, 0).into()).map_err(fail)?;
-    // It is for sending; what arrives for every TCP port should not pile up.
-    let _ = socket.set_recv_buffer_size(0);
-    Ok(socket)
+impl Tickler {
+    /// Opens its raw socket.
+    ///
+    /// # Errors
+    /// The address is not on this node, or no permission for raw sockets.
+    pub fn open(vip: IpAddr) -> Result<Self> {
+        let fail = |e| Error::io(format!("opening a raw socket on {vip}"), e);
+        let domain = if vip.is_ipv4() { Domain::IPV4 } else { Domain::IPV6 };
+        let socket = socket2::Socket::new_raw(domain, Type::RAW.cloexec(), Some(Protocol::TCP)).map_err(fail)?;
+        socket.bind(&SocketAddr::new(vip, 0).into()).map_err(fail)?;
+        socket.set_write_timeout(Some(ROOM)).map_err(fail)?;
+        // It is for sending; what arrives for every TCP port should not pile up.
+        let _ = socket.set_recv_buffer_size(0);
+        Ok(Self { vip, socket })
+    }
+
+    /// Tickles these clients; returns how many were sent. Connections of other addresses are left out. What cannot be
+    /// sent is logged: the client's own retransmission does the same, later.
+    pub fn send(&self, connections: &[ClientConnection]) -> usize {
+        let mut sent = 0;
+        for c in connections.iter().filter(|c| c.vip.ip() == self.vip) {
+            let Some(segment) = segment(c.vip, c.client) else { continue };
+            // Raw IPv6 sockets want no port in the address, and the kernel routes by the rest.
+            let to = SockAddr::from(SocketAddr::new(c.client.ip(), 0));
+            match self.socket.send_to(&segment, &to) {
+                Ok(_) => sent += 1,
+                Err(error) => tracing::debug!(client = %c.client, %error, "client not tickled"),
+            }
+        }
+        sent
+    }
 }
 
 /// A TCP header (RFC 9293, 3.1): ACK, numbers zero. None when the ends are of different families.

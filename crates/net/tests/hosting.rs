@@ -446,7 +446,7 @@ fn a_released_address_resets_nobody_and_its_sockets_end() {
     let server = a.run(|| TcpListener::bind((ip(V4), 2049)).unwrap());
     let client = b.run(|| TcpStream::connect((ip(V4), 2049)).unwrap());
     let (mut accepted, _) = server.accept().unwrap();
-    let listed = a.run(|| connections::Connections::open().unwrap().established_on(&[ip(V4)]).unwrap());
+    let listed = a.run(|| connections::Connections::open().unwrap().established_on(&[ip(V4)].into()).unwrap());
     assert_eq!(listed.len(), 1);
     assert_eq!(listed[0].remote, client.local_addr().unwrap());
     site.release(V4);
@@ -495,32 +495,64 @@ fn a_tickled_client_notices_at_once_that_its_server_is_gone() {
         site.send(Command::ListConnections);
         site.expect("list", |e| *e == Event::Connections { list: vec![known] });
         // A tickle does no harm to a connection that lives.
-        site.send(Command::Tickle { connections: vec![known] });
-        site.expect("tickled", |e| *e == Event::Tickled { sent: 1 });
+        site.send(Command::Clients { addr: ip(v), clients: [known].into() });
+        // A client answers one in 500 ms: the second, at 600 ms, must not keep it from answering the next below.
+        std::thread::sleep(Duration::from_millis(1200));
         client.write_all(b"x").unwrap();
-        // The server loses it silently, as if the address had come from another node.
-        site.release(v);
+        // The server loses it silently, as if the address had come from another node. It has not read the byte yet:
+        // the release waits for it, and the connection ends only after the address.
+        let start = Instant::now();
+        site.send(Command::Release { addr: ip(v) });
+        site.expect("last list", |e| *e == Event::LastConnections { addr: ip(v), list: vec![known] });
+        let mut accepted = accepted.0;
+        std::thread::sleep(Duration::from_millis(20));
+        accepted.read_exact(&mut [0; 1]).unwrap();
+        site.expect("released", |e| *e == Event::Released { addr: ip(v) });
+        let took = start.elapsed();
+        println!("{v}: released {took:?} after the order, with a server that reads after 20 ms");
+        assert!((Duration::from_millis(20)..net::FINISH).contains(&took), "{took:?}");
         site.expect("destroyed", |e| matches!(e, Event::SocketsDestroyed { .. }));
         drop((accepted, server));
-        site.take(v);
+        site.send(Command::Clients { addr: ip(v), clients: [known].into() });
         let start = Instant::now();
-        client.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
-        // The client answered the first tickle, and answers one in 500 ms.
-        let error = loop {
-            site.send(Command::Tickle { connections: vec![known] });
-            site.expect("tickled", |e| *e == Event::Tickled { sent: 1 });
-            let error = client.read(&mut [0; 8]).unwrap_err();
-            if error.kind() != std::io::ErrorKind::WouldBlock || start.elapsed() > LONG {
-                break error;
-            }
-        };
-        println!("{v}: the client knew after {:?}", start.elapsed());
+        site.take(v);
+        client.set_read_timeout(Some(LONG)).unwrap();
+        let error = client.read(&mut [0; 8]).unwrap_err();
+        let took = start.elapsed();
+        println!("{v}: the client knew {took:?} after the order to take the address");
         assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+        // Duplicate address detection is off for public addresses; the first tickle, not the second, has done it.
+        assert!(took < Duration::from_millis(300), "{took:?}");
         site.release(v);
     }
-    let stranger = ClientConnection { vip: (ip("10.77.0.1"), 22).into(), client: (ip("10.77.0.2"), 1).into() };
-    site.send(Command::Tickle { connections: vec![stranger] });
-    site.expect("nothing sent", |e| *e == Event::Tickled { sent: 0 });
+}
+
+#[test]
+fn a_release_does_not_wait_for_a_server_that_reads_nothing() {
+    let Some((a, b)) = pair() else { return };
+    let mut site = a.worker();
+    site.configure(&[V4]);
+    site.renew(Duration::from_secs(60));
+    site.take(V4);
+    let server = a.run(|| TcpListener::bind((ip(V4), 2049)).unwrap());
+    let mut client = b.run(|| TcpStream::connect((ip(V4), 2049)).unwrap());
+    let _accepted = server.accept().unwrap();
+    client.write_all(b"x").unwrap();
+    let start = Instant::now();
+    site.release(V4);
+    let took = start.elapsed();
+    println!("released {took:?} after the order, with a server that reads nothing");
+    assert!((net::FINISH..net::FINISH * 3).contains(&took), "{took:?}");
+    // The end of the lease waits for nobody.
+    site.take(V4);
+    drop(client);
+    let mut client = b.run(|| TcpStream::connect((ip(V4), 2049)).unwrap());
+    let _accepted = server.accept().unwrap();
+    client.write_all(b"x").unwrap();
+    let start = Instant::now();
+    site.send(Command::LeaseLost);
+    site.expect("released", |e| *e == Event::Released { addr: ip(V4) });
+    assert!(start.elapsed() < net::FINISH, "{:?}", start.elapsed());
 }
 
 #[test]

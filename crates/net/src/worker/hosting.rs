@@ -3,10 +3,12 @@
 //! Three things end an address when nobody does: the gate when the lease ends, this thread at the same time, and the
 //! address's own lifetime within a second after it. An error with one address does not keep the others.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
+use super::leaving::Leaving;
 use crate::address::{self, Addresses};
 use crate::announce::{Announcer, SharedLease};
 use crate::clock::BootTime;
@@ -15,7 +17,6 @@ use crate::connections::Connections;
 use crate::error::{Error, Result};
 use crate::gate::{self, Gate};
 use crate::link::Link;
-use crate::tickle;
 
 /// A transaction that took longer than this stretched the lease by as much, and is made again.
 const SLOW: Duration = Duration::from_millis(5);
@@ -38,7 +39,7 @@ pub(super) struct Hosting {
     until: Option<BootTime>,
     pub(super) announcer: Announcer,
     pub(super) addresses: Addresses,
-    connections: Connections,
+    pub(super) connections: Connections,
     /// None: not configured yet, or this kernel has no gate.
     gate: Option<Gate>,
     pub(super) vips: Vec<VipSpec>,
@@ -46,6 +47,9 @@ pub(super) struct Hosting {
     renewals_fail: bool,
     /// nf_tables may be used for leases.
     gated: bool,
+    pub(super) leaving: Vec<Leaving>,
+    /// Connections of addresses that other nodes hold.
+    clients: BTreeMap<IpAddr, Arc<[ClientConnection]>>,
     /// Released, but still on an interface when it was last tried.
     pub(super) unreleased: BTreeSet<IpAddr>,
 }
@@ -63,6 +67,8 @@ impl Hosting {
             held: Vec::new(),
             renewals_fail: false,
             gated,
+            leaving: Vec::new(),
+            clients: BTreeMap::new(),
             unreleased: BTreeSet::new(),
         })
     }
@@ -89,6 +95,7 @@ impl Hosting {
             self.release(addr, events);
         }
         self.vips = vips;
+        self.clients.retain(|addr, _| self.vips.iter().any(|v| v.addr == *addr));
         let gate = if self.gated {
             gate::available().and_then(|()| Gate::open())
         } else {
@@ -113,6 +120,7 @@ impl Hosting {
     }
 
     pub(super) fn take(&mut self, addr: IpAddr, events: &dyn Fn(Event)) {
+        self.finish_now(|a| a == addr, events);
         if self.held.iter().any(|h| h.spec.addr == addr) {
             return events(Event::Taken { addr });
         }
@@ -157,43 +165,13 @@ impl Hosting {
             // It serves all the same: neighbours learn it when they ask.
             tracing::warn!(%addr, %error, "address taken but not announced");
         }
+        if let Some(clients) = self.clients.remove(&addr) {
+            self.tickle(addr, clients);
+        }
         Ok(())
     }
 
-    pub(super) fn release(&mut self, addr: IpAddr, events: &dyn Fn(Event)) {
-        self.release_all(&[addr], events);
-    }
-
-    /// Silences all, then removes all, then destroys their connections: in this order no address waits for another's.
-    fn release_all(&mut self, addrs: &[IpAddr], events: &dyn Fn(Event)) {
-        let silenced = self.silence(addrs);
-        let mut gone = Vec::new();
-        for &addr in addrs {
-            match self.remove(addr) {
-                Ok(()) => {
-                    gone.push(addr);
-                    self.unreleased.remove(&addr);
-                    events(Event::Released { addr });
-                }
-                Err(e) => {
-                    self.unreleased.insert(addr);
-                    let silent = if silenced.is_ok() && self.gate.is_some() { "silenced, but" } else { "" };
-                    events(Event::ReleaseFailed {
-                        addr,
-                        why: format!("{silent} still on an interface: {e}").trim().to_owned(),
-                    });
-                }
-            }
-        }
-        if let Err(error) = silenced {
-            tracing::warn!(%error, ?addrs, "addresses were removed without being silenced before");
-        }
-        for addr in gone {
-            self.destroy_sockets(addr, events);
-        }
-    }
-
-    /// First step of a release: nothing goes in or out of these addresses any more.
+    /// Nothing goes in or out of these addresses any more.
     pub(super) fn silence(&mut self, addrs: &[IpAddr]) -> Result<()> {
         for &addr in addrs {
             self.announcer.stop(addr);
@@ -202,24 +180,8 @@ impl Hosting {
         self.speak()
     }
 
-    /// Second step: off the interfaces.
-    fn remove(&mut self, addr: IpAddr) -> Result<()> {
-        self.addresses.purge(&[addr]).map(|_| ())
-    }
-
-    /// Last step: programs learn that their connections are gone.
-    fn destroy_sockets(&mut self, addr: IpAddr, events: &dyn Fn(Event)) {
-        match self.connections.destroy_local(addr) {
-            Ok(0) => {}
-            Ok(sockets) => events(Event::SocketsDestroyed { addr, sockets }),
-            Err(error) => {
-                tracing::warn!(%addr, %error, "connections of a released address stay until they time out")
-            }
-        }
-    }
-
     pub(super) fn list_connections(&mut self, events: &dyn Fn(Event)) {
-        let held = self.leased();
+        let held = self.leased().into_iter().collect();
         events(match self.connections.established_on(&held) {
             Ok(list) => {
                 let list = list.iter().map(|c| ClientConnection { vip: c.local, client: c.remote }).collect();
@@ -229,10 +191,23 @@ impl Hosting {
         });
     }
 
-    pub(super) fn tickle(&mut self, connections: &[ClientConnection], events: &dyn Fn(Event)) {
-        let held = self.leased();
-        let ours: Vec<_> = connections.iter().filter(|c| held.contains(&c.vip.ip())).copied().collect();
-        events(Event::Tickled { sent: tickle::send(&ours) });
+    /// Remembers what connections an address has on the node that holds it.
+    pub(super) fn clients(&mut self, addr: IpAddr, clients: Arc<[ClientConnection]>) {
+        if self.held.iter().any(|h| h.spec.addr == addr) {
+            // The last holder's word came late.
+            self.tickle(addr, clients);
+        } else if self.vips.iter().any(|v| v.addr == addr) {
+            self.clients.insert(addr, clients);
+        }
+    }
+
+    fn tickle(&mut self, addr: IpAddr, clients: Arc<[ClientConnection]>) {
+        if clients.is_empty() {
+            return;
+        }
+        if let Err(error) = self.announcer.tickle(addr, clients) {
+            tracing::warn!(%addr, %error, "clients are not tickled: they notice by their own time-outs");
+        }
     }
 
     pub(super) fn renew(&mut self, until: BootTime, events: &dyn Fn(Event)) {
@@ -296,6 +271,7 @@ impl Hosting {
         if tell && had {
             events(Event::LeaseExpired);
         }
+        self.finish_now(|_| true, events);
         let all: Vec<IpAddr> = self.held.iter().map(|h| h.spec.addr).collect();
         if !all.is_empty() {
             self.release_all(&all, events);
@@ -329,6 +305,11 @@ impl Hosting {
         let lifetime = until.since(before);
         self.addresses.set(link, spec, lifetime)?;
         Ok(before + Duration::from_secs(address::whole_seconds(lifetime).into()))
+    }
+
+    /// nf_tables enforces the leases.
+    pub(super) fn gated(&self) -> bool {
+        self.gate.is_some()
     }
 
     fn leased(&self) -> Vec<IpAddr> {

@@ -5,6 +5,7 @@
 //! thread. When the lease ends by the clock and no renewal came, the worker drops the addresses by itself.
 
 mod hosting;
+mod leaving;
 mod reconcile;
 mod storage;
 
@@ -22,6 +23,7 @@ use crate::probe;
 use crate::watch::{News, Watch};
 
 use hosting::Hosting;
+pub use leaving::FINISH;
 use storage::Storage;
 
 /// How many commands may wait.
@@ -154,6 +156,7 @@ impl State {
                 self.timed("a renewal", |s| s.hosting.renew(until, &s.events));
             }
             self.hosting.expire(&self.events);
+            self.hosting.look(&self.events);
             if Instant::now() >= self.next_check {
                 self.next_check = Instant::now() + RECHECK;
                 self.timed("a check of the kernel's state", Self::recheck);
@@ -164,6 +167,8 @@ impl State {
                 None => {
                     let until_check = self.next_check.saturating_duration_since(Instant::now());
                     let wait = self.hosting.rest().map_or(until_check, |rest| rest.min(until_check));
+                    let look = self.hosting.next_look().map(|at| at.saturating_duration_since(Instant::now()));
+                    let wait = look.map_or(wait, |look| look.min(wait));
                     match waiting.recv_timeout(wait) {
                         Ok(message) => self.enqueue(message),
                         Err(RecvTimeoutError::Timeout) => {}
@@ -220,7 +225,7 @@ impl State {
                 Command::Kick { addresses } => self.storage.kick(&addresses, events),
                 Command::Probe { addr } => self.probe(addr),
                 Command::ListConnections => self.hosting.list_connections(events),
-                Command::Tickle { connections } => self.hosting.tickle(&connections, events),
+                Command::Clients { addr, clients } => self.hosting.clients(addr, clients),
                 // These were sorted out before they got here.
                 Command::Renew { until } => self.hosting.renew(until, events),
                 Command::LeaseLost => self.hosting.lease_lost(events),

@@ -199,8 +199,8 @@ impl Effects for Wiring {
                 tracing::warn!("the clients' connections cannot be listed: {why}");
                 return None;
             }
-            E::Tickled { sent } => {
-                tracing::debug!(sent, "clients told that their connections have moved");
+            E::LastConnections { addr, list } => {
+                self.news(News::Last(addr, list));
                 return None;
             }
             E::Connections { list } => {

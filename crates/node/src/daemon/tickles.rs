@@ -1,29 +1,30 @@
 //! The clients' connections to public addresses, known to every node, so that the heir of an address can tickle them.
 //!
 //! The holder lists the connections of its addresses every [`LIST`] and sends them to the others when they changed
-//! (and every [`REFRESH`] in any case, for those that came later). Who takes an address sends each client of the last
-//! holder's list a tickle, at once and [`AGAIN`] later: the client notices that its connection is gone and makes a
-//! new one, instead of waiting for its own time-out.
+//! (and every [`REFRESH`] in any case, for those that came later). An address that is released on purpose is listed a last
+//! time when it is silenced. So the heir of a lost node does not know connections younger than [`LIST`]; their clients
+//! notice by their own retransmission. The others' lists go to the network worker, which tickles when it takes an
+//! address: each client notices that its connection is gone and makes a new one.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use cluster::Pnn;
 use net::{ClientConnection, Command};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::inbox::{Inbox, Item};
 use crate::peer::Peers;
 
 /// Channel of the peer links.
 pub(crate) const CHANNEL: u8 = 2;
-const LIST: Duration = Duration::from_millis(1000);
+/// With the time to list and to send, the others know of a change within a second.
+const LIST: Duration = Duration::from_millis(800);
 const REFRESH: Duration = Duration::from_secs(5);
-/// A client answers one in half a second.
-const AGAIN: [Duration; 2] = [Duration::from_millis(600), Duration::from_millis(2000)];
 /// Connections of one address that are told to the others; 10 000 of them make half a megabyte, which a frame takes.
 const MOST: usize = 10_000;
 
@@ -36,6 +37,8 @@ pub(crate) enum News {
     Released(IpAddr),
     /// Its answer to the question for all connections.
     Connections(Vec<ClientConnection>),
+    /// What an address had when it was silenced for its release.
+    Last(IpAddr, Vec<ClientConnection>),
     /// A peer's list.
     Frame { from: Pnn, bytes: Vec<u8> },
 }
@@ -59,9 +62,8 @@ pub(crate) struct Tickles {
     /// What was told to the others of the own addresses.
     told: BTreeMap<IpAddr, BTreeSet<(u16, SocketAddr)>>,
     refresh: Instant,
-    /// What the last holder of each address said, with its number.
-    others: BTreeMap<IpAddr, (Pnn, BTreeSet<(u16, SocketAddr)>)>,
-    again: Vec<(Instant, Vec<ClientConnection>)>,
+    /// What the last holder of each address said.
+    others: BTreeMap<IpAddr, BTreeSet<(u16, SocketAddr)>>,
 }
 
 impl Tickles {
@@ -73,7 +75,6 @@ impl Tickles {
             told: BTreeMap::new(),
             refresh: Instant::now(),
             others: BTreeMap::new(),
-            again: Vec::new(),
         }
     }
 
@@ -82,13 +83,11 @@ impl Tickles {
         let mut list = interval(LIST);
         list.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            let again = self.again.iter().map(|(at, _)| *at).min();
             tokio::select! {
                 news = news.recv() => match news {
                     Some(news) => self.take(news),
                     None => return,
                 },
-                () = sleep_until(again.unwrap_or_else(Instant::now)), if again.is_some() => self.send_again(),
                 _ = list.tick() => {
                     if !self.held.is_empty() {
                         self.inbox.put(Item::ToNet(Command::ListConnections));
@@ -101,19 +100,24 @@ impl Tickles {
     fn take(&mut self, news: News) {
         match news {
             News::Taken(vip) => {
-                // Also the answer to a repeated order.
-                if self.held.insert(vip) {
-                    self.tickle(vip);
-                }
+                self.held.insert(vip);
+                // The network worker has used it up.
+                self.others.remove(&vip);
             }
             News::Released(vip) => {
                 self.held.remove(&vip);
                 self.told.remove(&vip);
             }
             News::Connections(list) => self.tell(&list),
+            News::Last(vip, list) => {
+                let clients = list.iter().map(|c| (c.vip.port(), c.client)).take(MOST).collect();
+                if self.told.get(&vip) != Some(&clients) {
+                    self.send(Frame { vip, clients });
+                }
+            }
             News::Frame { from, bytes } => match serde_json::from_slice::<Frame>(&bytes) {
                 Ok(frame) if frame.clients.len() <= MOST => {
-                    self.others.insert(frame.vip, (from, frame.clients));
+                    self.learn(frame);
                 }
                 Ok(_) => {
                     tracing::warn!(node = from.0, "a list of connections with more than {MOST} clients is ignored")
@@ -123,32 +127,17 @@ impl Tickles {
         }
     }
 
-    fn tickle(&mut self, vip: IpAddr) {
-        let Some((_, clients)) = self.others.remove(&vip) else { return };
-        if clients.is_empty() {
+    fn learn(&mut self, frame: Frame) {
+        let Frame { vip: addr, clients } = frame;
+        if self.others.get(&addr) == Some(&clients) {
             return;
         }
-        let connections: Vec<ClientConnection> = clients
-            .into_iter()
-            .map(|(port, client)| ClientConnection { vip: SocketAddr::new(vip, port), client })
+        let list: Arc<[ClientConnection]> = clients
+            .iter()
+            .map(|(port, client)| ClientConnection { vip: SocketAddr::new(addr, *port), client: *client })
             .collect();
-        tracing::info!(%vip, "{} clients are told that their connections have moved", connections.len());
-        self.inbox.put(Item::ToNet(Command::Tickle { connections: connections.clone() }));
-        let now = Instant::now();
-        self.again.extend(AGAIN.map(|after| (now + after, connections.clone())));
-    }
-
-    fn send_again(&mut self) {
-        let now = Instant::now();
-        let (due, later) = std::mem::take(&mut self.again).into_iter().partition(|(at, _)| *at <= now);
-        self.again = later;
-        let due: Vec<(Instant, Vec<ClientConnection>)> = due;
-        for (_, mut connections) in due {
-            connections.retain(|c| self.held.contains(&c.vip.ip()));
-            if !connections.is_empty() {
-                self.inbox.put(Item::ToNet(Command::Tickle { connections }));
-            }
-        }
+        self.inbox.put(Item::ToNet(Command::Clients { addr, clients: list }));
+        self.others.insert(addr, clients);
     }
 
     fn tell(&mut self, list: &[ClientConnection]) {
@@ -167,15 +156,20 @@ impl Tickles {
         }
         for (vip, clients) in &now {
             if refresh || self.told.get(vip) != Some(clients) {
-                let frame = Frame { vip: *vip, clients: clients.clone() };
-                if let Ok(bytes) = serde_json::to_vec(&frame) {
-                    for link in self.peers.links() {
-                        // Without a link it learns of them later, by the refresh.
-                        self.peers.send_bytes(link.peer, CHANNEL, &bytes);
-                    }
-                }
+                self.send(Frame { vip: *vip, clients: clients.clone() });
             }
         }
         self.told = now;
+    }
+
+    fn send(&self, frame: Frame) {
+        let bytes = match serde_json::to_vec(&frame) {
+            Ok(bytes) => bytes,
+            Err(error) => return tracing::warn!(vip = %frame.vip, "a list of connections cannot be sent: {error}"),
+        };
+        for link in self.peers.links() {
+            // Without a link it learns of them later, by the refresh.
+            self.peers.send_bytes(link.peer, CHANNEL, &bytes);
+        }
     }
 }

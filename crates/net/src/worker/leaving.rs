@@ -1,0 +1,154 @@
+//! The worker's order of releasing addresses: silence, remove, let the servers finish, confirm, destroy the connections.
+//!
+//! Nothing of an address goes in or out any more while a server reads what had arrived: a request that it has read is
+//! done before the next node may take the address, and not behind the back of the client, which sends it again there.
+//! The connections end last: a reset or an end of file before would tell the client to come back while nobody
+//! is there, and its next attempt would be a second later.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use super::hosting::Hosting;
+use crate::command::{ClientConnection, Event};
+
+/// How long a release waits for servers to read what has arrived.
+pub const FINISH: Duration = Duration::from_millis(100);
+/// Between two looks at the receive queues.
+const LOOK: Duration = Duration::from_millis(5);
+
+/// An address that is silent and off its interface, and whose servers have not read everything yet.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Leaving {
+    pub(super) addr: IpAddr,
+    until: Instant,
+    look: Instant,
+}
+
+impl Hosting {
+    /// An administrator or the leader wants it elsewhere.
+    pub(super) fn release(&mut self, addr: IpAddr, events: &dyn Fn(Event)) {
+        if self.leaving.iter().any(|l| l.addr == addr) {
+            // The order was repeated; `Released` comes when it is true.
+            return;
+        }
+        let gone = self.silence_and_remove(&[addr], events);
+        if gone.is_empty() {
+            return;
+        }
+        let busy = match self.connections.alive_on(&gone) {
+            Ok(list) => {
+                let established = list.iter().filter(|c| c.is_established());
+                let last: Vec<_> = established.map(|c| ClientConnection { vip: c.local, client: c.remote }).collect();
+                if !last.is_empty() {
+                    events(Event::LastConnections { addr, list: last });
+                }
+                list.iter().any(|c| c.unread > 0)
+            }
+            Err(error) => {
+                tracing::warn!(%addr, %error, "connections of an address that is being released cannot be listed");
+                false
+            }
+        };
+        if busy {
+            let now = Instant::now();
+            self.leaving.push(Leaving { addr, until: now + FINISH, look: now + LOOK });
+        } else {
+            self.confirm(&gone, events);
+        }
+    }
+
+    /// The lease is over: others take the addresses when it ends, whatever servers here have read by then.
+    pub(super) fn release_all(&mut self, addrs: &[IpAddr], events: &dyn Fn(Event)) {
+        let gone = self.silence_and_remove(addrs, events);
+        self.confirm(&gone, events);
+    }
+
+    /// Silences all, then removes all: in this order no address waits for another's. Returns those that are gone.
+    fn silence_and_remove(&mut self, addrs: &[IpAddr], events: &dyn Fn(Event)) -> BTreeSet<IpAddr> {
+        let silenced = self.silence(addrs);
+        let mut gone = BTreeSet::new();
+        for &addr in addrs {
+            match self.addresses.purge(&[addr]) {
+                Ok(_) => {
+                    gone.insert(addr);
+                    self.unreleased.remove(&addr);
+                }
+                Err(e) => {
+                    self.unreleased.insert(addr);
+                    let silent = if silenced.is_ok() && self.gated() { "silenced, but" } else { "" };
+                    events(Event::ReleaseFailed {
+                        addr,
+                        why: format!("{silent} still on an interface: {e}").trim().to_owned(),
+                    });
+                }
+            }
+        }
+        if let Err(error) = silenced {
+            tracing::warn!(%error, ?addrs, "addresses were removed without being silenced before");
+        }
+        gone
+    }
+
+    /// Says that they are gone, then lets programs here know that their connections are.
+    fn confirm(&mut self, gone: &BTreeSet<IpAddr>, events: &dyn Fn(Event)) {
+        if gone.is_empty() {
+            return;
+        }
+        for &addr in gone {
+            events(Event::Released { addr });
+        }
+        match self.connections.destroy_local(gone) {
+            Ok(destroyed) => {
+                for (addr, sockets) in destroyed {
+                    events(Event::SocketsDestroyed { addr, sockets });
+                }
+            }
+            Err(error) => {
+                tracing::warn!(?gone, %error, "connections of released addresses stay until they time out");
+            }
+        }
+    }
+
+    /// When to look at the receive queues again.
+    pub(super) fn next_look(&self) -> Option<Instant> {
+        self.leaving.iter().map(|l| l.look.min(l.until)).min()
+    }
+
+    /// Confirms those whose servers have read everything, or had their time.
+    pub(super) fn look(&mut self, events: &dyn Fn(Event)) {
+        let now = Instant::now();
+        if self.next_look().is_none_or(|at| at > now) {
+            return;
+        }
+        let addrs: BTreeSet<IpAddr> = self.leaving.iter().map(|l| l.addr).collect();
+        let unread: BTreeSet<IpAddr> = match self.connections.alive_on(&addrs) {
+            Ok(list) => list.iter().filter(|c| c.unread > 0).map(|c| c.local.ip()).collect(),
+            Err(error) => {
+                tracing::warn!(?addrs, %error, "receive queues cannot be read");
+                BTreeSet::new()
+            }
+        };
+        let mut done = BTreeSet::new();
+        self.leaving.retain_mut(|l| {
+            l.look = now + LOOK;
+            let over = l.until <= now;
+            if over && unread.contains(&l.addr) {
+                tracing::warn!(addr = %l.addr, "released though a server has not read everything for {} ms", FINISH.as_millis());
+            }
+            let stays = !over && unread.contains(&l.addr);
+            if !stays {
+                done.insert(l.addr);
+            }
+            stays
+        });
+        self.confirm(&done, events);
+    }
+
+    /// No more waiting for these.
+    pub(super) fn finish_now(&mut self, which: impl Fn(IpAddr) -> bool, events: &dyn Fn(Event)) {
+        let done = self.leaving.iter().map(|l| l.addr).filter(|a| which(*a)).collect();
+        self.leaving.retain(|l| !which(l.addr));
+        self.confirm(&done, events);
+    }
+}
