@@ -2,7 +2,7 @@
 
 use crate::bench;
 use crate::lab::Net;
-use crate::site::{Site, Storage};
+use crate::site::{Site, Storage, Subject};
 use crate::suite;
 use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand};
@@ -33,9 +33,9 @@ pub(crate) struct Shape {
     /// IPv6 addresses too
     #[arg(long)]
     pub(crate) ipv6: bool,
-    /// Start the services by hand, without the daemon
-    #[arg(long)]
-    pub(crate) without_daemon: bool,
+    /// What makes one service of the nodes
+    #[arg(long, value_enum, default_value = "steadfast")]
+    pub(crate) subject: Subject,
     /// The program under test (default: beside this one)
     #[arg(long)]
     pub(crate) steadfast: Option<PathBuf>,
@@ -44,7 +44,7 @@ pub(crate) struct Shape {
 impl Shape {
     /// The reference site.
     pub(crate) fn reference(storage: Storage, steadfast: Option<PathBuf>) -> Self {
-        Self { storage, nodes: 4, private_net: false, ipv6: false, without_daemon: false, steadfast }
+        Self { storage, nodes: 4, private_net: false, ipv6: false, subject: Subject::Steadfast, steadfast }
     }
 
     pub(crate) fn site(&self, id: &str) -> Result<Site> {
@@ -52,21 +52,21 @@ impl Shape {
             Some(path) => path.canonicalize().with_context(|| format!("no program at {}", path.display()))?,
             None => std::env::current_exe()?.with_file_name("steadfast"),
         };
-        if !self.without_daemon && !steadfast.exists() {
+        if self.subject == Subject::Steadfast && !steadfast.exists() {
             bail!("{} is not there: build it first (cargo build --profile lab)", steadfast.display());
         }
         let mut site = Site::new(id.to_owned(), self.storage, self.nodes, steadfast)?;
         site.private_net = self.private_net;
         site.ipv6 = self.ipv6;
-        site.daemon = !self.without_daemon;
+        site.subject = self.subject;
         Ok(site)
     }
 
     pub(crate) fn words(&self) -> Vec<String> {
         let storage = if self.storage == Storage::Gluster { "gluster" } else { "local" };
         let mut words = vec!["--storage".into(), storage.into(), "--nodes".into(), self.nodes.to_string()];
-        let flags =
-            [(self.private_net, "--private-net"), (self.ipv6, "--ipv6"), (self.without_daemon, "--without-daemon")];
+        words.extend(["--subject".into(), self.subject.word().into()]);
+        let flags = [(self.private_net, "--private-net"), (self.ipv6, "--ipv6")];
         words.extend(flags.iter().filter(|f| f.0).map(|f| f.1.to_owned()));
         if let Some(path) = &self.steadfast {
             words.extend(["--steadfast".into(), path.display().to_string()]);
@@ -165,21 +165,7 @@ pub(crate) enum Cmd {
 #[derive(Debug, Clone, Subcommand)]
 pub(crate) enum BenchKind {
     /// What clients see when a server fails
-    Failover {
-        #[arg(long, value_enum, default_value = "power-off")]
-        case: bench::Fault,
-        #[arg(long, value_enum, default_value = "steadfast")]
-        subject: bench::Subject,
-        #[arg(long, default_value_t = 10)]
-        runs: usize,
-        #[arg(long, value_enum, default_value = "gluster")]
-        storage: Storage,
-        /// One JSON object on standard output
-        #[arg(long)]
-        json: bool,
-        #[arg(long)]
-        steadfast: Option<PathBuf>,
-    },
+    Failover(bench::plan::Options),
     /// Memory and CPU of idle daemons
     Idle {
         #[arg(long, default_value_t = 20)]
@@ -210,13 +196,17 @@ pub(crate) enum Inside {
         #[arg(long = "case")]
         cases: Vec<String>,
     },
-    Bench {
+    BenchBlock {
         #[command(flatten)]
         shape: Shape,
         #[arg(long)]
-        runs: Option<usize>,
+        plan: PathBuf,
+    },
+    BenchIdle {
+        #[command(flatten)]
+        shape: Shape,
         #[arg(long)]
-        idle: Option<u64>,
+        seconds: u64,
         #[arg(long)]
         json: bool,
     },

@@ -1,6 +1,6 @@
 //! The files that the administrator of the reference site would write, per host.
 
-use crate::site::{self, CLIENT, MOUNT, PASSWORD, SHARE, Site, Storage, UID, USER, VOLUME, ZONE};
+use crate::site::{self, CLIENT, MOUNT, PASSWORD, SHARE, Site, Storage, Subject, UID, USER, VOLUME, ZONE};
 use std::fmt::Write as _;
 
 pub(crate) fn hosts(site: &Site) -> String {
@@ -20,9 +20,15 @@ pub(crate) fn resolv(site: &Site) -> String {
     text
 }
 
-/// Plain Samba: no clustering. `kernel share modes` and `fileid` are what a FUSE mount seen from several nodes needs.
+/// Plain Samba: no clustering, except under CTDB. `kernel share modes` and `fileid` are what a FUSE mount seen from several nodes needs.
 pub(crate) fn smb_conf(site: &Site, node: usize) -> String {
-    let include = if site.daemon { "  include = /etc/samba/steadfast.conf\n" } else { "" };
+    let more = match site.subject {
+        Subject::Steadfast => "  include = /etc/samba/steadfast.conf\n",
+        Subject::Ctdb | Subject::CtdbTuned => "  clustering = yes\n",
+        Subject::Parts => "",
+    };
+    // CTDB's nodes are one server to Samba, with one name.
+    let name = if site.subject.is_ctdb() { "GLUSTER".into() } else { site::name(node).to_uppercase() };
     format!(
         "[global]
   workgroup = WORKGROUP
@@ -41,7 +47,7 @@ pub(crate) fn smb_conf(site: &Site, node: usize) -> String {
   log file = /var/log/samba/log.%m
   max log size = 5000
   log level = 1
-{include}[{SHARE}]
+{more}[{SHARE}]
   path = {MOUNT}/{SHARE}
   read only = no
   browseable = yes
@@ -49,8 +55,7 @@ pub(crate) fn smb_conf(site: &Site, node: usize) -> String {
   vfs objects = fileid
   fileid:algorithm = fsname
   kernel share modes = no
-",
-        name = site::name(node).to_uppercase(),
+"
     )
 }
 
@@ -61,18 +66,24 @@ pub(crate) fn ganesha_conf(site: &Site) -> String {
         }
         Storage::Local => (MOUNT, "FSAL { Name = VFS; }".to_owned()),
     };
+    // Ganesha's default grace and lease, where everything is left at its default; no NLM where nothing minds statd.
+    let (grace, lease, nlm) = match site.subject {
+        Subject::Ctdb => (90, 60, "Enable_NLM = false"),
+        Subject::CtdbTuned => (15, 10, "Enable_NLM = false"),
+        Subject::Steadfast | Subject::Parts => (10, 10, "NLM_Port = 32803"),
+    };
     format!(
         "NFS_CORE_PARAM {{
   Protocols = 3, 4;
   NFS_Port = 2049;
   MNT_Port = 20048;
-  NLM_Port = 32803;
+  {nlm};
   Enable_RQUOTA = false;
   mount_path_pseudo = true;
 }}
 NFSv4 {{
-  Grace_Period = 10;
-  Lease_Lifetime = 10;
+  Grace_Period = {grace};
+  Lease_Lifetime = {lease};
   RecoveryBackend = fs;
   Minor_Versions = 0, 1, 2;
 }}

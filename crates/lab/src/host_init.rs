@@ -36,6 +36,8 @@ const FORGET: &[&str] = &[
     "var/log/ganesha",
     "var/lib/nfs",
     "var/lib/steadfast",
+    "var/lib/ctdb",
+    "var/log/ctdb",
     "etc/steadfast",
     "etc/resolv.conf",
 ];

@@ -3,8 +3,9 @@
 use crate::args::Inside;
 use crate::lab::{Lab, Net};
 use crate::parts::{self, Progress};
-use crate::{bench, cases, demo, launch, site, steadfast, switch, vm};
-use anyhow::{Context, Result, bail};
+use crate::site::Subject;
+use crate::{bench, cases, demo, launch, site, steadfast, stock, switch, vm};
+use anyhow::{Context, Result};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -14,8 +15,10 @@ pub(crate) fn main(id: &str, command: Inside) -> Result<i32> {
         let lab = Lab::create(shape.site(id)?)?;
         let progress = Progress::new();
         parts::up(&lab, &progress)?;
-        if lab.site.daemon {
-            steadfast::form(&lab, &progress)?;
+        match lab.site.subject {
+            Subject::Steadfast => steadfast::form(&lab, &progress)?,
+            Subject::Ctdb | Subject::CtdbTuned => stock::form(&lab, &progress)?,
+            Subject::Parts => {}
         }
         std::fs::write(PathBuf::from(launch::REGISTRY).join(format!("{id}.ready")), "")?;
         loop {
@@ -36,13 +39,12 @@ pub(crate) fn main(id: &str, command: Inside) -> Result<i32> {
                 .with_context(|| format!("cannot write {}", result.display()))?;
             Ok(0)
         }
-        Inside::Bench { shape, runs, idle, json } => {
-            let lab = Lab::create(shape.site(id)?)?;
-            match (runs, idle) {
-                (Some(runs), _) => bench::failover(&lab, runs, json)?,
-                (None, Some(seconds)) => bench::idle(&lab, seconds, json)?,
-                (None, None) => bail!("no benchmark was named"),
-            }
+        Inside::BenchBlock { shape, plan } => {
+            bench::block(&Lab::create(shape.site(id)?)?, &plan)?;
+            Ok(0)
+        }
+        Inside::BenchIdle { shape, seconds, json } => {
+            bench::idle(&Lab::create(shape.site(id)?)?, seconds, json)?;
             Ok(0)
         }
         other => on_running(&Lab::open(id)?, other),
@@ -52,7 +54,8 @@ pub(crate) fn main(id: &str, command: Inside) -> Result<i32> {
 /// Commands that work on a laboratory which is up.
 fn on_running(lab: &Lab, command: Inside) -> Result<i32> {
     match command {
-        Inside::Up(_) | Inside::Demo(_) | Inside::Test { .. } | Inside::Bench { .. } => {}
+        Inside::Up(_) | Inside::Demo(_) | Inside::Test { .. } => {}
+        Inside::BenchBlock { .. } | Inside::BenchIdle { .. } => {}
         Inside::Exec { host, words } => {
             let host =
                 if site::CLIENT == host || site::WATCHER == host { host } else { site::name(lab.site.node(&host)?) };
@@ -70,8 +73,10 @@ fn on_running(lab: &Lab, command: Inside) -> Result<i32> {
         Inside::PowerOn { node } => {
             let node = lab.site.node(&node)?;
             parts::boot(lab, node)?;
-            if lab.site.daemon {
-                steadfast::start(lab, node)?;
+            match lab.site.subject {
+                Subject::Steadfast => steadfast::start(lab, node)?,
+                Subject::Ctdb | Subject::CtdbTuned => stock::start(lab, node)?,
+                Subject::Parts => {}
             }
         }
         Inside::Link { node, net, state } => {

@@ -63,8 +63,14 @@ impl Entry {
     }
 }
 
+/// What a laboratory that stays says.
+pub(crate) fn log_path(id: &str) -> PathBuf {
+    Path::new(REGISTRY).join(format!("{id}.log"))
+}
+
 fn forget(id: &str) {
     let _ = fs::remove_file(Entry::path(id));
+    let _ = fs::remove_file(log_path(id));
     let _ = fs::remove_dir(Path::new(REGISTRY).join(id));
     let _ = fs::remove_dir(REGISTRY);
 }
@@ -130,6 +136,12 @@ pub(crate) struct Launched {
 impl Launched {
     /// Starts pid 1 in fresh namespaces; it runs this program again as `inside` says.
     pub(crate) fn start(id: &str, inside: &[String]) -> Result<Self> {
+        Self::start_saying(id, inside, None)
+    }
+
+    /// As [`Self::start`], with all that the laboratory says in `log`: one that stays when this process ends must not
+    /// keep its outputs open, or who reads them (`up | tail`) waits for ever.
+    pub(crate) fn start_saying(id: &str, inside: &[String], log: Option<&fs::File>) -> Result<Self> {
         if !rustix::process::geteuid().is_root() {
             bail!("the laboratory makes namespaces and mounts: run it as root (sudo)");
         }
@@ -138,6 +150,9 @@ impl Launched {
         let mut command = Command::new("unshare");
         command.args(["--mount", "--pid", "--net", "--fork", "--mount-proc", "--propagation", "private", "--"]);
         command.arg(&me).args(["pid1", "--id", id, "--"]).args(inside);
+        if let Some(log) = log {
+            command.stdout(log.try_clone()?).stderr(log.try_clone()?);
+        }
         let mut child = command.stdin(Stdio::piped()).spawn().context("cannot start `unshare` (package util-linux)")?;
         let leash = child.stdin.take();
         let unshare = child.id();

@@ -19,11 +19,13 @@ mod sh;
 mod site;
 mod stats;
 mod steadfast;
+mod stock;
+mod streams;
 mod suite;
 mod switch;
 mod vm;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use args::{BenchKind, Cli, Cmd, ProbeKind, Shape};
 use clap::Parser;
 use lab::Net;
@@ -127,28 +129,21 @@ fn outside(cli: Cli) -> Result<i32> {
 }
 
 fn bench_outside(bench: BenchKind) -> Result<i32> {
-    let (mut words, json, shape) = match bench {
-        BenchKind::Failover {
-            case: bench::Fault::PowerOff,
-            subject: bench::Subject::Steadfast,
-            runs,
-            storage,
-            json,
-            steadfast,
-        } => (strings(&["--runs", &runs.to_string()]), json, Shape::reference(storage, steadfast)),
+    match bench {
+        BenchKind::Failover(options) => bench::plan::main(options),
         BenchKind::Idle { seconds, storage, json, steadfast } => {
-            (strings(&["--idle", &seconds.to_string()]), json, Shape::reference(storage, steadfast))
+            let mut words = strings(&["--seconds", &seconds.to_string()]);
+            if json {
+                words.push("--json".into());
+            }
+            run_inside(&Shape::reference(storage, steadfast), &["bench-idle"], &words)
         }
-    };
-    if json {
-        words.push("--json".into());
     }
-    run_inside(&shape, &["bench"], &words)
 }
 
 /// Starts a laboratory that ends with its work, or with this process; the work's exit code.
 fn run_inside(shape: &Shape, command: &[&str], words: &[String]) -> Result<i32> {
-    parts::check_programs(shape.storage)?;
+    parts::check_programs(shape.storage, shape.subject)?;
     launch::sweep();
     let id = new_id();
     shape.site(&id)?;
@@ -165,16 +160,25 @@ fn artifacts(kind: &str) -> PathBuf {
 }
 
 fn up(shape: &Shape) -> Result<i32> {
-    parts::check_programs(shape.storage)?;
+    parts::check_programs(shape.storage, shape.subject)?;
     launch::sweep();
     let id = new_id();
     shape.site(&id)?;
     let mut words = strings(&["up"]);
     words.extend(shape.words());
-    let mut launched = launch::Launched::start(&id, &words)?;
+    std::fs::create_dir_all(launch::REGISTRY).with_context(|| format!("cannot make {}", launch::REGISTRY))?;
+    let log = launch::log_path(&id);
+    let written = std::fs::File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
+    let mut said = std::fs::File::open(&log)?;
+    let mut launched = launch::Launched::start_saying(&id, &words, Some(&written))?;
     let ready = PathBuf::from(launch::REGISTRY).join(format!("{id}.ready"));
-    while !ready.exists() {
-        if !launched.running()? {
+    loop {
+        let (up, runs) = (ready.exists(), launched.running()?);
+        std::io::copy(&mut said, &mut std::io::stdout())?;
+        if up {
+            break;
+        }
+        if !runs {
             return launched.wait();
         }
         std::thread::sleep(Duration::from_millis(50));

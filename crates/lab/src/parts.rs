@@ -1,11 +1,11 @@
 //! Everything a node runs beside the daemon: GlusterFS, rpcbind, statd, D-Bus; by hand also the rest.
 //!
 //! With the daemon, the lab starts only what a distribution starts at boot; the mount, Samba and Ganesha are the
-//! daemon's. Without it (`--without-daemon`) the lab starts those too and places each VIP once, for good.
+//! daemon's. Without it (`--subject parts`) the lab starts those too and places each VIP once, for good.
 
 use crate::lab::Lab;
-use crate::site::{self, CLIENT, MOUNT, PASSWORD, SHARE, Storage, UID, USER, VOLUME, WATCHER};
-use crate::{files, sh};
+use crate::site::{self, CLIENT, MOUNT, PASSWORD, SHARE, Storage, Subject, UID, USER, VOLUME, WATCHER};
+use crate::{files, sh, stock};
 use anyhow::{Context, Result, bail};
 use services::storage::coherence::{MOUNT_OPTIONS, VOLUME_OPTIONS};
 use std::sync::Mutex;
@@ -18,22 +18,38 @@ const HEADS_OPTION: [&str; 2] = ["features.cache-invalidation", "on"];
 #[derive(Debug)]
 pub(crate) struct Progress {
     start: Instant,
-    stderr: bool,
+    to: To,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum To {
+    Stdout,
+    Stderr,
+    Nowhere,
 }
 
 impl Progress {
     pub(crate) fn new() -> Self {
-        Self { start: Instant::now(), stderr: false }
+        Self { start: Instant::now(), to: To::Stdout }
     }
 
     /// For programs whose standard output is data.
     pub(crate) fn to_stderr() -> Self {
-        Self { start: Instant::now(), stderr: true }
+        Self { start: Instant::now(), to: To::Stderr }
+    }
+
+    /// For laboratories of which somebody else tells.
+    pub(crate) fn silent() -> Self {
+        Self { start: Instant::now(), to: To::Nowhere }
     }
 
     pub(crate) fn step(&self, what: &str) {
         let line = format!("[{:6.1} s] {what}", self.start.elapsed().as_secs_f64());
-        if self.stderr { eprintln!("{line}") } else { println!("{line}") }
+        match self.to {
+            To::Stdout => println!("{line}"),
+            To::Stderr => eprintln!("{line}"),
+            To::Nowhere => {}
+        }
     }
 }
 
@@ -83,7 +99,7 @@ pub(crate) fn up(lab: &Lab, progress: &Progress) -> Result<()> {
         Storage::Local => progress.step("one shared directory as storage"),
     }
     prepare_share(lab)?;
-    if !lab.site.daemon {
+    if lab.site.subject == Subject::Parts {
         progress.step("mount, Samba and Ganesha on every node, VIPs in place (no daemon)");
         each_node(lab, |node| by_hand(lab, node))?;
     }
@@ -98,25 +114,32 @@ pub(crate) fn boot(lab: &Lab, node: usize) -> Result<()> {
     if first {
         lab.write(&host, "/etc/hosts", &files::hosts(&lab.site))?;
         lab.write(&host, "/etc/samba/smb.conf", &files::smb_conf(&lab.site, node))?;
-        if lab.site.daemon {
+        if lab.site.subject == Subject::Steadfast {
             lab.write(&host, "/etc/samba/steadfast.conf", "")?;
         }
+        if lab.site.subject.is_ctdb() {
+            stock::write_files(lab, node)?;
+        }
+        // Under CTDB, Samba's users are in CTDB's databases: added when it runs.
+        let password = if lab.site.subject.is_ctdb() {
+            String::new()
+        } else {
+            format!("printf '{PASSWORD}\\n{PASSWORD}\\n' | smbpasswd -s -a {USER} >/dev/null")
+        };
         lab.write(&host, "/etc/ganesha/ganesha.conf", &files::ganesha_conf(&lab.site))?;
         lab.shell(
             &host,
             &format!(
                 "mkdir -p {MOUNT}; id {USER} >/dev/null 2>&1 || useradd -u {UID} -M {USER}
                  chown -R statd /var/lib/nfs/sm /var/lib/nfs/sm.bak 2>/dev/null || true
-                 printf '{PASSWORD}\\n{PASSWORD}\\n' | smbpasswd -s -a {USER} >/dev/null"
+                 {password}"
             ),
         )?;
     }
-    lab.shell(
-        &host,
-        "dbus-daemon --system --fork 2>/dev/null || true
-         rpcbind -w 2>/dev/null || rpcbind
-         rpc.statd --no-notify 2>/dev/null || true",
-    )?;
+    lab.shell(&host, "dbus-daemon --system --fork 2>/dev/null || true; rpcbind -w 2>/dev/null || rpcbind")?;
+    if !lab.site.subject.is_ctdb() {
+        lab.shell(&host, "rpc.statd --no-notify 2>/dev/null || true")?;
+    }
     if lab.site.storage == Storage::Gluster {
         lab.exec(&host, &["glusterd", "--log-level", "WARNING"], Duration::from_secs(120))?;
     }
@@ -154,6 +177,11 @@ fn create_volume(lab: &Lab) -> Result<()> {
     for [option, value] in VOLUME_OPTIONS.iter().map(|s| [s.option, s.value]).chain([HEADS_OPTION]) {
         gluster(lab, &["volume", "set", VOLUME, option, value])?;
     }
+    if site.subject == Subject::CtdbTuned {
+        for [option, value] in stock::TUNED_VOLUME {
+            gluster(lab, &["volume", "set", VOLUME, option, value])?;
+        }
+    }
     gluster(lab, &["volume", "start", VOLUME])?;
     sh::wait_for("all bricks to be online", Duration::from_secs(60), || {
         let text = gluster(lab, &["volume", "status", VOLUME, "detail"])?;
@@ -177,6 +205,28 @@ pub(crate) fn mount(lab: &Lab, host: &str) -> Result<()> {
     .map(drop)
 }
 
+/// Waits until GlusterFS has nothing left to heal, so that another replica may be lost.
+pub(crate) fn wait_healed(lab: &Lab, limit: Duration) -> Result<()> {
+    if lab.site.storage == Storage::Local || lab.site.nodes == 1 {
+        return Ok(());
+    }
+    let on = lab.nodes_on().first().copied().context("no node is on")?;
+    let mut asked = Instant::now();
+    sh::wait_for("GlusterFS to heal its replicas", limit, || {
+        // Its own healer looks again only every ten minutes when it came too early; an operator would ask it, too. It
+        // refuses while a brick is away: then this asks again.
+        if asked.elapsed() > Duration::from_secs(5) {
+            asked = Instant::now();
+            let heal = ["gluster", "--mode=script", "volume", "heal", VOLUME];
+            let _ = lab.exec(&site::name(on), &heal, Duration::from_secs(60));
+        }
+        let words = ["gluster", "--mode=script", "volume", "heal", VOLUME, "info"];
+        let text = lab.exec(&site::name(on), &words, Duration::from_secs(60))?;
+        let counts: Vec<&str> = text.lines().filter_map(|l| l.strip_prefix("Number of entries: ")).collect();
+        Ok((counts.len() == lab.site.nodes && counts.iter().all(|c| c.trim() == "0")).then_some(()))
+    })
+}
+
 /// The share's directory, made once by way of node 0's mount.
 fn prepare_share(lab: &Lab) -> Result<()> {
     let first = site::name(0);
@@ -187,7 +237,7 @@ fn prepare_share(lab: &Lab) -> Result<()> {
             "mkdir -p {MOUNT}/{SHARE} {MOUNT}/nfs; chown {USER}: {MOUNT}/{SHARE} {MOUNT}/nfs; chmod 777 {MOUNT}/{SHARE} {MOUNT}/nfs"
         ),
     )?;
-    if lab.site.storage == Storage::Gluster && lab.site.daemon {
+    if lab.site.storage == Storage::Gluster && lab.site.subject == Subject::Steadfast {
         lab.shell(&first, &format!("umount {MOUNT}"))?;
     }
     Ok(())
@@ -242,7 +292,7 @@ fn by_hand(lab: &Lab, node: usize) -> Result<()> {
 }
 
 /// All needed programs, as (program, Debian package).
-pub(crate) fn missing_programs(storage: Storage) -> Vec<(&'static str, &'static str)> {
+pub(crate) fn missing_programs(storage: Storage, subject: Subject) -> Vec<(&'static str, &'static str)> {
     let mut needed = vec![
         ("ip", "iproute2"),
         ("nft", "nftables"),
@@ -259,6 +309,9 @@ pub(crate) fn missing_programs(storage: Storage) -> Vec<(&'static str, &'static 
     if storage == Storage::Gluster {
         needed.extend([("glusterd", "glusterfs-server"), ("glusterfs", "glusterfs-client")]);
     }
+    if subject.is_ctdb() {
+        needed.extend([("ctdbd", "ctdb"), ("iptables", "iptables"), ("killall", "psmisc"), ("ethtool", "ethtool")]);
+    }
     needed.push(("fileid.so", "samba-vfs-modules"));
     let fsal = if storage == Storage::Gluster {
         ("libfsalgluster.so", "nfs-ganesha-gluster")
@@ -274,8 +327,8 @@ pub(crate) fn missing_programs(storage: Storage) -> Vec<(&'static str, &'static 
 }
 
 /// Refuses with the list of packages to install.
-pub(crate) fn check_programs(storage: Storage) -> Result<()> {
-    let missing = missing_programs(storage);
+pub(crate) fn check_programs(storage: Storage, subject: Subject) -> Result<()> {
+    let missing = missing_programs(storage, subject);
     if missing.is_empty() {
         return Ok(());
     }

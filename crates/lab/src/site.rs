@@ -17,6 +17,35 @@ pub(crate) enum Storage {
     Local,
 }
 
+/// What turns the nodes into one service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Subject {
+    /// This project's daemon.
+    Steadfast,
+    /// Debian's CTDB, everything at its defaults.
+    Ctdb,
+    /// Debian's CTDB, as fast as it can be set.
+    CtdbTuned,
+    /// Nothing: the laboratory starts the services itself and places the VIPs once, to try the parts alone.
+    Parts,
+}
+
+impl Subject {
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Self::Steadfast => "steadfast",
+            Self::Ctdb => "ctdb",
+            Self::CtdbTuned => "ctdb-tuned",
+            Self::Parts => "parts",
+        }
+    }
+
+    pub(crate) fn is_ctdb(self) -> bool {
+        matches!(self, Self::Ctdb | Self::CtdbTuned)
+    }
+}
+
 /// One laboratory's shape.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Site {
@@ -29,8 +58,7 @@ pub(crate) struct Site {
     pub(crate) private_net: bool,
     /// IPv6 addresses beside the IPv4 ones.
     pub(crate) ipv6: bool,
-    /// False: the laboratory starts the services itself and places the VIPs once (to try the parts alone).
-    pub(crate) daemon: bool,
+    pub(crate) subject: Subject,
     /// The `steadfast` program under test.
     pub(crate) steadfast: PathBuf,
 }
@@ -59,7 +87,7 @@ impl Site {
         if storage == Storage::Gluster && nodes != 1 && nodes != 3 && !nodes.is_multiple_of(2) {
             bail!("--nodes {nodes}: GlusterFS needs 1, 3 or an even number of nodes here (pairs of replicas)");
         }
-        Ok(Self { id, storage, nodes, private_net: false, ipv6: false, daemon: true, steadfast })
+        Ok(Self { id, storage, nodes, private_net: false, ipv6: false, subject: Subject::Steadfast, steadfast })
     }
 
     pub(crate) fn base(&self) -> PathBuf {

@@ -276,28 +276,6 @@ pub(crate) fn wait_whole(lab: &Lab, members: &[usize], limit: Duration) -> Resul
     })
 }
 
-/// Waits until GlusterFS has nothing left to heal, so that another replica may be lost.
-pub(crate) fn wait_healed(lab: &Lab, limit: Duration) -> Result<()> {
-    if lab.site.storage == Storage::Local || lab.site.nodes == 1 {
-        return Ok(());
-    }
-    let on = lab.nodes_on().first().copied().context("no node is on")?;
-    let mut asked = Instant::now();
-    sh::wait_for("GlusterFS to heal its replicas", limit, || {
-        // Its own healer looks again only every ten minutes when it came too early; an operator would ask it, too. It
-        // refuses while a brick is away: then this asks again.
-        if asked.elapsed() > Duration::from_secs(5) {
-            asked = Instant::now();
-            let heal = ["gluster", "--mode=script", "volume", "heal", VOLUME];
-            let _ = lab.exec(&site::name(on), &heal, Duration::from_secs(60));
-        }
-        let words = ["gluster", "--mode=script", "volume", "heal", VOLUME, "info"];
-        let text = lab.exec(&site::name(on), &words, Duration::from_secs(60))?;
-        let counts: Vec<&str> = text.lines().filter_map(|l| l.strip_prefix("Number of entries: ")).collect();
-        Ok((counts.len() == lab.site.nodes && counts.iter().all(|c| c.trim() == "0")).then_some(()))
-    })
-}
-
 /// Every node on, its daemon running, the cluster whole, the volume healed, nothing drained or cut.
 pub(crate) fn settle(lab: &Lab) -> Result<Status> {
     crate::switch::partition(lab, &[], &[])?;
@@ -318,6 +296,6 @@ pub(crate) fn settle(lab: &Lab) -> Result<Status> {
         }
     }
     let status = wait_whole(lab, &all, Duration::from_secs(120))?;
-    wait_healed(lab, Duration::from_secs(120))?;
+    parts::wait_healed(lab, Duration::from_secs(120))?;
     Ok(status)
 }

@@ -2,7 +2,7 @@
 
 use crate::args::Shape;
 use crate::cases::{CASES, Case, Group, Verdict};
-use crate::site::Storage;
+use crate::site::{Storage, Subject};
 use crate::{launch, parts, strings, vm};
 use anyhow::{Context, Result};
 use std::path::PathBuf;
@@ -97,7 +97,7 @@ pub(crate) fn main(selection: &Selection) -> Result<i32> {
 }
 
 fn run_group(selection: &Selection, group: Group, run: &[Case], tally: &mut Tally) -> Result<i32> {
-    if let Err(e) = parts::check_programs(group.storage())
+    if let Err(e) = parts::check_programs(group.storage(), Subject::Steadfast)
         .and_then(|()| if group == Group::Vm { vm::check_programs() } else { Ok(()) })
     {
         for case in run {
@@ -113,7 +113,7 @@ fn run_group(selection: &Selection, group: Group, run: &[Case], tally: &mut Tall
         nodes: 4,
         private_net: group == Group::Mesh,
         ipv6: group == Group::Local,
-        without_daemon: false,
+        subject: Subject::Steadfast,
         steadfast: selection.steadfast.clone(),
     };
     println!(

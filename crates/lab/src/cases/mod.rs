@@ -30,7 +30,7 @@ use std::cell::RefCell;
 use std::time::{Duration, Instant};
 
 /// Claims to and fro within this time are two holders at once: both answer each of the watcher's questions (50 ms).
-const SAME_TIME: Duration = Duration::from_millis(300);
+pub(crate) const SAME_TIME: Duration = Duration::from_millis(300);
 /// Within this time they are moves that nobody wanted.
 const FLAP: Duration = Duration::from_secs(2);
 

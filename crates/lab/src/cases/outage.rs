@@ -1,11 +1,13 @@
 //! Power off: what clients of a moved and of an unmoved address see, and how the node comes back.
 
 use super::Ctx;
+use crate::bench::Placement;
 use crate::lab::Lab;
 use crate::probe::now_us;
-use crate::probe::run::{Probe, Seen};
-use crate::site::{self, CLIENT, MOUNT, NFS_NAME, Storage, VOLUME, ZONE};
+use crate::probe::run::Probe;
+use crate::site::{self, NFS_NAME, VOLUME, ZONE};
 use crate::steadfast::{self, Status};
+use crate::streams::{Saw, Streams};
 use crate::{parts, sh};
 use anyhow::{Context, Result, bail};
 use std::time::{Duration, Instant};
@@ -13,130 +15,39 @@ use std::time::{Duration, Instant};
 /// Longest outages that a test allows, in milliseconds: a busy machine included. The benchmark has the real figures.
 const TCP_BOUND: f64 = 3000.0;
 const NFS_BOUND: f64 = 4000.0;
-
-/// The clients that watch one fault.
-#[derive(Debug)]
-pub(crate) struct Watch {
-    pub(crate) tcp: Probe,
-    pub(crate) moved: Probe,
-    pub(crate) unmoved: Probe,
-    moved_vip: String,
-    unmoved_vip: String,
-    moved_file: String,
-    unmoved_file: String,
-}
-
-/// What they saw.
-#[derive(Debug)]
-pub(crate) struct Saw {
-    pub(crate) tcp: Seen,
-    pub(crate) moved: Seen,
-    pub(crate) unmoved: Seen,
-}
-
-impl Watch {
-    /// Starts probes on an address of `victim` and on one that will stay; both writers' files are on the victim's
-    /// brick, so that the storage of both is hit.
-    pub(crate) fn start(lab: &Lab, status: &Status, victim: usize, tag: &str) -> Result<Self> {
-        let v4 = |vips: Vec<String>| vips.into_iter().find(|a| !a.contains(':'));
-        let moved_vip = v4(status.held_by(victim))
-            .with_context(|| format!("{} holds no address that could move", site::name(victim)))?;
-        let unmoved_vip = (0..lab.site.nodes)
-            .filter(|&n| n != victim)
-            .find_map(|n| v4(status.held_by(n)))
-            .context("no other node holds an address")?;
-        let names = files_on(lab, victim, tag)?;
-        let [moved_file, unmoved_file] = names.map(|n| format!("nfs/{n}"));
-        let tcp = Probe::tcp(lab, "tcp", &moved_vip)?;
-        let moved = Probe::nfs_writer(lab, "nfs3-moved", &moved_vip, &moved_file)?;
-        let unmoved = Probe::nfs_writer(lab, "nfs3-unmoved", &unmoved_vip, &unmoved_file)?;
-        for probe in [&tcp, &moved, &unmoved] {
-            probe.wait_ok(0, Duration::from_secs(30))?;
-        }
-        // Connections younger than the time that the nodes need to tell each other are tickled by nobody.
-        let begun = now_us();
-        std::thread::sleep(Duration::from_millis(2500));
-        for probe in [&tcp, &moved, &unmoved] {
-            probe.wait_ok(begun, Duration::from_secs(10))?;
-        }
-        Ok(Self { tcp, moved, unmoved, moved_vip, unmoved_vip, moved_file, unmoved_file })
-    }
-
-    /// Waits until all succeed again after the fault at `since_us`.
-    pub(crate) fn wait_ok(&self, since_us: u64, limit: Duration) -> Result<()> {
-        // A success reported within the fault's own moment is none.
-        let since = since_us + 200_000;
-        for probe in [&self.tcp, &self.moved, &self.unmoved] {
-            probe.wait_ok(since, limit)?;
-        }
-        Ok(())
-    }
-
-    /// Ends the probes, checks every acknowledged block through both addresses.
-    pub(crate) fn stop(self, lab: &Lab) -> Result<Saw> {
-        let saw = Saw { tcp: self.tcp.stop()?, moved: self.moved.stop()?, unmoved: self.unmoved.stop()? };
-        for (seen, file, through) in
-            [(&saw.moved, &self.moved_file, &self.unmoved_vip), (&saw.unmoved, &self.unmoved_file, &self.moved_vip)]
-        {
-            let blocks = seen.extra.first().cloned().unwrap_or_default();
-            if blocks.parse::<u64>().unwrap_or(0) == 0 {
-                bail!("nothing was written to {file}");
-            }
-            lab.exec(
-                CLIENT,
-                &["steadfast-lab", "probe", "nfs-verify", "--server", through, "--path", file, "--blocks", &blocks],
-                Duration::from_secs(120),
-            )?;
-        }
-        Ok(saw)
-    }
-}
-
-/// Two file names in the NFS directory whose data is on `node`'s brick (any two, where there are no bricks).
-fn files_on(lab: &Lab, node: usize, tag: &str) -> Result<[String; 2]> {
-    let host = site::name(node);
-    if lab.site.storage == Storage::Local {
-        return Ok([format!("{tag}-a"), format!("{tag}-b")]);
-    }
-    let names: Vec<String> = (0..16).map(|i| format!("{tag}-{i}")).collect();
-    let list = names.join(" ");
-    lab.shell(&host, &format!("cd {MOUNT}/nfs && rm -f {list} && touch {list} && chmod 666 {list}"))?;
-    let brick = lab.shell(&host, "ls /data/brick/b/nfs")?;
-    let mut here = names.into_iter().filter(|n| brick.lines().any(|l| l == n));
-    match (here.next(), here.next()) {
-        (Some(a), Some(b)) => Ok([a, b]),
-        _ => bail!("fewer than two of sixteen files are on {host}'s brick"),
-    }
-}
+/// Nodes tell each other of their clients' connections within a second of a change.
+const WARM: Duration = Duration::from_millis(2500);
 
 /// One power cut, start to end: cut, everybody served again, figures.
-pub(crate) fn cut(lab: &Lab, status: &Status, victim: usize, tag: &str) -> Result<(Saw, u64)> {
-    let watch = Watch::start(lab, status, victim, tag)?;
+fn cut(lab: &Lab, status: &Status, victim: usize, tag: &str) -> Result<(Saw, u64)> {
+    let streams = Streams::start(lab, &Placement::from(status), victim, tag, WARM)?;
     let at = now_us();
     lab.power_off(&site::name(victim))?;
     let left = lab.nodes_on();
     steadfast::wait_whole(lab, &left, Duration::from_secs(60))?;
-    watch.wait_ok(at, Duration::from_secs(90))?;
+    streams.wait_ok(at, Duration::from_secs(90))?;
     std::thread::sleep(Duration::from_secs(1));
-    Ok((watch.stop(lab)?, at))
+    let (saw, written) = streams.stop()?;
+    written.read_back(lab)?;
+    Ok((saw, at))
 }
 
 fn judge(ctx: &Ctx<'_>, saw: &Saw, at: u64) -> Result<()> {
-    for (seen, what) in [(&saw.moved, "moved"), (&saw.unmoved, "unmoved")] {
+    for (seen, what) in [(&saw.nfs_moved, "moved"), (&saw.nfs_unmoved, "unmoved")] {
         if seen.errors > 0 {
             let why: Vec<&str> = seen.gaps.iter().map(|g| g.why.as_str()).collect();
             bail!("the NFS writer on the {what} address saw {} failed operations ({})", seen.errors, why.join(", "));
         }
     }
-    ctx.bound("tcp, moved address: longest outage", saw.tcp.longest_ms(at), TCP_BOUND)?;
-    ctx.bound("NFSv3 writer, moved address: longest stall", saw.moved.longest_ms(at), NFS_BOUND)?;
-    ctx.bound("NFSv3 writer, unmoved address: longest stall", saw.unmoved.longest_ms(at), NFS_BOUND)?;
+    ctx.bound("tcp, moved address: longest outage", saw.tcp_moved.longest_ms(at), TCP_BOUND)?;
+    ctx.bound("NFSv3 writer, moved address: longest stall", saw.nfs_moved.longest_ms(at), NFS_BOUND)?;
+    ctx.bound("NFSv3 writer, unmoved address: longest stall", saw.nfs_unmoved.longest_ms(at), NFS_BOUND)?;
     ctx.figure(format!(
         "{} and {} blocks acknowledged, all right when read through the other address",
-        saw.moved.extra.first().map_or("0", String::as_str),
-        saw.unmoved.extra.first().map_or("0", String::as_str)
+        saw.nfs_moved.extra.first().map_or("0", String::as_str),
+        saw.nfs_unmoved.extra.first().map_or("0", String::as_str)
     ));
-    let after: Vec<&str> = saw.tcp.gaps.iter().filter(|g| g.to_us >= at).map(|g| g.after.as_str()).collect();
+    let after: Vec<&str> = saw.tcp_moved.gaps.iter().filter(|g| g.to_us >= at).map(|g| g.after.as_str()).collect();
     if after.is_empty() {
         bail!("the address did not go away at all: was the power cut?");
     }

@@ -4,14 +4,14 @@ use super::arp::Change;
 use crate::lab::Lab;
 use crate::sh;
 use anyhow::{Context, Result, bail};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::io::{BufRead, BufReader};
 use std::process::{Child, ChildStdin, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 /// A time without success.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Gap {
     pub(crate) from_us: u64,
     pub(crate) to_us: u64,

@@ -1,0 +1,276 @@
+//! What the runs say: a table for the terminal, one JSON object, and the failover part of docs/benchmarks.md.
+
+use super::{Fault, PROBES, Run, round};
+use crate::site::{Storage, Subject};
+use crate::stats::percentile;
+use anyhow::{Context, Result};
+use serde::Serialize;
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+use std::path::Path;
+use std::process::Command;
+
+/// The written part of the page lies between these two lines; what is outside is left alone.
+const BEGIN: &str = "<!-- failover: written by scripts/bench failover; what is between these marks is replaced -->";
+const END: &str = "<!-- failover: end -->";
+
+/// One client under one fault and one system.
+#[derive(Debug, Serialize)]
+pub(super) struct Row {
+    case: Fault,
+    subject: Subject,
+    storage: Storage,
+    probe: &'static str,
+    unit: &'static str,
+    n: usize,
+    p50: f64,
+    p99: f64,
+    max: f64,
+    /// Runs in which it was not served again as long as it was waited for: their figures are lower bounds.
+    never: usize,
+    errors: u64,
+    /// Runs in which two nodes answered for one address at the same time.
+    double: usize,
+    /// Runs without figures.
+    failed: usize,
+}
+
+fn row(runs: &[Run], case: Fault, subject: Subject, probe: &'static str) -> Option<Row> {
+    let of =
+        |r: &&Run| r.subject == subject && if case == Fault::Rejoin { r.case.is_power_off() } else { r.case == case };
+    let mine: Vec<&Run> = runs.iter().filter(of).collect();
+    let storage = mine.first()?.storage;
+    let seen: Vec<_> = mine.iter().filter_map(|r| r.probes.get(probe)).collect();
+    let ms: Vec<f64> = seen.iter().map(|f| if case == Fault::Rejoin { f.mended_ms } else { f.fault_ms }).collect();
+    Some(Row {
+        case,
+        subject,
+        storage,
+        probe,
+        unit: "ms",
+        n: ms.len(),
+        p50: round(percentile(&ms, 50.0)),
+        p99: round(percentile(&ms, 99.0)),
+        max: round(percentile(&ms, 100.0)),
+        never: seen.iter().filter(|f| f.never).count(),
+        errors: seen.iter().map(|f| f.errors).sum(),
+        double: mine.iter().filter(|r| r.double > 0).count(),
+        failed: mine.iter().filter(|r| r.failure.is_some()).count(),
+    })
+}
+
+fn rows(runs: &[Run]) -> Vec<Row> {
+    let mut all = Vec::new();
+    for case in Fault::ALL {
+        for probe in PROBES {
+            for subject in [Subject::Steadfast, Subject::Ctdb, Subject::CtdbTuned] {
+                all.extend(row(runs, case, subject, probe));
+            }
+        }
+    }
+    all
+}
+
+pub(super) fn json(runs: &[Run]) -> Result<String> {
+    Ok(serde_json::to_string(&serde_json::json!({"bench": "failover", "rows": rows(runs)}))?)
+}
+
+pub(super) fn text(runs: &[Run]) -> String {
+    let mut text = String::from(
+        "case              probe         subject      n   p50 ms   p99 ms   max ms  never  errors  double  failed\n",
+    );
+    for r in rows(runs) {
+        let _ = writeln!(
+            text,
+            "{:17} {:13} {:10} {:3} {:8.0} {:8.0} {:8.0} {:6} {:7} {:7} {:7}",
+            r.case.word(),
+            r.probe,
+            r.subject.word(),
+            r.n,
+            r.p50,
+            r.p99,
+            r.max,
+            r.never,
+            r.errors,
+            r.double,
+            r.failed
+        );
+    }
+    text
+}
+
+/// What this project wants of itself; milliseconds, medians.
+fn target(case: Fault, probe: &str) -> &'static str {
+    match (case, probe) {
+        (Fault::PowerOff | Fault::LeaderPowerOff, "tcp-moved" | "nfs3-moved") => "900",
+        (Fault::PowerOff | Fault::LeaderPowerOff, "nfs3-unmoved") => "1000",
+        (Fault::DaemonKilled, "tcp-moved" | "nfs3-moved") => "150",
+        (Fault::DaemonStopped, "tcp-moved" | "nfs3-moved") => "1200",
+        (Fault::LinkDown, "tcp-moved" | "nfs3-moved") => "300",
+        (Fault::ServiceKilled, "nfs3-moved") => "500",
+        (Fault::Drain | Fault::Rejoin, "tcp-moved" | "nfs3-moved") => "200",
+        (Fault::Rejoin, _) => "200",
+        // With one network, a lost link takes a GlusterFS server away.
+        (Fault::LinkDown, "nfs3-unmoved") => "1000",
+        _ => "100",
+    }
+}
+
+fn cell(row: Option<Row>) -> String {
+    let Some(r) = row else { return "-".into() };
+    let mut text = format!("**{:.0}** / {:.0} ({})", r.p50, r.max, r.n);
+    if r.never > 0 {
+        let _ = write!(text, ", {} not back", r.never);
+    }
+    if r.errors > 0 {
+        let _ = write!(text, ", {} errors", r.errors);
+    }
+    if r.double > 0 && r.probe == PROBES[0] {
+        let _ = write!(text, ", two holders in {}", r.double);
+    }
+    if r.failed > 0 {
+        let _ = write!(text, ", {} runs failed", r.failed);
+    }
+    text
+}
+
+/// First line that a program prints; "?" without it.
+fn says(words: &[&str]) -> String {
+    let done = Command::new(words[0]).args(&words[1..]).output();
+    let text = done.map(|o| String::from_utf8_lossy(&o.stdout).into_owned()).unwrap_or_default();
+    text.lines().next().unwrap_or("?").trim().to_owned()
+}
+
+fn machine() -> String {
+    let proc = |file: &str| std::fs::read_to_string(file).unwrap_or_default();
+    let field = |text: &str, name: &str| {
+        let line = text.lines().find(|l| l.starts_with(name)).unwrap_or("").to_owned();
+        line.split(':').nth(1).unwrap_or("?").trim().to_owned()
+    };
+    let cores = std::thread::available_parallelism().map_or(0, std::num::NonZero::get);
+    let kib: u64 =
+        field(&proc("/proc/meminfo"), "MemTotal").split(' ').next().and_then(|w| w.parse().ok()).unwrap_or(0);
+    format!(
+        "{cores} cores ({}), {} GB, Linux {}",
+        field(&proc("/proc/cpuinfo"), "model name"),
+        (kib + 524_288) / 1_048_576,
+        says(&["uname", "-r"])
+    )
+}
+
+fn versions() -> String {
+    let of = |package: &str| says(&["dpkg-query", "-W", "-f", "${Version}\n", package]);
+    ["ctdb", "samba", "nfs-ganesha", "glusterfs-server"].map(|p| format!("{p} {}", of(p))).join(", ")
+}
+
+fn markdown(name: &str, runs: &[Run]) -> String {
+    let mut text = String::new();
+    let storage = runs.first().map_or("gluster", |r| if r.storage == Storage::Gluster { "gluster" } else { "local" });
+    let words = |all: BTreeSet<&'static str>| all.into_iter().collect::<Vec<_>>().join(",");
+    let cases = words(runs.iter().map(|r| r.case.word()).collect());
+    let subjects = words(runs.iter().map(|r| r.subject.word()).collect());
+    let most = runs.iter().map(|r| r.run + 1).max().unwrap_or(0);
+    let _ = write!(
+        text,
+        "    scripts/bench failover --storage {storage} --runs {most} --case {cases} --subject {subjects}\n\n\
+         Longest gap that a client saw, in milliseconds: **median** / maximum (runs). Below 25 ms (TCP) and 80 ms (NFSv3)\n\
+         a gap counts as none. With fewer than 100 runs the 99th percentile is the maximum. `target` is what we want of the\n\
+         median under Steadfast. Raw figures, one run per line, with every gap: [benchmarks/{name}](benchmarks/{name}).\n\n"
+    );
+    text.push_str(
+        "| fault | client | target | Steadfast | CTDB, defaults | CTDB, tuned |\n|---|---|---|---|---|---|\n",
+    );
+    for case in Fault::ALL {
+        for probe in PROBES {
+            let of = |subject| row(runs, case, subject, probe);
+            let cells = [of(Subject::Steadfast), of(Subject::Ctdb), of(Subject::CtdbTuned)];
+            if cells.iter().all(Option::is_none) {
+                continue;
+            }
+            let cells = cells.map(cell).join(" | ");
+            let _ = writeln!(text, "| {} | `{probe}` | {} | {cells} |", case.word(), target(case, probe));
+        }
+    }
+    let loads: Vec<f64> = runs.iter().map(|r| r.load).collect();
+    let when = |unix: Option<u64>| {
+        unix.map_or_else(|| "?".into(), |u| says(&["date", "-u", "-d", &format!("@{u}"), "+%Y-%m-%d %H:%M"]))
+    };
+    let _ = write!(
+        text,
+        "\nMachine: {}. {}. Runs from {} to {} UTC, load average before a run {:.1} (median), {:.1} at most.\n",
+        machine(),
+        versions(),
+        when(runs.iter().map(|r| r.unix).min()),
+        when(runs.iter().map(|r| r.unix).max()),
+        percentile(&loads, 50.0),
+        percentile(&loads, 100.0),
+    );
+    text
+}
+
+/// Replaces the part between the marks; a page without marks gets it at its end.
+pub(super) fn write_markdown(page: &Path, name: &str, runs: &[Run]) -> Result<()> {
+    let old = std::fs::read_to_string(page).with_context(|| format!("cannot read {}", page.display()))?;
+    let new = replaced(&old, &markdown(name, runs));
+    std::fs::write(page, new).with_context(|| format!("cannot write {}", page.display()))
+}
+
+fn replaced(old: &str, part: &str) -> String {
+    let marked = format!("{BEGIN}\n\n{part}\n{END}");
+    match (old.find(BEGIN), old.find(END)) {
+        (Some(begin), Some(end)) if begin < end => format!("{}{marked}{}", &old[..begin], &old[end + END.len()..]),
+        _ => format!("{}\n\n{marked}\n", old.trim_end()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bench::Figures;
+
+    fn run(subject: Subject, case: Fault, number: usize, ms: f64) -> Run {
+        let figures = Figures { fault_ms: ms, mended_ms: ms / 10.0, ..Figures::default() };
+        Run {
+            subject,
+            storage: Storage::Gluster,
+            case,
+            run: number,
+            unix: 1,
+            load: 0.5,
+            victim: "gluster2".into(),
+            fault_at_us: 1,
+            mended_at_us: 2,
+            seconds: 9.0,
+            failure: None,
+            notes: Vec::new(),
+            double: 0,
+            probes: [("tcp-moved".to_owned(), figures)].into(),
+        }
+    }
+
+    #[test]
+    fn both_systems_stand_side_by_side() {
+        let runs = [
+            run(Subject::Steadfast, Fault::PowerOff, 0, 600.0),
+            run(Subject::Steadfast, Fault::PowerOff, 1, 700.0),
+            run(Subject::Ctdb, Fault::LeaderPowerOff, 0, 45_000.0),
+            run(Subject::Ctdb, Fault::PowerOff, 0, 44_000.0),
+        ];
+        let text = markdown("x.json", &runs);
+        assert!(
+            text.contains("| power-off | `tcp-moved` | 900 | **600** / 700 (2) | **44000** / 44000 (1) | - |"),
+            "{text}"
+        );
+        // The return of a node is measured by both kinds of power cut.
+        assert!(text.contains("| rejoin | `tcp-moved` | 200 | **60** / 70 (2) | **4400** / 4500 (2) | - |"), "{text}");
+    }
+
+    #[test]
+    fn only_what_is_between_the_marks_is_replaced() {
+        let first = replaced("# Page\n\nwords\n", "one\n");
+        assert!(first.starts_with("# Page\n\nwords\n\n<!--"));
+        let more = format!("{first}\n## After\n");
+        let second = replaced(&more, "two\n");
+        assert!(second.contains("\ntwo\n") && !second.contains("one") && second.ends_with("\n## After\n"));
+    }
+}
