@@ -1,6 +1,6 @@
 //! What goes into the core and what comes out.
 
-use crate::{Config, Durable, Epoch, Event, Grant, Heartbeat, LockRecord, Message, Pnn, Snapshot, Time};
+use crate::{Config, Durable, Epoch, Event, Grant, GuardWord, Heartbeat, LockRecord, Message, Pnn, Snapshot, Time};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -74,6 +74,8 @@ pub enum Input {
     Heartbeat { from: Pnn, net: u8, heartbeat: Heartbeat },
     /// A grant of a voter.
     Grant { from: Pnn, grant: Grant },
+    /// The guard of a peer's daemon says that the daemon is dead and its addresses are gone.
+    Guard { from: Pnn, word: GuardWord },
     /// A message over a link.
     Message { from: Pnn, message: Message },
     /// The link to a peer came up or went down.
@@ -139,6 +141,8 @@ pub enum Output {
     Release { vip: IpAddr, because: String },
     /// Look who answers for an address that this node will probably take.
     ProbeAddress { vip: IpAddr, interface: String },
+    /// What the guard is to say from now on when this daemon dies and the addresses are gone.
+    Guard { word: GuardWord },
     /// Destroy the storage connections to these nodes, and let them come back.
     Kick { nodes: BTreeMap<Pnn, Vec<IpAddr>> },
     /// Destroy and keep cut the storage connections to exactly these nodes; then `Input::Evicted`.

@@ -39,6 +39,8 @@ pub(crate) struct Site<'a> {
     pub(crate) lock_usable: bool,
     /// How long each absent member has been silent, for the reason.
     pub(crate) silent: BTreeMap<Pnn, Duration>,
+    /// Members whose daemon is dead, by the word of its guard.
+    pub(crate) dead: BTreeSet<Pnn>,
 }
 
 /// What this node would have decided.
@@ -296,6 +298,7 @@ fn because(
             _ if !site.config.nodes.contains_key(pnn) => format!("node {pnn} is no longer in the nodes list"),
             Some(n) if n.left => format!("{node} has left"),
             Some(n) if n.run != old.run => format!("the daemon of {node} was started anew"),
+            None if site.dead.contains(pnn) => format!("the daemon of {node} died"),
             Some(_) if !mesh.contains(pnn) => format!("{node} does not reach every member"),
             _ => match site.silent.get(pnn) {
                 Some(d) => format!("{node} has been silent for {} ms", d.as_millis()),

@@ -39,6 +39,18 @@ pub struct Grant {
     pub sent: Time,
 }
 
+/// Said for a daemon by its guard, when that daemon is dead and all its addresses are gone. The daemon itself seals it
+/// beforehand, anew for each view; nobody else can make one.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct GuardWord {
+    /// The start of the dead daemon: the word means no other.
+    pub run: RunId,
+    /// Life of the cluster.
+    pub incarnation: Incarnation,
+    /// The newest view that it had learned.
+    pub epoch: Epoch,
+}
+
 /// How long ago a voter gave each node its last grant; absent = longer ago than any lease lives.
 pub type Ages = BTreeMap<Pnn, Duration>;
 

@@ -16,6 +16,8 @@ pub(crate) struct Peer {
     /// Last heartbeat over a network that is not the one of control and storage.
     pub(crate) elsewhere: Option<Time>,
     pub(crate) run: Option<RunId>,
+    /// The run that is dead, by the word of its guard.
+    pub(crate) gone: Option<RunId>,
     pub(crate) uid: Option<NodeUid>,
     pub(crate) view: Option<(Incarnation, Epoch)>,
     pub(crate) hears: BTreeSet<Pnn>,
@@ -24,6 +26,13 @@ pub(crate) struct Peer {
     pub(crate) heard: bool,
     /// Since when it is heard, or silent.
     pub(crate) since: Time,
+}
+
+impl Peer {
+    /// Is the run that was heard last dead for certain?
+    pub(crate) fn is_gone(&self) -> bool {
+        self.gone.is_some() && self.gone == self.run
+    }
 }
 
 /// Both directions between two nodes, as far as this node can tell.
@@ -82,6 +91,7 @@ impl Reach {
                 sent: Time(0),
                 elsewhere: None,
                 run: None,
+                gone: None,
                 uid: None,
                 view: None,
                 hears: BTreeSet::new(),
@@ -102,6 +112,10 @@ impl Reach {
         let Some(peer) = self.peers.get_mut(&from) else {
             return false;
         };
+        if peer.gone == Some(hb.run) {
+            // Sent before its daemon died.
+            return false;
+        }
         let new_run = peer.run != Some(hb.run);
         if !new_run && hb.sent < peer.sent {
             // Overtaken on the way: what it says is older than what is known.
@@ -117,6 +131,13 @@ impl Reach {
             self.stale = true;
         }
         new_run
+    }
+
+    /// This run of the peer is dead: it is silent at once.
+    pub(crate) fn gone(&mut self, from: Pnn, run: RunId) {
+        if let Some(peer) = self.peers.get_mut(&from) {
+            peer.gone = Some(run);
+        }
     }
 
     pub(crate) fn heard_elsewhere(&mut self, from: Pnn, now: Time) {
@@ -146,7 +167,7 @@ impl Reach {
         for peer in self.peers.values_mut() {
             let beats = peer.last.is_some_and(|t| now.since(t) < self.timing.suspect);
             let link = peer.link || (peer.heard && now.since(peer.link_changed) < self.timing.suspect);
-            let heard = (beats && link) || (peer.heard && deaf);
+            let heard = !peer.is_gone() && ((beats && link) || (peer.heard && deaf));
             if heard != peer.heard {
                 peer.heard = heard;
                 // Silence began with the last heartbeat, not with our noticing it.

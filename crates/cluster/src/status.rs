@@ -29,6 +29,7 @@ impl Seen {
             heard.difference(&self.heard).map(|p| (*p, true, String::new())).collect();
         for pnn in self.heard.difference(&heard) {
             let because = match reach.peers.get(pnn) {
+                Some(p) if p.is_gone() => "its guard says that its daemon is dead".to_string(),
                 Some(p) if !p.link => "its control link is closed and does not come back".to_string(),
                 Some(p) => match p.last {
                     Some(t) if p.elsewhere.is_some_and(|e| e > t) => format!(

@@ -19,6 +19,7 @@ struct Host {
     durable: Durable,
     snapshot: Option<std::sync::Arc<Snapshot>>,
     probes: Vec<IpAddr>,
+    word: Option<GuardWord>,
 }
 
 struct Net {
@@ -87,6 +88,7 @@ impl Net {
                 durable,
                 snapshot: None,
                 probes: Vec::new(),
+                word: None,
             });
         }
         for i in 0..n as usize {
@@ -130,6 +132,15 @@ impl Net {
             self.lock = None;
         }
         self.queue.retain(|_, (h, _)| *h != i);
+    }
+
+    /// The daemon dies; its guard has removed the addresses and says so to `hearers`.
+    fn die(&mut self, i: usize, hearers: impl IntoIterator<Item = usize>) {
+        self.power_off(i);
+        let word = self.hosts[i].word.clone().expect("a daemon of a view has given its guard a word");
+        for to in hearers.into_iter().filter(|to| *to != i) {
+            self.at(1, to, Input::Guard { from: Pnn(i as u16), word: word.clone() });
+        }
     }
 
     fn power_on(&mut self, i: usize, run: u64, lock: bool) {
@@ -227,6 +238,7 @@ impl Net {
                 Output::AdminDone { reply, .. } => self.hosts[i].replies.push(reply),
                 Output::Stopped => self.hosts[i].stopped = true,
                 Output::Kick { .. } => {}
+                Output::Guard { word } => self.hosts[i].word = Some(word),
                 Output::ProbeAddress { vip, .. } => {
                     self.hosts[i].probes.push(vip);
                     if self.stranger == Some(vip) {
@@ -312,6 +324,55 @@ fn a_lost_server_costs_one_lease() {
             net.story()
         );
     }
+}
+
+#[test]
+fn a_guards_word_spares_the_wait_for_the_lease() {
+    for dead in 0..4 {
+        let mut net = settled(4, false);
+        net.die(dead, 0..4);
+        let took = net.until_served(Duration::from_secs(3));
+        assert!(took < Duration::from_millis(60), "node {dead}: {took:?}\n{}", net.story());
+    }
+}
+
+#[test]
+fn a_guards_word_that_reaches_one_node_only_is_enough_for_it() {
+    for hearer in 0..3 {
+        let mut net = settled(4, false);
+        net.die(3, [hearer]);
+        let took = net.until_served(Duration::from_secs(3));
+        // The leader of the view goes on at once when it has heard it, and by what the decider tells it else.
+        assert!(took < Duration::from_millis(760), "heard by {hearer}: {took:?}\n{}", net.story());
+        if hearer == 0 {
+            assert!(took < Duration::from_millis(60), "{took:?}\n{}", net.story());
+        }
+    }
+}
+
+#[test]
+fn a_guards_word_says_nothing_of_a_later_run() {
+    let mut net = settled(4, false);
+    net.die(3, 0..4);
+    net.until_served(Duration::from_secs(3));
+    let old = net.hosts[3].word.clone().unwrap();
+    net.power_on(3, 2, false);
+    net.run(Duration::from_secs(15));
+    assert_eq!(net.loads(), [1, 1, 1, 1], "{}", net.story());
+    for again in [false, true] {
+        for to in 0..3 {
+            let word = if again { GuardWord { epoch: Epoch(99), ..old.clone() } } else { old.clone() };
+            net.at(1, to, Input::Guard { from: Pnn(3), word });
+        }
+        net.run(Duration::from_secs(3));
+        assert_eq!(net.loads(), [1, 1, 1, 1], "a word of the run before puts nobody out\n{}", net.story());
+    }
+    net.power_off(3);
+    for to in 0..3 {
+        net.at(1, to, Input::Guard { from: Pnn(3), word: old.clone() });
+    }
+    let took = net.until_served(Duration::from_secs(3));
+    assert!(took >= Duration::from_millis(500), "the lease of the later run counts: {took:?}\n{}", net.story());
 }
 
 #[test]

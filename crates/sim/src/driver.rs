@@ -59,6 +59,11 @@ impl World {
                 self.vip_job(host, vip, VipJob::Release);
             }
             Output::ProbeAddress { .. } => {}
+            Output::Guard { word } => {
+                if let Some(daemon) = self.hosts[host].daemon.as_mut() {
+                    daemon.word = Some(word);
+                }
+            }
             Output::Kick { nodes } => {
                 let kicked: Vec<Pnn> = nodes.into_keys().collect();
                 self.story.node(now, host, || format!("kick {kicked:?}"));
@@ -104,7 +109,7 @@ impl World {
         }
     }
 
-    fn send_datagram(&mut self, from: usize, to: Pnn, net: usize, input: Input) {
+    pub(crate) fn send_datagram(&mut self, from: usize, to: Pnn, net: usize, input: Input) {
         let to = usize::from(to.0);
         self.totals.datagrams += 1;
         if to >= self.hosts.len() || net >= self.setup.nets || !self.net.passes(net, from, to) {

@@ -36,8 +36,8 @@ pub(crate) enum What {
     Evicted { host: usize, generation: u64, serial: u64, epoch: Epoch, nodes: Vec<Pnn> },
     /// Services have started, or ended.
     Services { host: usize, generation: u64, serial: u64, up: bool },
-    /// The guard of a dead daemon empties the set.
-    Guard { host: usize, generation: u64 },
+    /// The guard of a dead daemon takes the addresses away, then says so.
+    Guard { host: usize, power: u64 },
     /// A daemon starts, unless one runs.
     Start { host: usize },
     /// Power comes back.
@@ -137,6 +137,7 @@ pub(crate) fn input_name(input: &Input) -> &'static str {
         Input::Tick => "<tick",
         Input::Heartbeat { .. } => "<heartbeat",
         Input::Grant { .. } => "<grant",
+        Input::Guard { .. } => "<guard",
         Input::Message { message, .. } => message_name(message),
         Input::Persisted { .. } => "<persisted",
         _ => "<other",

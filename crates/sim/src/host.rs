@@ -6,7 +6,7 @@
 use crate::clock::{Clock, Micros};
 use crate::rng::Rng;
 use crate::setup::interface_of;
-use cluster::{Cluster, Config, Durable, Input, NodeUid, Output, Pnn, RunId, Snapshot, Time};
+use cluster::{Cluster, Config, Durable, GuardWord, Input, NodeUid, Output, Pnn, RunId, Snapshot, Time};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -88,6 +88,8 @@ pub struct Daemon {
     pub serve: bool,
     /// Grows with every `Serve`; older plans are void.
     pub serve_serial: u64,
+    /// What its guard says when it is dead.
+    pub word: Option<GuardWord>,
     /// Services that run.
     pub services_up: bool,
     /// Grows with every `Evict`; older plans are void.
@@ -117,6 +119,8 @@ pub struct Host {
     pub kernel: Kernel,
     /// The daemon, if one runs.
     pub daemon: Option<Daemon>,
+    /// The guard of a dead daemon that has not ended yet, with what it will say.
+    pub guard: Option<Option<GuardWord>>,
     /// Grows with every start of a daemon.
     pub generation: u64,
     /// Somebody (a fault, a scenario) keeps the daemon from being started.

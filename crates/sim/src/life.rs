@@ -7,7 +7,7 @@ use crate::host::{Busy, Daemon, Kernel};
 use crate::network::side;
 use crate::setup::interface_of;
 use crate::world::World;
-use cluster::{Cluster, Durable, Health, Input, NodeUid, RunId, Start, Time, public_interfaces};
+use cluster::{Cluster, Durable, GuardWord, Health, Input, NodeUid, Pnn, RunId, Start, Time, public_interfaces};
 use std::collections::{BTreeMap, VecDeque};
 use std::net::IpAddr;
 
@@ -29,6 +29,7 @@ impl World {
             machine.disk.durable = state;
         }
         machine.kernel = Kernel::default();
+        machine.guard = None;
         machine.clock.thaw(self.now);
         let pnn = self.hosts[host].pnn();
         for peer in &mut self.hosts {
@@ -63,11 +64,13 @@ impl World {
             return;
         }
         self.story.node(self.now, host, || if guard { "daemon killed" } else { "daemon and guard killed" }.to_owned());
-        let generation = self.hosts[host].generation;
+        let word = self.hosts[host].daemon.as_ref().and_then(|d| d.word.clone());
         self.drop_daemon(host, false);
         if guard {
+            let power = self.hosts[host].power_serial;
+            self.hosts[host].guard = Some(word);
             let delay = self.some(5_000..=50_000);
-            self.after(delay, What::Guard { host, generation });
+            self.after(delay, What::Guard { host, power });
         }
         self.recheck_links(host);
     }
@@ -113,11 +116,33 @@ impl World {
         self.hosts[host].disk.queued = None;
     }
 
-    pub(crate) fn guard_cleans(&mut self, host: usize, generation: u64) {
+    pub(crate) fn guard_cleans(&mut self, host: usize, power: u64) {
         let machine = &mut self.hosts[host];
-        if machine.generation == generation && machine.daemon.is_none() && machine.runs() {
-            machine.kernel.addresses.clear();
-            self.story.node(self.now, host, || "guard removed the addresses".to_owned());
+        if machine.power_serial != power {
+            return;
+        }
+        if !machine.runs() {
+            self.after(20 * MS, What::Guard { host, power });
+            return;
+        }
+        let Some(word) = machine.guard.take() else { return };
+        machine.kernel.addresses.clear();
+        self.story.node(self.now, host, || "guard removed the addresses".to_owned());
+        if let Some(word) = word {
+            self.guard_speaks(host, &word);
+        }
+    }
+
+    /// A guard says it more than once: datagrams get lost.
+    fn guard_speaks(&mut self, host: usize, word: &GuardWord) {
+        let from = self.hosts[host].pnn();
+        for to in (0..self.hosts.len()).filter(|to| *to != host) {
+            for net in 0..self.setup.nets {
+                for _ in 0..2 {
+                    let input = Input::Guard { from, word: word.clone() };
+                    self.send_datagram(host, Pnn(to as u16), net, input);
+                }
+            }
         }
     }
 
@@ -127,7 +152,8 @@ impl World {
         if !machine.power || machine.daemon.is_some() || machine.kept_down > 0 {
             return;
         }
-        if machine.clock.is_frozen() || machine.disk.writing.is_some() {
+        // A new daemon waits until the guard of the last one has ended.
+        if machine.clock.is_frozen() || machine.disk.writing.is_some() || machine.guard.is_some() {
             self.after(20 * MS, What::Start { host });
             return;
         }
@@ -161,6 +187,7 @@ impl World {
             vip_jobs: BTreeMap::new(),
             serve: false,
             serve_serial: 0,
+            word: None,
             services_up: false,
             evict_serial: 0,
             evict_fails_until: 0,

@@ -95,6 +95,7 @@ impl World {
                 kernel: Kernel::default(),
                 daemon: None,
                 generation: 0,
+                guard: None,
                 kept_down: 0,
                 config: setup.config(index),
                 interfaces_down: BTreeMap::new(),
@@ -213,7 +214,7 @@ impl World {
                 self.evict_done(host, generation, serial, epoch, nodes);
             }
             What::Services { host, generation, serial, up } => self.services_step(host, generation, serial, up),
-            What::Guard { host, generation } => self.guard_cleans(host, generation),
+            What::Guard { host, power } => self.guard_cleans(host, power),
             What::Start { host } => self.start_daemon(host),
             What::PowerOn { host, power } => self.power_on(host, power),
             What::Reap { host, generation } => self.reap(host, generation),
@@ -242,6 +243,14 @@ impl World {
             self.after(10 * MS, What::Local { host, generation, input: Box::new(input) });
             return;
         }
+        // News of an interface is only a hint to look at it: news that waited say what is, not what was.
+        let input = match input {
+            Input::Interface { name, .. } => {
+                let up = !self.hosts[host].interface_down(&name);
+                Input::Interface { name, up }
+            }
+            input => input,
+        };
         self.arrive(host, input, false);
     }
 

@@ -334,6 +334,35 @@ fn a_stopped_daemon_answers_no_longer_than_its_lease() {
     }
 }
 
+/// How long the addresses of a killed daemon are nowhere, at many seeds.
+fn killed(guard: bool) -> Vec<Micros> {
+    (0..9)
+        .map(|seed| {
+            let mut world = at_rest(seed, Setup::plain(4));
+            let node = if seed % 3 == 0 { leader(&world) } else { (leader(&world) + 1) % 4 };
+            let mine = held_by(&world, node);
+            world.inflict(Kind::Kill { node, guard }, 5 * S);
+            let moved =
+                |w: &World| mine.iter().all(|vip| matches!(w.answering(*vip)[..], [n] if n != node)) && all_held(w);
+            let took = world.run_until(3 * S, moved);
+            assert_clean(&world);
+            let took = took.unwrap_or_else(|| panic!("{}", tail(&world)));
+            settles(&mut world, 60 * S);
+            took
+        })
+        .collect()
+}
+
+#[test]
+fn a_guard_makes_a_killed_daemon_cost_little_and_without_it_it_is_a_hung_one() {
+    for (guard, bounds) in [(true, 50 * MS..=160 * MS), (false, 500 * MS..=850 * MS)] {
+        let times = killed(guard);
+        println!("daemon killed, guard {guard}: {:?} ms", times.iter().map(|t| t / MS).collect::<Vec<_>>());
+        assert!(bounds.contains(&median(times.clone())), "guard {guard}: {times:?}");
+        assert!(times.iter().all(|t| *t <= 1_000 * MS), "guard {guard}: {times:?}");
+    }
+}
+
 #[test]
 fn addresses_stay_when_fail_back_is_never() {
     let setup = Setup { fail_back: FailBack::Never, ..Setup::plain(3) };

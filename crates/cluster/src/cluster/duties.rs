@@ -25,6 +25,7 @@ impl Cluster {
             edge: &edge,
             lock_usable: self.lock.usable,
             silent,
+            dead: view.members.iter().filter(|(p, m)| self.guards.gone(**p, m.run)).map(|(p, _)| *p).collect(),
         };
         let (wish, recheck) = membership::wish(&site);
         let absent: BTreeSet<Pnn> =

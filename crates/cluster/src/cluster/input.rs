@@ -8,6 +8,7 @@ impl Cluster {
             Input::Tick => {}
             Input::Heartbeat { from, net, heartbeat } => self.heartbeat(now, from, net, &heartbeat, out),
             Input::Grant { from, grant } => self.grant(now, from, &grant, out),
+            Input::Guard { from, word } => self.guard_word(now, from, &word, out),
             Input::Message { from, message } => self.message(now, from, message, out),
             Input::Link { peer, up } => {
                 self.reach.link(peer, up, now);
@@ -176,6 +177,23 @@ impl Cluster {
             out.push(Output::SendGrant { to: from, net, grant });
             self.arbiter.granted(from, now);
         }
+    }
+
+    /// A peer's daemon is dead and its addresses are gone: it is silent from now on, and there is no lease to wait for.
+    pub(super) fn guard_word(&mut self, now: Time, from: Pnn, word: &GuardWord, out: &mut Vec<Output>) {
+        let known = self.config.nodes.contains_key(&from) && from != self.config.me;
+        let ours = self.view().is_some_and(|v| v.incarnation == word.incarnation);
+        if !known || !ours || !self.guards.hear(from, word) {
+            return;
+        }
+        self.reach.gone(from, word.run);
+        if self.guards.released(from) && self.fences.get(&from).is_some_and(|t| now < *t) {
+            self.fences.insert(from, now);
+        }
+        let text = format!("the daemon of {} is dead, its addresses are gone", self.name(from));
+        let because = format!("its guard says so; the newest view that it knew is {}", word.epoch);
+        self.event(Level::Warning, "suspect", Some(from), text, because, out);
+        self.dirty = true;
     }
 
     pub(super) fn grant(&mut self, now: Time, from: Pnn, grant: &Grant, out: &mut Vec<Output>) {

@@ -22,6 +22,8 @@ impl Cluster {
         }
         let nodes = view.evicted.iter().filter(|(p, _)| **p != me).map(|(p, a)| (*p, a.clone())).collect();
         out.push(Output::Evict { epoch: view.epoch, nodes });
+        let word = GuardWord { run: self.run, incarnation: view.incarnation, epoch: view.epoch };
+        out.push(Output::Guard { word });
         let leads = view.leader() == Some(me) && view.has_run(me, self.run);
         self.placing = leads.then(|| Placing::new(view.epoch, self.placement.clone()));
         if let Some(old) = &old {
@@ -60,10 +62,21 @@ impl Cluster {
         for pnn in all {
             if view.members.contains_key(&pnn) {
                 self.fences.remove(&pnn);
+                self.guards.unknown(pnn);
                 continue;
             }
-            let was_member = old.is_some_and(|o| o.members.contains_key(&pnn));
-            let mut until = match (next, was_member) {
+            let member = old.and_then(|o| o.members.get(&pnn));
+            match member {
+                Some(member) if next => self.guards.dropped(pnn, member.run),
+                _ if !next => self.guards.unknown(pnn),
+                _ => {}
+            }
+            if self.guards.released(pnn) {
+                // Said to those who learn the view from here as no time to wait.
+                self.fences.insert(pnn, now);
+                continue;
+            }
+            let mut until = match (next, member.is_some()) {
                 // Its last lease ended before the view that dropped it, or is counted in what stands already.
                 (true, false) => continue,
                 (true, true) => told.get(&pnn).copied().unwrap_or(full).min(full),

@@ -8,6 +8,7 @@ mod step;
 mod tell;
 
 use crate::arbiter::{Arbiter, Decision};
+use crate::guard::Guards;
 use crate::holder::Holder;
 use crate::lease::Lease;
 use crate::membership::{self, Present, Site, Wish};
@@ -15,8 +16,8 @@ use crate::placing::{Placing, Scene};
 use crate::reach::Reach;
 use crate::status::Seen;
 use crate::{
-    AdminReply, AdminRequest, AdminState, Config, Durable, Epoch, Event, Grant, Heartbeat, Incarnation, Input, Level,
-    LockStatus, Message, Orders, Output, Pnn, Report, Role, RunId, ServiceHealth, Time, View,
+    AdminReply, AdminRequest, AdminState, Config, Durable, Epoch, Event, Grant, GuardWord, Heartbeat, Incarnation,
+    Input, Level, LockStatus, Message, Orders, Output, Pnn, Report, Role, RunId, ServiceHealth, Time, View,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -93,6 +94,7 @@ pub struct Cluster {
     pub(crate) placing: Option<Placing>,
     pub(crate) reports: BTreeMap<Pnn, Report>,
     pub(crate) fences: BTreeMap<Pnn, Time>,
+    pub(crate) guards: Guards,
     pub(crate) evicted: Option<Epoch>,
     pub(crate) evict_error: Option<String>,
     pub(crate) services: BTreeMap<String, ServiceHealth>,
@@ -152,6 +154,7 @@ impl Cluster {
             placing: None,
             reports: BTreeMap::new(),
             fences,
+            guards: Guards::default(),
             evicted: None,
             evict_error: None,
             services: BTreeMap::new(),

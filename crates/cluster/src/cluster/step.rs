@@ -126,7 +126,9 @@ impl Cluster {
                         relapses: relapses(pnn),
                     },
                 );
-            } else if let Some(m) = member.filter(|_| self.reach.heard_by_others(*pnn)) {
+            } else if let Some(m) =
+                member.filter(|m| self.reach.heard_by_others(*pnn) && !self.guards.gone(*pnn, m.run))
+            {
                 let left = self.reports.get(pnn).is_some_and(|r| r.run == m.run && r.left);
                 present.insert(
                     *pnn,

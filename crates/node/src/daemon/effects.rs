@@ -98,6 +98,8 @@ impl Effects for Wiring {
                 // The timeline's thread ends with the daemon only.
                 let _ = self.timeline.send(timed(event));
             }
+            // No guard runs on this node: a daemon that dies is waited for as one that hangs.
+            Output::Guard { .. } => {}
             // The loop around the core has these.
             Output::AdminDone { .. } | Output::Stopped => {}
         }

@@ -231,6 +231,7 @@ fn deliver(
                 inbox.input(Input::Grant { from, grant });
                 true
             }
+            PeerEvent::Guard { from, word } => inbox.input(Input::Guard { from, word }),
             PeerEvent::Message { from, message } => inbox.input(Input::Message { from, message }),
             PeerEvent::Link { peer, up } => {
                 if up {

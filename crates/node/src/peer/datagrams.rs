@@ -192,6 +192,7 @@ fn drain(shared: &Shared, inner: &Inner, net: u8, socket: &UdpSocket, buffer: &m
         match wire::read(plain) {
             Some(Word::Heartbeat(heartbeat)) => (shared.events)(PeerEvent::Heartbeat { from: peer, net, heartbeat }),
             Some(Word::Grant(grant)) => (shared.events)(PeerEvent::Grant { from: peer, grant }),
+            Some(Word::Guard(word)) => (shared.events)(PeerEvent::Guard { from: peer, word }),
             Some(Word::Unknown) => {}
             None => shared.drop_datagram(from.ip(), "its content makes no sense"),
         }

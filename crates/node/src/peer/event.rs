@@ -1,7 +1,7 @@
 //! What the peers hand to the daemon, and what the daemon hands to the peers.
 
 use crate::pki::PkiDir;
-use cluster::{Grant, Heartbeat, Message, NodeConf, Pnn};
+use cluster::{Grant, GuardWord, Heartbeat, Message, NodeConf, Pnn};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -12,6 +12,8 @@ pub enum PeerEvent {
     Heartbeat { from: Pnn, net: u8, heartbeat: Heartbeat },
     /// A grant.
     Grant { from: Pnn, grant: Grant },
+    /// The guard of the peer's dead daemon says what that daemon sealed for it.
+    Guard { from: Pnn, word: GuardWord },
     /// A message of the cluster core.
     Message { from: Pnn, message: Message },
     /// Bytes of another part of the daemon (storage check, databases), at most [`super::MAX_FRAME`] long.

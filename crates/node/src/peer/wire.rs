@@ -1,20 +1,22 @@
-//! What is inside a sealed datagram: heartbeat or grant, in a fixed binary form, big-endian.
+//! What is inside a sealed datagram: heartbeat, grant or a guard's word, in a fixed binary form, big-endian.
 //!
 //! ```text
 //! version 1 | kind 1 | heartbeat: uid 16, run 8, has view 1, [life number 4, life id 8, epoch 8], sent 8,
 //!           |        |            count 2, count x PNN 2
 //!           |        | grant:     uid 16, to_run 8, life number 4, life id 8, epoch 8, sent 8
+//!           |        | guard:     run 8, life number 4, life id 8, epoch 8
 //! ```
 //!
 //! Unknown kinds are for later versions: they are passed over, not an error. Anything else that does not fit
 //! exactly is.
 
-use cluster::{Epoch, Grant, Heartbeat, Incarnation, NodeUid, Pnn, RunId, Time};
+use cluster::{Epoch, Grant, GuardWord, Heartbeat, Incarnation, NodeUid, Pnn, RunId, Time};
 use std::collections::BTreeSet;
 
 const VERSION: u8 = 1;
 const HEARTBEAT: u8 = 1;
 const GRANT: u8 = 2;
+const GUARD: u8 = 3;
 /// More nodes than this are refused by the configuration too.
 const MAX_HEARD: usize = 512;
 
@@ -23,6 +25,7 @@ const MAX_HEARD: usize = 512;
 pub(super) enum Word {
     Heartbeat(Heartbeat),
     Grant(Grant),
+    Guard(GuardWord),
     /// Of a later version.
     Unknown,
 }
@@ -57,6 +60,14 @@ pub(super) fn put_grant(grant: &Grant, out: &mut Vec<u8>) {
     out.extend_from_slice(&grant.sent.0.to_be_bytes());
 }
 
+/// Appends what a guard is to say.
+#[cfg(test)]
+pub(super) fn put_guard(word: &GuardWord, out: &mut Vec<u8>) {
+    out.extend_from_slice(&[VERSION, GUARD]);
+    out.extend_from_slice(&word.run.0.to_be_bytes());
+    put_rank(word.incarnation, word.epoch, out);
+}
+
 /// Reads what was opened; `None` for anything that is not exactly one word.
 pub(super) fn read(bytes: &[u8]) -> Option<Word> {
     let mut from = Reader(bytes);
@@ -71,6 +82,11 @@ pub(super) fn read(bytes: &[u8]) -> Option<Word> {
             incarnation: Incarnation { number: from.u32()?, id: from.u64()? },
             epoch: Epoch(from.u64()?),
             sent: Time(from.u64()?),
+        }),
+        GUARD => Word::Guard(GuardWord {
+            run: RunId(from.u64()?),
+            incarnation: Incarnation { number: from.u32()?, id: from.u64()? },
+            epoch: Epoch(from.u64()?),
         }),
         _ => return Some(Word::Unknown),
     };
@@ -173,10 +189,24 @@ mod tests {
         }
 
         #[test]
+        fn a_guards_word_is_read_back_and_no_part_of_it(run: u64, number: u32, id: u64, epoch: u64) {
+            let word = GuardWord {
+                run: RunId(run),
+                incarnation: Incarnation { number, id },
+                epoch: Epoch(epoch),
+            };
+            let mut bytes = Vec::new();
+            put_guard(&word, &mut bytes);
+            prop_assert!((2..bytes.len()).all(|cut| read(&bytes[..cut]).is_none()));
+            prop_assert_eq!(read(&bytes), Some(Word::Guard(word)));
+        }
+
+        #[test]
         fn no_bytes_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
             let _ = read(&bytes);
             let _ = read(&[&[VERSION, HEARTBEAT][..], &bytes].concat());
             let _ = read(&[&[VERSION, GRANT][..], &bytes].concat());
+            let _ = read(&[&[VERSION, GUARD][..], &bytes].concat());
         }
     }
 

@@ -3,7 +3,7 @@
 
 use super::Check;
 use crate::world::World;
-use cluster::{Epoch, Incarnation, Message, Output, View};
+use cluster::{Epoch, Incarnation, Message, Output, Pnn, View};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
@@ -77,7 +77,10 @@ impl OrdersOfLeader {
         for (pnn, member) in &view.members {
             let peer = &world.hosts[usize::from(pnn.0)];
             let same_run = peer.daemon.as_ref().is_some_and(|d| d.run == member.run);
-            let open = view.evicted.keys().find(|lost| !peer.kernel.evicted.contains(lost));
+            // A newer view has let it in again, clean.
+            let newer = self.newest.get(&usize::from(pnn.0)).filter(|known| known.rank() > view.rank());
+            let back = |lost: &Pnn| newer.is_some_and(|known| known.members.contains_key(lost));
+            let open = view.evicted.keys().find(|lost| !peer.kernel.evicted.contains(lost) && !back(lost));
             if let (true, Some(lost)) = (same_run, open) {
                 return Err(format!(
                     "n{host} takes {vip} under epoch {} before n{pnn} has shut n{lost} out of the storage",
