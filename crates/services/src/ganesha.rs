@@ -16,6 +16,8 @@ use crate::output::within;
 /// Longest configuration that is looked at.
 const MAX_CONFIG: u64 = 1024 * 1024;
 const FILE_DEADLINE: Duration = Duration::from_secs(1);
+/// Clients wait for a restart.
+const RESTART_DEADLINE: Duration = Duration::from_millis(100);
 
 /// Ganesha cannot be started with what is configured.
 #[derive(Debug, Error)]
@@ -65,6 +67,76 @@ pub async fn prepare(config: &NfsConfig) -> Result<(), GaneshaError> {
     looked.await.unwrap_or_else(|| Err(GaneshaError::Hangs { path: config.config.clone() }))
 }
 
+/// The command that starts Ganesha anew after its end, without a grace period, when nobody could want to reclaim
+/// anything: no client is recorded with it. With one it would refuse opens, locks and new files to everybody, for 90 s
+/// unless configured otherwise. None: with grace, as always when anything here is not certain.
+///
+/// `ran` is for how long the process before this one ran in our sight: before its own grace was over, clients may have
+/// had locks to reclaim that are recorded nowhere any more.
+pub async fn restart_command(config: &NfsConfig, run_dir: &Path, ran: Duration) -> Option<Vec<String>> {
+    if !config.command.is_empty()
+        || config.statd_command.iter().any(|word| word.starts_with("-P") || word.contains("state-dir"))
+    {
+        return None;
+    }
+    let (original, wrapper) = (config.config.clone(), run_dir.join("ganesha-restart.conf"));
+    let mut restart = config.clone();
+    restart.config.clone_from(&wrapper);
+    let written = within(RESTART_DEADLINE, move || {
+        let text = std::fs::read_to_string(&original).ok()?;
+        if ran < grace_period(&text)? || RECORDS.iter().any(|(dir, depth)| has_records(Path::new(dir), *depth)) {
+            return None;
+        }
+        let text = format!(
+            "# Written by Steadfast for a restart without a grace period; see {0}\n%include \"{0}\"\nNFSv4 {{ Graceless = true; }}\n",
+            original.display()
+        );
+        std::fs::write(&wrapper, text).ok()
+    });
+    written.await.flatten().map(|()| command(&restart))
+}
+
+/// Where Ganesha (`RecoveryBackend = fs`) and rpc.statd record clients with state: directory, and how deep below it.
+const RECORDS: [(&str, u32); 4] = [
+    ("/var/lib/nfs/ganesha/v4recov", 2),
+    ("/var/lib/nfs/ganesha/v4old", 2),
+    ("/var/lib/nfs/sm", 1),
+    ("/var/lib/nfs/sm.bak", 1),
+];
+
+/// Whether anything lies `depth` levels below, or what lies there is not known.
+fn has_records(dir: &Path, depth: u32) -> bool {
+    let entries = match std::fs::read_dir(dir) {
+        Ok(entries) => entries,
+        // one that was never made holds nothing
+        Err(error) => return error.kind() != io::ErrorKind::NotFound,
+    };
+    entries.into_iter().any(|entry| {
+        entry.is_ok_and(|entry| depth == 1 || !entry.path().is_dir() || has_records(&entry.path(), depth - 1))
+    })
+}
+
+/// How long Ganesha's grace period is with this configuration; None when that, or where it records its clients,
+/// cannot be told from this text alone.
+fn grace_period(text: &str) -> Option<Duration> {
+    let code: String =
+        text.lines().map(|line| line.split('#').next().unwrap_or_default()).collect::<Vec<_>>().join("\n");
+    let code = code.to_ascii_lowercase();
+    let value = |key: &str| {
+        let rest = code.split(key).nth(1)?.trim_start().strip_prefix('=')?;
+        Some(rest.split(';').next()?.trim().trim_matches('"').to_owned())
+    };
+    let elsewhere = ["%include", "%url", "recoveryroot", "recoverydir", "oldrecoverydir", "clustered"];
+    if elsewhere.iter().any(|word| code.contains(word)) {
+        return None;
+    }
+    if code.contains("recoverybackend") && value("recoverybackend")? != "fs" {
+        return None;
+    }
+    let seconds = if code.contains("grace_period") { value("grace_period")?.parse().ok()? } else { 90 };
+    Some(Duration::from_secs(seconds))
+}
+
 fn check_file(path: &Path) -> Result<(), GaneshaError> {
     let unreadable = |source| GaneshaError::Unreadable { path: path.to_path_buf(), source };
     let len = path.metadata().map_err(unreadable)?.len();
@@ -107,6 +179,31 @@ mod tests {
         assert!(lone.starts_with("g.conf:2: a lone"), "{lone}");
         assert!(check("EXPORT { Path = 1; };\n").is_err());
         assert!(check("# EXPORT { }\n").unwrap_err().contains("no EXPORT block"));
+    }
+
+    #[test]
+    fn a_grace_period_is_left_out_only_where_it_is_certain_who_could_want_it() {
+        let seconds = |text: &str| grace_period(text).map(|grace| grace.as_secs());
+        assert_eq!(seconds("EXPORT { }"), Some(90));
+        assert_eq!(seconds("NFSv4 { Grace_Period = 10; RecoveryBackend = \"fs\"; }"), Some(10));
+        for text in [
+            "NFSv4 { RecoveryBackend = fs_ng; }",
+            "NFSv4 { RecoveryBackend = rados_kv; }",
+            "NFSv4 { RecoveryRoot = /mnt/x; }",
+            "NFSv4 { Grace_Period = soon; }",
+            "%include \"/etc/ganesha/other.conf\"",
+            "NFS_Core_Param { Clustered = true; }",
+        ] {
+            assert_eq!(seconds(text), None, "{text}");
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let node = dir.path().join("node0");
+        assert!(!has_records(&node, 1), "a directory that is not there");
+        std::fs::create_dir(&node).unwrap();
+        assert!(!has_records(dir.path(), 2));
+        std::fs::create_dir(node.join("::ffff:10.0.0.1-(3:abc)")).unwrap();
+        assert!(has_records(dir.path(), 2));
+        assert!(has_records(&dir.path().join("node0/::ffff:10.0.0.1-(3:abc)").join(".."), 1));
     }
 
     #[tokio::test]

@@ -101,6 +101,14 @@ impl Kind {
         }
     }
 
+    /// The command for another start after a process that ran for so long and answered, where it is not the usual one.
+    pub(crate) async fn restart_command(&self, run_dir: &Path, ran: Duration) -> Option<Vec<String>> {
+        match self {
+            Self::Ganesha(config) => ganesha::restart_command(config, run_dir, ran).await,
+            Self::Samba(_) | Self::Rpcbind(..) | Self::Statd(_) => None,
+        }
+    }
+
     /// The process ended by itself.
     pub(crate) fn on_exit(&self) {
         if let Self::Rpcbind(_, list) = self {

@@ -5,6 +5,7 @@
 //! a third of its deadline is followed by another at once: three unanswered ones then take 2.7 s at most
 //! from the moment a service hangs, at an interval and a deadline of 1 s.
 
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
@@ -60,6 +61,9 @@ pub(crate) struct Service {
     probes: JoinSet<Probed>,
     next_probe: Option<Instant>,
     next_start: Option<Instant>,
+    /// Since when it answers, over restarts that its clients hardly notice.
+    answers_since: Option<Instant>,
+    run_dir: PathBuf,
 }
 
 impl Service {
@@ -85,6 +89,8 @@ impl Service {
             probes: JoinSet::new(),
             next_probe: None,
             next_start: None,
+            answers_since: None,
+            run_dir: services.run_dir.clone(),
         }
     }
 
@@ -152,6 +158,7 @@ impl Service {
         self.told.output.clear();
         self.told.warnings.clear();
         self.backoff = Backoff::default();
+        self.answers_since = None;
         self.kind.on_stop();
         self.health.off(if self.supervisor.may_restart() {
             "stopped: this node does not serve"
@@ -245,7 +252,14 @@ impl Service {
                 }
             }
         }
-        match in_time(&mut self.health, &mut self.told, self.supervisor.start()).await {
+        let other = match self.answers_since {
+            Some(since) => self.kind.restart_command(&self.run_dir, since.elapsed()).await,
+            None => None,
+        };
+        if other.is_none() {
+            self.answers_since = None;
+        }
+        match in_time(&mut self.health, &mut self.told, self.supervisor.start_as(other)).await {
             Ok(()) => {
                 let pid = self.supervisor.pid().map_or_else(String::new, |pid| format!(" as pid {pid}"));
                 info!(service = self.kind.name(), "{} started{pid}", self.kind.program());
@@ -279,6 +293,7 @@ impl Service {
         let now = Instant::now();
         match probed.result {
             Ok(what) => {
+                self.answers_since.get_or_insert(now);
                 self.backoff.healthy(now);
                 self.health.probe_good(now, what);
                 if self.health.state() == State::Ok {

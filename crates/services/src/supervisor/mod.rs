@@ -147,6 +147,11 @@ impl Supervisor {
 
     /// Starts the service. What ran before must have ended or been stopped.
     pub async fn start(&mut self) -> Result<(), SupervisorError> {
+        self.start_as(None).await
+    }
+
+    /// Starts the service, a process of ours with `command` this time. The next daemon takes it for the usual one.
+    pub async fn start_as(&mut self, command: Option<Vec<String>>) -> Result<(), SupervisorError> {
         self.watch_output().await;
         self.running = match self.spec.launch.clone() {
             Launch::Foreign => Running::Foreign,
@@ -160,10 +165,11 @@ impl Supervisor {
                 }
                 Running::Unit(unit)
             }
-            Launch::Exec(command) => {
+            Launch::Exec(usual) => {
                 self.in_run_dir(|| bound(&self.output()))?;
+                let command = command.as_ref().unwrap_or(&usual);
                 let program = command.first().cloned().unwrap_or_default();
-                let process = Process::spawn(&command, &self.output(), &self.record()).map_err(|source| {
+                let process = Process::spawn(command, &usual, &self.output(), &self.record()).map_err(|source| {
                     if source.kind() == io::ErrorKind::NotFound {
                         SupervisorError::NotInstalled { program }
                     } else {

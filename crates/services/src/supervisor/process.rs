@@ -51,8 +51,8 @@ pub(super) enum Stopped {
 }
 
 impl Process {
-    /// Starts `command`; stdout and stderr go to the end of `output`.
-    pub(super) fn spawn(command: &[String], output: &Path, record: &Path) -> io::Result<Self> {
+    /// Starts `command`, recorded as `known_as`; stdout and stderr go to the end of `output`.
+    pub(super) fn spawn(command: &[String], known_as: &[String], output: &Path, record: &Path) -> io::Result<Self> {
         let Some((program, args)) = command.split_first() else {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "the command is empty"));
         };
@@ -75,7 +75,7 @@ impl Process {
             .ok_or_else(|| io::Error::other("the new process has no pid"))?;
         let process = Self { pid, child: Some(child), pidfd: watch(pid)?, record: record.to_path_buf() };
         // Without the record the next daemon cannot adopt it, and would meet it as a stranger on its port
-        process.write_record(command)?;
+        process.write_record(known_as)?;
         Ok(process)
     }
 
