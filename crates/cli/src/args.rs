@@ -194,6 +194,9 @@ pub(crate) enum Command {
         /// Log file instead of the journal or standard error
         #[arg(long, value_name = "FILE")]
         log: Option<PathBuf>,
+        /// Parts to leave out, for tests only: tickle, announce, lease
+        #[arg(long, hide = true, value_delimiter = ',', value_name = "PARTS")]
+        without: Vec<node::daemon::Without>,
     },
     /// Show the versions of this program and of the running daemon
     Version {

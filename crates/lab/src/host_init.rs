@@ -98,7 +98,8 @@ fn build(spec: &Spec) -> Result<()> {
             let _ = fs::remove_dir_all(&path).or_else(|_| fs::remove_file(&path));
         }
     }
-    for path in MAKE {
+    // Those on the disk are there from the first boot on, or are what the node has made of them since.
+    for path in MAKE.iter().filter(|path| first_boot || path.starts_with("run/")) {
         fs::create_dir_all(root.join(path)).with_context(|| format!("cannot make /{path} in the host"))?;
     }
     for (from, to) in &spec.binds {

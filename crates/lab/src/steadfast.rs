@@ -172,6 +172,27 @@ pub(crate) fn start(lab: &Lab, node: usize) -> Result<()> {
     lab.service(&site::name(node), "steadfast", &["steadfast", "daemon", "--config", CONFIG])
 }
 
+/// Starts the daemon with parts left out, to see that their absence shows.
+fn start_without(lab: &Lab, node: usize, parts: &str) -> Result<()> {
+    let words = ["steadfast", "daemon", "--config", CONFIG, "--without", parts];
+    lab.service(&site::name(node), "steadfast", &words)
+}
+
+/// Ends every daemon that runs and starts all anew, with parts left out if any are named.
+pub(crate) fn restart_all(lab: &Lab, without: Option<&str>) -> Result<()> {
+    parts::each_node(lab, |node| {
+        if !lab.is_on(&site::name(node)) {
+            parts::boot(lab, node)?;
+        }
+        if daemon_runs(lab, node) {
+            stop(lab, node)?;
+        }
+        without.map_or_else(|| start(lab, node), |parts| start_without(lab, node, parts))
+    })?;
+    let all: Vec<usize> = (0..lab.site.nodes).collect();
+    wait_whole(lab, &all, Duration::from_secs(90)).map(drop)
+}
+
 /// Sends a signal to a node's daemon.
 pub(crate) fn signal(lab: &Lab, node: usize, signal: &str) -> Result<()> {
     let host = site::name(node);

@@ -21,6 +21,7 @@ use crate::frames;
 use crate::link::Link;
 use crate::packet::PacketSocket;
 use crate::tickle::Tickler;
+use crate::worker::Parts;
 
 /// When announcements go out, in milliseconds after the address was taken.
 pub const SCHEDULE_MS: [u64; 6] = [0, 100, 500, 1000, 3000, 10_000];
@@ -85,22 +86,26 @@ pub struct Announcer {
     queue: Option<Sender<Job>>,
     live: Vec<(IpAddr, Arc<AtomicBool>)>,
     thread: Option<JoinHandle<()>>,
+    parts: Parts,
 }
 
 impl Announcer {
-    /// Starts the thread.
-    pub fn start(lease: SharedLease) -> Result<Self> {
+    /// Starts the thread. It says nothing of what `parts` leaves out.
+    pub fn start(lease: SharedLease, parts: Parts) -> Result<Self> {
         let (queue, news) = channel();
         let thread = std::thread::Builder::new()
             .name("net-announce".to_owned())
             .spawn(move || run(&news, &lease))
             .map_err(|e| Error::io("starting the announcing thread", e))?;
-        Ok(Self { queue: Some(queue), live: Vec::new(), thread: Some(thread) })
+        Ok(Self { queue: Some(queue), live: Vec::new(), thread: Some(thread), parts })
     }
 
     /// Announces an address on its interface from now on, afresh if it is being announced. Does nothing on
     /// interfaces without neighbours.
     pub fn announce(&mut self, addr: IpAddr, link: &Link) -> Result<()> {
+        if !self.parts.announce {
+            return Ok(());
+        }
         let live = self.live(addr);
         let (true, Some(mac)) = (link.has_neighbours(), link.mac) else {
             return Ok(());
@@ -111,6 +116,9 @@ impl Announcer {
 
     /// Tickles the clients of connections that the address had on another node, at once and again later.
     pub fn tickle(&mut self, addr: IpAddr, clients: Arc<[ClientConnection]>) -> Result<()> {
+        if !self.parts.tickle {
+            return Ok(());
+        }
         let (live, tickler) = (self.live(addr), Tickler::open(addr)?);
         let started = Instant::now();
         self.send(Job::Tickle(Tickling { addr, clients, started, rounds: 0, next: 0, tickler, live }))

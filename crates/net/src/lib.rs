@@ -29,7 +29,7 @@ mod worker;
 pub use clock::BootTime;
 pub use command::{ClientConnection, Command, Event, LeaseKind, Mac, VipSpec};
 pub use error::{Error, Result};
-pub use worker::{FINISH, SendError, Worker};
+pub use worker::{FINISH, Parts, SendError, Worker};
 
 /// Entry points for the fuzzing of every parser of foreign bytes; they must return for any input.
 #[doc(hidden)]

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use common::{LONG, ip, pair, vip, wait_for};
 use net::address::Addresses;
 use net::gate::Gate;
-use net::{BootTime, ClientConnection, Command, Event, LeaseKind, VipSpec, Worker, connections, link, probe};
+use net::{BootTime, ClientConnection, Command, Event, LeaseKind, Parts, VipSpec, Worker, connections, link, probe};
 
 const V4: &str = "10.77.0.200";
 const V6: &str = "fd77::200";
@@ -463,7 +463,7 @@ fn a_released_address_resets_nobody_and_its_sockets_end() {
 #[test]
 fn without_a_gate_everything_still_works_in_whole_seconds() {
     let Some((a, b)) = pair() else { return };
-    let mut site = a.worker_by(Worker::start_without_gate);
+    let mut site = a.worker_by(|events| Worker::start_with(Parts { gate: false, ..Parts::default() }, events));
     site.send(Command::Configure { vips: vec![vip(V4), vip(V6)], storage_ports: Vec::new(), spared_ports: Vec::new() });
     let kind = site.expect("kind", |e| matches!(e, Event::Lease { .. }));
     assert!(matches!(kind, Event::Lease { kind: LeaseKind::WholeSeconds, .. }), "{kind:?}");

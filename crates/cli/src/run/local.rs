@@ -5,6 +5,7 @@ use crate::exit::{Exit, Fail, output};
 use crate::out;
 use clap::{CommandFactory, Parser};
 use node::config::{self, Config, Machine, Outcome};
+use node::daemon::Without;
 use node::pki::{Ledger, PkiDir, Token};
 use serde_json::json;
 use std::io::ErrorKind;
@@ -139,10 +140,10 @@ pub(super) fn man(dir: &Path) -> Result<(), Fail> {
     clap_mangen::generate_to(Cli::command(), dir).map_err(cannot)
 }
 
-pub(super) fn daemon(place: Place, run_dir: PathBuf, log: Option<PathBuf>) -> Exit {
+pub(super) fn daemon(place: Place, run_dir: PathBuf, log: Option<PathBuf>, without: Vec<Without>) -> Exit {
     let Place { config, node, state_dir } = place;
     // The daemon has said why in its log already.
-    match node::daemon::run(&node::daemon::Options { config, node, state_dir, run_dir, log }) {
+    match node::daemon::run(&node::daemon::Options { config, node, state_dir, run_dir, log, without }) {
         Ok(()) => Exit::Ok,
         Err(_) => Exit::Failure,
     }

@@ -43,7 +43,9 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode, Fail> {
         Command::Config(ConfigCommand::Show { file, node, json }) => return local::config_show(&file, node, json.json),
         Command::Completions { shell } => local::completions(shell),
         Command::Man { dir } => local::man(&dir),
-        Command::Daemon { place, run_dir, log } => return Ok(local::daemon(place, run_dir, log).into()),
+        Command::Daemon { place, run_dir, log, without } => {
+            return Ok(local::daemon(place, run_dir, log, without).into());
+        }
         Command::Ask { request } => show::ask(socket, &request),
         Command::Helper { args } => return local::helper(&args),
     };

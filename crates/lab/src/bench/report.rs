@@ -40,7 +40,9 @@ fn row(runs: &[Run], case: Fault, subject: Subject, probe: &'static str) -> Opti
         |r: &&Run| r.subject == subject && if case == Fault::Rejoin { r.case.is_power_off() } else { r.case == case };
     let mine: Vec<&Run> = runs.iter().filter(of).collect();
     let storage = mine.first()?.storage;
-    let seen: Vec<_> = mine.iter().filter_map(|r| r.probes.get(probe)).collect();
+    // A node that did not come back was not seen coming back.
+    let figured = mine.iter().filter(|r| case != Fault::Rejoin || r.failure.is_none());
+    let seen: Vec<_> = figured.filter_map(|r| r.probes.get(probe)).collect();
     let ms: Vec<f64> = seen.iter().map(|f| if case == Fault::Rejoin { f.mended_ms } else { f.fault_ms }).collect();
     Some(Row {
         case,

@@ -25,7 +25,7 @@ fn moved_by(
         tcp.wait_ok(0, Duration::from_secs(10))?;
         let at = now_us();
         fault()?;
-        sh::wait_for("the address to answer elsewhere", Duration::from_secs(30), || {
+        sh::wait_for("the address to answer elsewhere", Duration::from_secs(10), || {
             let seen = tcp.seen();
             Ok((seen.last_us > at + 200_000 && seen.who != site::name(node)).then_some(()))
         })?;

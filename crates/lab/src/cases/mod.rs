@@ -6,6 +6,7 @@
 
 mod faults;
 mod files;
+mod honest;
 mod input;
 mod list;
 mod names;
@@ -99,6 +100,10 @@ pub(crate) const CASES: &[Case] = &[
     case(Group::Local, "ganesha-hung", services::ganesha_hung),
     case(Group::Local, "public-interface-down", faults::interface_down),
     case(Group::Local, "power-off-ipv6", outage::ipv6),
+    case(Group::Local, "power-off-while-a-client-waits", outage::waiting_client),
+    long(Group::Local, "honest-without-announcements", honest::no_announcement),
+    long(Group::Local, "honest-without-tickles", honest::no_tickle),
+    long(Group::Local, "honest-without-leases", honest::no_lease),
     case(Group::Local, "garbage-on-every-port", input::garbage),
     case(Group::Local, "state-disk-full", input::disk_full),
     case(Group::Local, "config-mistakes-refused", input::config_mistakes),

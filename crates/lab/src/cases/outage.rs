@@ -158,9 +158,37 @@ pub(crate) fn ipv6(ctx: &Ctx<'_>) -> Result<()> {
         probe.wait_ok(0, Duration::from_secs(20))?;
         let at = now_us();
         lab.power_off(&site::name(victim))?;
-        probe.wait_ok(at + 200_000, Duration::from_secs(30))?;
+        probe.wait_ok(at + 200_000, Duration::from_secs(10))?;
         let seen = probe.stop()?;
         ctx.bound("tcp over IPv6: longest outage", seen.longest_ms(at), TCP_BOUND)?;
+        come_back(ctx, &[victim])
+    })
+}
+
+/// A client has asked and been heard, and waits for the answer when its server loses its power. It has nothing to send
+/// again, so only a tickle tells it that its connection is gone; a kernel would wait for minutes.
+pub(crate) fn waiting_client(ctx: &Ctx<'_>) -> Result<()> {
+    let lab = ctx.lab;
+    ctx.watched(|| {
+        let status = steadfast::status(lab, 0)?;
+        let victim = lab.site.nodes - 1;
+        let vip = super::vip_of(&status, victim)?;
+        let writer = Probe::nfs_writer(lab, "nfs3", &vip, "nfs/waits")?;
+        writer.wait_ok(0, Duration::from_secs(30))?;
+        std::thread::sleep(WARM);
+        let at = now_us();
+        lab.shell(&site::name(victim), "kill -STOP $(pgrep -o -x ganesha.nfsd)")?;
+        sh::wait_for("the writer to wait for an answer", Duration::from_secs(5), || {
+            Ok((now_us() - writer.seen().last_us > 400_000).then_some(()))
+        })?;
+        lab.power_off(&site::name(victim))?;
+        let cut = now_us();
+        writer.wait_ok(cut + 200_000, Duration::from_secs(10))?;
+        let seen = writer.stop()?;
+        ctx.figure(format!("it had waited for {} ms when the power went", (cut - at) / 1000));
+        // From the power cut: the gap began when its server stopped.
+        let back = seen.gaps.iter().filter(|g| g.to_us > cut).map(|g| g.to_us - cut).max().context("no gap at all")?;
+        ctx.bound("NFSv3 writer: served again after the power cut", back as f64 / 1000.0, NFS_BOUND)?;
         come_back(ctx, &[victim])
     })
 }

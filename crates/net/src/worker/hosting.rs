@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::Parts;
 use super::leaving::Leaving;
 use crate::address::{self, Addresses};
 use crate::announce::{Announcer, SharedLease};
@@ -23,6 +24,8 @@ const SLOW: Duration = Duration::from_millis(5);
 
 /// How long a takeover waits for the kernel to finish adding an address. Renewals wait as long.
 const READY: Duration = Duration::from_millis(100);
+/// A lifetime that nobody sees the end of.
+const FOREVER: Duration = Duration::from_secs(86_400);
 /// The kernel ends IPv6 addresses up to this much before their time.
 const EARLY: Duration = Duration::from_millis(50);
 
@@ -45,8 +48,7 @@ pub(super) struct Hosting {
     pub(super) vips: Vec<VipSpec>,
     pub(super) held: Vec<Held>,
     renewals_fail: bool,
-    /// nf_tables may be used for leases.
-    gated: bool,
+    parts: Parts,
     pub(super) leaving: Vec<Leaving>,
     /// Connections of addresses that other nodes hold.
     clients: BTreeMap<IpAddr, Arc<[ClientConnection]>>,
@@ -55,7 +57,7 @@ pub(super) struct Hosting {
 }
 
 impl Hosting {
-    pub(super) fn new(lease: SharedLease, announcer: Announcer, gated: bool) -> Result<Self> {
+    pub(super) fn new(lease: SharedLease, announcer: Announcer, parts: Parts) -> Result<Self> {
         Ok(Self {
             lease,
             until: None,
@@ -66,7 +68,7 @@ impl Hosting {
             vips: Vec::new(),
             held: Vec::new(),
             renewals_fail: false,
-            gated,
+            parts,
             leaving: Vec::new(),
             clients: BTreeMap::new(),
             unreleased: BTreeSet::new(),
@@ -96,7 +98,7 @@ impl Hosting {
         }
         self.vips = vips;
         self.clients.retain(|addr, _| self.vips.iter().any(|v| v.addr == *addr));
-        let gate = if self.gated {
+        let gate = if self.parts.gate {
             gate::available().and_then(|()| Gate::open())
         } else {
             Err(Error::Invalid("nf_tables is not to be used".to_owned()))
@@ -302,7 +304,7 @@ impl Hosting {
     /// Puts an address on its interface until the second in which the lease ends; returns when the kernel ends it.
     pub(super) fn put(&mut self, link: &Link, spec: &VipSpec, until: BootTime) -> Result<BootTime> {
         let before = BootTime::now();
-        let lifetime = until.since(before);
+        let lifetime = if self.parts.lifetimes { until.since(before) } else { FOREVER };
         self.addresses.set(link, spec, lifetime)?;
         Ok(before + Duration::from_secs(address::whole_seconds(lifetime).into()))
     }

@@ -34,6 +34,26 @@ const RECHECK: Duration = Duration::from_secs(5);
 /// A step that takes longer is reported: a good part of the shortest sensible lease.
 const STALL: Duration = Duration::from_millis(100);
 
+/// What the worker does of its own accord. All of it, except in tests that show what each part is good for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Parts {
+    /// nf_tables silences addresses when the lease ends; without it leases end in whole seconds, as on a kernel that
+    /// has no nf_tables.
+    pub gate: bool,
+    /// Addresses end by themselves with the lease; without it they stay until somebody removes them.
+    pub lifetimes: bool,
+    /// Taken addresses are announced.
+    pub announce: bool,
+    /// Clients of taken addresses are tickled.
+    pub tickle: bool,
+}
+
+impl Default for Parts {
+    fn default() -> Self {
+        Self { gate: true, lifetimes: true, announce: true, tickle: true }
+    }
+}
+
 /// Why a command was not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SendError {
@@ -67,25 +87,20 @@ impl Worker {
     /// # Errors
     /// No netlink sockets, or no threads.
     pub fn start(events: Box<dyn Fn(Event) + Send>) -> Result<Self> {
-        Self::launch(events, true)
+        Self::start_with(Parts::default(), events)
     }
 
-    /// Like [`Self::start`], but leaves nf_tables alone as far as addresses are concerned, as on a kernel without it:
-    /// leases end in whole seconds.
+    /// Like [`Self::start`], with some parts left out.
     ///
     /// # Errors
     /// As for [`Self::start`].
-    pub fn start_without_gate(events: Box<dyn Fn(Event) + Send>) -> Result<Self> {
-        Self::launch(events, false)
-    }
-
-    fn launch(events: Box<dyn Fn(Event) + Send>, gated: bool) -> Result<Self> {
+    pub fn start_with(parts: Parts, events: Box<dyn Fn(Event) + Send>) -> Result<Self> {
         let (queue, waiting) = sync_channel(QUEUE);
         let lease = SharedLease::default();
         let news = queue.clone();
         let watch = Watch::start(move |n| news.try_send(Message::News(n)).is_ok())?;
-        let announcer = Announcer::start(lease.clone())?;
-        let hosting = Hosting::new(lease, announcer, gated)?;
+        let announcer = Announcer::start(lease.clone(), parts)?;
+        let hosting = Hosting::new(lease, announcer, parts)?;
         let storage = Storage::new()?;
         let state = State {
             events,

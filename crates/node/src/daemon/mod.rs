@@ -31,9 +31,11 @@ mod start;
 mod storage;
 mod tickles;
 pub mod timeline;
+mod without;
 
 pub use run::{Options, run};
 pub use start::release_all;
+pub use without::Without;
 
 /// Directory of the admin socket and of what need not survive a restart of the machine.
 pub const DEFAULT_RUN_DIR: &str = "/run/steadfast";

@@ -27,6 +27,7 @@ use super::services::ServicesTask;
 use super::site::{Site, Word};
 use super::tickles::{News, Tickles};
 use super::timeline::{Timeline, unix_ms};
+use super::without::Without;
 use super::{disk, dns, priority, site, start, storage, tickles};
 use crate::admin::server::AdminSocket;
 use crate::config::Config;
@@ -52,6 +53,8 @@ pub struct Options {
     pub run_dir: PathBuf,
     /// Log file instead of the journal or standard error.
     pub log: Option<PathBuf>,
+    /// Parts to leave out; for tests only.
+    pub without: Vec<Without>,
 }
 
 /// Runs the daemon until it is told to end (SIGTERM, SIGINT).
@@ -83,6 +86,9 @@ fn serve(options: &Options, log: &Log) -> anyhow::Result<()> {
         config.this_node().name,
         config.cluster
     );
+    for part in &options.without {
+        tracing::warn!("this daemon runs without its {part}, as a test asked: clients will notice failures for longer");
+    }
     priority::lock_memory();
     let (timeline, recorder) = Timeline::start(store.dir()).context("the timeline's thread cannot be started")?;
     let (inbox, outlet) = inbox();
@@ -95,7 +101,7 @@ fn serve(options: &Options, log: &Log) -> anyhow::Result<()> {
         .context("the runtime cannot be started")?;
     // Threads inherit this: those of the network worker and the heartbeats. The runtime's exist already.
     priority::raise();
-    let worker = start::network(&config, &votes, &inbox, &outlet)?;
+    let worker = start::network(&config, &votes, Without::parts(&options.without), &inbox, &outlet)?;
 
     let (tickles, tickles_news) = mpsc::unbounded_channel();
     let (words, words_heard) = mpsc::unbounded_channel();

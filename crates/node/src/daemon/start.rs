@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use cluster::Durable;
-use net::{Command, Worker};
+use net::{Command, Parts, Worker};
 
 use super::effects::forward;
 use super::inbox::{Inbox, Item, Outlet};
@@ -38,8 +38,14 @@ pub(super) fn votes(store: &StateStore, config: &Config) -> anyhow::Result<Durab
 
 /// Starts the network worker, shuts out the nodes that the view on disk evicts, and clears addresses that an earlier
 /// daemon left. What else the worker says stays in the inbox for the core.
-pub(super) fn network(config: &Config, votes: &Durable, inbox: &Inbox, outlet: &Outlet) -> anyhow::Result<Worker> {
-    let worker = Worker::start(forward(inbox.clone()))?;
+pub(super) fn network(
+    config: &Config,
+    votes: &Durable,
+    parts: Parts,
+    inbox: &Inbox,
+    outlet: &Outlet,
+) -> anyhow::Result<Worker> {
+    let worker = Worker::start_with(parts, forward(inbox.clone()))?;
     worker.send(site::network(config))?;
     let view = votes.view.as_ref().filter(|_| site::evicts(config));
     if let Some(view) = view {

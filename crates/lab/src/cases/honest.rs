@@ -1,0 +1,52 @@
+//! Tests of tests: with the part switched off that makes a failover short, the test of that failover must fail.
+
+use super::{Ctx, faults, outage};
+use crate::steadfast;
+use anyhow::{Result, bail};
+
+/// Restarts all daemons without `parts`, runs the test, and wants it to fail because the client was not served again
+/// in time; then restarts them as they should be.
+fn must_fail(ctx: &Ctx<'_>, parts: &str, test: fn(&Ctx<'_>) -> Result<()>) -> Result<()> {
+    steadfast::restart_all(ctx.lab, Some(parts))?;
+    let outcome = test(ctx);
+    // What the failed test left behind must not hide what it said.
+    let mended = mend(ctx);
+    match outcome {
+        Ok(()) => bail!("without {parts} the test passes: it does not show what it is for"),
+        Err(e) => {
+            let why = format!("{e:#}");
+            let line = why.lines().next().unwrap_or("").to_owned();
+            // Out of its bound, or not at all within the time that it is waited for.
+            if !(why.contains("allowed are") || why.contains("to succeed") || why.contains("to answer elsewhere")) {
+                bail!("without {parts} the test fails for another reason: {why}");
+            }
+            ctx.figure(format!("without {parts}: {line}"));
+        }
+    }
+    mended
+}
+
+fn mend(ctx: &Ctx<'_>) -> Result<()> {
+    for node in ctx.all() {
+        // A stopped daemon would not end.
+        if ctx.lab.is_on(&crate::site::name(node)) && steadfast::daemon_runs(ctx.lab, node) {
+            steadfast::signal(ctx.lab, node, "CONT")?;
+        }
+    }
+    steadfast::restart_all(ctx.lab, None)
+}
+
+/// A moved address is not announced (nor do tickles make the neighbours look): clients go on sending to the dead node.
+pub(crate) fn no_announcement(ctx: &Ctx<'_>) -> Result<()> {
+    must_fail(ctx, "announce,tickle", outage::ipv6)
+}
+
+/// A client that waits for an answer is not told that its connection is gone.
+pub(crate) fn no_tickle(ctx: &Ctx<'_>) -> Result<()> {
+    must_fail(ctx, "tickle", outage::waiting_client)
+}
+
+/// A daemon that is stopped keeps its addresses, and its node goes on answering for them.
+pub(crate) fn no_lease(ctx: &Ctx<'_>) -> Result<()> {
+    must_fail(ctx, "lease", faults::daemon_hung)
+}

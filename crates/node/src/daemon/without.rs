@@ -1,0 +1,52 @@
+//! Parts that a test leaves out, to see that their absence shows: a test of a failover that passes without the part
+//! that makes it fast measures nothing.
+
+use std::fmt;
+use std::str::FromStr;
+
+use net::Parts;
+
+/// A part of the daemon that can be left out; for tests only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Without {
+    /// Clients of an address that was taken are not told that their connections are gone.
+    Tickle,
+    /// An address that was taken is not announced.
+    Announce,
+    /// Nothing ends a stopped daemon's addresses when the node lease ends.
+    Lease,
+}
+
+impl Without {
+    const ALL: [Self; 3] = [Self::Tickle, Self::Announce, Self::Lease];
+
+    /// What is left of the network worker without these.
+    pub(super) fn parts(list: &[Self]) -> Parts {
+        let lease = !list.contains(&Self::Lease);
+        Parts {
+            gate: lease,
+            lifetimes: lease,
+            announce: !list.contains(&Self::Announce),
+            tickle: !list.contains(&Self::Tickle),
+        }
+    }
+}
+
+impl fmt::Display for Without {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Tickle => "tickle",
+            Self::Announce => "announce",
+            Self::Lease => "lease",
+        })
+    }
+}
+
+impl FromStr for Without {
+    type Err = String;
+
+    fn from_str(word: &str) -> Result<Self, String> {
+        let found = Self::ALL.into_iter().find(|w| w.to_string() == word);
+        found.ok_or_else(|| format!("there is no part {word}: {}", Self::ALL.map(|w| w.to_string()).join(", ")))
+    }
+}
