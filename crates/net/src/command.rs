@@ -6,7 +6,7 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::BootTime;
+use crate::{BootTime, HoldSpec};
 
 /// A public address as configured: what it is and where it goes when this node hosts it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,6 +70,9 @@ pub enum Command {
         /// TCP ports that are never storage, whatever the other end's port is: the control link's and ssh. They
         /// are needed because the range of brick ports contains ports that clients of other services use.
         spared_ports: Vec<u16>,
+        /// What this node's own storage clients may not reach without a node lease; without ports, nothing. None leaves
+        /// a hold that is there as it is.
+        hold: Option<Box<HoldSpec>>,
     },
     /// Start hosting an address; needs a lease.
     Take { addr: IpAddr },
@@ -93,7 +96,7 @@ pub enum Command {
     /// node takes the address, they are tickled in the same millisecond as it is announced: the clients notice that
     /// their connections are gone. Said of an address that this node holds already, they are tickled at once.
     Clients { addr: IpAddr, clients: Arc<[ClientConnection]> },
-    /// Release everything, remove the gate (not the fence) and end the thread.
+    /// Release everything, remove the gate (neither fence nor hold) and end the thread.
     Shutdown,
 }
 
@@ -138,6 +141,9 @@ pub enum Event {
     RenewFailed { why: String },
     /// How exactly leases are enforced here; after every `Configure`.
     Lease { kind: LeaseKind, why: String },
+    /// Whether this node's storage clients are held while it has no lease, after every `Configure` that wants it; if
+    /// not, why.
+    Holds { error: Option<String> },
     /// The answer to `ListConnections`.
     Connections { list: Vec<ClientConnection> },
     /// The connections of an address that is being released, as they were when it was silenced; goes before the

@@ -75,6 +75,11 @@ impl Connections {
         Ok(all)
     }
 
+    /// The ports on which something listens.
+    pub fn listening(&mut self) -> Result<Vec<u16>> {
+        Ok(self.list_states(1 << LISTEN)?.iter().map(|c| c.local.port()).collect())
+    }
+
     /// Destroys the connections whose local address is one of these; returns how many of each.
     ///
     /// # Errors

@@ -14,6 +14,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use crate::error::{Error, Result};
+use crate::hold::{Hold, HoldSpec};
 use crate::nft::{self, Base, Batch, Expr, Family, Hook, Key, Table};
 use crate::socket::Socket;
 
@@ -30,6 +31,8 @@ const NEIGHBOUR_ADVERTISEMENT: u8 = 136;
 #[derive(Debug)]
 pub struct Gate {
     socket: Socket,
+    /// What the same transactions hold and let go of.
+    hold: Option<Hold>,
 }
 
 /// Tells whether this kernel has what the gate needs, by making and removing a probe of it.
@@ -60,7 +63,31 @@ pub fn available() -> Result<()> {
 impl Gate {
     /// Opens the way to the kernel; changes nothing yet.
     pub fn open() -> Result<Self> {
-        Ok(Self { socket: nft::open()? })
+        Ok(Self { socket: nft::open()?, hold: None })
+    }
+
+    /// What [`Self::install`] and the renewals hold besides, and on which ports something listens here.
+    pub(crate) fn set_hold(&mut self, spec: HoldSpec, serving: Vec<u16>) {
+        self.hold = Hold::new(spec);
+        if let Some(hold) = &mut self.hold {
+            hold.set_serving(serving);
+        }
+    }
+
+    /// There is something that renewals hold or let go of, even without any address.
+    pub(crate) fn holds(&self) -> bool {
+        self.hold.is_some()
+    }
+
+    /// Tells the hold on which ports something listens here: their answers pass.
+    pub(crate) fn set_serving(&mut self, ports: Vec<u16>) -> Result<()> {
+        let Some(hold) = &mut self.hold else { return Ok(()) };
+        if !hold.set_serving(ports) {
+            return Ok(());
+        }
+        let mut batch = Batch::new(&mut self.socket);
+        hold.serve(&mut batch);
+        batch.commit(&mut self.socket, "tell the hold which ports serve")
     }
 
     /// Builds the tables anew for these managed addresses, with these of them leased for `rest`. One transaction:
@@ -77,25 +104,31 @@ impl Gate {
         }
         inet_rules(&mut batch);
         arp_rules(&mut batch);
+        if let Some(hold) = &self.hold {
+            hold.install(&mut batch, rest);
+        }
         batch.commit(&mut self.socket, "install the gate")
     }
 
-    /// Makes exactly these addresses speak, for `rest` from now; all others are silent when this returns.
+    /// Makes exactly these addresses speak, and lets go of the storage's clients, for `rest` from now; all others are silent when this returns.
     pub fn renew(&mut self, leased: &[IpAddr], rest: Duration) -> Result<()> {
         let mut batch = Batch::new(&mut self.socket);
         for (table, _, leased_set, key) in sets() {
             batch.flush(table, leased_set);
             batch.elements(table, leased_set, &fitting(leased, key), Some(rest));
         }
+        if let Some(hold) = &self.hold {
+            hold.renew(&mut batch, rest);
+        }
         batch.commit(&mut self.socket, "renew the address leases")
     }
 
-    /// Silences every public address at once.
+    /// Silences every public address, and the node's storage clients, at once.
     pub fn drop_now(&mut self) -> Result<()> {
         self.renew(&[], Duration::ZERO)
     }
 
-    /// Removes the tables, whether they are there or not. Nothing is gated afterwards: only for addresses that are
+    /// Removes the tables, whether they are there or not, but not the hold. Nothing is gated afterwards: only for addresses that are
     /// off the interfaces.
     pub fn remove(&mut self) -> Result<()> {
         let mut batch = Batch::new(&mut self.socket);

@@ -16,6 +16,7 @@ mod error;
 pub mod fence;
 pub mod frames;
 pub mod gate;
+pub mod hold;
 pub mod link;
 mod nft;
 mod packet;
@@ -29,6 +30,7 @@ mod worker;
 pub use clock::BootTime;
 pub use command::{ClientConnection, Command, Event, LeaseKind, Mac, VipSpec};
 pub use error::{Error, Result};
+pub use hold::HoldSpec;
 pub use worker::{FINISH, Parts, SendError, Worker};
 
 /// Entry points for the fuzzing of every parser of foreign bytes; they must return for any input.

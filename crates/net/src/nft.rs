@@ -1,4 +1,4 @@
-//! nf_tables messages: a typed builder for the few objects that gate and fence need (linux/netfilter/nf_tables.h).
+//! nf_tables messages: a typed builder for the few objects that gate, hold and fence need (linux/netfilter/nf_tables.h).
 //!
 //! A [`Batch`] is one transaction: the kernel applies all of it or nothing, and packets see the state before or after.
 
@@ -66,6 +66,10 @@ pub(crate) enum Hook {
 pub(crate) enum Key {
     V4,
     V6,
+    /// A protocol after IP.
+    Protocol,
+    /// A TCP port, in network order.
+    Port,
 }
 
 impl Key {
@@ -73,6 +77,8 @@ impl Key {
         match self {
             Self::V4 => 4,
             Self::V6 => 16,
+            Self::Protocol => 1,
+            Self::Port => 2,
         }
     }
 
@@ -81,6 +87,8 @@ impl Key {
         match self {
             Self::V4 => 7,
             Self::V6 => 8,
+            Self::Protocol => 12,
+            Self::Port => 13,
         }
     }
 
@@ -88,6 +96,7 @@ impl Key {
         match self {
             Self::V4 => addr.is_ipv4(),
             Self::V6 => addr.is_ipv6(),
+            Self::Protocol | Self::Port => false,
         }
     }
 }
@@ -113,6 +122,8 @@ pub(crate) enum Expr {
     NfProto(u8),
     /// The protocol after IP.
     L4Proto(u8),
+    /// The packet's socket belongs to a process of this group; never true for a packet without one.
+    Group(u32),
     /// Loads bytes of the packet.
     Load {
         base: Base,
@@ -239,16 +250,24 @@ impl Batch {
 
     /// Adds elements, each for `timeout` (rounded down to milliseconds) where one is given.
     pub(crate) fn elements(&mut self, table: Table, set: &str, addrs: &[IpAddr], timeout: Option<Duration>) {
+        let mut octets = Vec::with_capacity(addrs.len());
+        for addr in addrs {
+            address::bytes(*addr, |o| octets.push(o.to_vec()));
+        }
+        let values: Vec<&[u8]> = octets.iter().map(Vec::as_slice).collect();
+        self.values(table, set, &values, timeout);
+    }
+
+    /// The same for elements of any kind, as the set's key has them.
+    pub(crate) fn values(&mut self, table: Table, set: &str, values: &[&[u8]], timeout: Option<Duration>) {
         // One message's list must stay below 64 KiB.
-        for chunk in addrs.chunks(1000) {
+        for chunk in values.chunks(1000) {
             self.message(table, NEWSETELEM, wire::NLM_F_CREATE, |b| {
                 b.attr_str(1, table.name).attr_str(2, set).nest(3, |b| {
-                    for addr in chunk {
+                    for value in chunk {
                         b.nest(LIST_ELEM, |b| {
                             b.nest(1, |b| {
-                                address::bytes(*addr, |octets| {
-                                    b.attr(DATA_VALUE, octets);
-                                });
+                                b.attr(DATA_VALUE, value);
                             });
                             if let Some(timeout) = timeout {
                                 let ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX).max(1);
@@ -321,6 +340,12 @@ fn expression(b: &mut Builder, e: &Expr) {
                 b.attr_be32(1, REG_1).attr_be32(2, 16);
             });
             named("cmp", &|b| compare(b, Op::Eq, &[*n]));
+        }
+        Expr::Group(gid) => {
+            named("meta", &|b| {
+                b.attr_be32(1, REG_1).attr_be32(2, 11);
+            });
+            named("cmp", &|b| compare(b, Op::Eq, &gid.to_ne_bytes()));
         }
         Expr::Load { base, offset, len } => named("payload", &|b| {
             b.attr_be32(1, REG_1).attr_be32(2, *base as u32).attr_be32(3, *offset).attr_be32(4, *len);

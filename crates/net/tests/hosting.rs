@@ -246,6 +246,7 @@ fn orders_that_cannot_be_done_harm_no_others() {
         vips: vec![nowhere.clone(), absurd.clone(), vip(V4), vip(V6)],
         storage_ports: Vec::new(),
         spared_ports: Vec::new(),
+        hold: None,
     });
     let missing = Event::Interface { name: "nowhere0".to_owned(), up: false };
     site.expect_all(vec![missing, Event::Interface { name: "eth0".to_owned(), up: true }]);
@@ -266,7 +267,12 @@ fn orders_that_cannot_be_done_harm_no_others() {
     site.take(V6);
     b.sh(&format!("ping -c1 -W2 {V4} && ping -c1 -W2 {V6}"));
     // An address that leaves the configuration is released, the other stays.
-    site.send(Command::Configure { vips: vec![vip(V6)], storage_ports: Vec::new(), spared_ports: Vec::new() });
+    site.send(Command::Configure {
+        vips: vec![vip(V6)],
+        storage_ports: Vec::new(),
+        spared_ports: Vec::new(),
+        hold: None,
+    });
     site.expect("released", |e| *e == Event::Released { addr: ip(V4) });
     site.expect("configured", |e| matches!(e, Event::Lease { .. }));
     assert!(!a.has_address(V4));
@@ -464,7 +470,12 @@ fn a_released_address_resets_nobody_and_its_sockets_end() {
 fn without_a_gate_everything_still_works_in_whole_seconds() {
     let Some((a, b)) = pair() else { return };
     let mut site = a.worker_by(|events| Worker::start_with(Parts { gate: false, ..Parts::default() }, events));
-    site.send(Command::Configure { vips: vec![vip(V4), vip(V6)], storage_ports: Vec::new(), spared_ports: Vec::new() });
+    site.send(Command::Configure {
+        vips: vec![vip(V4), vip(V6)],
+        storage_ports: Vec::new(),
+        spared_ports: Vec::new(),
+        hold: None,
+    });
     let kind = site.expect("kind", |e| matches!(e, Event::Lease { .. }));
     assert!(matches!(kind, Event::Lease { kind: LeaseKind::WholeSeconds, .. }), "{kind:?}");
     site.renew(Duration::from_secs(60));

@@ -17,6 +17,7 @@ use crate::command::{ClientConnection, Event, LeaseKind, VipSpec};
 use crate::connections::Connections;
 use crate::error::{Error, Result};
 use crate::gate::{self, Gate};
+use crate::hold::{self, HoldSpec};
 use crate::link::Link;
 
 /// A transaction that took longer than this stretched the lease by as much, and is made again.
@@ -91,13 +92,21 @@ impl Hosting {
         spec.ok_or_else(|| Error::Invalid(format!("{addr} is not in this node's list of public addresses")))
     }
 
-    pub(super) fn configure(&mut self, vips: Vec<VipSpec>, events: &dyn Fn(Event)) {
+    pub(super) fn configure(&mut self, vips: Vec<VipSpec>, hold: Option<HoldSpec>, events: &dyn Fn(Event)) {
         let leaving: Vec<IpAddr> = self.held.iter().filter(|h| !vips.contains(&h.spec)).map(|h| h.spec.addr).collect();
         for addr in leaving {
             self.release(addr, events);
         }
         self.vips = vips;
         self.clients.retain(|addr, _| self.vips.iter().any(|v| v.addr == *addr));
+        let wanted = hold.as_ref().is_some_and(|h| !h.ports.is_empty());
+        if hold.is_some()
+            && !wanted
+            && let Err(error) = hold::remove()
+        {
+            // Without nf_tables there was none.
+            tracing::debug!(%error, "a hold of an earlier configuration may be left");
+        }
         let gate = if self.parts.gate {
             gate::available().and_then(|()| Gate::open())
         } else {
@@ -106,7 +115,7 @@ impl Hosting {
         let (kind, why) = match gate {
             Ok(gate) => {
                 self.gate = Some(gate);
-                match self.install_gate() {
+                match self.install_with_hold(hold.unwrap_or_default(), events) {
                     Ok(()) => (LeaseKind::Exact, String::new()),
                     Err(e) => {
                         self.gate = None;
@@ -117,6 +126,9 @@ impl Hosting {
             Err(e) if may_change_addresses() => (LeaseKind::WholeSeconds, e.to_string()),
             Err(e) => (LeaseKind::None, format!("no permission (CAP_NET_ADMIN) to change addresses: {e}")),
         };
+        if wanted && self.gate.is_none() {
+            events(Event::Holds { error: Some(why.clone()) });
+        }
         self.remove_strays(events);
         events(Event::Lease { kind, why });
     }
@@ -218,7 +230,7 @@ impl Hosting {
         }
         self.until = Some(until);
         self.lease.set(self.until);
-        if self.held.is_empty() {
+        if self.held.is_empty() && !self.holds() {
             return;
         }
         match self.speak() {
@@ -277,6 +289,31 @@ impl Hosting {
         let all: Vec<IpAddr> = self.held.iter().map(|h| h.spec.addr).collect();
         if !all.is_empty() {
             self.release_all(&all, events);
+        } else if had
+            && self.holds()
+            && let Err(error) = self.speak()
+        {
+            tracing::warn!(%error, "this node's storage clients go on until the kernel's own limit ends");
+        }
+        self.tell_serving();
+    }
+
+    /// This node's storage clients depend on the lease, too.
+    fn holds(&self) -> bool {
+        self.gate.as_ref().is_some_and(Gate::holds)
+    }
+
+    /// Answers of this node's own storage servers pass while its clients are held.
+    pub(super) fn tell_serving(&mut self) {
+        if !self.holds() {
+            return;
+        }
+        let told = self.connections.listening().and_then(|ports| match &mut self.gate {
+            Some(gate) => gate.set_serving(ports),
+            None => Ok(()),
+        });
+        if let Err(error) = told {
+            tracing::warn!(%error, "answers of this node's storage servers may be held while it has no lease");
         }
     }
 
@@ -316,6 +353,29 @@ impl Hosting {
 
     fn leased(&self) -> Vec<IpAddr> {
         self.held.iter().map(|h| h.spec.addr).collect()
+    }
+
+    /// Installs gate and hold; the gate alone when this kernel cannot hold.
+    fn install_with_hold(&mut self, hold: HoldSpec, events: &dyn Fn(Event)) -> Result<()> {
+        let Some(gate) = &mut self.gate else { return Ok(()) };
+        let serving = self.connections.listening().unwrap_or_else(|error| {
+            tracing::warn!(%error, "answers of this node's storage servers may be held while it has no lease");
+            Vec::new()
+        });
+        gate.set_hold(hold, serving);
+        if !gate.holds() {
+            return self.install_gate();
+        }
+        let Err(error) = self.install_gate() else {
+            events(Event::Holds { error: None });
+            return Ok(());
+        };
+        if let Some(gate) = &mut self.gate {
+            gate.set_hold(HoldSpec::default(), Vec::new());
+        }
+        self.install_gate()?;
+        events(Event::Holds { error: Some(error.to_string()) });
+        Ok(())
     }
 
     fn install_gate(&mut self) -> Result<()> {

@@ -229,10 +229,10 @@ impl State {
         let events = &self.events;
         match message {
             Message::Command(command) => match command {
-                Command::Configure { vips, storage_ports, spared_ports } => {
+                Command::Configure { vips, storage_ports, spared_ports, hold } => {
                     self.watch.interfaces(vips.iter().map(|v| v.interface.clone()));
                     self.storage.configure(storage_ports, spared_ports, events);
-                    self.hosting.configure(vips, events);
+                    self.hosting.configure(vips, hold.map(|h| *h), events);
                 }
                 Command::Take { addr } => self.hosting.take(addr, events),
                 Command::Release { addr } => self.hosting.release(addr, events),

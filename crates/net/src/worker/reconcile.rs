@@ -20,6 +20,7 @@ impl Hosting {
         if let Err(error) = self.speak() {
             tracing::error!(%error, "the gate cannot be checked");
         }
+        self.tell_serving();
     }
 
     fn restore(&mut self, existing: &[Address], events: &dyn Fn(Event)) {

@@ -148,6 +148,7 @@ impl Site {
             vips: vips.iter().map(|v| vip(v)).collect(),
             storage_ports: net::fence::GLUSTERFS_PORTS.to_vec(),
             spared_ports: vec![22, 4380],
+            hold: None,
         });
         self.expect("lease kind", |e| matches!(e, Event::Lease { .. }));
     }

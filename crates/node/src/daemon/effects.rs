@@ -161,6 +161,12 @@ impl Effects for Wiring {
                 self.inbox.input(Input::Warning { key, text });
                 Input::WholeSeconds(kind == net::LeaseKind::WholeSeconds)
             }
+            E::Holds { error } => Input::Warning {
+                key: "hold".to_owned(),
+                text: error.map_or_else(String::new, |why| {
+                    format!("a hung or cut off node's own writes are not held, only shut out by the others: {why}")
+                }),
+            },
             E::RenewFailed { why } => {
                 tracing::error!("the kernel did not renew the address leases: {why}");
                 return None;

@@ -380,10 +380,21 @@ async fn end(
     }
     // Fails when the task has ended.
     let _ = lock.send(LockOrder::End);
+    let mut quiet = true;
     for (task, what) in [(services, "services"), (lock_task, "cluster lock's")] {
         if timeout(Duration::from_secs(20), task).await.is_err() {
+            quiet = false;
             tracing::warn!("the {what} task did not end in time");
         }
     }
     storage::unmount_lock(&config.storage, run_dir, config.me).await;
+    if !quiet {
+        return tracing::warn!("what still runs on this node stays held from the storage until the daemon runs again");
+    }
+    // Without nf_tables there was none.
+    if let Err(error) = net::hold::remove()
+        && site::evicts(&config)
+    {
+        tracing::warn!("this node's storage clients may stay held: {error}");
+    }
 }

@@ -9,7 +9,7 @@ use std::thread;
 use std::time::Duration;
 
 use cluster::{Input, Pnn};
-use net::{Command, VipSpec};
+use net::{Command, HoldSpec, VipSpec};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
@@ -63,7 +63,22 @@ pub(crate) fn network(config: &Config) -> Command {
     Command::Configure {
         vips: vips.collect(),
         storage_ports: storage_ports(&config.storage),
-        spared_ports: vec![22, config.control_port],
+        spared_ports: spared(config),
+        hold: Some(Box::new(hold(config))),
+    }
+}
+
+/// Never storage, whatever the other end's port is.
+fn spared(config: &Config) -> Vec<u16> {
+    vec![22, config.control_port]
+}
+
+/// This node's storage clients towards every node's data ports.
+fn hold(config: &Config) -> HoldSpec {
+    HoldSpec {
+        servers: config.nodes.values().flat_map(|n| n.addresses.iter().copied()).collect(),
+        ports: if evicts(config) { vec![net::hold::GLUSTERFS_DATA] } else { Vec::new() },
+        spared: spared(config),
     }
 }
 

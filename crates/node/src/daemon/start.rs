@@ -84,7 +84,7 @@ pub(super) fn network(
 }
 
 /// Takes every public address off this node: for after a daemon that was killed. The fence around evicted nodes
-/// stays.
+/// and the hold of this node's own storage clients stay.
 ///
 /// # Errors
 /// The configuration cannot be read, or the kernel refuses.
@@ -94,7 +94,12 @@ pub fn release_all(config: &Path, node: Option<&str>, state_dir: &Path) -> anyho
     let _store = StateStore::open(state_dir)?;
     let (inbox, outlet) = super::inbox::inbox();
     let worker = Worker::start(forward(inbox))?;
-    worker.send(site::network(&config))?;
+    let mut network = site::network(&config);
+    if let Command::Configure { hold, .. } = &mut network {
+        // A crashed daemon's stays closed, one that ended in order left none.
+        *hold = None;
+    }
+    worker.send(network)?;
     // Ends the worker after it has released everything and removed the gate.
     drop(worker);
     let mut failed = Vec::new();

@@ -143,7 +143,8 @@ impl StorageTask {
             && let Ok(below) = lock.dir.strip_prefix(path)
         {
             let own = self.run_dir.join("lock-mount");
-            let mount = Mount::new(config.for_lock(&own), pnn, &helper).map_err(|e| e.to_string())?;
+            let mount =
+                Mount::new(config.for_lock(&own, net::hold::PASSES), pnn, &helper).map_err(|e| e.to_string())?;
             let mut wait = Duration::from_millis(500);
             while let Err(error) = mount.ensure_mounted().await {
                 tracing::warn!("the mount for the cluster lock is not ready: {error}");
@@ -166,7 +167,7 @@ pub(crate) async fn unmount_lock(storage: &Storage, run_dir: &Path, pnn: Pnn) {
     if !own.exists() {
         return;
     }
-    let mount = Mount::new(config.for_lock(&own), u32::from(pnn.0), &HelperCommand::this_program());
+    let mount = Mount::new(config.for_lock(&own, net::hold::PASSES), u32::from(pnn.0), &HelperCommand::this_program());
     match mount {
         Ok(mount) => {
             if let Err(error) = mount.unmount().await {

@@ -33,6 +33,9 @@ pub struct StorageConfig {
     /// GlusterFS: mount options instead of those that coherence between nodes needs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub options: Option<Vec<String>>,
+    /// The group that the mount's client process runs with; its sockets are told apart by it.
+    #[serde(skip)]
+    pub group: Option<u32>,
 }
 
 /// What is wrong with a `[storage]` table.
@@ -51,18 +54,25 @@ pub enum ConfigError {
 impl StorageConfig {
     /// A GlusterFS volume served by this machine, with the options of coherence.
     pub fn gluster(volume: impl Into<String>, path: impl Into<PathBuf>) -> Self {
-        Self { kind: Kind::Gluster, path: path.into(), servers: Vec::new(), volume: Some(volume.into()), options: None }
+        Self {
+            kind: Kind::Gluster,
+            path: path.into(),
+            servers: Vec::new(),
+            volume: Some(volume.into()),
+            options: None,
+            group: None,
+        }
     }
 
     /// A directory that is there already.
     pub fn local(path: impl Into<PathBuf>) -> Self {
-        Self { kind: Kind::Local, path: path.into(), servers: Vec::new(), volume: None, options: None }
+        Self { kind: Kind::Local, path: path.into(), servers: Vec::new(), volume: None, options: None, group: None }
     }
 
-    /// The same volume once more, on a mount of its own for the cluster lock. A local directory stays as it is.
-    pub fn for_lock(&self, path: impl Into<PathBuf>) -> Self {
+    /// The same volume once more, on a mount of its own for the cluster lock, with a client of that group. A local directory stays as it is.
+    pub fn for_lock(&self, path: impl Into<PathBuf>, group: u32) -> Self {
         match self.kind {
-            Kind::Gluster => Self { path: path.into(), options: None, ..self.clone() },
+            Kind::Gluster => Self { path: path.into(), options: None, group: Some(group), ..self.clone() },
             Kind::Local => self.clone(),
         }
     }

@@ -28,16 +28,19 @@ pub(super) fn mount_error(config: &StorageConfig, why: String) -> MountError {
 pub(super) async fn mount(config: &StorageConfig) -> Result<(), MountError> {
     let point = config.path.clone();
     fs::create_dir_all(&point).map_err(|source| MountError::MountPoint { path: point, source })?;
-    let mut child = Command::new("mount")
+    let mut command = Command::new("mount");
+    command
         .args(["-t", "glusterfs"])
         .args(arguments(config))
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
         .process_group(0)
-        .kill_on_drop(true)
-        .spawn()
-        .map_err(MountError::Spawn)?;
+        .kill_on_drop(true);
+    if let Some(group) = config.group {
+        command.gid(group);
+    }
+    let mut child = command.spawn().map_err(MountError::Spawn)?;
     let group = child.id().and_then(|id| Pid::from_raw(id as i32));
     let said = child.stderr.take();
     let ended = timeout(MOUNT_DEADLINE, child.wait()).await;
