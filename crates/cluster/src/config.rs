@@ -46,6 +46,51 @@ pub enum FailBack {
     Spread,
     /// Addresses stay where they are until their host fails or is drained.
     Never,
+    /// As `Spread`, but only at these times of the day.
+    Window(DayWindow),
+}
+
+impl FailBack {
+    /// May addresses move for the spread at this time of the day, in minutes after midnight? If not, why.
+    ///
+    /// # Errors
+    /// The reason.
+    pub fn allows(self, minute: Option<u16>) -> Result<(), String> {
+        match self {
+            Self::Spread => Ok(()),
+            Self::Never => Err("fail_back is \"never\"".into()),
+            Self::Window(window) if minute.is_some_and(|m| window.contains(m)) => Ok(()),
+            Self::Window(window) => Err(format!("waits for the fail-back window {window}")),
+        }
+    }
+}
+
+/// A part of the day, in minutes after midnight of the nodes' local time. It may run over midnight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DayWindow {
+    /// First minute, 0 to 1439.
+    pub from: u16,
+    /// First minute that is outside again, 0 to 1439. Equal to `from`: never open; the configuration refuses that.
+    pub to: u16,
+}
+
+impl DayWindow {
+    /// Is this minute of the day inside?
+    #[must_use]
+    pub fn contains(self, minute: u16) -> bool {
+        if self.from <= self.to {
+            (self.from..self.to).contains(&minute)
+        } else {
+            minute >= self.from || minute < self.to
+        }
+    }
+}
+
+impl std::fmt::Display for DayWindow {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { from, to } = self;
+        write!(f, "{:02}:{:02}-{:02}:{:02}", from / 60, from % 60, to / 60, to % 60)
+    }
 }
 
 /// Time limits. All of a cluster's nodes must use the same.
@@ -67,7 +112,7 @@ pub struct Timing {
     pub mesh_delay: Duration,
     /// An attempt to decide a view is given up and begun anew after this. Default 400 ms.
     pub proposal: Duration,
-    /// Between two addresses that go back to a returning node. Default 1 s.
+    /// Between two addresses that move for the spread, back to a returning node for example. Default 2 s.
     pub fail_back_interval: Duration,
     /// State is sent again to peers this often, changed or not. Default 1 s.
     pub refresh: Duration,
@@ -86,7 +131,7 @@ impl Timing {
             join_delay: Duration::from_secs(3),
             mesh_delay: lease / 2,
             proposal: Duration::from_millis(400),
-            fail_back_interval: Duration::from_secs(1),
+            fail_back_interval: Duration::from_secs(2),
             refresh: Duration::from_secs(1),
         }
     }
@@ -117,4 +162,23 @@ pub struct Config {
     pub fail_back: FailBack,
     /// Fingerprint of what must be equal on all nodes; a difference is shown as a warning.
     pub fingerprint: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn windows_of_the_day() {
+        let night = DayWindow { from: 22 * 60, to: 4 * 60 + 30 };
+        assert_eq!(night.to_string(), "22:00-04:30");
+        assert!([22 * 60, 1439, 0, 4 * 60 + 29].into_iter().all(|m| night.contains(m)));
+        assert!([4 * 60 + 30, 12 * 60, 22 * 60 - 1].into_iter().all(|m| !night.contains(m)));
+        let noon = DayWindow { from: 720, to: 780 };
+        assert!(noon.contains(720) && !noon.contains(780) && !noon.contains(0));
+        assert!(FailBack::Window(noon).allows(Some(721)).is_ok());
+        // Nobody has said what time it is.
+        assert_eq!(FailBack::Window(noon).allows(None), Err("waits for the fail-back window 12:00-13:00".into()));
+        assert!(FailBack::Never.allows(Some(0)).is_err() && FailBack::Spread.allows(None).is_ok());
+    }
 }

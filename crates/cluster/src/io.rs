@@ -108,6 +108,8 @@ pub enum Input {
     Interface { name: String, up: bool },
     /// The kernel lease in force has whole seconds only.
     WholeSeconds(bool),
+    /// The time of the day here, in minutes after midnight: at start and whenever it has changed.
+    TimeOfDay { minute: u16 },
     /// A standing warning of this node (empty text: over).
     Warning { key: String, text: String },
     /// An administrator's request at this node.

@@ -27,7 +27,7 @@ mod status;
 mod time;
 mod view;
 
-pub use config::{Config, FailBack, NodeConf, Role, Timing, VipConf};
+pub use config::{Config, DayWindow, FailBack, NodeConf, Role, Timing, VipConf};
 pub use durable::{Accepted, Durable, LockRecord};
 pub use event::{Event, Level};
 pub use id::{Ballot, Epoch, Incarnation, NodeUid, Pnn, RunId};

@@ -5,7 +5,7 @@
 //! lease is over, and every member has shut the dropped nodes out of the storage.
 
 use crate::placement::{Wanted, place};
-use crate::{AdminState, Config, Epoch, FailBack, Health, Orders, Pnn, Report, Time, View, VipConf};
+use crate::{AdminState, Config, Epoch, Health, Orders, Pnn, Report, Time, View, VipConf};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
@@ -51,6 +51,8 @@ pub(crate) struct Scene<'a> {
     pub(crate) fences: &'a BTreeMap<Pnn, Time>,
     /// Members that have gone silent.
     pub(crate) suspected: &'a BTreeSet<Pnn>,
+    /// The time of the day, in minutes after midnight.
+    pub(crate) minute: Option<u16>,
 }
 
 impl Scene<'_> {
@@ -295,9 +297,12 @@ impl Placing {
                 Wanted { group: group(*vip, conf.prefix_len), candidates, current: self.target.get(vip).copied() },
             );
         }
-        let spread = scene.config.fail_back == FailBack::Spread;
-        let ideal = place(&wanted, spread);
+        let spreads = scene.config.fail_back.allows(scene.minute);
+        let ideal = place(&wanted, spreads.is_ok());
         self.adopt(scene, &wanted, &ideal, &why_not);
+        if let Err(why) = spreads {
+            self.explain_stay(scene, &wanted, &why);
+        }
     }
 
     /// Takes over the ideal placement: at once for addresses without a fit host, one by one for the spread.
@@ -325,6 +330,9 @@ impl Placing {
             }
             let fit_now = current.is_some_and(|c| w.candidates.contains(&c));
             if fit_now && !may_spread {
+                let from = current.map_or_else(String::new, |c| name(scene.config, c));
+                let to = name(scene.config, to);
+                self.waiting.insert(*vip, format!("goes from {from} to {to} for an even spread, when it is its turn"));
                 continue;
             }
             let because = match current {
@@ -351,6 +359,17 @@ impl Placing {
             self.last_spread = Some(scene.now);
             self.target.insert(*vip, to);
             self.because.insert(*vip, because);
+        }
+    }
+
+    /// Says of addresses that an even spread would move why they stay.
+    fn explain_stay(&mut self, scene: &Scene<'_>, wanted: &BTreeMap<IpAddr, Wanted>, why: &str) {
+        for (vip, to) in place(wanted, true) {
+            let Some(here) = self.target.get(&vip).copied() else { continue };
+            if here != to && wanted.get(&vip).is_some_and(|w| w.current == Some(here)) {
+                let (here, to) = (name(scene.config, here), name(scene.config, to));
+                self.waiting.insert(vip, format!("stays on {here}, though {to} has fewer addresses: {why}"));
+            }
         }
     }
 

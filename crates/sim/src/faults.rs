@@ -62,6 +62,8 @@ pub enum Kind {
     Admin { node: usize, state: AdminState },
     /// An administrator moves an address.
     MoveIp { vip: IpAddr, to: usize },
+    /// It is another time of the day at a node: it passes, or somebody sets the clock.
+    TimeOfDay { node: usize, minute: u16 },
     /// An address disappears from the configuration, node by node, and comes back at the end.
     Config { vip: IpAddr },
 }
@@ -157,8 +159,9 @@ impl Kind {
                 0 => Self::Interface { node, name: interface_of(vip).to_owned() },
                 _ => Self::RemoveAddress { vip },
             },
-            34 => match rng.index(2) {
+            34 => match rng.index(3) {
                 0 => Self::MoveIp { vip, to: node },
+                1 => Self::TimeOfDay { node, minute: rng.index(1440) as u16 },
                 _ => Self::Config { vip },
             },
             _ => Self::Admin {
@@ -266,6 +269,7 @@ impl World {
                 let from = self.rng.index(self.hosts.len());
                 self.admin(from, AdminRequest::MoveIp { vip, to });
             }
+            Kind::TimeOfDay { node, minute } => self.time_of_day(node, minute),
             Kind::Config { vip } => self.change_vip(vip, false),
         }
         self.after(lasts, What::Undo(i));

@@ -131,6 +131,8 @@ pub struct Host {
     pub interfaces_down: BTreeMap<String, u32>,
     /// Services that fail.
     pub broken: BTreeMap<String, u32>,
+    /// The time of the day here, in minutes after midnight.
+    pub minute: u16,
     /// When the machine was last resumed from a pause.
     pub thawed_at: Option<Micros>,
     /// Chance for this machine only.

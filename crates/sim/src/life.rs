@@ -81,6 +81,12 @@ impl World {
         self.recheck_links(host);
     }
 
+    /// The time of the day is this from now on.
+    pub fn time_of_day(&mut self, host: usize, minute: u16) {
+        self.hosts[host].minute = minute;
+        self.arrive(host, Input::TimeOfDay { minute }, false);
+    }
+
     /// Asks the daemon to end, as a service manager does.
     pub fn stop_daemon(&mut self, host: usize) {
         let generation = self.hosts[host].generation;
@@ -200,6 +206,7 @@ impl World {
         let mut first = vec![
             Input::LockUsable { usable, because: if usable { "tested" } else { "no lock is configured" }.to_owned() },
             Input::WholeSeconds(self.setup.whole_seconds),
+            Input::TimeOfDay { minute: self.hosts[host].minute },
         ];
         for name in public_interfaces(&self.hosts[host].config) {
             let up = !self.hosts[host].interface_down(&name);
@@ -283,6 +290,10 @@ impl World {
         }
         self.set_alarm(host);
         self.schedule_process(host);
+        // What could not be told to a machine that stood still.
+        let (config, minute) = (self.hosts[host].config.clone(), self.hosts[host].minute);
+        self.arrive(host, Input::Config(Box::new(config)), false);
+        self.arrive(host, Input::TimeOfDay { minute }, false);
     }
 
     /// For how long after a machine's pause its addresses may answer beside somebody else's.

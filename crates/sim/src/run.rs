@@ -90,12 +90,18 @@ pub fn run(task: &Task) -> Outcome {
     }
 }
 
+/// A time of the day at which every simulated site lets addresses go back to nodes that returned.
+pub const NIGHT: u16 = 23 * 60;
+
 /// Waits until the cluster has been at rest for a while. How long it took to come to rest, or `None` if it did not
-/// within `bound`. Administrators lift what they forgot.
+/// within `bound`. Administrators lift what they forgot, and it becomes night, when addresses may go back.
 pub fn settle(world: &mut World, bound: Micros) -> Option<Micros> {
     let begin = world.now;
     let mut since = None;
     let mut asked = begin;
+    for node in 0..world.hosts.len() {
+        world.time_of_day(node, NIGHT);
+    }
     while world.violation.is_none() && world.now < begin + bound {
         world.run_for(100 * MS);
         if world.now >= asked + 2 * S {

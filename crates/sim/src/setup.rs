@@ -2,7 +2,7 @@
 
 use crate::clock::{MS, Micros, S};
 use crate::rng::Rng;
-use cluster::{Config, FailBack, NodeConf, Pnn, Role, Timing, VipConf};
+use cluster::{Config, DayWindow, FailBack, NodeConf, Pnn, Role, Timing, VipConf};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -104,9 +104,11 @@ impl Setup {
         setup.lock = rng.chance(600_000);
         setup.bricks = rng.chance(700_000);
         setup.whole_seconds = rng.chance(150_000);
-        if rng.chance(100_000) {
-            setup.fail_back = FailBack::Never;
-        }
+        setup.fail_back = match rng.index(10) {
+            0 => FailBack::Never,
+            1 | 2 => FailBack::Window(DayWindow { from: 22 * 60, to: 4 * 60 }),
+            _ => FailBack::Spread,
+        };
         setup.mature = rng.chance(600_000);
         setup.noise = Noise {
             loss: [0, 100, 1_000, 5_000][rng.index(4)],

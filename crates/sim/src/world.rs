@@ -100,6 +100,7 @@ impl World {
                 config: setup.config(index),
                 interfaces_down: BTreeMap::new(),
                 broken: BTreeMap::new(),
+                minute: (seed % 1440) as u16,
                 thawed_at: None,
                 rng: rng.fork(index as u64),
             })

@@ -1,6 +1,6 @@
 //! Named stories: one fault each, with what must come of it and the simulated time it took.
 
-use cluster::{AdminRequest, AdminState, FailBack, Pnn};
+use cluster::{AdminRequest, AdminState, DayWindow, FailBack, Pnn};
 use sim::checks::rest::unrest;
 use sim::{Kind, MS, Micros, S, Setup, World, settle};
 use std::net::IpAddr;
@@ -371,6 +371,62 @@ fn addresses_stay_when_fail_back_is_never() {
     world.run_for(5 * S);
     settles(&mut world, 40 * S);
     assert!(held_by(&world, 2).is_empty(), "{}", tail(&world));
+}
+
+#[test]
+fn addresses_go_back_within_the_window_only_and_one_by_one() {
+    let window = DayWindow { from: 22 * 60, to: 4 * 60 };
+    let vips = (0..8u8).map(|i| (IpAddr::from([10, 0, 1, 200 + i]), 24)).collect();
+    let mut world = at_rest(15, Setup { fail_back: FailBack::Window(window), vips, ..Setup::plain(3) });
+    let spread = |world: &World| (0..3).map(|n| held_by(world, n).len()).collect::<Vec<_>>();
+    for node in 0..3 {
+        world.time_of_day(node, 12 * 60);
+    }
+    world.inflict(Kind::PowerOff { node: 2 }, 4 * S);
+    world.run_for(20 * S);
+    assert_clean(&world);
+    assert_eq!(spread(&world), [4, 4, 0], "{}", tail(&world));
+    let leader = world.newest_view().and_then(|v| v.leader()).expect("a leader");
+    let snapshot = world.hosts[usize::from(leader.0)].snapshot().expect("a snapshot").clone();
+    let reasons: Vec<&str> = snapshot.vips.values().map(|v| v.because.as_str()).collect();
+    let waiting = reasons.iter().filter(|r| r.ends_with("waits for the fail-back window 22:00-04:00")).count();
+    assert_eq!(waiting, 2, "{reasons:#?}");
+    // The clock of a node that does not lead means nothing.
+    let other = (0..3).find(|n| *n != usize::from(leader.0)).unwrap_or(0);
+    world.time_of_day(other, 23 * 60);
+    world.run_for(10 * S);
+    assert_eq!(spread(&world), [4, 4, 0], "{}", tail(&world));
+    world.time_of_day(usize::from(leader.0), 23 * 60);
+    let first = world.run_until(S, |w| !held_by(w, 2).is_empty()).expect("the first comes at once");
+    let second = world.run_until(10 * S, |w| held_by(w, 2).len() == 2).expect("then the second");
+    println!("the first address after {} ms, the second {} ms later", first / MS, second / MS);
+    assert!(second >= 1_900 * MS, "{second}");
+    world.run_for(10 * S);
+    assert_eq!(spread(&world), [3, 3, 2], "{}", tail(&world));
+    settles(&mut world, 40 * S);
+}
+
+#[test]
+fn an_address_does_not_wait_for_a_node_that_has_not_read_the_new_configuration() {
+    let mut world = at_rest(16, Setup::plain(3));
+    let (vip, _) = world.setup.vips[2];
+    for node in 0..3 {
+        let mut config = world.setup.config(node);
+        config.vips.remove(&vip);
+        world.reconfigure(node, config);
+    }
+    world.run_for(S);
+    assert!(world.answering(vip).is_empty());
+    for node in 0..2 {
+        let config = world.setup.config(node);
+        world.reconfigure(node, config);
+    }
+    let took = world.run_until(3 * S, |w| w.answering(vip).len() == 1);
+    assert!(took.is_some(), "{}", tail(&world));
+    world.run_for(15 * S);
+    assert_eq!(world.answering(vip).len(), 1, "{}", tail(&world));
+    assert!(!held_by(&world, 2).contains(&vip));
+    assert_clean(&world);
 }
 
 #[test]

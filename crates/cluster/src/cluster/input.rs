@@ -113,6 +113,11 @@ impl Cluster {
                 self.whole_seconds = yes;
                 self.dirty = true;
             }
+            Input::TimeOfDay { minute } => {
+                let allowed = |m| self.config.fail_back.allows(m).is_ok();
+                self.dirty |= allowed(self.minute) != allowed(Some(minute));
+                self.minute = Some(minute);
+            }
             Input::Warning { key, text } => {
                 if text.is_empty() {
                     self.warnings.remove(&key);

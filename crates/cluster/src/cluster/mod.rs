@@ -100,6 +100,8 @@ pub struct Cluster {
     pub(crate) services: BTreeMap<String, ServiceHealth>,
     pub(crate) links_down: BTreeSet<String>,
     pub(crate) whole_seconds: bool,
+    /// The time of the day, in minutes after midnight.
+    pub(crate) minute: Option<u16>,
     pub(crate) warnings: BTreeMap<String, String>,
     pub(crate) lock: LockStatus,
     pub(crate) waits: String,
@@ -160,6 +162,7 @@ impl Cluster {
             services: BTreeMap::new(),
             links_down: BTreeSet::new(),
             whole_seconds: false,
+            minute: None,
             warnings: BTreeMap::new(),
             lock: LockStatus::default(),
             waits: String::new(),

@@ -14,7 +14,7 @@ impl Cluster {
             orders: self.holder.revision,
             holding: self.holder.holding(),
             serving: self.holder.serving(),
-            failed: self.holder.failed.iter().map(|(v, (_, why))| (*v, why.clone())).collect(),
+            failed: self.failed(),
             conflicts: self.holder.conflicts(),
             evicted: self.evicted,
             admin: self.admin(),
@@ -29,6 +29,18 @@ impl Cluster {
             version: self.version.clone(),
             warnings,
         }
+    }
+
+    /// Addresses that cannot be here, with the reason.
+    fn failed(&self) -> BTreeMap<IpAddr, String> {
+        let mut failed: BTreeMap<IpAddr, String> =
+            self.holder.failed.iter().map(|(v, (_, why))| (*v, why.clone())).collect();
+        // The leader has read a newer configuration than this node.
+        let known = |vip| self.config.vips.get(vip).is_some_and(|c| c.hosts.contains_key(&self.config.me));
+        for vip in self.placement.keys().filter(|v| !known(v)) {
+            failed.insert(*vip, "it is not in this node's configuration".into());
+        }
+        failed
     }
 
     pub(super) fn report(&mut self, anyway: bool, out: &mut Vec<Output>) {
@@ -60,6 +72,7 @@ impl Cluster {
                 reports: &self.reports,
                 fences: &self.fences,
                 suspected: &suspected,
+                minute: self.minute,
             };
             f(&mut placing, &scene)
         });

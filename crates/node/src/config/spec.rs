@@ -3,7 +3,7 @@
 //! Every value is optional and carries its place, so that one run can show all that is missing or wrong. What the
 //! values mean is docs/configuration.md; what may stand there is decided in `check`.
 
-use cluster::{FailBack, Role};
+use cluster::Role;
 use serde::Deserialize;
 use services::config::{HealthConfig, NfsConfig, SambaConfig};
 use std::collections::BTreeMap;
@@ -35,9 +35,20 @@ pub(super) struct ClusterSpec {
     pub(super) lock_records: Option<Spanned<PathBuf>>,
     pub(super) lease_ms: Option<Spanned<i64>>,
     pub(super) control_port: Option<Spanned<i64>>,
-    pub(super) fail_back: Option<FailBack>,
+    pub(super) fail_back: Option<Spanned<FailBackWord>>,
+    pub(super) fail_back_window: Option<Spanned<String>>,
+    pub(super) fail_back_interval_ms: Option<Spanned<i64>>,
     pub(super) nodes_file: Option<Spanned<PathBuf>>,
     pub(super) public_addresses_file: Option<Spanned<PathBuf>>,
+}
+
+/// `fail_back`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum FailBackWord {
+    Spread,
+    Never,
+    Window,
 }
 
 /// `[[node]]`; the place in the list is the PNN.

@@ -148,6 +148,19 @@ fn each_mistake_is_named_with_its_line_and_its_remedy() {
             "name = \"storage\"\nlease_ms = 100\n",
             &["`lease_ms` is out of range", "200 to 10000"],
         ),
+        ("name = \"storage\"\n", "name = \"storage\"\nfail_back = \"often\"\n", &["often", ":3:13"]),
+        ("name = \"storage\"\n", "name = \"storage\"\nfail_back = \"window\"\n", &["there is no `fail_back_window`"]),
+        (
+            "name = \"storage\"\n",
+            "name = \"storage\"\nfail_back = \"window\"\nfail_back_window = \"2:00-04:00\"\n",
+            &["\"2:00-04:00\" is no part of a day", "02:00-04:00"],
+        ),
+        (
+            "name = \"storage\"\n",
+            "name = \"storage\"\nfail_back_window = \"02:00-04:00\"\n",
+            &["without fail_back = \"window\""],
+        ),
+        ("name = \"storage\"\n", "name = \"storage\"\nfail_back_interval_ms = -1\n", &["out of range", "0 to 3600000"]),
         ("name = \"storage\"\n", "name = \"storage\"\nlease_ms = \"600\"\n", &["wrong kind", ":3:12"]),
         ("name = \"storage\"\n", "name = \"storage\"\ncontrol_port = 2049\n", &["port 2049 is NFS's"]),
         ("name = \"storage\"\n", "name = \"storage\"\ncontrol_port = 53\n", &["port 53 is DNS's"]),
@@ -241,6 +254,8 @@ fn the_fingerprint_is_the_same_on_every_node_and_changes_with_what_counts() {
         ("\"gluster2\"", "\"gluster3\""),
         ("kind = \"local\"", "kind = \"gluster\"\nvolume = \"v\""),
         ("name = \"storage\"", "name = \"storage\"\nlease_ms = 700"),
+        ("name = \"storage\"", "name = \"storage\"\nfail_back = \"window\"\nfail_back_window = \"22:00-04:30\""),
+        ("name = \"storage\"", "name = \"storage\"\nfail_back_interval_ms = 5000"),
         ("\"storage.example\"", "\"other.example\""),
     ] {
         assert_ne!(first, text(&with(from, to), &machine(0)).expect("good").fingerprint, "{to}");

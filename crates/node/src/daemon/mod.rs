@@ -30,6 +30,7 @@ mod site;
 mod start;
 mod storage;
 mod tickles;
+mod time_of_day;
 pub mod timeline;
 mod without;
 

@@ -28,7 +28,7 @@ use super::site::{Site, Word};
 use super::tickles::{News, Tickles};
 use super::timeline::{Timeline, unix_ms};
 use super::without::Without;
-use super::{disk, dns, priority, site, start, storage, tickles};
+use super::{disk, dns, priority, site, start, storage, tickles, time_of_day};
 use crate::admin::server::AdminSocket;
 use crate::config::Config;
 use crate::log::Log;
@@ -180,6 +180,7 @@ fn serve(options: &Options, log: &Log) -> anyhow::Result<()> {
 
     let ended = runtime.block_on(async {
         let lock_task = tokio::spawn(LockTask::new(inbox.clone()).run(lock_orders));
+        tokio::spawn(time_of_day::run(inbox.clone()));
         tokio::spawn(Tickles::new(inbox.clone(), peers.clone()).run(tickles_news));
         let dns = tokio::spawn(dns::run(config_seen.clone(), snapshots_seen, facts.clone()));
         let plan = site::services_plan(&config_seen.borrow());

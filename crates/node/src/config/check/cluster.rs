@@ -2,6 +2,8 @@
 
 use super::Context;
 use crate::config::model::{Dns, Lock, Storage};
+use crate::config::spec::FailBackWord;
+use ::cluster::{DayWindow, FailBack};
 use std::path::{Path, PathBuf};
 use toml::Spanned;
 
@@ -25,6 +27,46 @@ pub(super) fn name(context: &mut Context<'_>, name: Option<&Spanned<String>>) ->
         );
     }
     text.clone()
+}
+
+/// When addresses go back to a returning node.
+pub(super) fn fail_back(
+    context: &mut Context<'_>,
+    word: Option<&Spanned<FailBackWord>>,
+    window: Option<&Spanned<String>>,
+) -> FailBack {
+    let example =
+        "write fail_back_window = \"02:00-04:00\": two different times of the day, in this machine's time zone";
+    match (word.map(|w| (*w.get_ref(), w.span())), window) {
+        (Some((FailBackWord::Window, _)), Some(text)) => match day_window(text.get_ref()) {
+            Some(window) => return FailBack::Window(window),
+            None => context.error(format!("\"{}\" is no part of a day", text.get_ref()), text.span(), "", example),
+        },
+        (Some((FailBackWord::Window, span)), None) => {
+            context.error("fail_back is \"window\", but there is no `fail_back_window`", span, "", example);
+        }
+        (_, Some(text)) => context.error(
+            "`fail_back_window` without fail_back = \"window\"",
+            text.span(),
+            "",
+            "write fail_back = \"window\", or remove this line",
+        ),
+        (Some((FailBackWord::Never, _)), None) => return FailBack::Never,
+        (Some((FailBackWord::Spread, _)) | None, None) => {}
+    }
+    FailBack::Spread
+}
+
+/// `HH:MM-HH:MM`.
+fn day_window(text: &str) -> Option<DayWindow> {
+    let time = |text: &str| {
+        let (hours, minutes) = text.trim().split_once(':')?;
+        let number = |t: &str, end: u16| t.parse::<u16>().ok().filter(|n| t.len() == 2 && *n < end);
+        Some(number(hours, 24)? * 60 + number(minutes, 60)?)
+    };
+    let (from, to) = text.split_once('-')?;
+    let (from, to) = (time(from)?, time(to)?);
+    (from != to).then_some(DayWindow { from, to })
 }
 
 /// The cluster lock: a path, or CTDB's `!command` with its records in a directory.

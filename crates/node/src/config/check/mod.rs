@@ -124,6 +124,9 @@ pub(super) fn check(
     let section = spec.cluster.unwrap_or_default();
     let name = cluster::name(&mut context, section.name.as_ref());
     let lease = context.number("lease_ms", section.lease_ms.as_ref(), 200, 10_000, 600_u64);
+    let interval =
+        context.number("fail_back_interval_ms", section.fail_back_interval_ms.as_ref(), 0, 3_600_000, 2_000_u64);
+    let fail_back = cluster::fail_back(&mut context, section.fail_back.as_ref(), section.fail_back_window.as_ref());
     let control_port = context.number("control_port", section.control_port.as_ref(), 1, 65_535, 4390_u16);
     let nodes = nodes::nodes(&mut context, &spec.node, section.nodes_file.as_ref());
     let me = nodes::me(&mut context, &nodes);
@@ -147,8 +150,11 @@ pub(super) fn check(
         removed: nodes.removed,
         vips: vips.all,
         own_list: vips.own_list,
-        timing: Timing::for_lease(Duration::from_millis(lease)),
-        fail_back: section.fail_back.unwrap_or_default(),
+        timing: Timing {
+            fail_back_interval: Duration::from_millis(interval),
+            ..Timing::for_lease(Duration::from_millis(lease))
+        },
+        fail_back,
         control_port,
         lock,
         storage,
