@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking, also in its helpers")]
 
-use cluster::{LeaseStatus, LockStatus, Pnn, Snapshot, Time};
+use cluster::{LeaseStatus, LockStatus, PaceStatus, Pnn, Snapshot, Time};
 use node::admin::api::{Answer, Local, Request, Status};
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
@@ -75,6 +75,7 @@ fn empty_status() -> Status {
             vips: BTreeMap::new(),
             lock: LockStatus::default(),
             takeover_wait: Duration::ZERO,
+            pace: PaceStatus::default(),
             warnings: vec![],
         },
         local: Local::default(),

@@ -26,6 +26,8 @@ pub(crate) struct Peer {
     pub(crate) heard: bool,
     /// Since when it is heard, or silent.
     pub(crate) since: Time,
+    /// How long the last silence was.
+    silence: Duration,
 }
 
 impl Peer {
@@ -99,12 +101,18 @@ impl Reach {
                 link_changed: now,
                 heard: false,
                 since: now,
+                silence: Duration::ZERO,
             });
         }
         self.stale = true;
         let peers = &self.peers;
         let me = self.me;
         self.edges.retain(|(a, b), _| [a, b].iter().all(|p| **p == me || peers.contains_key(p)));
+    }
+
+    /// Since the last heartbeat of a peer that is heard.
+    pub(crate) fn gap(&self, from: Pnn, now: Time) -> Option<Duration> {
+        self.peers.get(&from).filter(|p| p.heard)?.last.map(|t| now.since(t))
     }
 
     /// A heartbeat arrived. True if the peer shows a new run.
@@ -170,6 +178,9 @@ impl Reach {
             let heard = !peer.is_gone() && ((beats && link) || (peer.heard && deaf));
             if heard != peer.heard {
                 peer.heard = heard;
+                if heard {
+                    peer.silence = now.since(peer.since);
+                }
                 // Silence began with the last heartbeat, not with our noticing it.
                 peer.since = if heard { now } else { peer.last.unwrap_or(now) };
                 changed = true;
@@ -248,6 +259,11 @@ impl Reach {
 
     pub(crate) fn run(&self, pnn: Pnn) -> Option<RunId> {
         self.peers.get(&pnn).and_then(|p| p.run)
+    }
+
+    /// How long a peer was silent before it was heard again.
+    pub(crate) fn silence(&self, pnn: Pnn) -> Duration {
+        self.peers.get(&pnn).map_or(Duration::ZERO, |p| p.silence)
     }
 
     /// When the next peer will have been silent for too long.

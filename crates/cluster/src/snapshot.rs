@@ -1,6 +1,6 @@
 //! What readers see: one immutable picture of the cluster as this node knows it.
 
-use crate::{AdminState, Epoch, NodeUid, Pnn, Role, ServiceHealth, Time, View};
+use crate::{AdminState, Epoch, NodeUid, PaceStatus, Pnn, Role, ServiceHealth, Time, View};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -33,6 +33,9 @@ pub struct Snapshot {
     pub lock: LockStatus,
     /// Wait before a silent node's addresses are given away, as it follows from the leases in force.
     pub takeover_wait: Duration,
+    /// Stalls of this node, and failovers that it saw to be needless.
+    #[serde(default)]
+    pub pace: PaceStatus,
     /// Standing warnings of this node and of the cluster as a whole.
     pub warnings: Vec<String>,
 }

@@ -107,6 +107,7 @@ impl Cluster {
             vips,
             lock: self.lock.clone(),
             takeover_wait: timing.lease + timing.margin + if coarse { timing.whole_seconds } else { Duration::ZERO },
+            pace: self.pace.status.clone(),
             warnings: self.all_warnings(view),
         }
     }

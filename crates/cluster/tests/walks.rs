@@ -528,3 +528,72 @@ fn an_address_that_a_stranger_uses_is_not_fought_for() {
     net.stranger = None;
     net.until_served(Duration::from_secs(15));
 }
+
+/// The machine does nothing for a while; what is sent to it meanwhile is lost.
+fn pause(net: &mut Net, i: usize, ms: u32) {
+    net.hosts[i].on = false;
+    net.run(MS * ms);
+    net.hosts[i].on = true;
+    net.run(Duration::from_secs(2));
+}
+
+fn pace(net: &Net, i: usize) -> PaceStatus {
+    net.hosts[i].core.snapshot(net.now).pace
+}
+
+#[test]
+fn an_own_stall_is_noticed_told_and_a_lease_run_out() {
+    for (ms, cost) in [(250, false), (900, true)] {
+        let mut net = settled(4, false);
+        assert_eq!(pace(&net, 3), PaceStatus { longest_gap: pace(&net, 3).longest_gap, ..PaceStatus::default() });
+        assert!(pace(&net, 3).longest_gap <= MS * 101, "{:?}", pace(&net, 3));
+        net.hosts[3].log.clear();
+        pause(&mut net, 3, ms);
+        let after = pace(&net, 3);
+        assert_eq!(after.stalls, 1, "{ms}: {after:?}");
+        // A heartbeat was due within 100 ms of the begin of the pause.
+        let low = MS * (ms - 100);
+        assert!(after.longest_stall >= low && after.longest_stall <= MS * ms, "{ms}: {after:?}");
+        let story = net.hosts[3].log.join("\n");
+        assert!(story.contains("stall this node stalled for"), "{story}");
+        assert_eq!(story.contains("ran out meanwhile"), cost, "{story}");
+        assert_eq!(story.contains("lost the right to serve"), cost, "{story}");
+        assert!(!cost || story.find("stalled for") < story.find("lost the right"), "{story}");
+    }
+}
+
+#[test]
+fn a_node_that_only_paused_is_a_false_failover_and_others_are_not() {
+    let epoch = |net: &Net| net.hosts[0].core.view().unwrap().epoch;
+    let false_failovers = |net: &Net| (0..3).map(|i| pace(net, i).false_failovers).collect::<Vec<_>>();
+    // Within what is forgiven.
+    let mut net = settled(4, false);
+    let before = epoch(&net);
+    pause(&mut net, 3, 300);
+    assert_eq!((epoch(&net), false_failovers(&net)), (before, vec![0; 3]));
+    assert!(pace(&net, 0).longest_gap >= MS * 290, "{:?}", pace(&net, 0));
+    // Longer: dropped, and back.
+    pause(&mut net, 3, 900);
+    assert!(epoch(&net) > before);
+    assert_eq!(false_failovers(&net), [1; 3], "{}", net.story());
+    assert!(net.story().contains("gluster4 was dropped by a false failover"));
+    // Again after it was admitted.
+    net.run(Duration::from_secs(20));
+    pause(&mut net, 3, 900);
+    assert_eq!(false_failovers(&net), [2; 3]);
+    // One that was really gone.
+    net.run(Duration::from_secs(40));
+    net.power_off(3);
+    net.run(Duration::from_secs(2));
+    net.power_on(3, 2, false);
+    net.run(Duration::from_secs(15));
+    assert_eq!(false_failovers(&net), [2; 3]);
+    // One whose cable was out for a while: that failover was none too many.
+    for other in 0..3 {
+        net.cut(3, other);
+    }
+    net.run(Duration::from_secs(30));
+    net.cut.clear();
+    net.run(Duration::from_secs(15));
+    assert_eq!(false_failovers(&net), [2; 3]);
+}

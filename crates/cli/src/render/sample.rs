@@ -1,8 +1,8 @@
 //! Made-up states for the tests.
 
 use cluster::{
-    AdminState, Epoch, Health, Incarnation, LeaseStatus, LockStatus, Member, NodeState, NodeStatus, NodeUid, Pnn, Role,
-    RunId, ServiceHealth, Snapshot, Time, View, VipState, VipStatus,
+    AdminState, Epoch, Health, Incarnation, LeaseStatus, LockStatus, Member, NodeState, NodeStatus, NodeUid,
+    PaceStatus, Pnn, Role, RunId, ServiceHealth, Snapshot, Time, View, VipState, VipStatus,
 };
 use node::admin::api::{Link, Local, Status};
 use std::net::IpAddr;
@@ -85,6 +85,7 @@ pub(crate) fn healthy() -> Status {
             vips: [(vip(200), held(0)), (vip(201), held(1))].into(),
             lock: LockStatus::default(),
             takeover_wait: Duration::from_millis(650),
+            pace: PaceStatus::default(),
             warnings: vec![],
         },
         local: Local { log: "journalctl -u steadfast".into(), ..Local::default() },

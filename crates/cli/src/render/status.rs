@@ -2,7 +2,7 @@
 
 use super::table::{Cell, Table, wrap};
 use super::{Colour, Style, ago, ip, name, node_state, plural};
-use cluster::{Health, NodeState, Role, ServiceHealth, Snapshot, Time, VipState};
+use cluster::{Health, NodeState, PaceStatus, Role, ServiceHealth, Snapshot, Time, VipState};
 use node::admin::api::{Local, Status};
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -194,10 +194,42 @@ fn local(status: &Status, style: Style, out: &mut String) {
             items.push(format!("no link to {}: {}", name(&status.snapshot, link.peer), link.because));
         }
     }
+    items.extend(pace(&status.snapshot.pace));
     if let Some(dns) = &local.dns {
         items.extend(dns.problems.iter().map(|p| format!("DNS: {p}")));
     }
     section(&format!("On {}", name(&status.snapshot, status.snapshot.me)), Colour::Waiting, &items, style, out);
+}
+
+/// What went wrong with time since the daemon was started.
+fn pace(pace: &PaceStatus) -> Vec<String> {
+    let mut items = Vec::new();
+    if pace.stalls > 0 {
+        items.push(format!(
+            "this node stalled {} since its daemon was started, for up to {} ms; `steadfast events` has when",
+            times(pace.stalls),
+            pace.longest_stall.as_millis()
+        ));
+    }
+    if pace.false_failovers > 0 {
+        items.push(format!(
+            "{} of a node that had only paused; the longest gap between heartbeats was {} ms",
+            if pace.false_failovers == 1 {
+                "a false failover".into()
+            } else {
+                format!("{} false failovers", pace.false_failovers)
+            },
+            pace.longest_gap.as_millis()
+        ));
+    }
+    items
+}
+
+fn times(n: u64) -> String {
+    match n {
+        1 => "once".to_owned(),
+        n => format!("{n} times"),
+    }
 }
 
 fn describe(service: &str, health: &ServiceHealth) -> String {
@@ -309,6 +341,21 @@ More: steadfast events; this node's log: journalctl -u steadfast
             text.contains("On gluster1\n  samba FAILED: no answer to SMB2 negotiate\n    | smbd: cannot open"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn stalls_and_false_failovers_are_shown() {
+        let mut s = sample::healthy();
+        s.snapshot.pace = PaceStatus {
+            stalls: 3,
+            longest_stall: std::time::Duration::from_millis(312),
+            longest_gap: std::time::Duration::from_millis(440),
+            false_failovers: 1,
+        };
+        let text = plain(&s, 120);
+        assert!(text.contains("stalled 3 times since its daemon was started, for up to 312 ms"), "{text}");
+        assert!(text.contains("a false failover of a node that had only paused"), "{text}");
+        assert!(is_healthy(&s), "history is no trouble");
     }
 
     #[test]

@@ -162,6 +162,9 @@ impl Cluster {
             self.reach.heard_elsewhere(from, now);
             return;
         }
+        if let Some(gap) = self.reach.gap(from, now) {
+            self.pace.gap(gap);
+        }
         if self.reach.heartbeat(from, hb, now) {
             self.dirty = true;
         }

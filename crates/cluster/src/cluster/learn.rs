@@ -30,10 +30,16 @@ impl Cluster {
             for (pnn, member) in &old.members {
                 let left = self.reports.get(pnn).is_some_and(|r| r.run == member.run && r.left);
                 if !view.has_run(*pnn, member.run) && !left {
+                    if *pnn != me && !self.guards.released(*pnn) {
+                        self.pace.dropped(*pnn, member.run);
+                    }
                     let (count, _) = self.relapses.get(pnn).copied().unwrap_or((0, now));
                     self.relapses.insert(*pnn, (count + 1, now));
                 }
             }
+        }
+        for pnn in view.members.keys() {
+            self.pace.admitted(*pnn);
         }
         self.need = None;
         self.kicked = None;

@@ -12,6 +12,7 @@ use crate::guard::Guards;
 use crate::holder::Holder;
 use crate::lease::Lease;
 use crate::membership::{self, Present, Site, Wish};
+use crate::pace::Pace;
 use crate::placing::{Placing, Scene};
 use crate::reach::Reach;
 use crate::status::Seen;
@@ -109,6 +110,7 @@ pub struct Cluster {
     pub(crate) placement: BTreeMap<IpAddr, Pnn>,
     pub(crate) because: BTreeMap<IpAddr, String>,
     pub(crate) seen: Seen,
+    pub(crate) pace: Pace,
     pub(crate) started: Time,
     lock_wanted: bool,
     kicked: Option<BTreeSet<Pnn>>,
@@ -169,6 +171,7 @@ impl Cluster {
             placement: BTreeMap::new(),
             because: BTreeMap::new(),
             seen: Seen::default(),
+            pace: Pace::default(),
             started: now,
             lock_wanted: false,
             kicked: None,
@@ -186,7 +189,8 @@ impl Cluster {
             dirty: true,
             next_heartbeat: now,
             next_refresh: now,
-            planned: now,
+            // Nothing was planned yet that could be late.
+            planned: Time(u64::MAX),
             now,
         }
     }
@@ -196,8 +200,9 @@ impl Cluster {
         // Time never goes back here, whatever the driver's clock does.
         let now = self.now.max(now);
         self.now = now;
-        if now.since(self.planned) > self.config.timing.heartbeat {
-            self.reach.stalled(now);
+        let late = now.since(self.planned);
+        if late > self.config.timing.heartbeat {
+            self.stalled(now, late, out);
         }
         self.expire(now, out);
         self.input(now, input, out);
@@ -297,6 +302,34 @@ impl Cluster {
             text,
             because,
         }));
+    }
+
+    /// This node did nothing for a while: its own lease may be over, and what others said waits in its queues.
+    fn stalled(&mut self, now: Time, late: Duration, out: &mut Vec<Output>) {
+        self.reach.stalled(now);
+        let cost = self.leased && !self.has_lease(now);
+        if !self.pace.stalled(now, late, cost) {
+            return;
+        }
+        let text = format!("this node stalled for {} ms", late.as_millis());
+        let lease = self.config.timing.lease.as_millis();
+        let (level, because) = if cost {
+            (
+                Level::Error,
+                format!(
+                    "its lease of {lease} ms ran out meanwhile; docs/configuration.md, \"Keeping time\", says what helps"
+                ),
+            )
+        } else {
+            (
+                Level::Warning,
+                format!(
+                    "no lease was lost by it (they last {lease} ms); the machine is short of processors or memory, or was paused"
+                ),
+            )
+        };
+        self.event(level, "stall", Some(self.config.me), text, because, out);
+        self.dirty = true;
     }
 
     fn expire(&mut self, now: Time, out: &mut Vec<Output>) {

@@ -59,6 +59,17 @@ impl Cluster {
 
     pub(super) fn note_reach(&mut self, out: &mut Vec<Output>) {
         for (pnn, heard, because) in self.seen.heard_changes(&self.reach, self.now) {
+            if heard {
+                let (run, silence) = (self.reach.run(pnn), self.reach.silence(pnn));
+                if self.pace.heard_again(pnn, run, silence) {
+                    let text = format!("{} was dropped by a false failover", self.name(pnn));
+                    let because = format!(
+                        "it is heard again after {} ms and had not ended: it, or the network to it, only paused",
+                        silence.as_millis()
+                    );
+                    self.event(Level::Warning, "stall", Some(pnn), text, because, out);
+                }
+            }
             let (level, text) = if heard {
                 (Level::Info, format!("{} is heard", self.name(pnn)))
             } else {

@@ -2,8 +2,8 @@
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
 use cluster::{
-    AdminState, Epoch, Health, Incarnation, LeaseStatus, LockStatus, NodeState, NodeStatus, NodeUid, Pnn, Role,
-    ServiceHealth, Snapshot, Time, View, VipState, VipStatus,
+    AdminState, Epoch, Health, Incarnation, LeaseStatus, LockStatus, NodeState, NodeStatus, NodeUid, PaceStatus, Pnn,
+    Role, ServiceHealth, Snapshot, Time, View, VipState, VipStatus,
 };
 use dns::{NameConf, Zone, ZoneConf, ZoneView};
 use std::collections::{BTreeMap, BTreeSet};
@@ -84,6 +84,7 @@ pub(crate) fn snapshot() -> Snapshot {
         vips,
         lock: LockStatus::default(),
         takeover_wait: Duration::ZERO,
+        pace: PaceStatus::default(),
         warnings: Vec::new(),
     }
 }

@@ -26,6 +26,25 @@ pub(super) struct Spec {
     pub(super) dns: Option<Spanned<DnsSpec>>,
 }
 
+/// A choice between fast takeover and patience, under a name.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Preset {
+    #[default]
+    Normal,
+    Fast,
+}
+
+impl Preset {
+    /// The lease that it stands for, in milliseconds.
+    pub(super) fn lease_ms(self) -> u64 {
+        match self {
+            Self::Normal => 600,
+            Self::Fast => 250,
+        }
+    }
+}
+
 /// `[cluster]`.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -33,6 +52,7 @@ pub(super) struct ClusterSpec {
     pub(super) name: Option<Spanned<String>>,
     pub(super) lock: Option<Spanned<String>>,
     pub(super) lock_records: Option<Spanned<PathBuf>>,
+    pub(super) preset: Option<Preset>,
     pub(super) lease_ms: Option<Spanned<i64>>,
     pub(super) control_port: Option<Spanned<i64>>,
     pub(super) fail_back: Option<Spanned<FailBackWord>>,

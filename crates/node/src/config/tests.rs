@@ -162,6 +162,16 @@ fn each_mistake_is_named_with_its_line_and_its_remedy() {
         ),
         ("name = \"storage\"\n", "name = \"storage\"\nfail_back_interval_ms = -1\n", &["out of range", "0 to 3600000"]),
         ("name = \"storage\"\n", "name = \"storage\"\nlease_ms = \"600\"\n", &["wrong kind", ":3:12"]),
+        (
+            "name = \"storage\"\n",
+            "name = \"storage\"\npreset = \"fast\"\nlease_ms = 600\n",
+            &["`preset` and `lease_ms` contradict", ":4:12", "the preset means 250 ms"],
+        ),
+        (
+            "name = \"storage\"\n",
+            "name = \"storage\"\npreset = \"fats\"\n",
+            &["`fats` is not a choice", "\"fast\"", ":3:10"],
+        ),
         ("name = \"storage\"\n", "name = \"storage\"\ncontrol_port = 2049\n", &["port 2049 is NFS's"]),
         ("name = \"storage\"\n", "name = \"storage\"\ncontrol_port = 53\n", &["port 53 is DNS's"]),
         ("name = \"storage\"\n", "name = \"\"\n", &["cannot be a cluster's name"]),
@@ -375,6 +385,21 @@ fn the_commands_say_what_is_there() {
     assert!(outcome.text.ends_with("steadfast.toml: 2 errors\n"), "{}", outcome.text);
     let outcome = check_file(&dir.path().join("none.toml"), &machine(0), false);
     assert!(outcome.code == 1 && outcome.text.contains("packaging/steadfast.toml is a sample"), "{}", outcome.text);
+}
+
+#[test]
+fn a_preset_stands_for_its_lease() {
+    for (lines, lease, heartbeat) in [
+        ("", 600, 100),
+        ("preset = \"normal\"\n", 600, 100),
+        ("preset = \"fast\"\n", 250, 41),
+        ("preset = \"fast\"\nlease_ms = 250\n", 250, 41),
+        ("lease_ms = 250\n", 250, 41),
+    ] {
+        let given = with("name = \"storage\"\n", &format!("name = \"storage\"\n{lines}"));
+        let timing = text(&given, &machine(0)).unwrap_or_else(|problems| panic!("{problems}")).timing;
+        assert_eq!((timing.lease.as_millis(), timing.heartbeat.as_millis()), (lease, heartbeat), "{lines}");
+    }
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use super::Context;
 use crate::config::model::{Dns, Lock, Storage};
-use crate::config::spec::FailBackWord;
+use crate::config::spec::{FailBackWord, Preset};
 use ::cluster::{DayWindow, FailBack};
 use std::path::{Path, PathBuf};
 use toml::Spanned;
@@ -67,6 +67,21 @@ fn day_window(text: &str) -> Option<DayWindow> {
     let (from, to) = text.split_once('-')?;
     let (from, to) = (time(from)?, time(to)?);
     (from != to).then_some(DayWindow { from, to })
+}
+
+/// The lease, in milliseconds: a preset's, or as it is written.
+pub(super) fn lease(context: &mut Context<'_>, preset: Option<Preset>, lease: Option<&Spanned<i64>>) -> u64 {
+    let chosen = preset.unwrap_or_default().lease_ms();
+    let written = context.number("lease_ms", lease, 200, 10_000, chosen);
+    if let (Some(_), Some(lease)) = (preset, lease.filter(|_| written != chosen)) {
+        context.error(
+            "`preset` and `lease_ms` contradict each other",
+            lease.span(),
+            format!("the preset means {chosen} ms"),
+            "remove one of the two lines",
+        );
+    }
+    written
 }
 
 /// The cluster lock: a path, or CTDB's `!command` with its records in a directory.

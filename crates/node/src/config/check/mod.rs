@@ -123,7 +123,7 @@ pub(super) fn check(
         Context { source: Arc::clone(source), machine, purpose, is_node: purpose == Purpose::Serve, problems, files };
     let section = spec.cluster.unwrap_or_default();
     let name = cluster::name(&mut context, section.name.as_ref());
-    let lease = context.number("lease_ms", section.lease_ms.as_ref(), 200, 10_000, 600_u64);
+    let lease = cluster::lease(&mut context, section.preset, section.lease_ms.as_ref());
     let interval =
         context.number("fail_back_interval_ms", section.fail_back_interval_ms.as_ref(), 0, 3_600_000, 2_000_u64);
     let fail_back = cluster::fail_back(&mut context, section.fail_back.as_ref(), section.fail_back_window.as_ref());
