@@ -194,7 +194,7 @@ pub(crate) enum Command {
         /// Log file instead of the journal or standard error
         #[arg(long, value_name = "FILE")]
         log: Option<PathBuf>,
-        /// Parts to leave out, for tests only: tickle, announce, lease
+        /// Parts to leave out, for tests only: tickle, announce, lease, hold
         #[arg(long, hide = true, value_delimiter = ',', value_name = "PARTS")]
         without: Vec<node::daemon::Without>,
     },

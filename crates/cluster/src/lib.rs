@@ -35,7 +35,7 @@ pub use id::{Ballot, Epoch, Incarnation, NodeUid, Pnn, RunId};
 pub use io::{AdminReply, AdminRequest, AdminState, Health, Input, Output, ServiceHealth, human, public_interfaces};
 pub use message::{Ages, Grant, GuardWord, Heartbeat, Message, Orders, Report};
 pub use pace::PaceStatus;
-pub use snapshot::{LeaseStatus, LockStatus, NodeState, NodeStatus, Snapshot, VipState, VipStatus};
+pub use snapshot::{Eviction, LeaseStatus, LockStatus, NodeState, NodeStatus, Snapshot, VipState, VipStatus};
 pub use time::Time;
 pub use view::{Member, Rules, View};
 

@@ -98,8 +98,8 @@ pub struct NodeStatus {
     pub member: bool,
     /// Is it a voter of the view?
     pub voter: bool,
-    /// Are the members keeping its storage traffic out?
-    pub evicted: bool,
+    /// The members keep its storage traffic out; none: they do not.
+    pub evicted: Option<Eviction>,
     /// Since when it is heard, or silent (this node's clock).
     pub since: Time,
     /// What the administrator said.
@@ -112,6 +112,22 @@ pub struct NodeStatus {
     pub version: String,
     /// Its own standing warnings.
     pub warnings: Vec<String>,
+}
+
+/// Why a node is shut out of the storage.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Eviction {
+    /// Since when this node knows of it (this node's clock).
+    pub since: Time,
+    /// Why the view that began it was proposed.
+    pub because: String,
+}
+
+impl Eviction {
+    /// By this view, as this node learns of it.
+    pub(crate) fn by(view: &View, now: Time) -> Self {
+        Self { since: now, because: view.because.clone() }
+    }
 }
 
 /// What an address is doing.

@@ -137,7 +137,7 @@ impl Cluster {
             uid: report.map(|r| r.uid),
             member,
             voter: view.is_some_and(|v| v.voters.contains_key(&pnn)),
-            evicted: view.is_some_and(|v| v.evicted.contains_key(&pnn)),
+            evicted: self.shut_out.get(&pnn).cloned(),
             since: self.reach.peers.get(&pnn).map_or(self.started, |p| p.since),
             admin: report.map(|r| r.admin).unwrap_or_default(),
             services: report.map(|r| r.services.clone()).unwrap_or_default(),

@@ -254,6 +254,17 @@ pub(crate) enum ProbeKind {
         #[arg(long, default_value_t = 20)]
         interval_ms: u64,
     },
+    /// Write to the shared mount on a node, under a lock
+    MountWriter {
+        #[arg(long)]
+        path: PathBuf,
+        /// First letters of every line
+        #[arg(long)]
+        tag: String,
+        /// Each block once, then end
+        #[arg(long)]
+        once: bool,
+    },
     /// Check what the writer wrote
     NfsVerify {
         #[arg(long)]

@@ -141,6 +141,11 @@ pub(crate) fn boot(lab: &Lab, node: usize) -> Result<()> {
         lab.shell(&host, "rpc.statd --no-notify 2>/dev/null || true")?;
     }
     if lab.site.storage == Storage::Gluster {
+        if !first && lab.site.subject == Subject::Steadfast {
+            // As packaging/steadfast-fence.service does.
+            let fence = ["steadfast", "helper", "fence", "--config", crate::steadfast::CONFIG];
+            lab.exec(&host, &fence, Duration::from_secs(20))?;
+        }
         lab.exec(&host, &["glusterd", "--log-level", "WARNING"], Duration::from_secs(120))?;
     }
     Ok(())

@@ -124,7 +124,7 @@ impl Written {
 }
 
 /// Two file names in the NFS directory whose data is on `node`'s brick (any two, where there are no bricks).
-fn files_on(lab: &Lab, node: usize, tag: &str) -> Result<[String; 2]> {
+pub(crate) fn files_on(lab: &Lab, node: usize, tag: &str) -> Result<[String; 2]> {
     let host = site::name(node);
     if lab.site.storage == Storage::Local {
         return Ok([format!("{tag}-a"), format!("{tag}-b")]);

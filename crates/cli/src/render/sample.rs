@@ -34,7 +34,7 @@ fn node(n: u16, state: NodeState) -> NodeStatus {
         uid: Some(NodeUid(u128::from(n))),
         member: !witness,
         voter: true,
-        evicted: false,
+        evicted: None,
         since: before(120),
         admin: AdminState::Active,
         services: if witness { [].into() } else { [("nfs".into(), ok()), ("samba".into(), ok())].into() },
@@ -104,7 +104,7 @@ pub(crate) fn one_down() -> Status {
     dead.state = NodeState::Down;
     dead.because = "not heard".into();
     dead.member = false;
-    dead.evicted = true;
+    dead.evicted = Some(cluster::Eviction { since: before(11), because: "gluster2 is not heard".into() });
     dead.since = before(12);
     dead.vips.clear();
     dead.services.clear();

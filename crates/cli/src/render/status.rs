@@ -89,7 +89,7 @@ fn troubles(status: &Status) -> Vec<String> {
 pub(crate) fn status(status: &Status, now: Time, style: Style) -> String {
     let s = &status.snapshot;
     let mut out = String::new();
-    head(status, style, &mut out);
+    head(status, now, style, &mut out);
     out.push('\n');
     node_table(s, now).draw(style, &mut out);
     if !s.vips.is_empty() {
@@ -108,7 +108,15 @@ pub(crate) fn status(status: &Status, now: Time, style: Style) -> String {
     out
 }
 
-fn head(status: &Status, style: Style, out: &mut String) {
+/// Without a lease for how long, and what that means for this node's own writes.
+fn no_lease(status: &Status, now: Time) -> String {
+    let since = status.snapshot.lease.until.filter(|until| *until <= now);
+    let since = since.map_or_else(String::new, |until| format!(" for {}", ago(until, now)));
+    let held = status.local.storage.as_ref().is_some_and(|s| s.kind == "gluster");
+    format!("NO LEASE{since}{}", if held { ", its own storage clients are held" } else { "" })
+}
+
+fn head(status: &Status, now: Time, style: Style, out: &mut String) {
     let s = &status.snapshot;
     let heard = |state| !matches!(state, NodeState::Down | NodeState::Suspected | NodeState::Joining);
     let up = s.nodes.values().filter(|n| heard(n.state)).count();
@@ -128,9 +136,10 @@ fn head(status: &Status, style: Style, out: &mut String) {
             n => format!("epoch {} of life {n}", v.epoch),
         },
     );
-    let lease = if s.lease.valid { "lease valid" } else { "NO LEASE" };
+    let lease = if s.lease.valid { "lease valid".to_owned() } else { no_lease(status, now) };
     let grants = format!("{} of {} grants", s.lease.grants, s.lease.voters);
-    let facts = format!("{epoch}, {leader}; this is {}: {lease} ({grants})", name(s, s.me));
+    let wait = s.takeover_wait.as_millis();
+    let facts = format!("{epoch}, {leader}; this is {}: {lease} ({grants}); takeover after {wait} ms", name(s, s.me));
     for part in wrap(&facts, style.width) {
         let _ = writeln!(out, "{}", style.paint(if s.lease.valid { Colour::Faint } else { Colour::Waiting }, &part));
     }
@@ -151,8 +160,9 @@ fn node_table(s: &Snapshot, now: Time) -> Table {
                 .filter(|(_, h)| !node.because.contains(&h.because))
                 .map(|(service, h)| format!("{service}: {}", h.because)),
         );
-        if node.evicted {
-            because.push("its storage traffic is shut out".into());
+        if let Some(eviction) = &node.evicted {
+            let since = ago(eviction.since, now);
+            because.push(format!("its storage traffic is shut out for {since}: {}", eviction.because));
         }
         let word = if s.leader == Some(*pnn) { format!("{word}, leader") } else { word.to_owned() };
         let held = node.vips.len();
@@ -288,7 +298,7 @@ mod tests {
             plain(&s, 100),
             "\
 Cluster storage: OK  3 of 3 nodes up, 2 of 2 addresses served
-epoch 7, leader gluster1; this is gluster1: lease valid (3 of 3 grants)
+epoch 7, leader gluster1; this is gluster1: lease valid (3 of 3 grants); takeover after 650 ms
 
 NODE      PNN  STATE       SINCE  ADDRESSES
 gluster1  0    OK, leader  2m00s  192.0.2.200
@@ -310,11 +320,12 @@ ADDRESS         NODE      INTERFACE  STATE  SINCE
             plain(&s, 100),
             "\
 Cluster storage: NOT OK  2 of 3 nodes up, 1 of 2 addresses served
-epoch 8, leader gluster1; this is gluster1: lease valid (2 of 3 grants)
+epoch 8, leader gluster1; this is gluster1: lease valid (2 of 3 grants); takeover after 650 ms
 
 NODE      PNN  STATE       SINCE  ADDRESSES    WHY
 gluster1  0    OK, leader  2m00s  192.0.2.200
-gluster2  1    DOWN        12s    -            not heard; its storage traffic is shut out
+gluster2  1    DOWN        12s    -            not heard; its storage traffic is shut out for 11s:
+                                               gluster2 is not heard
 gluster3  2    witness     2m00s  -
 
 ADDRESS         NODE      INTERFACE  STATE    SINCE  WHY

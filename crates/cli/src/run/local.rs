@@ -151,16 +151,17 @@ pub(super) fn daemon(place: Place, run_dir: PathBuf, log: Option<PathBuf>, witho
 
 pub(super) fn helper(args: &[String]) -> Result<ExitCode, Fail> {
     #[derive(Debug, Parser)]
-    struct ReleaseAll {
+    struct Where {
         #[command(flatten)]
         place: Place,
     }
-    if args.first().is_none_or(|kind| kind != "release-all") {
-        return Ok(services::storage::helper::run(args));
-    }
-    let place = ReleaseAll::try_parse_from(args).map_err(Fail::other)?.place;
-    node::daemon::release_all(&place.config, place.node.as_deref(), &place.state_dir)
-        .map_err(|e| Fail::Other(format!("{e:#}")))?;
+    let work = match args.first().map(String::as_str) {
+        Some("release-all") => node::daemon::release_all,
+        Some("fence") => node::daemon::fence,
+        _ => return Ok(services::storage::helper::run(args)),
+    };
+    let place = Where::try_parse_from(args).map_err(Fail::other)?.place;
+    work(&place.config, place.node.as_deref(), &place.state_dir).map_err(|e| Fail::Other(format!("{e:#}")))?;
     Ok(Exit::Ok.into())
 }
 

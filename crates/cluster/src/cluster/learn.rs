@@ -46,6 +46,10 @@ impl Cluster {
         self.half = false;
         self.dirty = true;
         self.next_heartbeat = now;
+        self.shut_out.retain(|p, _| view.evicted.contains_key(p));
+        for pnn in view.evicted.keys() {
+            self.shut_out.entry(*pnn).or_insert_with(|| Eviction::by(&view, now));
+        }
         let names: Vec<String> = view.members.keys().map(|p| self.name(*p)).collect();
         let leader = view.leader().map_or_else(|| "nobody".into(), |l| self.name(l));
         let text = format!("view {}: members {}; leader {leader}", view.epoch, list(&names));

@@ -17,8 +17,9 @@ use crate::placing::{Placing, Scene};
 use crate::reach::Reach;
 use crate::status::Seen;
 use crate::{
-    AdminReply, AdminRequest, AdminState, Config, Durable, Epoch, Event, Grant, GuardWord, Heartbeat, Incarnation,
-    Input, Level, LockStatus, Message, Orders, Output, Pnn, Report, Role, RunId, ServiceHealth, Time, View,
+    AdminReply, AdminRequest, AdminState, Config, Durable, Epoch, Event, Eviction, Grant, GuardWord, Heartbeat,
+    Incarnation, Input, Level, LockStatus, Message, Orders, Output, Pnn, Report, Role, RunId, ServiceHealth, Time,
+    View,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -98,6 +99,8 @@ pub struct Cluster {
     pub(crate) guards: Guards,
     pub(crate) evicted: Option<Epoch>,
     pub(crate) evict_error: Option<String>,
+    /// Whom the view shuts out of the storage.
+    pub(crate) shut_out: BTreeMap<Pnn, Eviction>,
     pub(crate) services: BTreeMap<String, ServiceHealth>,
     pub(crate) links_down: BTreeSet<String>,
     pub(crate) whole_seconds: bool,
@@ -144,6 +147,7 @@ impl Cluster {
         // What others were granted before this start is forgotten: they may act for one more lease.
         let wait = timing.lease + timing.margin + timing.whole_seconds;
         let fences = config.nodes.keys().filter(|p| **p != me).map(|p| (*p, now + wait)).collect();
+        let shut_out = durable.view.iter().flat_map(|v| v.evicted.keys().map(|p| (*p, Eviction::by(v, now)))).collect();
         let mut holder = Holder::default();
         holder.forget_orders(epoch);
         Self {
@@ -161,6 +165,7 @@ impl Cluster {
             guards: Guards::default(),
             evicted: None,
             evict_error: None,
+            shut_out,
             services: BTreeMap::new(),
             links_down: BTreeSet::new(),
             whole_seconds: false,

@@ -45,7 +45,7 @@ fn node(name: &str) -> NodeStatus {
         uid: None,
         member: true,
         voter: true,
-        evicted: false,
+        evicted: None,
         since: Time(0),
         admin: AdminState::Active,
         services: BTreeMap::from([("nfs".to_owned(), health.clone()), ("samba".to_owned(), health)]),

@@ -1,6 +1,6 @@
 //! Tests of tests: with the part switched off that makes a failover short, the test of that failover must fail.
 
-use super::{Ctx, faults, outage};
+use super::{Ctx, faults, outage, returning};
 use crate::steadfast;
 use anyhow::{Result, bail};
 
@@ -49,4 +49,9 @@ pub(crate) fn no_tickle(ctx: &Ctx<'_>) -> Result<()> {
 /// A daemon that is stopped keeps its addresses, and its node goes on answering for them.
 pub(crate) fn no_lease(ctx: &Ctx<'_>) -> Result<()> {
     must_fail(ctx, "lease", faults::daemon_hung)
+}
+
+/// Without a lease a node's own storage clients go on writing.
+pub(crate) fn no_hold(ctx: &Ctx<'_>) -> Result<()> {
+    must_fail(ctx, "hold", returning::hold_loses_nothing)
 }

@@ -13,6 +13,7 @@ mod names;
 pub(crate) mod outage;
 mod partition;
 mod planned;
+mod returning;
 mod services;
 mod state;
 mod storage;
@@ -123,6 +124,12 @@ pub(crate) const CASES: &[Case] = &[
     case(Group::Gluster, "ganesha-killed-on-glusterfs", services::ganesha_killed),
     case(Group::Gluster, "shared-mount-hangs", storage::mount_hangs),
     case(Group::Gluster, "check-storage-passes", storage::check_passes),
+    long(Group::Gluster, "hold-loses-nothing", returning::hold_loses_nothing),
+    long(Group::Gluster, "honest-without-hold", honest::no_hold),
+    long(Group::Gluster, "returning-daemon-cannot-write", returning::daemon_stopped),
+    long(Group::Gluster, "returning-node-cannot-write", returning::cut_off),
+    long(Group::Gluster, "returning-paused-cannot-write", returning::paused),
+    long(Group::Gluster, "fence-before-glusterd", returning::fence_before_glusterd),
     long(Group::Gluster, "power-off-again-and-again", outage::again_and_again),
     case(Group::Gluster, "check-storage-fails-on-defaults", storage::check_fails),
     case(Group::Mesh, "partition-three-one", partition::three_one),

@@ -12,6 +12,7 @@
 pub(crate) mod arp;
 pub(crate) mod garbage;
 pub(crate) mod ident;
+pub(crate) mod mount_writer;
 pub(crate) mod nfs3;
 pub(crate) mod nfs_writer;
 pub(crate) mod run;

@@ -99,6 +99,7 @@ impl Hosting {
         }
         self.vips = vips;
         self.clients.retain(|addr, _| self.vips.iter().any(|v| v.addr == *addr));
+        let hold = if self.parts.hold { hold } else { Some(HoldSpec::default()) };
         let wanted = hold.as_ref().is_some_and(|h| !h.ports.is_empty());
         if hold.is_some()
             && !wanted

@@ -46,11 +46,13 @@ pub struct Parts {
     pub announce: bool,
     /// Clients of taken addresses are tickled.
     pub tickle: bool,
+    /// This node's storage clients are held while it has no lease.
+    pub hold: bool,
 }
 
 impl Default for Parts {
     fn default() -> Self {
-        Self { gate: true, lifetimes: true, announce: true, tickle: true }
+        Self { gate: true, lifetimes: true, announce: true, tickle: true, hold: true }
     }
 }
 

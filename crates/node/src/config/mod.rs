@@ -25,6 +25,7 @@ mod tests;
 pub use command::{Outcome, check_file, show};
 pub use diagnostic::{Diagnostic, Diagnostics, Mark, Severity, Source};
 pub use machine::Machine;
+pub(crate) use model::DEFAULT_CONTROL_PORT;
 pub use model::{Config, Dns, DnsName, Lock, NFS, PublicList, SAMBA, STORAGE, Storage};
 
 use check::Purpose;

@@ -8,6 +8,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
+/// Where the daemons talk to each other unless the configuration says otherwise.
+pub(crate) const DEFAULT_CONTROL_PORT: u16 = 4390;
+
 /// Name of the storage service in health reports.
 pub const STORAGE: &str = "storage";
 /// Name of the SMB service in health reports.

@@ -35,7 +35,7 @@ pub mod timeline;
 mod without;
 
 pub use run::{Options, run};
-pub use start::release_all;
+pub use start::{fence, release_all};
 pub use without::Without;
 
 /// Directory of the admin socket and of what need not survive a restart of the machine.

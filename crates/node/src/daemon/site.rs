@@ -9,6 +9,7 @@ use std::thread;
 use std::time::Duration;
 
 use cluster::{Input, Pnn};
+use net::fence::StoragePorts;
 use net::{Command, HoldSpec, VipSpec};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
@@ -60,12 +61,18 @@ pub(crate) fn network(config: &Config) -> Command {
         let interface = vip.hosts.get(&config.me)?.clone();
         Some(VipSpec { addr: *addr, prefix_len: vip.prefix_len, interface })
     });
+    let ports = fenced(config);
     Command::Configure {
         vips: vips.collect(),
-        storage_ports: storage_ports(&config.storage),
-        spared_ports: spared(config),
+        storage_ports: ports.storage,
+        spared_ports: ports.spared,
         hold: Some(Box::new(hold(config))),
     }
+}
+
+/// What is shut between this node and dropped ones.
+pub(crate) fn fenced(config: &Config) -> StoragePorts {
+    StoragePorts { storage: storage_ports(&config.storage), spared: spared(config) }
 }
 
 /// Never storage, whatever the other end's port is.

@@ -4,12 +4,13 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use cluster::Durable;
+use net::fence::{Fence, StoragePorts};
 use net::{Command, Parts, Worker};
 
 use super::effects::forward;
 use super::inbox::{Inbox, Item, Outlet};
 use super::site;
-use crate::config::Config;
+use crate::config::{Config, DEFAULT_CONTROL_PORT};
 use crate::pki::PkiDir;
 use crate::random;
 use crate::state::{StateError, StateStore};
@@ -114,5 +115,34 @@ pub fn release_all(config: &Path, node: Option<&str>, state_dir: &Path) -> anyho
         }
     }
     anyhow::ensure!(failed.is_empty(), "addresses may be left on this node: {}", failed.join("; "));
+    Ok(())
+}
+
+/// Shuts out the nodes that the view on disk drops, before the storage's own server starts. The fence outlives this
+/// process; the daemon takes it over. Nothing to do while a daemon runs (it has done so), or before the first view.
+///
+/// # Errors
+/// The votes cannot be read, or the kernel refuses. A configuration that cannot be read is no reason not to fence:
+/// GlusterFS's ports are shut then.
+pub fn fence(config: &Path, node: Option<&str>, state_dir: &Path) -> anyhow::Result<()> {
+    if !state_dir.join("votes.json").try_exists()? {
+        return Ok(());
+    }
+    let store = match StateStore::open(state_dir) {
+        Ok(store) => store,
+        Err(StateError::InUse { .. }) => return Ok(()),
+        Err(error) => return Err(error.into()),
+    };
+    let Some(view) = store.load()?.and_then(|votes| votes.view) else { return Ok(()) };
+    let ports = match site::read(config, node, state_dir) {
+        Ok(config) if !site::evicts(&config) => return Ok(()),
+        Ok(config) => site::fenced(&config),
+        Err(why) => {
+            eprintln!("the configuration cannot be read, so the usual storage ports are shut: {why}");
+            StoragePorts { storage: net::fence::GLUSTERFS_PORTS.to_vec(), spared: vec![22, DEFAULT_CONTROL_PORT] }
+        }
+    };
+    let evicted: Vec<_> = view.evicted.values().flatten().copied().collect();
+    Fence::open()?.set_evicted(&evicted, &ports)?;
     Ok(())
 }

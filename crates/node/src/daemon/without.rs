@@ -15,10 +15,12 @@ pub enum Without {
     Announce,
     /// Nothing ends a stopped daemon's addresses when the node lease ends.
     Lease,
+    /// A node's own storage clients go on without a lease.
+    Hold,
 }
 
 impl Without {
-    const ALL: [Self; 3] = [Self::Tickle, Self::Announce, Self::Lease];
+    const ALL: [Self; 4] = [Self::Tickle, Self::Announce, Self::Lease, Self::Hold];
 
     /// What is left of the network worker without these.
     pub(super) fn parts(list: &[Self]) -> Parts {
@@ -27,6 +29,7 @@ impl Without {
             gate: lease,
             lifetimes: lease,
             announce: !list.contains(&Self::Announce),
+            hold: !list.contains(&Self::Hold),
             tickle: !list.contains(&Self::Tickle),
         }
     }
@@ -38,6 +41,7 @@ impl fmt::Display for Without {
             Self::Tickle => "tickle",
             Self::Announce => "announce",
             Self::Lease => "lease",
+            Self::Hold => "hold",
         })
     }
 }

@@ -12,7 +12,7 @@ mod vips;
 use super::diagnostic::{Diagnostic, Diagnostics, Source};
 use super::files::Files;
 use super::machine::Machine;
-use super::model::Config;
+use super::model::{Config, DEFAULT_CONTROL_PORT};
 use super::spec::Spec;
 use ::cluster::Timing;
 use services::config::ServicesConfig;
@@ -127,7 +127,7 @@ pub(super) fn check(
     let interval =
         context.number("fail_back_interval_ms", section.fail_back_interval_ms.as_ref(), 0, 3_600_000, 2_000_u64);
     let fail_back = cluster::fail_back(&mut context, section.fail_back.as_ref(), section.fail_back_window.as_ref());
-    let control_port = context.number("control_port", section.control_port.as_ref(), 1, 65_535, 4390_u16);
+    let control_port = context.number("control_port", section.control_port.as_ref(), 1, 65_535, DEFAULT_CONTROL_PORT);
     let nodes = nodes::nodes(&mut context, &spec.node, section.nodes_file.as_ref());
     let me = nodes::me(&mut context, &nodes);
     let vips = vips::vips(&mut context, &spec.vip, section.public_addresses_file.as_ref(), &nodes, me);

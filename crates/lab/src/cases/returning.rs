@@ -1,0 +1,178 @@
+//! Nodes without a lease and the shared filesystem: what waits goes on, and who was dropped cannot write any more.
+
+use super::{Ctx, vip_of};
+use crate::lab::{Lab, Net};
+use crate::probe::now_us;
+use crate::probe::run::Probe;
+use crate::site::{self, MOUNT};
+use crate::{parts, steadfast, streams, switch};
+use anyhow::{Context, Result, bail};
+use std::time::{Duration, Instant};
+
+/// Longest that a lock of a dropped node's program may stay taken, from the fault on: lease, margin, eviction.
+const LOCK_FREE: f64 = 3000.0;
+
+fn writer(lab: &Lab, node: usize, file: &str, tag: &str) -> Result<Probe> {
+    let path = format!("{MOUNT}/{file}");
+    Probe::start(lab, &site::name(node), tag, &["mount-writer", "--path", &path, "--tag", tag])
+}
+
+/// Three of four daemons are stopped: nobody has a lease, and nobody can be dropped. All is held; then it goes on.
+pub(crate) fn hold_loses_nothing(ctx: &Ctx<'_>) -> Result<()> {
+    let lab = ctx.lab;
+    let stopped = [1, 2, 3];
+    let services = || lab.shell("gluster1", "pgrep -o -x smbd; pgrep -o -x ganesha.nfsd");
+    for seconds in [1.2_f64, 3.0, 10.0] {
+        let status = steadfast::settle(lab)?;
+        let (epoch, vip, before) = (status.epoch(), vip_of(&status, 0)?, services()?);
+        let local = writer(lab, 0, "nfs/held", "H")?;
+        let nfs = Probe::nfs_writer(lab, "nfs3", &vip, "nfs/held-nfs")?;
+        for probe in [&local, &nfs] {
+            probe.wait_ok(0, Duration::from_secs(30))?;
+        }
+        let at = now_us();
+        for node in stopped {
+            steadfast::signal(lab, node, "STOP")?;
+        }
+        std::thread::sleep(Duration::from_secs_f64(seconds));
+        for node in stopped {
+            steadfast::signal(lab, node, "CONT")?;
+        }
+        for probe in [&local, &nfs] {
+            probe.wait_ok(at + 1_000_000 * seconds as u64, Duration::from_secs(60))?;
+        }
+        let (local, nfs) = (local.stop()?, nfs.stop()?);
+        let after = steadfast::wait_whole(lab, &ctx.all(), Duration::from_secs(60))?;
+        ctx.figure(format!(
+            "{seconds} s without daemons: a writer on the mount waited {:.0} ms, NFSv3 {:.0} ms; epoch {epoch}, then {}",
+            local.longest_ms(at),
+            nfs.longest_ms(at),
+            after.epoch()
+        ));
+        if local.errors + nfs.errors > 0 {
+            let why: Vec<&str> = local.gaps.iter().chain(&nfs.gaps).map(|g| g.why.as_str()).collect();
+            bail!("{} writes on the mount and {} over NFS failed: {}", local.errors, nfs.errors, why.join(", "));
+        }
+        if local.longest_ms(at) < seconds * 1000.0 - 1000.0 {
+            bail!(
+                "the mount's writer was not held: it waited {:.0} ms, allowed are {:.0} and more",
+                local.longest_ms(at),
+                seconds * 1000.0 - 1000.0
+            );
+        }
+        if before != services()? {
+            // They do not answer for as long as the mount does not.
+            ctx.figure(format!("{seconds} s without daemons: smbd or Ganesha was started again"));
+            if seconds < 5.0 {
+                bail!("smbd or Ganesha was started again");
+            }
+        }
+        let blocks = nfs.extra.first().cloned().unwrap_or_default();
+        let other = vip_of(&after, 1)?;
+        let words =
+            ["steadfast-lab", "probe", "nfs-verify", "--server", &other, "--path", "nfs/held-nfs", "--blocks", &blocks];
+        lab.exec(site::CLIENT, &words, Duration::from_secs(60))?;
+    }
+    Ok(())
+}
+
+/// One program on a node writes under a lock; `fault` takes the node away; another node gets the lock and writes;
+/// `mend` brings the node back: not one byte of the first may change what the second wrote.
+fn cannot_write(
+    ctx: &Ctx<'_>,
+    what: &str,
+    fault: impl FnOnce() -> Result<()>,
+    mend: impl FnOnce() -> Result<()>,
+) -> Result<()> {
+    let lab = ctx.lab;
+    let node = 2;
+    steadfast::settle(lab)?;
+    let [name, _] = streams::files_on(lab, node, what)?;
+    let file = format!("nfs/{name}");
+    let old = writer(lab, node, &file, "A")?;
+    old.wait_ok(0, Duration::from_secs(30))?;
+    let (at, begun) = (now_us(), Instant::now());
+    fault()?;
+    let path = format!("{MOUNT}/{file}");
+    let words = ["/usr/local/sbin/steadfast-lab", "probe", "mount-writer", "--once", "--path", &path, "--tag", "B"];
+    // The lock is on files of the lost node's own bricks: it is free once the other brick knows that it is gone.
+    let said = lab.exec("gluster1", &words, Duration::from_secs(60))?;
+    if !said.contains(&format!("N {} 0", crate::probe::mount_writer::BLOCKS)) {
+        bail!("{what}: the second writer could not write: {said}");
+    }
+    ctx.bound(
+        &format!("{what}: another node has the lock and has written after"),
+        begun.elapsed().as_secs_f64() * 1000.0,
+        1000.0 + LOCK_FREE,
+    )?;
+    std::thread::sleep(Duration::from_secs(2));
+    mend()?;
+    // Time for what waits in a socket or in the kernel to arrive.
+    std::thread::sleep(Duration::from_secs(3));
+    steadfast::wait_whole(lab, &ctx.all(), Duration::from_secs(120))?;
+    parts::wait_healed(lab, Duration::from_secs(120))?;
+    let seen = old.stop()?;
+    ctx.figure(format!(
+        "{what}: the first writer's last success was {} ms after the fault; {} of its writes failed",
+        seen.last_us.saturating_sub(at) / 1000,
+        seen.errors
+    ));
+    let brick = format!("/data/brick/b/{file}");
+    for (host, path) in [("gluster1", &path), ("gluster3", &path), ("gluster3", &brick), ("gluster4", &brick)] {
+        let count = lab.shell(host, &format!("grep -vc '^B' {path} || true"))?;
+        if count.trim() != "0" {
+            bail!("{what}: {} lines of {path} on {host} are not the second writer's", count.trim());
+        }
+    }
+    Ok(())
+}
+
+/// Its daemon is stopped, the rest of the node lives.
+pub(crate) fn daemon_stopped(ctx: &Ctx<'_>) -> Result<()> {
+    let lab = ctx.lab;
+    cannot_write(ctx, "stopped", || steadfast::signal(lab, 2, "STOP"), || steadfast::signal(lab, 2, "CONT"))
+}
+
+/// Its cable is out.
+pub(crate) fn cut_off(ctx: &Ctx<'_>) -> Result<()> {
+    let lab = ctx.lab;
+    let host = site::name(2);
+    cannot_write(
+        ctx,
+        "cut-off",
+        || switch::link(lab, &host, Net::Public, false),
+        || switch::link(lab, &host, Net::Public, true),
+    )
+}
+
+/// All its processes are stopped, as a paused machine's, but its kernel goes on sending what it has.
+pub(crate) fn paused(ctx: &Ctx<'_>) -> Result<()> {
+    let lab = ctx.lab;
+    let all = |signal: &str| lab.shell("gluster3", &format!("kill -{signal} -1")).map(drop);
+    cannot_write(ctx, "paused", || all("STOP"), || all("CONT"))
+}
+
+/// A node that starts while another is dropped: shut out before glusterd runs, by the view on disk alone.
+pub(crate) fn fence_before_glusterd(ctx: &Ctx<'_>) -> Result<()> {
+    let lab = ctx.lab;
+    let fence = |node: usize| lab.shell(&site::name(node), "nft list table inet steadfast_fence");
+    lab.power_off(&site::name(3))?;
+    steadfast::wait_whole(lab, &[0, 1, 2], Duration::from_secs(60))?;
+    lab.power_off(&site::name(1))?;
+    steadfast::wait_whole(lab, &[0, 2], Duration::from_secs(60)).context("two of the three are left")?;
+    parts::boot(lab, 1)?;
+    let there = fence(1).context("there is no fence before the daemon runs")?;
+    let lost = lab.site.private(3);
+    if !there.contains(&lost) {
+        bail!("the fence made from the view on disk does not shut {lost} out:\n{there}");
+    }
+    parts::boot(lab, 3)?;
+    for node in [1, 3] {
+        steadfast::start(lab, node)?;
+    }
+    steadfast::wait_whole(lab, &ctx.all(), Duration::from_secs(120))?;
+    if fence(1)?.contains(&lost) {
+        bail!("{lost} was admitted and is still shut out");
+    }
+    Ok(())
+}
