@@ -1,8 +1,10 @@
 //! One clustered database on one node: who has a record, and how it comes here.
 
+mod commit;
 mod migration;
 mod rules;
 
+pub use commit::{Change, CommitOutput, Commits, ENDED_BY_RECOVERY, Under};
 pub use migration::{Caller, Function, Message, Migration, Output, Token, Write};
 pub use rules::{Stored, store};
 

@@ -1,0 +1,208 @@
+//! The leader's part of a recovery: when the next step may begin.
+
+use super::word::{Content, Generation, Have, Word};
+use crate::database::Kind;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Words for members, the leader itself among them.
+pub type Orders = Vec<(u32, Word)>;
+
+#[derive(Debug)]
+enum Phase {
+    /// Members stop it.
+    Stopping(BTreeMap<u32, Option<Content>>),
+    /// These have not finished their part.
+    Merging(BTreeSet<u32>),
+    /// All are done; it goes on when the dropped nodes can do no harm.
+    Merged,
+    /// It goes on.
+    Going,
+    /// It cannot go on, for this reason.
+    Failed(String),
+}
+
+#[derive(Debug)]
+struct Database {
+    have: Have,
+    attempt: u32,
+    phase: Phase,
+}
+
+/// The leader of one view.
+#[derive(Debug)]
+pub struct Lead {
+    epoch: u64,
+    members: BTreeSet<u32>,
+    /// Members that have not said what databases they have.
+    silent: BTreeSet<u32>,
+    /// Before that is known, what members say of databases is kept here.
+    known: BTreeMap<u32, Database>,
+    harmless: bool,
+}
+
+impl Lead {
+    /// Begins. `harmless`: the view dropped nobody, or nobody who could still do harm.
+    pub fn begin(epoch: u64, members: &[u32], harmless: bool, out: &mut Orders) -> Self {
+        let members: BTreeSet<u32> = members.iter().copied().collect();
+        out.extend(members.iter().map(|m| (*m, Word::Hello { epoch })));
+        Self { epoch, silent: members.clone(), members, known: BTreeMap::new(), harmless }
+    }
+
+    /// The nodes that the view dropped can do no harm any more.
+    pub fn harmless(&mut self, out: &mut Orders) {
+        self.harmless = true;
+        let dbs: Vec<u32> = self.known.keys().copied().collect();
+        for db in dbs {
+            self.go(db, out);
+        }
+    }
+
+    /// Databases that are not going on, with what they wait for.
+    pub fn waiting(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.known.values().filter_map(|db| {
+            let why = match &db.phase {
+                Phase::Stopping(_) => "members stop it",
+                Phase::Merging(_) => "members compare what they have",
+                Phase::Merged => "a dropped node is not harmless yet",
+                Phase::Failed(why) => why,
+                Phase::Going => return None,
+            };
+            Some((db.have.name.as_str(), why))
+        })
+    }
+
+    /// Every member has been heard, and every database goes on or cannot.
+    #[must_use]
+    pub fn is_finished(&self) -> bool {
+        self.silent.is_empty() && self.known.values().all(|db| matches!(db.phase, Phase::Going | Phase::Failed(_)))
+    }
+
+    /// A member says something to its leader. Words of another view or recovery are dropped.
+    pub fn word(&mut self, from: u32, word: Word, out: &mut Orders) {
+        if !self.members.contains(&from) {
+            return;
+        }
+        match word {
+            Word::Databases { epoch, have } if epoch == self.epoch => {
+                self.silent.remove(&from);
+                for have in have {
+                    self.add(have);
+                }
+                if self.silent.is_empty() {
+                    let dbs: Vec<u32> = self.known.keys().copied().collect();
+                    for db in dbs {
+                        self.stop(db, out);
+                    }
+                }
+            }
+            Word::Create { epoch, have } if epoch == self.epoch => {
+                let db = have.db;
+                self.add(have);
+                if self.silent.is_empty() {
+                    self.stop(db, out);
+                }
+            }
+            Word::Stopped { generation, db, content } => self.stopped(from, generation, db, content, out),
+            Word::Merged { generation, db } => {
+                if let Some(Phase::Merging(left)) = self.phase(generation, db) {
+                    left.remove(&from);
+                    self.merged(db, out);
+                }
+            }
+            Word::Failed { generation, db, why } => {
+                if let Some(phase) = self.phase(generation, db) {
+                    *phase = Phase::Failed(format!("node {from}: {why}"));
+                }
+            }
+            // One that is being recovered already gets over its trouble by that.
+            Word::Trouble { generation, db, .. } => {
+                if let Some(Phase::Going | Phase::Merging(_) | Phase::Merged | Phase::Failed(_)) =
+                    self.phase(generation, db)
+                    && let Some(database) = self.known.get_mut(&db)
+                {
+                    database.attempt += 1;
+                    database.phase = Phase::Stopping(BTreeMap::new());
+                    self.stop_again(db, out);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn add(&mut self, have: Have) {
+        // A persistent one that a member takes for volatile (its client attached it so) stays persistent.
+        let new = Database { have: have.clone(), attempt: 0, phase: Phase::Stopping(BTreeMap::new()) };
+        let known = self.known.entry(have.db).or_insert(new);
+        if known.attempt == 0 && known.have.kind == Kind::Volatile {
+            known.have.kind = have.kind;
+        }
+    }
+
+    fn phase(&mut self, generation: Generation, db: u32) -> Option<&mut Phase> {
+        let epoch = self.epoch;
+        let database = self.known.get_mut(&db)?;
+        (generation == Generation { epoch, attempt: database.attempt }).then_some(&mut database.phase)
+    }
+
+    fn stop(&mut self, db: u32, out: &mut Orders) {
+        if let Some(database) = self.known.get_mut(&db).filter(|d| d.attempt == 0) {
+            database.attempt = 1;
+            self.stop_again(db, out);
+        }
+    }
+
+    fn stop_again(&self, db: u32, out: &mut Orders) {
+        if let Some(database) = self.known.get(&db) {
+            let generation = Generation { epoch: self.epoch, attempt: database.attempt };
+            out.extend(self.members.iter().map(|m| (*m, Word::Stop { generation, have: database.have.clone() })));
+        }
+    }
+
+    fn stopped(&mut self, from: u32, generation: Generation, db: u32, content: Option<Content>, out: &mut Orders) {
+        let members = self.members.clone();
+        let Some(Phase::Stopping(stopped)) = self.phase(generation, db) else { return };
+        stopped.insert(from, content);
+        if stopped.len() < members.len() {
+            return;
+        }
+        let stopped = std::mem::take(stopped);
+        let Some(database) = self.known.get_mut(&db) else { return };
+        if database.have.kind == Kind::Volatile {
+            out.extend(members.iter().map(|m| (*m, Word::Merge { generation, db })));
+            database.phase = Phase::Merging(members);
+            return;
+        }
+        // The best copy; where several are equal the lowest node's.
+        let best = stopped.iter().filter_map(|(n, c)| Some(((*c)?, std::cmp::Reverse(*n)))).max();
+        let Some((content, std::cmp::Reverse(source))) = best else {
+            database.phase = Phase::Failed("no member can read its file".to_owned());
+            return;
+        };
+        let same =
+            |c: &Option<Content>| c.is_some_and(|c| (c.seqnum, c.checksum) == (content.seqnum, content.checksum));
+        let to: Vec<u32> = stopped.iter().filter(|(_, c)| !same(c)).map(|(n, _)| *n).collect();
+        database.phase = Phase::Merging(to.iter().copied().collect());
+        if !to.is_empty() {
+            out.push((source, Word::Source { generation, db, to }));
+        }
+        self.merged(db, out);
+    }
+
+    fn merged(&mut self, db: u32, out: &mut Orders) {
+        let Some(database) = self.known.get_mut(&db) else { return };
+        if matches!(&database.phase, Phase::Merging(left) if left.is_empty()) {
+            database.phase = Phase::Merged;
+            self.go(db, out);
+        }
+    }
+
+    fn go(&mut self, db: u32, out: &mut Orders) {
+        if !self.harmless {
+            return;
+        }
+        let Some(database) = self.known.get_mut(&db).filter(|d| matches!(d.phase, Phase::Merged)) else { return };
+        database.phase = Phase::Going;
+        let generation = Generation { epoch: self.epoch, attempt: database.attempt };
+        out.extend(self.members.iter().map(|m| (*m, Word::Go { generation, db })));
+    }
+}

@@ -1,0 +1,508 @@
+//! A member's part of a recovery: stops its files, says what is in them, changes them as is decided, goes on.
+
+use super::merge::{Claim, Merge, Verdict};
+use super::word::{Content, Edit, Generation, Have, Word};
+use crate::database::Kind;
+use crate::hash::lookup3;
+use crate::wire::{LtdbHeader, record_flags as flag};
+use std::collections::{BTreeMap, BTreeSet};
+use std::mem;
+
+/// Records in one [`Word::Settle`] at most.
+const SETTLE_AT_ONCE: usize = 4096;
+
+/// What the member wants done. In the order given; what concerns one database must be carried out in that order too.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// Tell a member (which may be this node itself).
+    Send {
+        /// Node number.
+        to: u32,
+        /// What.
+        word: Word,
+    },
+    /// Open the file, make it if it is not there.
+    Create(Have),
+    /// No record changes hands any more; calls of clients wait.
+    Suspend(u32),
+    /// Take the lock on all of the file, however long it takes, then answer [`Answer::Frozen`]. If it is held already,
+    /// answer at once.
+    Freeze {
+        /// The database.
+        db: u32,
+        /// For the answer.
+        generation: Generation,
+    },
+    /// Answer [`Answer::Scanned`] with every record, in pieces.
+    Scan {
+        /// The database.
+        db: u32,
+        /// For the answer.
+        generation: Generation,
+    },
+    /// Change records.
+    Edit {
+        /// The database.
+        db: u32,
+        /// Keys and changes.
+        edits: Vec<(Vec<u8>, Edit)>,
+    },
+    /// Answer [`Answer::Read`] with these records.
+    Read {
+        /// The database.
+        db: u32,
+        /// For the answer.
+        generation: Generation,
+        /// Which.
+        keys: Vec<Vec<u8>>,
+        /// Who gets them; for the answer.
+        asker: u32,
+    },
+    /// Answer [`Answer::Dumped`] with every record, in pieces.
+    Dump {
+        /// The database.
+        db: u32,
+        /// For the answer.
+        generation: Generation,
+    },
+    /// Make this the content, in one transaction, then answer [`Answer::Replaced`].
+    Replace {
+        /// The database.
+        db: u32,
+        /// For the answer.
+        generation: Generation,
+        /// All of it.
+        records: Vec<(Vec<u8>, Vec<u8>)>,
+    },
+    /// Delete every record that [`crate::database::store`] would not keep, now that the location masters have changed: an
+    /// empty copy that this node kept as one. Left behind, it would pass for the newest in a later recovery.
+    Prune {
+        /// The database.
+        db: u32,
+        /// Its location masters: a key's is the one at its hash modulo their number.
+        masters: Vec<u32>,
+    },
+    /// Go on: note the generation on disk where the database is persistent, let the lock go, serve the clients.
+    Thaw {
+        /// The database.
+        db: u32,
+        /// Noted.
+        generation: Generation,
+        /// Its location masters.
+        masters: Vec<u32>,
+    },
+}
+
+/// What the driver answers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// The file is locked. Persistent: what is in it, or nothing if it cannot be read.
+    Frozen(Option<Content>),
+    /// Some of its records.
+    Scanned {
+        /// Keys and what there is of them.
+        records: Vec<(Vec<u8>, Claim)>,
+        /// That was all.
+        last: bool,
+    },
+    /// The records that were asked for.
+    Read {
+        /// Who gets them.
+        asker: u32,
+        /// Keys and whole values.
+        records: Vec<(Vec<u8>, Vec<u8>)>,
+    },
+    /// Some of its records.
+    Dumped {
+        /// Keys and whole values.
+        records: Vec<(Vec<u8>, Vec<u8>)>,
+        /// That was all.
+        last: bool,
+    },
+    /// The new content is there, on disk; or why it is not, and the old one is.
+    Replaced(Result<(), String>),
+}
+
+/// Where a database stands on this member.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Stopped by a change of the view, or new; the leader has not said anything yet.
+    Idle,
+    /// Waits for the lock on its file.
+    Stopping,
+    /// Being recovered.
+    Stopped,
+    /// In use.
+    Open,
+}
+
+#[derive(Debug)]
+struct Database {
+    have: Have,
+    generation: Generation,
+    phase: Phase,
+    merge: Merge,
+    /// Members whose claims are complete.
+    complete: BTreeSet<u32>,
+    /// Answers that are missing before this location master is done.
+    unsettled: usize,
+    /// What has come of the content.
+    copy: Vec<(Vec<u8>, Vec<u8>)>,
+    /// Who gets this one's content.
+    targets: Vec<u32>,
+}
+
+impl Database {
+    fn new(have: Have) -> Self {
+        Self {
+            have,
+            generation: Generation::default(),
+            phase: Phase::Idle,
+            merge: Merge::default(),
+            complete: BTreeSet::new(),
+            unsettled: 0,
+            copy: Vec::new(),
+            targets: Vec::new(),
+        }
+    }
+
+    fn forget_recovery(&mut self) {
+        self.merge = Merge::default();
+        self.complete.clear();
+        self.unsettled = 0;
+        self.copy.clear();
+        self.targets.clear();
+    }
+}
+
+/// Keys that a location master has something to ask of one member about.
+#[derive(Default)]
+struct Orders {
+    give: Vec<Vec<u8>>,
+    demote: Vec<Vec<u8>>,
+    forget: Vec<Vec<u8>>,
+}
+
+impl Orders {
+    /// As many as go into one word; nothing if there are none left.
+    fn some(&mut self) -> Option<Self> {
+        let first = |keys: &mut Vec<Vec<u8>>| {
+            let rest = keys.split_off(keys.len().min(SETTLE_AT_ONCE));
+            mem::replace(keys, rest)
+        };
+        let part =
+            Self { give: first(&mut self.give), demote: first(&mut self.demote), forget: first(&mut self.forget) };
+        (!part.give.is_empty() || !part.demote.is_empty() || !part.forget.is_empty()).then_some(part)
+    }
+}
+
+/// One node's part in recoveries.
+#[derive(Debug)]
+pub struct Member {
+    me: u32,
+    epoch: u64,
+    leader: Option<u32>,
+    members: Vec<u32>,
+    databases: BTreeMap<u32, Database>,
+}
+
+impl Member {
+    /// A node that is in no view yet.
+    #[must_use]
+    pub fn new(me: u32) -> Self {
+        Self { me, epoch: 0, leader: None, members: Vec::new(), databases: BTreeMap::new() }
+    }
+
+    /// The phase of a database; nothing if it is not known here.
+    #[must_use]
+    pub fn phase(&self, db: u32) -> Option<Phase> {
+        self.databases.get(&db).map(|d| d.phase)
+    }
+
+    /// Under which everything between nodes about this database is said now.
+    #[must_use]
+    pub fn generation(&self, db: u32) -> Option<Generation> {
+        self.databases.get(&db).map(|d| d.generation)
+    }
+
+    /// All databases here.
+    pub fn databases(&self) -> impl Iterator<Item = (&Have, Phase)> {
+        self.databases.values().map(|d| (&d.have, d.phase))
+    }
+
+    /// A file that was found on disk at start.
+    pub fn found(&mut self, have: Have) {
+        self.databases.entry(have.db).or_insert_with(|| Database::new(have));
+    }
+
+    /// A new view. Everything stops until its leader has recovered it.
+    pub fn view(&mut self, epoch: u64, members: &[u32], leader: u32, out: &mut Vec<Effect>) {
+        self.epoch = epoch;
+        self.leader = Some(leader);
+        self.members = members.to_vec();
+        self.members.sort_unstable();
+        self.stop_all(out);
+    }
+
+    /// This node is a member no more.
+    pub fn dropped(&mut self, out: &mut Vec<Effect>) {
+        self.leader = None;
+        self.members.clear();
+        self.stop_all(out);
+    }
+
+    /// A client wants a database. It waits until [`Member::phase`] is open.
+    pub fn attach(&mut self, have: Have, out: &mut Vec<Effect>) {
+        let (epoch, leader) = (self.epoch, self.leader);
+        if let Some(known) = self.databases.get(&have.db)
+            && known.phase != Phase::Idle
+        {
+            return;
+        }
+        self.found(have.clone());
+        // Without a leader it is told of with everything else, when there is one.
+        if let Some(to) = leader {
+            out.push(Effect::Send { to, word: Word::Create { epoch, have } });
+        }
+    }
+
+    /// Something is wrong with an open database: it is to be recovered.
+    pub fn trouble(&mut self, db: u32, why: String, out: &mut Vec<Effect>) {
+        if let (Some(to), Some(database)) = (self.leader, self.databases.get(&db))
+            && database.phase != Phase::Idle
+        {
+            out.push(Effect::Send { to, word: Word::Trouble { generation: database.generation, db, why } });
+        }
+    }
+
+    fn stop_all(&mut self, out: &mut Vec<Effect>) {
+        for (id, database) in &mut self.databases {
+            if mem::replace(&mut database.phase, Phase::Idle) == Phase::Open {
+                out.push(Effect::Suspend(*id));
+            }
+            database.forget_recovery();
+        }
+    }
+
+    /// Another member, or the leader, says something. What is of another view or recovery is dropped.
+    pub fn word(&mut self, from: u32, word: Word, out: &mut Vec<Effect>) {
+        match word {
+            Word::Hello { epoch } if epoch == self.epoch && self.leader == Some(from) => {
+                let have = self.databases.values().map(|d| d.have.clone()).collect();
+                out.push(Effect::Send { to: from, word: Word::Databases { epoch, have } });
+            }
+            Word::Stop { generation, have } if generation.epoch == self.epoch && self.leader == Some(from) => {
+                self.stop(generation, have, out);
+            }
+            Word::Merge { generation, db } if self.recovering(generation, db).is_some() => {
+                out.push(Effect::Scan { db, generation });
+            }
+            Word::Claims { generation, db, claims, last } => self.claims(from, generation, db, claims, last, out),
+            Word::Settle { generation, db, give, demote, forget } if self.recovering(generation, db).is_some() => {
+                let demoted = demote.into_iter().map(|key| (key, Edit::Holder(from)));
+                let edits: Vec<_> = demoted.chain(forget.into_iter().map(|key| (key, Edit::Delete))).collect();
+                if !edits.is_empty() {
+                    out.push(Effect::Edit { db, edits });
+                }
+                out.push(Effect::Read { db, generation, keys: give, asker: from });
+            }
+            Word::Settled { generation, db, records } => self.settled(generation, db, records, out),
+            Word::Source { generation, db, to } => {
+                if let Some(database) = self.recovering(generation, db) {
+                    database.targets = to;
+                    out.push(Effect::Dump { db, generation });
+                }
+            }
+            Word::Copy { generation, db, mut records, last } => {
+                if let Some(database) = self.recovering(generation, db) {
+                    database.copy.append(&mut records);
+                    if last {
+                        let records = mem::take(&mut database.copy);
+                        out.push(Effect::Replace { db, generation, records });
+                    }
+                }
+            }
+            Word::Go { generation, db } if self.leader == Some(from) => {
+                let masters = self.members.clone();
+                if let Some(database) = self.recovering(generation, db) {
+                    database.phase = Phase::Open;
+                    database.forget_recovery();
+                    if database.have.kind == Kind::Volatile {
+                        out.push(Effect::Prune { db, masters: masters.clone() });
+                    }
+                    out.push(Effect::Thaw { db, generation, masters });
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// The driver answers what an [`Effect`] asked.
+    pub fn answer(&mut self, db: u32, generation: Generation, answer: Answer, out: &mut Vec<Effect>) {
+        let Some(leader) = self.leader else { return };
+        let Some(database) = self.databases.get_mut(&db).filter(|d| d.generation == generation) else { return };
+        match answer {
+            Answer::Frozen(content) if database.phase == Phase::Stopping => {
+                database.phase = Phase::Stopped;
+                out.push(Effect::Send { to: leader, word: Word::Stopped { generation, db, content } });
+            }
+            _ if database.phase != Phase::Stopped => {}
+            Answer::Frozen(_) => {}
+            Answer::Scanned { records, last } => self.scanned(generation, db, records, last, out),
+            Answer::Read { asker, records } => {
+                out.push(Effect::Send { to: asker, word: Word::Settled { generation, db, records } });
+            }
+            Answer::Dumped { records, last } => {
+                for to in database.targets.clone() {
+                    let word = Word::Copy { generation, db, records: records.clone(), last };
+                    out.push(Effect::Send { to, word });
+                }
+            }
+            Answer::Replaced(Ok(())) => out.push(Effect::Send { to: leader, word: Word::Merged { generation, db } }),
+            Answer::Replaced(Err(why)) => {
+                out.push(Effect::Send { to: leader, word: Word::Failed { generation, db, why } });
+            }
+        }
+    }
+
+    fn recovering(&mut self, generation: Generation, db: u32) -> Option<&mut Database> {
+        self.databases.get_mut(&db).filter(|d| d.generation == generation && d.phase == Phase::Stopped)
+    }
+
+    fn stop(&mut self, generation: Generation, have: Have, out: &mut Vec<Effect>) {
+        let db = have.db;
+        let known = self.databases.contains_key(&db);
+        let database = self.databases.entry(db).or_insert_with(|| Database::new(have.clone()));
+        if generation <= database.generation {
+            return;
+        }
+        database.have.kind = have.kind;
+        if !known || database.generation == Generation::default() {
+            out.push(Effect::Create(have));
+        }
+        // Also when it was stopped already: what came meanwhile under the old generation must not outlive it.
+        out.push(Effect::Suspend(db));
+        database.forget_recovery();
+        database.generation = generation;
+        database.phase = Phase::Stopping;
+        out.push(Effect::Freeze { db, generation });
+    }
+
+    fn scanned(
+        &mut self,
+        generation: Generation,
+        db: u32,
+        records: Vec<(Vec<u8>, Claim)>,
+        last: bool,
+        out: &mut Vec<Effect>,
+    ) {
+        let me = self.me;
+        let members = self.members.clone();
+        let Some(database) = self.databases.get_mut(&db) else { return };
+        let mut theirs: BTreeMap<u32, Vec<(Vec<u8>, Claim)>> = BTreeMap::new();
+        for (key, claim) in records {
+            let master = members.get(lookup3(&key) as usize % members.len().max(1)).copied().unwrap_or(me);
+            if master == me {
+                database.merge.add(me, key, claim);
+            } else {
+                theirs.entry(master).or_default().push((key, claim));
+            }
+        }
+        for to in members.into_iter().filter(|m| *m != me) {
+            let claims = theirs.remove(&to).unwrap_or_default();
+            if last || !claims.is_empty() {
+                out.push(Effect::Send { to, word: Word::Claims { generation, db, claims, last } });
+            }
+        }
+        if last {
+            database.complete.insert(me);
+            self.decide(generation, db, out);
+        }
+    }
+
+    fn claims(
+        &mut self,
+        from: u32,
+        generation: Generation,
+        db: u32,
+        claims: Vec<(Vec<u8>, Claim)>,
+        last: bool,
+        out: &mut Vec<Effect>,
+    ) {
+        let Some(database) = self.recovering(generation, db) else { return };
+        for (key, claim) in claims {
+            database.merge.add(from, key, claim);
+        }
+        if last {
+            database.complete.insert(from);
+            self.decide(generation, db, out);
+        }
+    }
+
+    /// As location master, when every member has said what it has.
+    fn decide(&mut self, generation: Generation, db: u32, out: &mut Vec<Effect>) {
+        let me = self.me;
+        let members = self.members.len();
+        let Some(database) = self.databases.get_mut(&db).filter(|d| d.complete.len() == members) else { return };
+        let mut edits = Vec::new();
+        let mut orders: BTreeMap<u32, Orders> = BTreeMap::new();
+        for decision in mem::take(&mut database.merge).decide() {
+            let key = decision.key;
+            for node in decision.demoted.into_iter().filter(|n| *n != me) {
+                orders.entry(node).or_default().demote.push(key.clone());
+            }
+            match decision.verdict {
+                Verdict::Stays(node) if node == me => {}
+                Verdict::Stays(node) => edits.push((key, Edit::Holder(node))),
+                Verdict::Fetched(node) if node == me => edits.push((key, Edit::Take)),
+                Verdict::Fetched(node) => orders.entry(node).or_default().give.push(key),
+                Verdict::Forgotten => {
+                    for node in decision.copies.into_iter() {
+                        if node == me {
+                            edits.push((key.clone(), Edit::Delete));
+                        } else {
+                            orders.entry(node).or_default().forget.push(key.clone());
+                        }
+                    }
+                }
+            }
+        }
+        if !edits.is_empty() {
+            out.push(Effect::Edit { db, edits });
+        }
+        for (to, mut left) in orders {
+            while let Some(Orders { give, demote, forget }) = left.some() {
+                database.unsettled += 1;
+                let word = Word::Settle { generation, db, give, demote, forget };
+                out.push(Effect::Send { to, word });
+            }
+        }
+        self.settle(generation, db, out);
+    }
+
+    fn settled(&mut self, generation: Generation, db: u32, records: Vec<(Vec<u8>, Vec<u8>)>, out: &mut Vec<Effect>) {
+        let me = self.me;
+        let Some(database) = self.recovering(generation, db) else { return };
+        database.unsettled = database.unsettled.saturating_sub(1);
+        let edits: Vec<_> = records
+            .into_iter()
+            .filter_map(|(key, value)| {
+                let (header, data) = LtdbHeader::split(&value).ok()?;
+                let flags = header.flags & !flag::READONLY | flag::MIGRATED_WITH_DATA;
+                let mut value = LtdbHeader { rsn: header.rsn + 1, dmaster: me, flags, ..header }.to_bytes();
+                value.extend_from_slice(data);
+                Some((key, Edit::Value(value)))
+            })
+            .collect();
+        if !edits.is_empty() {
+            out.push(Effect::Edit { db, edits });
+        }
+        self.settle(generation, db, out);
+    }
+
+    fn settle(&self, generation: Generation, db: u32, out: &mut Vec<Effect>) {
+        if let (Some(to), Some(0)) = (self.leader, self.databases.get(&db).map(|d| d.unsettled)) {
+            out.push(Effect::Send { to, word: Word::Merged { generation, db } });
+        }
+    }
+}

@@ -1,0 +1,181 @@
+//! What members say to each other during a recovery, and what becomes of records in a file.
+
+use super::merge::Claim;
+use crate::database::Kind;
+
+/// Numbers the recoveries of one database; grows. Everything between nodes about a database carries it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Generation {
+    /// The view's epoch.
+    pub epoch: u64,
+    /// Recoveries of this database within the view, from 1.
+    pub attempt: u32,
+}
+
+/// A database that a member has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Have {
+    /// Hash of its name.
+    pub db: u32,
+    /// As clients call it: a file name.
+    pub name: String,
+    /// What kind it is.
+    pub kind: Kind,
+}
+
+/// How far a member's copy of a persistent database is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub struct Content {
+    /// The last recovery that it took part in to the end. Commits happen on all members of one; so of two copies with
+    /// different ones the older may lack commits, whatever its sequence number says.
+    pub synced: Generation,
+    /// Transactions so far.
+    pub seqnum: u64,
+    /// Of all records: equal content, equal sum.
+    pub checksum: u64,
+}
+
+/// Said between leader and members, and between members.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Word {
+    /// Leader to all: what do you have? All of it stops.
+    Hello {
+        /// The view.
+        epoch: u64,
+    },
+    /// Answer to it.
+    Databases {
+        /// The view.
+        epoch: u64,
+        /// All that the member has.
+        have: Vec<Have>,
+    },
+    /// Member to leader: a client wants this one.
+    Create {
+        /// The view.
+        epoch: u64,
+        /// Which.
+        have: Have,
+    },
+    /// Leader to all: stop it (and make it, where it is not there).
+    Stop {
+        /// From now on.
+        generation: Generation,
+        /// Which.
+        have: Have,
+    },
+    /// Answer to it: nothing changes it any more on this member.
+    Stopped {
+        /// The recovery.
+        generation: Generation,
+        /// The database.
+        db: u32,
+        /// Persistent: what is there; nothing if it cannot be read. Volatile: nothing.
+        content: Option<Content>,
+    },
+    /// Leader to all, volatile: tell the location masters what you have.
+    Merge {
+        /// The recovery.
+        generation: Generation,
+        /// The database.
+        db: u32,
+    },
+    /// Member to location master: my copies.
+    Claims {
+        /// The recovery.
+        generation: Generation,
+        /// The database.
+        db: u32,
+        /// Keys and what there is of them.
+        claims: Vec<(Vec<u8>, Claim)>,
+        /// That was all.
+        last: bool,
+    },
+    /// Location master to member: give me these records, hold these no more, and forget these.
+    Settle {
+        /// The recovery.
+        generation: Generation,
+        /// The database.
+        db: u32,
+        /// Records whose data is wanted.
+        give: Vec<Vec<u8>>,
+        /// Records that the member does not hold.
+        demote: Vec<Vec<u8>>,
+        /// Records to be deleted.
+        forget: Vec<Vec<u8>>,
+    },
+    /// Answer to it, when that is done: the records, as they are in the member's file.
+    Settled {
+        /// The recovery.
+        generation: Generation,
+        /// The database.
+        db: u32,
+        /// Keys and whole values.
+        records: Vec<(Vec<u8>, Vec<u8>)>,
+    },
+    /// Leader to the member with the best copy of a persistent database: send it to these.
+    Source {
+        /// The recovery.
+        generation: Generation,
+        /// The database.
+        db: u32,
+        /// Members with another content.
+        to: Vec<u32>,
+    },
+    /// Source to another member: the content.
+    Copy {
+        /// The recovery.
+        generation: Generation,
+        /// The database.
+        db: u32,
+        /// Keys and whole values.
+        records: Vec<(Vec<u8>, Vec<u8>)>,
+        /// That was all.
+        last: bool,
+    },
+    /// Member to leader: its part is done.
+    Merged {
+        /// The recovery.
+        generation: Generation,
+        /// The database.
+        db: u32,
+    },
+    /// Member to leader: its part cannot be done. The database stays stopped everywhere until somebody mends that.
+    Failed {
+        /// The recovery.
+        generation: Generation,
+        /// The database.
+        db: u32,
+        /// What failed, on what file.
+        why: String,
+    },
+    /// Leader to all: go on.
+    Go {
+        /// The recovery.
+        generation: Generation,
+        /// The database.
+        db: u32,
+    },
+    /// Member to leader: this one must be recovered again.
+    Trouble {
+        /// The recovery that it went on after.
+        generation: Generation,
+        /// The database.
+        db: u32,
+        /// For the log.
+        why: String,
+    },
+}
+
+/// A change of one record in the file of a stopped volatile database.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Edit {
+    /// Names the holder; makes an empty record (sequence number 0) where there is none.
+    Holder(u32),
+    /// The own copy is the newest: this node holds it from now on, under the next sequence number.
+    Take,
+    /// Stores this value, header included.
+    Value(Vec<u8>),
+    /// Deletes it.
+    Delete,
+}
