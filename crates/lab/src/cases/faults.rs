@@ -41,14 +41,14 @@ fn moved_by(
 /// kill -9 of the daemon: the addresses go, the services' processes are taken over by the next start.
 pub(crate) fn daemon_killed(ctx: &Ctx<'_>) -> Result<()> {
     let lab = ctx.lab;
-    moved_by(ctx, 1, 2500.0, || steadfast::signal(lab, 1, "KILL"), || steadfast::start(lab, 1))
+    moved_by(ctx, 1, 900.0, || steadfast::signal(lab, 1, "KILL"), || steadfast::start(lab, 1))
 }
 
 /// SIGSTOP, much longer than any lease, then SIGCONT: it must find that it lost its addresses.
 pub(crate) fn daemon_hung(ctx: &Ctx<'_>) -> Result<()> {
     let lab = ctx.lab;
     let hung = || steadfast::signal(lab, 2, "STOP");
-    moved_by(ctx, 2, 3500.0, hung, || {
+    moved_by(ctx, 2, 1000.0, hung, || {
         std::thread::sleep(Duration::from_secs(3));
         steadfast::signal(lab, 2, "CONT")
     })
@@ -61,7 +61,7 @@ pub(crate) fn interface_down(ctx: &Ctx<'_>) -> Result<()> {
     moved_by(
         ctx,
         3,
-        3000.0,
+        1300.0,
         || switch::link(lab, &host, Net::Public, false),
         || switch::link(lab, &host, Net::Public, true),
     )

@@ -1,8 +1,8 @@
 //! The laboratory tests: what is promised, seen from the clients, on the real parts.
 //!
 //! Cases of one site share a laboratory; each begins with the cluster whole ([`crate::steadfast::settle`]). A case
-//! prints its figures; [`Ctx::bound`] fails it when a figure is out of its bounds. Bounds are wide enough for a busy
-//! machine; the benchmark, not the tests, tells how fast it is.
+//! prints its figures; [`Ctx::bound`] fails it when a figure is out of its bounds. Bounds are about twice what
+//! was measured, for a busy machine; the benchmark, not the tests, tells how fast it is.
 
 mod faults;
 mod files;

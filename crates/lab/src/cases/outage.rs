@@ -12,9 +12,10 @@ use crate::{parts, sh};
 use anyhow::{Context, Result, bail};
 use std::time::{Duration, Instant};
 
-/// Longest outages that a test allows, in milliseconds: a busy machine included. The benchmark has the real figures.
-const TCP_BOUND: f64 = 3000.0;
-const NFS_BOUND: f64 = 4000.0;
+/// Longest outages that a test allows, in milliseconds: about twice what docs/benchmarks.md has, for a busy machine.
+const TCP_BOUND: f64 = 1300.0;
+const NFS_BOUND: f64 = 1400.0;
+const UNMOVED_BOUND: f64 = 1000.0;
 /// Nodes tell each other of their clients' connections within a second of a change.
 const WARM: Duration = Duration::from_millis(2500);
 
@@ -41,7 +42,7 @@ fn judge(ctx: &Ctx<'_>, saw: &Saw, at: u64) -> Result<()> {
     }
     ctx.bound("tcp, moved address: longest outage", saw.tcp_moved.longest_ms(at), TCP_BOUND)?;
     ctx.bound("NFSv3 writer, moved address: longest stall", saw.nfs_moved.longest_ms(at), NFS_BOUND)?;
-    ctx.bound("NFSv3 writer, unmoved address: longest stall", saw.nfs_unmoved.longest_ms(at), NFS_BOUND)?;
+    ctx.bound("NFSv3 writer, unmoved address: longest stall", saw.nfs_unmoved.longest_ms(at), UNMOVED_BOUND)?;
     ctx.figure(format!(
         "{} and {} blocks acknowledged, all right when read through the other address",
         saw.nfs_moved.extra.first().map_or("0", String::as_str),
