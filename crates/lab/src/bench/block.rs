@@ -49,8 +49,8 @@ pub(crate) fn main(lab: &Lab, file: &Path) -> Result<()> {
         writeln!(out, "{}", serde_json::to_string(&done)?)?;
         if done.failure.is_some() {
             keep_logs(lab, &done);
-            // What a failed run leaves behind would be the next one's trouble: if it cannot be mended, this ends.
-            rival.settle().context("the laboratory is not whole after a failed run")?;
+            // What a failed run leaves behind would be the next one's trouble: the others get a fresh laboratory.
+            return Ok(());
         }
     }
     Ok(())

@@ -12,6 +12,7 @@ use crate::site::{Storage, Subject};
 use crate::{launch, parts, strings};
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -91,6 +92,8 @@ struct Work {
     cases: Vec<Fault>,
     /// What is done, earlier runs included.
     runs: Vec<Run>,
+    /// What was tried this time.
+    tried: BTreeSet<(Subject, Fault, usize)>,
     raw: PathBuf,
     begun: Instant,
     until: Option<u64>,
@@ -124,7 +127,7 @@ pub(crate) fn main(options: Options) -> Result<i32> {
     };
     let runs = if options.append && raw.exists() { read(&raw)? } else { Vec::new() };
     let until = options.minutes.map(|m| unix() + (m * 60.0) as u64);
-    let mut work = Work { options, subjects, cases, runs, raw, begun: Instant::now(), until };
+    let mut work = Work { options, subjects, cases, runs, tried: BTreeSet::new(), raw, begun: Instant::now(), until };
     let code = work.all()?;
     work.keep()?;
     if work.options.json {
@@ -166,20 +169,33 @@ impl Work {
         for first in (0..most).step_by(block) {
             for subject in self.subjects.clone() {
                 let numbers = first..(first + block).min(self.wanted(subject));
-                let todo: Vec<(Fault, usize)> = numbers
-                    .flat_map(|n| self.cases.iter().map(move |&c| (c, n)))
-                    .filter(|&(c, n)| !self.done(subject, c, n))
-                    .collect();
-                if todo.is_empty() || self.until.is_some_and(|until| unix() + 60 > until) {
-                    continue;
-                }
-                let many = if subject.is_ctdb() { self.options.side_by_side.min(todo.len()) } else { 1 };
-                let mut shares: Vec<Share> = (0..many).map(|_| Share { subject, runs: Vec::new() }).collect();
-                for (i, run) in todo.into_iter().enumerate() {
-                    shares[i % many].runs.push(run);
-                }
-                if self.block(shares)? == 130 {
-                    return Ok(130);
+                let wanted: Vec<(Fault, usize)> =
+                    numbers.flat_map(|n| self.cases.iter().map(move |&c| (c, n))).collect();
+                // A failed run ends its laboratory: what was still to be done there is done in another one.
+                loop {
+                    let before = self.tried.len();
+                    let mut todo: Vec<(Fault, usize)> = wanted
+                        .iter()
+                        .copied()
+                        .filter(|&(c, n)| !self.done(subject, c, n) && !self.tried.contains(&(subject, c, n)))
+                        .collect();
+                    if todo.is_empty() || self.until.is_some_and(|until| unix() + 60 > until) {
+                        break;
+                    }
+                    // A cut-off server may leave files behind whose copies differ for good: last, for nobody's trouble.
+                    todo.sort_by_key(|(case, _)| *case == Fault::LinkDown);
+                    let many = if subject.is_ctdb() { self.options.side_by_side.min(todo.len()) } else { 1 };
+                    let mut shares: Vec<Share> = (0..many).map(|_| Share { subject, runs: Vec::new() }).collect();
+                    for (i, run) in todo.into_iter().enumerate() {
+                        shares[i % many].runs.push(run);
+                    }
+                    if self.block(shares)? == 130 {
+                        return Ok(130);
+                    }
+                    if self.tried.len() == before {
+                        eprintln!("{} no run of {} was made: left out", self.clock(), subject.word());
+                        break;
+                    }
                 }
             }
         }
@@ -247,6 +263,7 @@ impl Work {
             let whole = text.rfind('\n').map_or(0, |at| at + 1);
             for line in text[*taken..whole].lines() {
                 let run: Run = serde_json::from_str(line)?;
+                self.tried.insert((run.subject, run.case, run.run));
                 let again = |r: &Run| (r.subject, r.case, r.run) == (run.subject, run.case, run.run);
                 // Done again because it had failed: the failure stays in the file only while nothing better is there.
                 self.runs.retain(|r| !(again(r) && r.failure.is_some()));

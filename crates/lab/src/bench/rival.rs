@@ -61,7 +61,7 @@ impl<'a> Rival<'a> {
 
     /// How long after a fault clients are waited for.
     pub(super) fn patience(self) -> Duration {
-        Duration::from_secs(if self.stock { 150 } else { 60 })
+        Duration::from_secs(if self.stock { 120 } else { 60 })
     }
 
     /// How long an address that should move is waited for when the clients do not need it to.
