@@ -80,10 +80,13 @@ pub(crate) enum Command {
         #[command(flatten)]
         json: Json,
     },
-    /// Move all addresses off a node; its services run on
+    /// Move all addresses off a node, one by one; its services run on
     Drain {
         #[command(flatten)]
         target: Target,
+        /// Do not wait until clients have forgotten what DNS told them
+        #[arg(long)]
+        now: bool,
         /// Do not wait until the node holds no address
         #[arg(long)]
         no_wait: bool,

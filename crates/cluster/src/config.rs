@@ -160,6 +160,8 @@ pub struct Config {
     pub timing: Timing,
     /// How returning nodes get addresses back.
     pub fail_back: FailBack,
+    /// How long a drain waits for clients to forget what DNS has told them. Zero without DNS.
+    pub drain_wait: Duration,
     /// Fingerprint of what must be equal on all nodes; a difference is shown as a warning.
     pub fingerprint: u64,
 }

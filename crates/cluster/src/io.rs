@@ -55,7 +55,16 @@ pub struct ServiceHealth {
 #[serde(rename_all = "snake_case", tag = "do")]
 pub enum AdminRequest {
     /// Set the state of a node (any node of the cluster: the request travels to it).
-    SetState { node: Pnn, state: AdminState },
+    /// A drain waits until DNS has stopped handing the node's addresses out, unless it is to be `now`.
+    SetState {
+        /// Which node.
+        node: Pnn,
+        /// Its new state.
+        state: AdminState,
+        /// Of a drain: do not wait for DNS.
+        #[serde(default)]
+        now: bool,
+    },
     /// Move an address.
     MoveIp { vip: IpAddr, to: Pnn },
     /// Start a new life of the cluster with this node as its only voter (`force-view`).

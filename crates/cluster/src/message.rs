@@ -104,6 +104,9 @@ pub struct Report {
     pub evicted: Option<Epoch>,
     /// What the administrator said.
     pub admin: AdminState,
+    /// It is drained, but clients may still be on their way to its addresses by what DNS told them: they stay for now.
+    #[serde(default)]
+    pub lingers: bool,
     /// Health by service.
     pub services: BTreeMap<String, ServiceHealth>,
     /// Public interfaces that are down or missing.

@@ -10,6 +10,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
+/// The next address leaves a drained node when the last one is settled, or after this.
+const DRAIN_STEP: Duration = Duration::from_secs(1);
+
 /// Nodes that were sick all alike recover within this of each other.
 const RECOVERY: Duration = Duration::from_secs(3);
 
@@ -256,6 +259,7 @@ impl Placing {
         self.because.retain(|vip, _| scene.config.vips.contains_key(vip));
         let mut wanted = BTreeMap::new();
         let mut why_not: BTreeMap<IpAddr, Vec<String>> = BTreeMap::new();
+        let mut draining = BTreeSet::new();
         for (vip, conf) in &scene.config.vips {
             let mut good = BTreeSet::new();
             let mut poor = BTreeSet::new();
@@ -274,6 +278,8 @@ impl Placing {
             }
             // Nobody is healthy: an address on a sick node is better than no address, and it stays where it is.
             let current = self.target.get(vip).copied();
+            // A drained node that works keeps an address until its turn comes, and if nobody else can host it well.
+            let drains = current.filter(|p| drains(scene, *vip, conf, *p));
             let stays = current.is_some_and(|p| poor.contains(&p) && !good.contains(&p));
             if good.is_empty() {
                 self.all_sick.insert(*vip, scene.now);
@@ -281,6 +287,7 @@ impl Placing {
             // All are sick alike, or were a moment ago: moving it about would help nobody, and the first to recover
             // would get everything only to give it back.
             let alike = self.all_sick.get(vip).is_some_and(|t| scene.now.since(*t) < RECOVERY);
+            let lone = good.is_empty();
             let mut candidates = if good.is_empty() { poor } else { good };
             if alike && stays {
                 candidates = current.into_iter().collect();
@@ -291,7 +298,22 @@ impl Placing {
             if self.pins.get(vip).is_some_and(|p| !candidates.contains(p)) {
                 self.pins.remove(vip);
             }
-            let candidates = self.pins.get(vip).map_or(candidates, |p| BTreeSet::from([*p]));
+            let mut candidates = self.pins.get(vip).map_or(candidates, |p| BTreeSet::from([*p]));
+            if let Some(host) = drains {
+                let here = name(scene.config, host);
+                if lone {
+                    candidates = BTreeSet::from([host]);
+                    let text = format!("stays on {here}, which is drained: no other node can host it");
+                    self.waiting.insert(*vip, text);
+                } else if scene.member(host).is_some_and(|r| r.lingers) {
+                    candidates = BTreeSet::from([host]);
+                    let text =
+                        format!("leaves {here}, which is drained, when clients have forgotten what DNS told them");
+                    self.waiting.insert(*vip, text);
+                } else {
+                    draining.insert(*vip);
+                }
+            }
             wanted.insert(
                 *vip,
                 Wanted { group: group(*vip, conf.prefix_len), candidates, current: self.target.get(vip).copied() },
@@ -299,23 +321,27 @@ impl Placing {
         }
         let spreads = scene.config.fail_back.allows(scene.minute);
         let ideal = place(&wanted, spreads.is_ok());
-        self.adopt(scene, &wanted, &ideal, &why_not);
+        self.adopt(scene, &wanted, &draining, &ideal, &why_not);
         if let Err(why) = spreads {
             self.explain_stay(scene, &wanted, &why);
         }
     }
 
-    /// Takes over the ideal placement: at once for addresses without a fit host, one by one for the spread.
+    /// Takes over the ideal placement: at once for addresses without a fit host, one by one off a drained node, and
+    /// one by one with pauses for the spread.
     fn adopt(
         &mut self,
         scene: &Scene<'_>,
         wanted: &BTreeMap<IpAddr, Wanted>,
+        draining: &BTreeSet<IpAddr>,
         ideal: &BTreeMap<IpAddr, Pnn>,
         why_not: &BTreeMap<IpAddr, Vec<String>>,
     ) {
         let settled = self.target.iter().all(|(v, p)| scene.reports.get(p).is_some_and(|r| r.serving.contains(v)));
         let pause = scene.config.timing.fail_back_interval;
         let mut may_spread = settled && self.last_spread.is_none_or(|t| scene.now.since(t) >= pause);
+        // An address that nobody manages to serve does not keep a drain for ever.
+        let mut may_leave = settled || self.last_spread.is_none_or(|t| scene.now.since(t) >= DRAIN_STEP);
         for (vip, w) in wanted {
             let current = self.target.get(vip).copied();
             let Some(to) = ideal.get(vip).copied() else {
@@ -335,12 +361,19 @@ impl Placing {
                 self.waiting.insert(*vip, format!("goes from {from} to {to} for an even spread, when it is its turn"));
                 continue;
             }
+            if draining.contains(vip) && !std::mem::take(&mut may_leave) {
+                let from = current.map_or_else(String::new, |c| name(scene.config, c));
+                let text =
+                    format!("leaves {from}, which is drained, for {}, when it is its turn", name(scene.config, to));
+                self.waiting.insert(*vip, text);
+                continue;
+            }
+            may_spread = false;
             let because = match current {
                 _ if self.pins.contains_key(vip) => {
                     format!("moved to {} by an administrator", name(scene.config, to))
                 }
                 Some(c) if fit_now => {
-                    may_spread = false;
                     format!("spreads the load: from {} to {}", name(scene.config, c), name(scene.config, to))
                 }
                 Some(c) => {
@@ -376,9 +409,15 @@ impl Placing {
     /// When to look again though nothing happens.
     pub(crate) fn next_timeout(&self, scene_now: Time, config: &Config, fences: &BTreeMap<Pnn, Time>) -> Option<Time> {
         let fence = fences.values().filter(|t| **t > scene_now).min().copied();
-        let spread = self.last_spread.map(|t| t + config.timing.fail_back_interval).filter(|t| *t > scene_now);
-        [fence, spread].into_iter().flatten().min()
+        let last = |pause| self.last_spread.map(|t| t + pause).filter(|t| *t > scene_now);
+        [fence, last(config.timing.fail_back_interval), last(DRAIN_STEP)].into_iter().flatten().min()
     }
+}
+
+/// Is it drained, and could host this address if it were not?
+fn drains(scene: &Scene<'_>, vip: IpAddr, conf: &VipConf, pnn: Pnn) -> bool {
+    scene.member(pnn).is_some_and(|r| r.admin == AdminState::Drained && !r.leaving && !r.left)
+        && works(scene, vip, conf, pnn).is_ok()
 }
 
 /// Can this member host this address, and well?
@@ -395,6 +434,14 @@ fn fit(scene: &Scene<'_>, vip: IpAddr, conf: &VipConf, pnn: Pnn) -> Result<(), S
         AdminState::Stopped => return Err("it is stopped".into()),
         AdminState::Banned => return Err("it is banned".into()),
     }
+    works(scene, vip, conf, pnn)
+}
+
+/// Is everything there that this address needs, whatever the administrator says?
+fn works(scene: &Scene<'_>, vip: IpAddr, conf: &VipConf, pnn: Pnn) -> Result<(), String> {
+    let Some(report) = scene.member(pnn) else {
+        return Err("it is not a member".into());
+    };
     if let Some(interface) = conf.hosts.get(&pnn).filter(|i| report.links_down.contains(*i)) {
         return Err(format!("its interface {interface} is down"));
     }

@@ -104,6 +104,9 @@ pub struct NodeStatus {
     pub since: Time,
     /// What the administrator said.
     pub admin: AdminState,
+    /// It is drained and waits for clients to forget what DNS has told them.
+    #[serde(default)]
+    pub lingers: bool,
     /// Health by service.
     pub services: BTreeMap<String, ServiceHealth>,
     /// Addresses that it holds and that answer.

@@ -140,6 +140,7 @@ impl Cluster {
             evicted: self.shut_out.get(&pnn).cloned(),
             since: self.reach.peers.get(&pnn).map_or(self.started, |p| p.since),
             admin: report.map(|r| r.admin).unwrap_or_default(),
+            lingers: report.is_some_and(|r| r.lingers),
             services: report.map(|r| r.services.clone()).unwrap_or_default(),
             vips: report.filter(|_| member).map(|r| r.serving.clone()).unwrap_or_default(),
             version: report.map(|r| r.version.clone()).unwrap_or_default(),
@@ -186,6 +187,14 @@ impl Cluster {
         };
         match report.admin {
             AdminState::Active => {}
+            AdminState::Drained if report.lingers => {
+                let because = "is being drained: waits until clients have forgotten what DNS told them; `steadfast \
+                               drain --now` does not wait, `steadfast resume` ends it";
+                return (NodeState::Drained, because.into());
+            }
+            AdminState::Drained if !report.holding.is_empty() => {
+                return (NodeState::Drained, "is being drained; `steadfast resume` ends it".into());
+            }
             AdminState::Drained => {
                 return (NodeState::Drained, "told to host no addresses; `steadfast resume` ends it".into());
             }

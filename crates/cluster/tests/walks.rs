@@ -55,6 +55,7 @@ fn config(me: u16, n: u16) -> Config {
         services: BTreeSet::from(["nfs".to_string()]),
         timing: Timing::default(),
         fail_back: FailBack::Spread,
+        drain_wait: Duration::ZERO,
         fingerprint: 7,
     }
 }
@@ -447,14 +448,14 @@ fn all_power_lost_and_back() {
 #[test]
 fn drain_moves_everything_off_and_resume_brings_it_back() {
     let mut net = settled(4, false);
-    let request = AdminRequest::SetState { node: Pnn(3), state: AdminState::Drained };
+    let request = AdminRequest::SetState { node: Pnn(3), state: AdminState::Drained, now: false };
     net.at(0, 1, Input::Admin { ticket: 1, request });
     net.run(Duration::from_secs(1));
     assert_eq!(net.hosts[1].replies.len(), 1);
     assert!(net.hosts[1].replies[0].is_ok());
     assert_eq!(net.loads()[3], 0, "{}", net.story());
     assert_eq!(net.answering().len(), 4);
-    let request = AdminRequest::SetState { node: Pnn(3), state: AdminState::Active };
+    let request = AdminRequest::SetState { node: Pnn(3), state: AdminState::Active, now: false };
     net.at(0, 3, Input::Admin { ticket: 2, request });
     net.run(Duration::from_secs(5));
     assert_eq!(net.loads(), [1, 1, 1, 1]);

@@ -1,6 +1,6 @@
 //! What the zone contains right now: made from the cluster's snapshot whenever that changes.
 
-use cluster::{Health, NodeStatus, Snapshot, VipState, VipStatus};
+use cluster::{AdminState, Health, NodeStatus, Snapshot, VipState, VipStatus};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
@@ -220,7 +220,9 @@ fn is_good(snapshot: &Snapshot, vip: &VipStatus, service: Option<&str>) -> bool 
 }
 
 fn runs(node: &NodeStatus, service: &str) -> bool {
-    node.services.get(service).is_some_and(|health| matches!(health.state, Health::Ok | Health::Failing))
+    // Of a drained node's addresses clients shall not even hear, wherever a good one is.
+    node.admin == AdminState::Active
+        && node.services.get(service).is_some_and(|health| matches!(health.state, Health::Ok | Health::Failing))
 }
 
 /// Follows the daemon's snapshots: the receiver always has the current zone. Ends when the snapshots end.

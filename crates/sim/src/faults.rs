@@ -422,7 +422,7 @@ impl World {
         };
         if let Some(at) = at {
             let node = Pnn(node as u16);
-            self.admin(at, AdminRequest::SetState { node, state });
+            self.admin(at, AdminRequest::SetState { node, state, now: false });
         }
     }
 

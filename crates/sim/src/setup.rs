@@ -5,6 +5,7 @@ use crate::rng::Rng;
 use cluster::{Config, DayWindow, FailBack, NodeConf, Pnn, Role, Timing, VipConf};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::Duration;
 
 /// How bad the networks are when nothing is broken.
 #[derive(Clone, Copy, Debug)]
@@ -46,6 +47,8 @@ pub struct Setup {
     pub timing: Timing,
     /// How returning nodes get addresses back.
     pub fail_back: FailBack,
+    /// How long a drain waits for clients to forget what DNS told them.
+    pub drain_wait: Duration,
     /// Start with a view of all nodes on the disks (a power cut has just ended) instead of `init` and joins.
     pub mature: bool,
     /// Networks at rest.
@@ -74,6 +77,7 @@ impl Setup {
             whole_seconds: false,
             timing: Timing::default(),
             fail_back: FailBack::Spread,
+            drain_wait: Duration::from_secs(2),
             mature: true,
             noise: Noise { loss: 0, twice: 0, delay: 100, jitter: 200, tail: 0 },
             link_timeout: 2 * S,
@@ -161,6 +165,7 @@ impl Setup {
             services: self.services.clone(),
             timing: self.timing.clone(),
             fail_back: self.fail_back,
+            drain_wait: self.drain_wait,
             fingerprint: 1,
         }
     }

@@ -223,7 +223,7 @@ fn one_node_grows_to_four() {
 #[test]
 fn a_drained_node_hosts_nothing_and_costs_little() {
     let mut world = at_rest(9, Setup::plain(4));
-    let ticket = world.admin(0, AdminRequest::SetState { node: Pnn(2), state: AdminState::Drained });
+    let ticket = world.admin(0, AdminRequest::SetState { node: Pnn(2), state: AdminState::Drained, now: false });
     let mut longest = 0;
     let mut missing_since = None;
     let took = world.run_until(10 * S, |w| {
@@ -237,6 +237,8 @@ fn a_drained_node_hosts_nothing_and_costs_little() {
     });
     assert_clean(&world);
     assert!(took.is_some(), "{}", tail(&world));
+    // Two seconds for DNS before.
+    assert!((2 * S..3 * S).contains(&took.unwrap_or(0)), "{took:?}");
     println!("drained in {} ms, longest gap {} ms", took.unwrap_or(0) / MS, longest / MS);
     assert!(longest <= 300 * MS, "{longest}");
     world.run_for(2 * S);
@@ -248,6 +250,54 @@ fn a_drained_node_hosts_nothing_and_costs_little() {
     world.set_state(2, AdminState::Active);
     settles(&mut world, 40 * S);
     assert!(!held_by(&world, 2).is_empty());
+}
+
+#[test]
+fn a_drain_moves_one_address_after_the_other_and_can_be_taken_back() {
+    let vips = (0..9u8).map(|i| (IpAddr::from([10, 0, 1, 200 + i]), 24)).collect();
+    let mut world = at_rest(17, Setup { vips, ..Setup::plain(3) });
+    world.set_state(2, AdminState::Drained);
+    world.run_for(1_900 * MS);
+    assert_eq!(held_by(&world, 2).len(), 3, "clients have yet to forget: {}", tail(&world));
+    let count = world.setup.vips.len();
+    let (mut away, mut last) = (0, 3);
+    let took = world.run_until(3 * S, |w| {
+        away = away.max(count - vips_held(w));
+        let left = held_by(w, 2).len();
+        let step = last - left.min(last);
+        last = left.min(last);
+        assert!(step <= 1, "{step} at once");
+        left == 1
+    });
+    assert!(took.is_some(), "{}", tail(&world));
+    assert_eq!(away, 1, "one at a time");
+    // Taken back: the last one stays, the others return one by one.
+    world.set_state(2, AdminState::Active);
+    world.run_for(S);
+    assert!(!held_by(&world, 2).is_empty());
+    settles(&mut world, 40 * S);
+    assert_eq!(held_by(&world, 2).len(), 3);
+}
+
+fn vips_held(world: &World) -> usize {
+    vips(world).into_iter().filter(|vip| world.answering(*vip).len() == 1).count()
+}
+
+#[test]
+fn the_last_able_node_keeps_its_addresses_when_it_is_drained() {
+    let mut world = at_rest(18, Setup::plain(2));
+    world.set_state(0, AdminState::Drained);
+    assert!(world.run_until(4 * S, |w| held_by(w, 1).len() == 2).is_some(), "{}", tail(&world));
+    world.set_state(1, AdminState::Drained);
+    world.run_for(20 * S);
+    assert_eq!(held_by(&world, 1).len(), 2, "{}", tail(&world));
+    let snapshot = world.hosts[0].snapshot().expect("a snapshot").clone();
+    let reasons: Vec<&str> = snapshot.vips.values().map(|v| v.because.as_str()).collect();
+    assert!(reasons.iter().all(|r| *r == "stays on node1, which is drained: no other node can host it"), "{reasons:?}");
+    // As soon as another can, they go.
+    world.set_state(0, AdminState::Active);
+    assert!(world.run_until(2 * S, |w| held_by(w, 0).len() == 2).is_some(), "{}", tail(&world));
+    assert_clean(&world);
 }
 
 #[test]

@@ -37,6 +37,7 @@ fn node(n: u16, state: NodeState) -> NodeStatus {
         evicted: None,
         since: before(120),
         admin: AdminState::Active,
+        lingers: false,
         services: if witness { [].into() } else { [("nfs".into(), ok()), ("samba".into(), ok())].into() },
         vips: if witness { [].into() } else { [vip(200 + n8)].into() },
         version: "0.1.0".into(),

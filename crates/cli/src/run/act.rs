@@ -6,54 +6,114 @@ use crate::exit::Fail;
 use crate::out;
 use cluster::{AdminRequest, AdminState, NodeState, Pnn, Snapshot};
 use node::admin::api::{Answer, Request};
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{IsTerminal, Write};
 use std::net::IpAddr;
 use std::path::Path;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-/// Waiting for the addresses to be gone. A move takes tens of milliseconds; more is a reason to look.
+/// Waiting for the next address to be gone. A move takes tens of milliseconds; more is a reason to look.
 const MOVES: Duration = Duration::from_secs(30);
 const LOOK: Duration = Duration::from_millis(50);
 
 pub(super) fn set_state(socket: &Path, target: Target, state: AdminState, wait: bool) -> Result<(), Fail> {
+    change_state(socket, target, state, false, wait)
+}
+
+pub(super) fn drain(socket: &Path, target: Target, now: bool, wait: bool) -> Result<(), Fail> {
+    change_state(socket, target, AdminState::Drained, now, wait)
+}
+
+fn change_state(socket: &Path, target: Target, state: AdminState, now: bool, wait: bool) -> Result<(), Fail> {
     let snapshot = client::status(socket)?.snapshot;
     let node = match &target.node {
         Some(node) => find(&snapshot, node)?,
         None => snapshot.me,
     };
-    let command = AdminRequest::SetState { node, state };
+    let command = AdminRequest::SetState { node, state, now };
     let text = Client::ask(socket, &Request::Admin { command })?.all(|_| Ok(()))?;
     if wait {
-        wait_until_empty(socket, node)?;
+        wait_until_empty(socket, node, state, !target.json.json)?;
     }
     out::sentence(&text, target.json.json)
 }
 
-/// So that whoever drains a node before working on it may begin when the command ends.
-fn wait_until_empty(socket: &Path, node: Pnn) -> Result<(), Fail> {
-    let deadline = Instant::now() + MOVES;
+/// So that whoever drains a node before working on it may begin when the command ends. `tells`: says on standard error
+/// how far it is.
+fn wait_until_empty(socket: &Path, node: Pnn, state: AdminState, tells: bool) -> Result<(), Fail> {
+    let mut progress = Progress { tells, held: None, moved: Instant::now(), lingers: false, seen: false };
     loop {
         let snapshot = client::status(socket)?.snapshot;
-        let held: Vec<String> = snapshot
+        let held: BTreeMap<IpAddr, &str> = snapshot
             .vips
             .iter()
             .filter(|(_, vip)| vip.holder == Some(node))
-            .map(|(address, vip)| format!("\n  {address}: {}", vip.because))
+            .map(|(address, vip)| (*address, vip.because.as_str()))
             .collect();
+        progress.saw(&snapshot, node, &held);
         if held.is_empty() {
             return Ok(());
         }
-        if Instant::now() >= deadline {
+        if progress.obeyed(&snapshot, node, state) == Some(false) {
             return Err(Fail::Other(format!(
-                "the order stands, but after {} s node {node} still holds:{}\nCan another node host them? See \
-                 steadfast status",
+                "the order was taken back while its addresses were moving; node {node} keeps {}",
+                list(held.keys())
+            )));
+        }
+        if progress.moved.elapsed() >= MOVES {
+            let held: Vec<String> = held.iter().map(|(address, why)| format!("\n  {address}: {why}")).collect();
+            return Err(Fail::Other(format!(
+                "the order stands, but for {} s no address has left, and node {node} still holds:{}\nCan another node \
+                 host them? See steadfast status",
                 MOVES.as_secs(),
                 held.concat()
             )));
         }
         sleep(LOOK);
     }
+}
+
+/// What has become of an order to give addresses away.
+struct Progress {
+    tells: bool,
+    held: Option<BTreeSet<IpAddr>>,
+    /// When the last address left, or the wait for DNS was over.
+    moved: Instant,
+    lingers: bool,
+    /// The node has been in the wanted state.
+    seen: bool,
+}
+
+impl Progress {
+    fn saw(&mut self, snapshot: &Snapshot, node: Pnn, held: &BTreeMap<IpAddr, &str>) {
+        let lingers = snapshot.nodes.get(&node).is_some_and(|n| n.lingers);
+        if lingers && !self.lingers && self.tells {
+            eprintln!("waiting until clients have forgotten what DNS told them; --now does not wait");
+        }
+        self.lingers = lingers;
+        let now: BTreeSet<IpAddr> = held.keys().copied().collect();
+        let before = self.held.replace(now.clone()).unwrap_or_else(|| now.clone());
+        if lingers || before != now {
+            self.moved = Instant::now();
+        }
+        for address in before.difference(&now).filter(|_| self.tells) {
+            let name = |pnn: Pnn| snapshot.nodes.get(&pnn).map_or_else(|| format!("node {pnn}"), |n| n.name.clone());
+            let to = snapshot.vips.get(address).and_then(|v| v.holder.or(v.target)).map_or_else(String::new, name);
+            eprintln!("{address} has left for {to}; {} to go", now.len());
+        }
+    }
+
+    /// Is the node in that state? Nothing before its new state has got around.
+    fn obeyed(&mut self, snapshot: &Snapshot, node: Pnn, state: AdminState) -> Option<bool> {
+        let is = snapshot.nodes.get(&node).map(|n| n.admin == state)?;
+        self.seen |= is;
+        self.seen.then_some(is)
+    }
+}
+
+fn list<'a>(addresses: impl Iterator<Item = &'a IpAddr>) -> String {
+    addresses.map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
 pub(super) fn move_ip(socket: &Path, vip: IpAddr, node: &str, as_json: bool) -> Result<(), Fail> {

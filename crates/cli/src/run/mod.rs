@@ -22,7 +22,7 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode, Fail> {
         Command::Events { follow, last, json } => show::events(socket, follow, last, json.json),
         Command::Version { json } => show::version(socket, json.json),
         Command::Dns(DnsCommand::Zone { json }) => show::zone(socket, json.json),
-        Command::Drain { target, no_wait } => act::set_state(socket, target, AdminState::Drained, !no_wait),
+        Command::Drain { target, now, no_wait } => act::drain(socket, target, now, !no_wait),
         Command::Stop { target, no_wait } => act::set_state(socket, target, AdminState::Stopped, !no_wait),
         Command::Resume { target } | Command::Continue { target } => {
             act::set_state(socket, target, AdminState::Active, false)

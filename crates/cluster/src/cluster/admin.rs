@@ -13,9 +13,14 @@ impl Cluster {
     ) {
         let me = self.config.me;
         match request {
-            AdminRequest::SetState { node, state } if node == me => {
+            AdminRequest::SetState { node, state, now: at_once } if node == me => {
                 let text = format!("{} is {} from now on", self.name(me), admin_word(state));
                 if self.admin() == state {
+                    if at_once && self.lingers.take().is_some() {
+                        self.dirty = true;
+                        let text = format!("{} gives its addresses away without waiting for DNS", self.name(me));
+                        return Self::answer(by, ticket, Ok(text), out);
+                    }
                     return Self::answer(
                         by,
                         ticket,
@@ -23,6 +28,9 @@ impl Cluster {
                         out,
                     );
                 }
+                let wait = self.config.drain_wait;
+                let lingers = state == AdminState::Drained && !at_once && !wait.is_zero() && !self.holder.is_empty();
+                self.lingers = lingers.then(|| now + wait);
                 self.arbiter.durable.admin = state;
                 let disk = self.arbiter.persist(Vec::new(), out);
                 self.event(Level::Info, "admin", Some(me), text.clone(), "an administrator said so".into(), out);

@@ -106,6 +106,8 @@ pub struct Cluster {
     pub(crate) whole_seconds: bool,
     /// The time of the day, in minutes after midnight.
     pub(crate) minute: Option<u16>,
+    /// Until when a drain waits for clients to forget what DNS has told them.
+    pub(crate) lingers: Option<Time>,
     pub(crate) warnings: BTreeMap<String, String>,
     pub(crate) lock: LockStatus,
     pub(crate) waits: String,
@@ -170,6 +172,7 @@ impl Cluster {
             links_down: BTreeSet::new(),
             whole_seconds: false,
             minute: None,
+            lingers: None,
             warnings: BTreeMap::new(),
             lock: LockStatus::default(),
             waits: String::new(),
@@ -233,6 +236,7 @@ impl Cluster {
             self.holder.next_timeout(),
             self.asked.iter().map(|a| a.deadline).min(),
             self.place_at,
+            self.lingers,
             stopping,
         ]
         .into_iter()

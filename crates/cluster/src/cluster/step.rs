@@ -29,6 +29,7 @@ impl Cluster {
             return;
         }
         self.dirty = false;
+        self.lingers = self.lingers.filter(|t| *t > now && !self.holder.is_empty());
         self.consider_view(now, out);
         self.mind_lock(out);
         self.settle_decisions(now, out);
@@ -46,6 +47,7 @@ impl Cluster {
     /// Has a wait of the leader, the holder, an administrator or the end of the daemon run out?
     pub(super) fn something_due(&self, now: Time) -> bool {
         self.place_at.is_some_and(|t| t <= now)
+            || self.lingers.is_some_and(|t| t <= now)
             || self.holder.next_timeout().is_some_and(|t| t <= now)
             || self.asked.iter().any(|a| a.deadline <= now)
             || matches!(self.stopping, Stopping::Moving(t) | Stopping::Gone(t) if t <= now)

@@ -18,6 +18,7 @@ impl Cluster {
             conflicts: self.holder.conflicts(),
             evicted: self.evicted,
             admin: self.admin(),
+            lingers: self.lingers.is_some(),
             services: self.services.clone(),
             links_down: self.links_down.clone(),
             whole_seconds: self.whole_seconds,

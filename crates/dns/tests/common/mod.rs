@@ -48,6 +48,7 @@ fn node(name: &str) -> NodeStatus {
         evicted: None,
         since: Time(0),
         admin: AdminState::Active,
+        lingers: false,
         services: BTreeMap::from([("nfs".to_owned(), health.clone()), ("samba".to_owned(), health)]),
         vips: BTreeSet::new(),
         version: String::new(),

@@ -7,6 +7,7 @@ use services::config::ServicesConfig;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// Where the daemons talk to each other unless the configuration says otherwise.
 pub(crate) const DEFAULT_CONTROL_PORT: u16 = 4390;
@@ -146,6 +147,9 @@ pub struct DnsName {
     pub service: Option<String>,
 }
 
+/// Nobody wants to wait a day before a reboot, whatever the TTL is.
+const LONGEST_DRAIN_WAIT: Duration = Duration::from_secs(300);
+
 impl Config {
     /// The core's part.
     #[must_use]
@@ -158,8 +162,15 @@ impl Config {
             services: self.service_names(),
             timing: self.timing.clone(),
             fail_back: self.fail_back,
+            drain_wait: self.drain_wait(),
             fingerprint: self.fingerprint,
         }
+    }
+
+    /// How long a drain waits: a resolver may have asked just before, and its client ask it just before it forgets.
+    fn drain_wait(&self) -> Duration {
+        let ttl = self.dns.as_ref().map_or(0, |dns| dns.ttl);
+        Duration::from_secs(u64::from(ttl) * 2).min(LONGEST_DRAIN_WAIT)
     }
 
     /// This node's line of the nodes list.
