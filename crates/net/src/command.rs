@@ -73,6 +73,9 @@ pub enum Command {
         /// What this node's own storage clients may not reach without a node lease; without ports, nothing. None leaves
         /// a hold that is there as it is.
         hold: Option<Box<HoldSpec>>,
+        /// TCP ports of the services behind the public addresses. There, a held address never refuses a connection: a
+        /// client that is refused waits 3 s (Linux, NFS and SMB), one that gets no answer can be tickled.
+        service_ports: Vec<u16>,
     },
     /// Start hosting an address; needs a lease.
     Take { addr: IpAddr },
@@ -94,7 +97,8 @@ pub enum Command {
     ListConnections,
     /// The connections that clients have to an address on the node that holds it; replaces the list before. When this
     /// node takes the address, they are tickled in the same millisecond as it is announced: the clients notice that
-    /// their connections are gone. Said of an address that this node holds already, they are tickled at once.
+    /// their connections are gone, and those that got no answer to their SYN send it again (Linux 5.6 and later). Said of
+    /// an address that this node holds already, they are tickled at once.
     Clients { addr: IpAddr, clients: Arc<[ClientConnection]> },
     /// Release everything, remove the gate (neither fence nor hold) and end the thread.
     Shutdown,

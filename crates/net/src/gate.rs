@@ -7,6 +7,9 @@
 //! out. Packet sockets pass by the gate; who announces through them looks at the lease itself. Traffic *to* an address
 //! hosted elsewhere passes.
 //!
+//! On the services' ports a managed address never says "connection refused": while a server is being started again, or
+//! its address moves away, its clients go on asking instead of giving up for seconds.
+//!
 //! A renewal is one transaction: empty the leased sets, add what is held with the rest of the lease as time limit,
 //! whether the old elements have expired meanwhile or not. The kernel counts the limit in its ticks (4 ms at 250 Hz).
 
@@ -23,6 +26,8 @@ const ARP: Table = Table { family: Family::Arp, name: "steadfast" };
 
 const NFPROTO_IPV4: u8 = 2;
 const NFPROTO_IPV6: u8 = 10;
+const TCP: u8 = 6;
+const RST_ACK: u8 = 0x14;
 const ICMPV6: u8 = 58;
 const NEIGHBOUR_SOLICITATION: u8 = 135;
 const NEIGHBOUR_ADVERTISEMENT: u8 = 136;
@@ -90,9 +95,16 @@ impl Gate {
         batch.commit(&mut self.socket, "tell the hold which ports serve")
     }
 
-    /// Builds the tables anew for these managed addresses, with these of them leased for `rest`. One transaction:
+    /// Builds the tables anew for these managed addresses, with these of them leased for `rest`; none refuses a
+    /// connection to one of the service ports. One transaction:
     /// a leased address notices nothing.
-    pub fn install(&mut self, managed: &[IpAddr], leased: &[IpAddr], rest: Duration) -> Result<()> {
+    pub fn install(
+        &mut self,
+        managed: &[IpAddr],
+        service_ports: &[u16],
+        leased: &[IpAddr],
+        rest: Duration,
+    ) -> Result<()> {
         let mut batch = Batch::new(&mut self.socket);
         batch.fresh_table(INET);
         batch.fresh_table(ARP);
@@ -103,6 +115,7 @@ impl Gate {
             batch.elements(table, leased_set, &fitting(leased, key), Some(rest));
         }
         inet_rules(&mut batch);
+        no_refusals(&mut batch, service_ports);
         arp_rules(&mut batch);
         if let Some(hold) = &self.hold {
             hold.install(&mut batch, rest);
@@ -198,6 +211,34 @@ fn inet_rules(batch: &mut Batch) {
                 Expr::Drop,
             ],
         );
+    }
+}
+
+/// No managed address answers a SYN to these ports with "connection refused".
+fn no_refusals(batch: &mut Batch, service_ports: &[u16]) {
+    let transport = |offset, len| Expr::Load { base: Base::Transport, offset, len };
+    for port in service_ports {
+        for (family, offset, len, managed) in [(NFPROTO_IPV4, 12, 4, "managed4"), (NFPROTO_IPV6, 8, 16, "managed6")] {
+            batch.rule(
+                INET,
+                "output",
+                &[
+                    Expr::NfProto(family),
+                    Expr::L4Proto(TCP),
+                    load_network(offset, len),
+                    Expr::In(managed),
+                    transport(0, 2),
+                    Expr::Cmp(nft::Op::Eq, port.to_be_bytes().to_vec()),
+                    // A refusal has RST and ACK, and 0 as its sequence number (RFC 9293, 3.10.7.1). The reset of a
+                    // connection, which a tickled client waits for, has the client's number instead.
+                    transport(13, 1),
+                    Expr::Cmp(nft::Op::Eq, vec![RST_ACK]),
+                    transport(4, 4),
+                    Expr::Cmp(nft::Op::Eq, vec![0; 4]),
+                    Expr::Drop,
+                ],
+            );
+        }
     }
 }
 

@@ -42,6 +42,7 @@ fn configure(site: &mut Site) {
         vips: Vec::new(),
         storage_ports: net::fence::GLUSTERFS_PORTS.to_vec(),
         spared_ports: vec![22, 4380],
+        service_ports: Vec::new(),
         hold: Some(Box::new(HoldSpec {
             servers: vec![ip(OWN), ip(OTHER), ip("fd77::1"), ip("fd77::2")],
             ports: vec![GLUSTERFS_DATA],
@@ -142,7 +143,13 @@ fn a_configuration_without_ports_takes_it_away_and_one_that_says_nothing_leaves_
     let there = || a.sh("nft list tables").contains("steadfast_hold");
     assert!(there());
     for (hold, stays) in [(None, true), (Some(Box::default()), false)] {
-        site.send(Command::Configure { vips: Vec::new(), storage_ports: Vec::new(), spared_ports: Vec::new(), hold });
+        site.send(Command::Configure {
+            vips: Vec::new(),
+            storage_ports: Vec::new(),
+            spared_ports: Vec::new(),
+            service_ports: Vec::new(),
+            hold,
+        });
         site.expect("lease kind", |e| matches!(e, Event::Lease { .. }));
         assert_eq!(there(), stays);
     }

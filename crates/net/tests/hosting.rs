@@ -89,7 +89,7 @@ fn a_lease_that_is_not_renewed_silences_ip_and_arp_on_time() {
     let until = a.run(|| {
         let mut gate = Gate::open().unwrap();
         let mut addresses = Addresses::open().unwrap();
-        gate.install(&[ip(V4), ip(V6)], &[], Duration::ZERO).unwrap();
+        gate.install(&[ip(V4), ip(V6)], &[], &[], Duration::ZERO).unwrap();
         let eth0 = addresses.link("eth0").unwrap();
         let until = BootTime::now() + Duration::from_millis(1500);
         for v in [V4, V6] {
@@ -247,6 +247,7 @@ fn orders_that_cannot_be_done_harm_no_others() {
         storage_ports: Vec::new(),
         spared_ports: Vec::new(),
         hold: None,
+        service_ports: Vec::new(),
     });
     let missing = Event::Interface { name: "nowhere0".to_owned(), up: false };
     site.expect_all(vec![missing, Event::Interface { name: "eth0".to_owned(), up: true }]);
@@ -272,6 +273,7 @@ fn orders_that_cannot_be_done_harm_no_others() {
         storage_ports: Vec::new(),
         spared_ports: Vec::new(),
         hold: None,
+        service_ports: Vec::new(),
     });
     site.expect("released", |e| *e == Event::Released { addr: ip(V4) });
     site.expect("configured", |e| matches!(e, Event::Lease { .. }));
@@ -475,6 +477,7 @@ fn without_a_gate_everything_still_works_in_whole_seconds() {
         storage_ports: Vec::new(),
         spared_ports: Vec::new(),
         hold: None,
+        service_ports: Vec::new(),
     });
     let kind = site.expect("kind", |e| matches!(e, Event::Lease { .. }));
     assert!(matches!(kind, Event::Lease { kind: LeaseKind::WholeSeconds, .. }), "{kind:?}");
@@ -539,6 +542,44 @@ fn a_tickled_client_notices_at_once_that_its_server_is_gone() {
 }
 
 #[test]
+fn a_client_is_not_refused_while_its_server_starts_and_comes_back_by_a_tickle() {
+    let Some((a, b)) = pair() else { return };
+    let mut site = a.worker();
+    site.configure(&[V4, V6]);
+    site.renew(Duration::from_secs(60));
+    for (v, own) in [(V4, "10.77.0.2:900"), (V6, "[fd77::2]:900")] {
+        site.take(v);
+        let own: std::net::SocketAddr = own.parse().unwrap();
+        let refused = b.run(move || TcpStream::connect((ip(v), 2050))).unwrap_err();
+        assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused, "a port of no service");
+        let start = Instant::now();
+        let (tell, told) = std::sync::mpsc::channel();
+        b.run(move || {
+            std::thread::spawn(move || {
+                let socket =
+                    socket2::Socket::new(socket2::Domain::for_address(own), socket2::Type::STREAM, None).unwrap();
+                socket.bind(&own.into()).unwrap();
+                tell.send(socket.connect(&std::net::SocketAddr::new(ip(v), 2049).into())).unwrap();
+            });
+        });
+        let early = told.recv_timeout(Duration::from_millis(150));
+        assert!(early.is_err(), "answered while nobody listens: {early:?}");
+        let server = a.run(move || TcpListener::bind((ip(v), 2049)).unwrap());
+        site.send(Command::Clients {
+            addr: ip(v),
+            clients: [ClientConnection { vip: (ip(v), 2049).into(), client: own }].into(),
+        });
+        told.recv_timeout(LONG).unwrap().unwrap();
+        let took = start.elapsed();
+        println!("{v}: connected {took:?} after its first SYN, to a server that was there after 150 ms");
+        // its own second SYN would come after a second
+        assert!(took < Duration::from_millis(500), "{took:?}");
+        drop(server);
+        site.release(v);
+    }
+}
+
+#[test]
 fn a_release_does_not_wait_for_a_server_that_reads_nothing() {
     let Some((a, b)) = pair() else { return };
     let mut site = a.worker();
@@ -573,7 +614,7 @@ fn four_renewed_addresses_cost_next_to_nothing() {
         let vips: Vec<_> = (200..204).map(|n| vip(&format!("10.77.0.{n}"))).collect();
         let addrs: Vec<_> = vips.iter().map(|v| v.addr).collect();
         let mut gate = Gate::open().unwrap();
-        gate.install(&addrs, &[], Duration::ZERO).unwrap();
+        gate.install(&addrs, &[2049, 445], &[], Duration::ZERO).unwrap();
         let mut addresses = Addresses::open().unwrap();
         let eth0 = addresses.link("eth0").unwrap();
         let cpu = || {

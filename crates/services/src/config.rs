@@ -238,6 +238,13 @@ pub struct ConfigProblem {
 }
 
 impl ServicesConfig {
+    /// The enabled services by their names in reports, with the TCP port on which clients find each.
+    pub fn ports(&self) -> Vec<(&'static str, u16)> {
+        let samba = self.samba.enabled.then(|| ("samba", self.samba.probe_address.port()));
+        let nfs = self.nfs.enabled.then(|| ("nfs", self.nfs.probe_address.port()));
+        samba.into_iter().chain(nfs).collect()
+    }
+
     /// All settings that cannot work.
     pub fn check(&self) -> Vec<ConfigProblem> {
         let mut problems = Vec::new();

@@ -1,5 +1,6 @@
 //! A small NFSv3 client over TCP (RFC 1813, 5531) that behaves as a kernel's hard mount does: one connection, a
-//! request is sent again with the same xid on a new connection until it is answered, for ever.
+//! request is sent again with the same xid on a new connection until it is answered, for ever. As with a kernel, the new
+//! connection has the old one's port, and a refused one is tried again after 3 s.
 
 use super::xdr::{Reader, Writer};
 use anyhow::{Context, Result, bail};
@@ -13,6 +14,8 @@ const NFS: (u32, u16) = (100_003, 2049);
 const MOUNT: (u32, u16) = (100_005, 20048);
 /// As a kernel's `timeo=600` over TCP: silence for so long makes a new connection.
 const SILENCE: Duration = Duration::from_secs(60);
+/// A kernel's pause after "connection refused".
+const REFUSED: Duration = Duration::from_secs(3);
 /// NFS3ERR_JUKEBOX: try again later.
 pub(crate) const JUKEBOX: u32 = 10008;
 const REPLY_LIMIT: usize = 4 << 20;
@@ -22,6 +25,8 @@ const REPLY_LIMIT: usize = 4 << 20;
 pub(crate) struct Client {
     server: SocketAddr,
     stream: Option<TcpStream>,
+    /// Our end of the first connection.
+    own: Option<SocketAddr>,
     xid: u32,
     stop: Arc<AtomicBool>,
     /// Why the connection was lost, last time.
@@ -50,7 +55,7 @@ impl Client {
 
     fn new(server: SocketAddr, stop: Arc<AtomicBool>) -> Self {
         let xid = u32::try_from(super::now_us() & 0x7fff_ffff).unwrap_or(1);
-        Self { server, stream: None, xid, stop, trouble: String::new(), reconnects: 0 }
+        Self { server, stream: None, own: None, xid, stop, trouble: String::new(), reconnects: 0 }
     }
 
     /// Reads a name in a directory.
@@ -167,6 +172,13 @@ impl Client {
                     self.stream = None;
                     self.reconnects += 1;
                     self.trouble = format!("{e:#}");
+                    let refused = e.downcast_ref::<std::io::Error>();
+                    if refused.is_some_and(|e| e.kind() == std::io::ErrorKind::ConnectionRefused) {
+                        let until = std::time::Instant::now() + REFUSED;
+                        while std::time::Instant::now() < until {
+                            self.pause(Duration::from_millis(20))?;
+                        }
+                    }
                     self.pause(Duration::from_millis(5))?;
                 }
             }
@@ -189,8 +201,28 @@ impl Client {
         }
     }
 
-    fn connect(&self) -> Result<TcpStream> {
-        let stream = TcpStream::connect_timeout(&self.server, SILENCE)?;
+    fn socket(&self) -> std::io::Result<TcpStream> {
+        let socket = socket2::Socket::new(socket2::Domain::for_address(self.server), socket2::Type::STREAM, None)?;
+        socket.set_reuse_address(true)?;
+        if let Some(own) = self.own {
+            socket.bind(&own.into())?;
+        }
+        // Whatever becomes of this connection, its port is free for the next at once.
+        socket.set_linger(Some(Duration::ZERO))?;
+        socket.connect_timeout(&self.server.into(), SILENCE)?;
+        Ok(socket.into())
+    }
+
+    fn connect(&mut self) -> Result<TcpStream> {
+        let stream = self.socket().or_else(|e| match e.kind() {
+            // The kernel remembers the old connection still: another port then, as a kernel's mount does.
+            std::io::ErrorKind::AddrInUse | std::io::ErrorKind::AddrNotAvailable => {
+                self.own = None;
+                self.socket()
+            }
+            _ => Err(e),
+        })?;
+        self.own = Some(stream.local_addr()?);
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(Duration::from_millis(500)))?;
         stream.set_write_timeout(Some(SILENCE))?;

@@ -47,6 +47,7 @@ pub(super) struct Hosting {
     /// None: not configured yet, or this kernel has no gate.
     gate: Option<Gate>,
     pub(super) vips: Vec<VipSpec>,
+    service_ports: Vec<u16>,
     pub(super) held: Vec<Held>,
     renewals_fail: bool,
     parts: Parts,
@@ -67,6 +68,7 @@ impl Hosting {
             connections: Connections::open()?,
             gate: None,
             vips: Vec::new(),
+            service_ports: Vec::new(),
             held: Vec::new(),
             renewals_fail: false,
             parts,
@@ -92,12 +94,19 @@ impl Hosting {
         spec.ok_or_else(|| Error::Invalid(format!("{addr} is not in this node's list of public addresses")))
     }
 
-    pub(super) fn configure(&mut self, vips: Vec<VipSpec>, hold: Option<HoldSpec>, events: &dyn Fn(Event)) {
+    pub(super) fn configure(
+        &mut self,
+        vips: Vec<VipSpec>,
+        service_ports: Vec<u16>,
+        hold: Option<HoldSpec>,
+        events: &dyn Fn(Event),
+    ) {
         let leaving: Vec<IpAddr> = self.held.iter().filter(|h| !vips.contains(&h.spec)).map(|h| h.spec.addr).collect();
         for addr in leaving {
             self.release(addr, events);
         }
         self.vips = vips;
+        self.service_ports = service_ports;
         self.clients.retain(|addr, _| self.vips.iter().any(|v| v.addr == *addr));
         let hold = if self.parts.hold { hold } else { Some(HoldSpec::default()) };
         let wanted = hold.as_ref().is_some_and(|h| !h.ports.is_empty());
@@ -384,7 +393,7 @@ impl Hosting {
         let rest = self.rest().unwrap_or_default();
         let leased = if rest.is_zero() { Vec::new() } else { self.leased() };
         match &mut self.gate {
-            Some(gate) => gate.install(&managed, &leased, rest),
+            Some(gate) => gate.install(&managed, &self.service_ports, &leased, rest),
             None => Ok(()),
         }
     }

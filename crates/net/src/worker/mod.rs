@@ -231,10 +231,10 @@ impl State {
         let events = &self.events;
         match message {
             Message::Command(command) => match command {
-                Command::Configure { vips, storage_ports, spared_ports, hold } => {
+                Command::Configure { vips, storage_ports, spared_ports, service_ports, hold } => {
                     self.watch.interfaces(vips.iter().map(|v| v.interface.clone()));
                     self.storage.configure(storage_ports, spared_ports, events);
-                    self.hosting.configure(vips, hold.map(|h| *h), events);
+                    self.hosting.configure(vips, service_ports, hold.map(|h| *h), events);
                 }
                 Command::Take { addr } => self.hosting.take(addr, events),
                 Command::Release { addr } => self.hosting.release(addr, events),

@@ -149,6 +149,7 @@ impl Site {
             storage_ports: net::fence::GLUSTERFS_PORTS.to_vec(),
             spared_ports: vec![22, 4380],
             hold: None,
+            service_ports: vec![445, 2049],
         });
         self.expect("lease kind", |e| matches!(e, Event::Lease { .. }));
     }

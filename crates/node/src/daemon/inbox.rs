@@ -14,7 +14,6 @@ const DATAGRAMS: usize = 4096;
 const MESSAGES: usize = 32_768;
 
 /// Something for the core's thread.
-#[expect(clippy::large_enum_variant, reason = "nearly all are inputs, and a box would allocate for every heartbeat")]
 #[derive(Debug)]
 pub(crate) enum Item {
     /// For the core as it is.

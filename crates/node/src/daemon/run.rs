@@ -104,6 +104,7 @@ fn serve(options: &Options, log: &Log) -> anyhow::Result<()> {
     let worker = start::network(&config, &votes, Without::parts(&options.without), &inbox, &outlet)?;
 
     let (tickles, tickles_news) = mpsc::unbounded_channel();
+    let back = tickles.clone();
     let (words, words_heard) = mpsc::unbounded_channel();
     let (checks_cell, checks_ready) = watch::channel(None::<Checks>);
     let peers = Peers::start(
@@ -184,7 +185,7 @@ fn serve(options: &Options, log: &Log) -> anyhow::Result<()> {
         tokio::spawn(Tickles::new(inbox.clone(), peers.clone()).run(tickles_news));
         let dns = tokio::spawn(dns::run(config_seen.clone(), snapshots_seen, facts.clone()));
         let plan = site::services_plan(&config_seen.borrow());
-        let services = ServicesTask::new(inbox.clone(), facts, plan);
+        let services = ServicesTask::new(inbox.clone(), facts, back, plan);
         let services = tokio::spawn(services.run(serve_wanted, plans_wanted));
         let config = Arc::clone(&config_seen.borrow());
         site.tell_warnings(&config);

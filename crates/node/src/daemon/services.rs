@@ -1,5 +1,6 @@
 //! The service manager, for the core: the core's word on serving goes in, health and "all stopped" come out.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use cluster::{Health, Input, ServiceHealth};
@@ -10,6 +11,7 @@ use tokio::time::timeout;
 
 use super::facts::Facts;
 use super::inbox::Inbox;
+use super::tickles::{self, News};
 use crate::config::{STORAGE, Storage};
 
 /// How long services may take to end when the daemon does. A supervised process is killed after 5 s.
@@ -28,6 +30,9 @@ pub(crate) struct Plan {
 pub(crate) struct ServicesTask {
     inbox: Inbox,
     facts: Facts,
+    tickles: tickles::Sender,
+    /// Services whose process ended and whose successor has not answered yet.
+    absent: BTreeSet<String>,
     plan: Plan,
     /// Is a storage service watched, or does the manager only say that there is none?
     watched: bool,
@@ -38,10 +43,20 @@ pub(crate) struct ServicesTask {
 
 impl ServicesTask {
     /// Starts the manager, which stops what an earlier daemon left until the core says otherwise.
-    pub(crate) fn new(inbox: Inbox, facts: Facts, plan: Plan) -> Self {
+    pub(crate) fn new(inbox: Inbox, facts: Facts, tickles: tickles::Sender, plan: Plan) -> Self {
         let (serve, _) = watch::channel(Serve::Off);
         let (_, reports) = mpsc::channel(1);
-        let mut task = Self { inbox, facts, plan, watched: false, serve, reports, manager: None };
+        let mut task = Self {
+            inbox,
+            facts,
+            tickles,
+            absent: BTreeSet::new(),
+            plan,
+            watched: false,
+            serve,
+            reports,
+            manager: None,
+        };
         task.spawn();
         task
     }
@@ -86,7 +101,8 @@ impl ServicesTask {
         self.end().await;
     }
 
-    fn report(&self, report: Report) {
+    fn report(&mut self, report: Report) {
+        self.tell_clients(&report);
         let off = report.service == STORAGE && report.state == State::Off;
         let health = ServiceHealth {
             state: match report.state {
@@ -106,6 +122,23 @@ impl ServicesTask {
         // The storage goes last.
         if off && *self.serve.borrow() == Serve::Off {
             self.inbox.input(Input::ServicesStopped);
+        }
+    }
+
+    /// The clients of a service that was away are told that it is back: they lost their connections meanwhile.
+    fn tell_clients(&mut self, report: &Report) {
+        match report.state {
+            State::Failing | State::Failed => {
+                self.absent.insert(report.service.clone());
+            }
+            State::Ok if self.absent.remove(&report.service) => {
+                let ports = self.plan.services.ports().into_iter();
+                for (_, port) in ports.filter(|(name, _)| *name == report.service) {
+                    // Nobody hears it only when the daemon ends.
+                    let _ = self.tickles.send(News::Back(port));
+                }
+            }
+            State::Off | State::Starting | State::Ok => {}
         }
     }
 

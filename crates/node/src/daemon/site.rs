@@ -66,6 +66,7 @@ pub(crate) fn network(config: &Config) -> Command {
         vips: vips.collect(),
         storage_ports: ports.storage,
         spared_ports: ports.spared,
+        service_ports: config.services.ports().into_iter().map(|(_, port)| port).collect(),
         hold: Some(Box::new(hold(config))),
     }
 }

@@ -25,6 +25,9 @@ pub(crate) const CHANNEL: u8 = 2;
 /// With the time to list and to send, the others know of a change within a second.
 const LIST: Duration = Duration::from_millis(800);
 const REFRESH: Duration = Duration::from_secs(5);
+/// How long a client counts after its connection was last seen: that of a server that died is gone, but the client
+/// comes again, a kernel's NFS mount with the same port.
+const LINGER: Duration = Duration::from_secs(5);
 /// Connections of one address that are told to the others; 10 000 of them make half a megabyte, which a frame takes.
 const MOST: usize = 10_000;
 
@@ -39,15 +42,20 @@ pub(crate) enum News {
     Connections(Vec<ClientConnection>),
     /// What an address had when it was silenced for its release.
     Last(IpAddr, Vec<ClientConnection>),
+    /// The service on this port answers again.
+    Back(u16),
     /// A peer's list.
     Frame { from: Pnn, bytes: Vec<u8> },
 }
+
+/// Ports of the service and ends of the clients.
+type Clients = BTreeSet<(u16, SocketAddr)>;
 
 /// One address of the sender: ports of the service and ends of the clients.
 #[derive(Debug, Serialize, Deserialize)]
 struct Frame {
     vip: IpAddr,
-    clients: BTreeSet<(u16, SocketAddr)>,
+    clients: Clients,
 }
 
 /// Puts news in; for the core's thread and those of the links.
@@ -60,10 +68,12 @@ pub(crate) struct Tickles {
     peers: Peers,
     held: BTreeSet<IpAddr>,
     /// What was told to the others of the own addresses.
-    told: BTreeMap<IpAddr, BTreeSet<(u16, SocketAddr)>>,
+    told: BTreeMap<IpAddr, Clients>,
+    /// When each connection to an own address was last seen.
+    seen: BTreeMap<IpAddr, BTreeMap<(u16, SocketAddr), Instant>>,
     refresh: Instant,
     /// What the last holder of each address said.
-    others: BTreeMap<IpAddr, BTreeSet<(u16, SocketAddr)>>,
+    others: BTreeMap<IpAddr, Clients>,
 }
 
 impl Tickles {
@@ -73,6 +83,7 @@ impl Tickles {
             peers,
             held: BTreeSet::new(),
             told: BTreeMap::new(),
+            seen: BTreeMap::new(),
             refresh: Instant::now(),
             others: BTreeMap::new(),
         }
@@ -107,12 +118,20 @@ impl Tickles {
             News::Released(vip) => {
                 self.held.remove(&vip);
                 self.told.remove(&vip);
+                self.seen.remove(&vip);
             }
             News::Connections(list) => self.tell(&list),
             News::Last(vip, list) => {
-                let clients = list.iter().map(|c| (c.vip.port(), c.client)).take(MOST).collect();
+                self.see(&list);
+                let clients = self.clients_of(vip);
                 if self.told.get(&vip) != Some(&clients) {
                     self.send(Frame { vip, clients });
+                }
+            }
+            News::Back(port) => {
+                for &addr in &self.held {
+                    let clients = self.clients_of(addr).into_iter().filter(|(service, _)| *service == port).collect();
+                    self.inbox.put(Item::ToNet(Command::Clients { addr, clients: connections(addr, &clients) }));
                 }
             }
             News::Frame { from, bytes } => match serde_json::from_slice::<Frame>(&bytes) {
@@ -132,24 +151,13 @@ impl Tickles {
         if self.others.get(&addr) == Some(&clients) {
             return;
         }
-        let list: Arc<[ClientConnection]> = clients
-            .iter()
-            .map(|(port, client)| ClientConnection { vip: SocketAddr::new(addr, *port), client: *client })
-            .collect();
-        self.inbox.put(Item::ToNet(Command::Clients { addr, clients: list }));
+        self.inbox.put(Item::ToNet(Command::Clients { addr, clients: connections(addr, &clients) }));
         self.others.insert(addr, clients);
     }
 
     fn tell(&mut self, list: &[ClientConnection]) {
-        let mut now: BTreeMap<IpAddr, BTreeSet<(u16, SocketAddr)>> =
-            self.held.iter().map(|vip| (*vip, BTreeSet::new())).collect();
-        for connection in list {
-            if let Some(clients) = now.get_mut(&connection.vip.ip())
-                && clients.len() < MOST
-            {
-                clients.insert((connection.vip.port(), connection.client));
-            }
-        }
+        self.see(list);
+        let now: BTreeMap<IpAddr, Clients> = self.held.iter().map(|vip| (*vip, self.clients_of(*vip))).collect();
         let refresh = self.refresh <= Instant::now();
         if refresh {
             self.refresh = Instant::now() + REFRESH;
@@ -162,6 +170,28 @@ impl Tickles {
         self.told = now;
     }
 
+    /// Remembers these, and forgets those that have been gone for long.
+    fn see(&mut self, list: &[ClientConnection]) {
+        let now = Instant::now();
+        for connection in list {
+            let seen = self.seen.entry(connection.vip.ip()).or_default();
+            seen.insert((connection.vip.port(), connection.client), now);
+        }
+        for seen in self.seen.values_mut() {
+            seen.retain(|_, last| now.duration_since(*last) < LINGER);
+        }
+    }
+
+    /// The clients of an own address, those that are there before those that were.
+    fn clients_of(&self, vip: IpAddr) -> Clients {
+        let Some(seen) = self.seen.get(&vip) else { return Clients::new() };
+        let mut all: Vec<_> = seen.iter().collect();
+        if all.len() > MOST {
+            all.sort_by_key(|(_, last)| std::cmp::Reverse(**last));
+        }
+        all.into_iter().take(MOST).map(|(client, _)| *client).collect()
+    }
+
     fn send(&self, frame: Frame) {
         let bytes = match serde_json::to_vec(&frame) {
             Ok(bytes) => bytes,
@@ -172,4 +202,10 @@ impl Tickles {
             self.peers.send_bytes(link.peer, CHANNEL, &bytes);
         }
     }
+}
+
+fn connections(addr: IpAddr, clients: &Clients) -> Arc<[ClientConnection]> {
+    let of =
+        |(port, client): &(u16, SocketAddr)| ClientConnection { vip: SocketAddr::new(addr, *port), client: *client };
+    clients.iter().map(of).collect()
 }
