@@ -36,6 +36,9 @@ pub(crate) struct Shape {
     /// What makes one service of the nodes
     #[arg(long, value_enum, default_value = "steadfast")]
     pub(crate) subject: Subject,
+    /// The daemon's preset: normal or fast
+    #[arg(long, value_parser = ["normal", "fast"])]
+    pub(crate) preset: Option<String>,
     /// The program under test (default: beside this one)
     #[arg(long)]
     pub(crate) steadfast: Option<PathBuf>,
@@ -44,7 +47,15 @@ pub(crate) struct Shape {
 impl Shape {
     /// The reference site.
     pub(crate) fn reference(storage: Storage, steadfast: Option<PathBuf>) -> Self {
-        Self { storage, nodes: 4, private_net: false, ipv6: false, subject: Subject::Steadfast, steadfast }
+        Self {
+            storage,
+            nodes: 4,
+            private_net: false,
+            ipv6: false,
+            subject: Subject::Steadfast,
+            preset: None,
+            steadfast,
+        }
     }
 
     pub(crate) fn site(&self, id: &str) -> Result<Site> {
@@ -59,6 +70,7 @@ impl Shape {
         site.private_net = self.private_net;
         site.ipv6 = self.ipv6;
         site.subject = self.subject;
+        site.preset.clone_from(&self.preset);
         Ok(site)
     }
 
@@ -68,6 +80,9 @@ impl Shape {
         words.extend(["--subject".into(), self.subject.word().into()]);
         let flags = [(self.private_net, "--private-net"), (self.ipv6, "--ipv6")];
         words.extend(flags.iter().filter(|f| f.0).map(|f| f.1.to_owned()));
+        if let Some(preset) = &self.preset {
+            words.extend(["--preset".into(), preset.clone()]);
+        }
         if let Some(path) = &self.steadfast {
             words.extend(["--steadfast".into(), path.display().to_string()]);
         }
@@ -166,6 +181,20 @@ pub(crate) enum Cmd {
 pub(crate) enum BenchKind {
     /// What clients see when a server fails
     Failover(bench::plan::Options),
+    /// Four nodes with all processors busy: view changes, false failovers, stalls
+    Load {
+        #[arg(long, default_value_t = 5.0)]
+        minutes: f64,
+        #[arg(long, value_enum, default_value = "local")]
+        storage: Storage,
+        #[arg(long, value_parser = ["normal", "fast"])]
+        preset: Option<String>,
+        /// One JSON object on standard output
+        #[arg(long)]
+        json: bool,
+        #[arg(long)]
+        steadfast: Option<PathBuf>,
+    },
     /// Memory and CPU of idle daemons
     Idle {
         #[arg(long, default_value_t = 20)]
@@ -201,6 +230,14 @@ pub(crate) enum Inside {
         shape: Shape,
         #[arg(long)]
         plan: PathBuf,
+    },
+    BenchLoad {
+        #[command(flatten)]
+        shape: Shape,
+        #[arg(long)]
+        minutes: f64,
+        #[arg(long)]
+        json: bool,
     },
     BenchIdle {
         #[command(flatten)]

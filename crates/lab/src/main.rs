@@ -132,6 +132,15 @@ fn outside(cli: Cli) -> Result<i32> {
 fn bench_outside(bench: BenchKind) -> Result<i32> {
     match bench {
         BenchKind::Failover(options) => bench::plan::main(options),
+        BenchKind::Load { minutes, storage, preset, json, steadfast } => {
+            let mut words = strings(&["--minutes", &minutes.to_string()]);
+            if json {
+                words.push("--json".into());
+            }
+            let mut shape = Shape::reference(storage, steadfast);
+            shape.preset = preset;
+            run_inside(&shape, &["bench-load"], &words)
+        }
         BenchKind::Idle { seconds, storage, json, steadfast } => {
             let mut words = strings(&["--seconds", &seconds.to_string()]);
             if json {

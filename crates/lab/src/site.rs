@@ -59,6 +59,9 @@ pub(crate) struct Site {
     /// IPv6 addresses beside the IPv4 ones.
     pub(crate) ipv6: bool,
     pub(crate) subject: Subject,
+    /// A word for `preset` in the daemon's file.
+    #[serde(default)]
+    pub(crate) preset: Option<String>,
     /// The `steadfast` program under test.
     pub(crate) steadfast: PathBuf,
 }
@@ -87,7 +90,16 @@ impl Site {
         if storage == Storage::Gluster && nodes != 1 && nodes != 3 && !nodes.is_multiple_of(2) {
             bail!("--nodes {nodes}: GlusterFS needs 1, 3 or an even number of nodes here (pairs of replicas)");
         }
-        Ok(Self { id, storage, nodes, private_net: false, ipv6: false, subject: Subject::Steadfast, steadfast })
+        Ok(Self {
+            id,
+            storage,
+            nodes,
+            private_net: false,
+            ipv6: false,
+            subject: Subject::Steadfast,
+            preset: None,
+            steadfast,
+        })
     }
 
     pub(crate) fn base(&self) -> PathBuf {

@@ -20,6 +20,9 @@ pub(crate) const CONTROL_PORT: u16 = 4390;
 /// `steadfast.toml` of the site, the same on every node.
 pub(crate) fn config(site: &Site) -> String {
     let mut text = format!("[cluster]\nname = \"lab\"\nlock = \"{MOUNT}/.steadfast/lock\"\n");
+    if let Some(preset) = &site.preset {
+        let _ = writeln!(text, "preset = \"{preset}\"");
+    }
     for node in 0..site.nodes {
         let mut addresses = vec![site.private(node)];
         if site.private_net {
@@ -62,6 +65,16 @@ pub(crate) struct Snapshot {
     pub(crate) member: bool,
     pub(crate) nodes: BTreeMap<usize, Node>,
     pub(crate) vips: BTreeMap<String, Vip>,
+    pub(crate) pace: Pace,
+}
+
+/// How well a node keeps time.
+#[derive(Debug, Clone, Deserialize)]
+pub(crate) struct Pace {
+    pub(crate) stalls: u64,
+    pub(crate) longest_stall: Duration,
+    pub(crate) longest_gap: Duration,
+    pub(crate) false_failovers: u64,
 }
 
 #[derive(Debug, Clone, Deserialize)]

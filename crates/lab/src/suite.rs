@@ -114,6 +114,7 @@ fn run_group(selection: &Selection, group: Group, run: &[Case], tally: &mut Tall
         private_net: group == Group::Mesh,
         ipv6: group == Group::Local,
         subject: Subject::Steadfast,
+        preset: None,
         steadfast: selection.steadfast.clone(),
     };
     println!(

@@ -7,6 +7,7 @@ pub mod daemon;
 pub mod log;
 pub mod peer;
 pub mod pki;
+mod priority;
 pub mod random;
 pub mod state;
 pub mod sync;

@@ -7,6 +7,7 @@
 
 mod block;
 mod idle;
+mod load;
 pub(crate) mod plan;
 mod report;
 mod rival;
@@ -14,6 +15,7 @@ mod run;
 
 pub(crate) use block::main as block;
 pub(crate) use idle::idle;
+pub(crate) use load::load;
 pub(crate) use rival::Placement;
 
 use crate::probe::run::Gap;

@@ -33,6 +33,9 @@ pub(crate) struct Options {
     ctdb_runs: Option<usize>,
     #[arg(long, value_enum, default_value = "gluster")]
     storage: Storage,
+    /// The daemon's preset: normal or fast
+    #[arg(long, value_parser = ["normal", "fast"], conflicts_with = "docs")]
+    preset: Option<String>,
     /// Begin no run that would end later than this many minutes from now
     #[arg(long)]
     minutes: Option<f64>,
@@ -120,7 +123,8 @@ pub(crate) fn main(options: Options) -> Result<i32> {
     }
     launch::sweep();
     let word = if options.storage == Storage::Gluster { "gluster" } else { "local" };
-    let name = format!("failover-{word}.json");
+    let preset = options.preset.as_ref().map_or_else(String::new, |p| format!("-{p}"));
+    let name = format!("failover-{word}{preset}.json");
     let raw = match &options.docs {
         Some(docs) => docs.join("benchmarks").join(&name),
         None => crate::artifacts("bench").join(&name),
@@ -224,6 +228,7 @@ impl Work {
             std::fs::write(&plan, serde_json::to_string(&block)?)?;
             let mut shape = Shape::reference(self.options.storage, self.options.steadfast.clone());
             shape.subject = subject;
+            shape.preset.clone_from(&self.options.preset);
             shape.site(&id)?;
             let mut words = strings(&["bench-block"]);
             words.extend(shape.words());

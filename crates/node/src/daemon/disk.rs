@@ -30,6 +30,8 @@ pub(crate) type Write = (u64, Durable);
 pub(crate) fn start(mut votes: impl Votes, inbox: Inbox) -> io::Result<Sender<Write>> {
     let (writes, queue) = mpsc::channel::<Write>();
     thread::Builder::new().name("votes".into()).stack_size(256 << 10).spawn(move || {
+        // A lease is not renewed under a view whose votes are not on disk yet.
+        crate::priority::realtime();
         while let Ok((ticket, mut newest)) = queue.recv() {
             let mut tickets = vec![ticket];
             for (ticket, state) in queue.try_iter() {

@@ -23,7 +23,6 @@ mod handler;
 mod held;
 mod inbox;
 mod lock;
-mod priority;
 mod run;
 mod services;
 mod site;

@@ -28,14 +28,14 @@ use super::site::{Site, Word};
 use super::tickles::{News, Tickles};
 use super::timeline::{Timeline, unix_ms};
 use super::without::Without;
-use super::{disk, dns, priority, site, start, storage, tickles, time_of_day};
+use super::{disk, dns, site, start, storage, tickles, time_of_day};
 use crate::admin::server::AdminSocket;
 use crate::config::Config;
 use crate::log::Log;
 use crate::peer::{PeerConfig, PeerEvent, Peers};
 use crate::pki::PkiDir;
 use crate::state::StateStore;
-use crate::{clock, random};
+use crate::{clock, priority, random};
 
 /// How long a daemon that is told to end waits until the others have its addresses and its services are stopped.
 const STOP: Duration = Duration::from_secs(10);
@@ -91,7 +91,7 @@ fn serve(options: &Options, log: &Log) -> anyhow::Result<()> {
     }
     priority::lock_memory();
     let (timeline, recorder) = Timeline::start(store.dir()).context("the timeline's thread cannot be started")?;
-    let (inbox, outlet) = inbox();
+    let (inbox, mut outlet) = inbox();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .max_blocking_threads(16)
@@ -99,9 +99,17 @@ fn serve(options: &Options, log: &Log) -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("the runtime cannot be started")?;
-    // Threads inherit this: those of the network worker and the heartbeats. The runtime's exist already.
+    // Threads inherit this. The runtime's exist already.
     priority::raise();
-    let worker = start::network(&config, &votes, Without::parts(&options.without), &inbox, &outlet)?;
+    // The network worker's threads inherit the priority of the one that starts them.
+    let worker = thread::scope(|scope| {
+        let (config, votes, inbox, outlet) = (&config, &votes, &inbox, &mut outlet);
+        let starter = scope.spawn(move || {
+            priority::realtime();
+            start::network(config, votes, Without::parts(&options.without), inbox, outlet)
+        });
+        starter.join().unwrap_or_else(|_| anyhow::bail!("the thread that starts the network part has panicked"))
+    })?;
 
     let (tickles, tickles_news) = mpsc::unbounded_channel();
     let back = tickles.clone();
@@ -286,6 +294,7 @@ fn spawn_core(cluster: Cluster, wiring: Wiring, outlet: Outlet) -> anyhow::Resul
     let thread = thread::Builder::new()
         .name("core".into())
         .spawn(move || {
+            priority::realtime();
             let (why, wiring) = Core::new(cluster, wiring, outlet, clock::now).run();
             // On return no address is left; only then the daemon may say that it has ended.
             wiring.net.shut_down();

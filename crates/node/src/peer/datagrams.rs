@@ -50,7 +50,10 @@ impl Datagrams {
         let thread = Builder::new()
             .name("sf-heartbeats".into())
             .stack_size(STACK)
-            .spawn(move || receive(&shared2, &inner2, &woken))
+            .spawn(move || {
+                crate::priority::realtime();
+                receive(&shared2, &inner2, &woken);
+            })
             .map_err(PeerError::Receiver)?;
         Ok(Self { shared, inner, wake, thread: Mutex::new(Some(thread)) })
     }
