@@ -23,6 +23,7 @@ const MOUNT_RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration:
 #[derive(Debug)]
 pub struct Manager {
     leave: watch::Sender<bool>,
+    held: watch::Sender<bool>,
     task: JoinHandle<()>,
 }
 
@@ -38,8 +39,15 @@ impl Manager {
         reports: mpsc::Sender<Report>,
     ) -> Self {
         let (leave, left) = watch::channel(false);
-        let task = tokio::spawn(Coordinator::new(config, storage, serve, left, reports).run());
-        Self { leave, task }
+        let (held, holds) = watch::channel(false);
+        let task = tokio::spawn(Coordinator::new(config, storage, serve, left, holds, reports).run());
+        Self { leave, held, task }
+    }
+
+    /// While this node's own clients of the shared filesystem are held, services that do not answer are not restarted:
+    /// they wait for it, and what they have under way goes on after.
+    pub fn hold(&self, held: bool) {
+        self.held.send_replace(held);
     }
 
     /// Ends the management and leaves services and mount as they are, for the next daemon to take over.
@@ -90,6 +98,7 @@ impl<S: Storage> Coordinator<S> {
         storage: S,
         serve: watch::Receiver<Serve>,
         left: watch::Receiver<bool>,
+        held: watch::Receiver<bool>,
         reports: mpsc::Sender<Report>,
     ) -> Self {
         let mut services: Vec<Handle> = Vec::new();
@@ -98,7 +107,7 @@ impl<S: Storage> Coordinator<S> {
             let after = services.iter().find(|s| needs_rpcbind && s.name == "rpcbind").map(|s| s.state.clone());
             let (orders, order) = watch::channel(Order::Wait);
             let name = kind.name();
-            let service = Service::new(kind, &config, order, after, reports.clone());
+            let service = Service::new(kind, &config, order, held.clone(), after, reports.clone());
             let (state, stopped) = (service.state(), service.stopped());
             services.push(Handle { name, orders, state, stopped, task: tokio::spawn(service.run()) });
         }

@@ -53,6 +53,8 @@ pub(crate) struct Service {
     health: Health,
     backoff: Backoff,
     orders: watch::Receiver<Order>,
+    /// The shared filesystem answers nobody on this node: no service can be told hung.
+    held: watch::Receiver<bool>,
     /// The service that must answer before this one is started.
     after: Option<watch::Receiver<State>>,
     told: Told,
@@ -71,6 +73,7 @@ impl Service {
         kind: Kind,
         services: &ServicesConfig,
         orders: watch::Receiver<Order>,
+        held: watch::Receiver<bool>,
         after: Option<watch::Receiver<State>>,
         reports: mpsc::Sender<Report>,
     ) -> Self {
@@ -83,6 +86,7 @@ impl Service {
             health: Health::new(services.health.clone()),
             backoff: Backoff::default(),
             orders,
+            held,
             after,
             told,
             stopped: watch::Sender::new(0),
@@ -336,6 +340,11 @@ impl Service {
 
     async fn housekeep(&mut self) {
         self.supervisor.bound_output().await;
+        if *self.held.borrow() {
+            // Its patience begins when the filesystem answers again.
+            self.health.restarted_hung(Instant::now());
+            return;
+        }
         let hung_for = self.health.failed_since().map(|since| Instant::now().saturating_duration_since(since));
         let patience = Duration::from_secs(self.config.restart_hung_after);
         if patience.is_zero() || self.next_start.is_some() || hung_for.is_none_or(|hung| hung < patience) {

@@ -36,6 +36,8 @@ pub(crate) struct Wiring {
     pub(crate) votes: Sender<Write>,
     pub(crate) lock: mpsc::UnboundedSender<LockOrder>,
     pub(crate) serve: watch::Sender<Serve>,
+    /// This node's own storage clients are held, for there is no lease.
+    pub(crate) holds: watch::Sender<bool>,
     pub(crate) snapshots: watch::Sender<Option<Arc<Snapshot>>>,
     pub(crate) timeline: Recorder,
     pub(crate) tickles: tickles::Sender,
@@ -56,8 +58,12 @@ impl Effects for Wiring {
                     self.inbox.input(Input::PersistFailed { ticket, error });
                 }
             }
-            Output::RenewLease { until } => self.net.order(Command::Renew { until: BootTime(until.0) }, now),
+            Output::RenewLease { until } => {
+                self.net.order(Command::Renew { until: BootTime(until.0) }, now);
+                self.hold(false);
+            }
             Output::LeaseLost => {
+                self.hold(*self.evicts.borrow());
                 self.held.lease_lost();
                 self.net.order(Command::LeaseLost, now);
             }
@@ -237,6 +243,10 @@ impl Effects for Wiring {
 }
 
 impl Wiring {
+    fn hold(&self, held: bool) {
+        self.holds.send_if_modified(|now| std::mem::replace(now, held) != held);
+    }
+
     fn gone(&mut self, addr: IpAddr, why: Option<String>, now: Time) -> Option<Input> {
         let told = self.held.gone(addr, why);
         if told.is_none() {

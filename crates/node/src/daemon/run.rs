@@ -137,6 +137,7 @@ fn serve(options: &Options, log: &Log) -> anyhow::Result<()> {
     );
     let (lock, lock_orders) = mpsc::unbounded_channel();
     let (serve, serve_wanted) = watch::channel(::services::Serve::Off);
+    let (holds, held) = watch::channel(false);
     let (snapshots, snapshots_seen) = watch::channel(None);
     let (evicts, evicts_now) = watch::channel(site::evicts(&config));
     let wiring = Wiring {
@@ -146,6 +147,7 @@ fn serve(options: &Options, log: &Log) -> anyhow::Result<()> {
         votes: disk::start(store, inbox.clone()).context("the votes' thread cannot be started")?,
         lock: lock.clone(),
         serve,
+        holds,
         snapshots,
         timeline: recorder,
         tickles,
@@ -194,7 +196,7 @@ fn serve(options: &Options, log: &Log) -> anyhow::Result<()> {
         let dns = tokio::spawn(dns::run(config_seen.clone(), snapshots_seen, facts.clone()));
         let plan = site::services_plan(&config_seen.borrow());
         let services = ServicesTask::new(inbox.clone(), facts, back, plan);
-        let services = tokio::spawn(services.run(serve_wanted, plans_wanted));
+        let services = tokio::spawn(services.run(serve_wanted, held, plans_wanted));
         let config = Arc::clone(&config_seen.borrow());
         site.tell_warnings(&config);
         site.start_storage(&config);

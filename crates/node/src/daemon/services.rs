@@ -37,6 +37,8 @@ pub(crate) struct ServicesTask {
     /// Is a storage service watched, or does the manager only say that there is none?
     watched: bool,
     serve: watch::Sender<Serve>,
+    /// This node's own storage clients are held.
+    held: bool,
     reports: mpsc::Receiver<Report>,
     manager: Option<Manager>,
 }
@@ -54,6 +56,7 @@ impl ServicesTask {
             plan,
             watched: false,
             serve,
+            held: false,
             reports,
             manager: None,
         };
@@ -79,10 +82,22 @@ impl ServicesTask {
                 Manager::spawn(ServicesConfig::default(), NoStorage, serve, sender)
             }
         });
+        self.tell_held();
+    }
+
+    fn tell_held(&self) {
+        if let Some(manager) = &self.manager {
+            manager.hold(self.held);
+        }
     }
 
     /// Runs until the core has ended; everything is stopped then, in order.
-    pub(crate) async fn run(mut self, mut wanted: watch::Receiver<Serve>, mut plans: mpsc::Receiver<Plan>) {
+    pub(crate) async fn run(
+        mut self,
+        mut wanted: watch::Receiver<Serve>,
+        mut held: watch::Receiver<bool>,
+        mut plans: mpsc::Receiver<Plan>,
+    ) {
         loop {
             tokio::select! {
                 biased;
@@ -95,6 +110,10 @@ impl ServicesTask {
                     }
                     Err(_) => break,
                 },
+                Ok(()) = held.changed() => {
+                    self.held = *held.borrow_and_update();
+                    self.tell_held();
+                }
                 Some(plan) = plans.recv() => self.change(plan).await,
             }
         }
