@@ -138,7 +138,10 @@ fn lock(config: &Config) -> String {
 fn storage(storage: &Storage) -> String {
     match storage {
         Storage::None => "none".to_owned(),
-        Storage::Local { path } => format!("{} (there already)", path.display()),
+        Storage::Local { path, evict_command } => {
+            let evicts = evict_command.as_ref().map_or_else(String::new, |command| format!(", lost nodes: {command}"));
+            format!("{} (there already{evicts})", path.display())
+        }
         Storage::Gluster { path, volume, server, .. } => {
             format!("gluster volume {volume} from {server} at {}", path.display())
         }

@@ -88,6 +88,8 @@ pub enum Storage {
     Local {
         /// The directory.
         path: PathBuf,
+        /// Keeps a lost node from writing; none: nobody does.
+        evict_command: Option<String>,
     },
     /// No shared filesystem is watched.
     None,
@@ -98,7 +100,7 @@ impl Storage {
     #[must_use]
     pub fn path(&self) -> Option<&PathBuf> {
         match self {
-            Self::Gluster { path, .. } | Self::Local { path } => Some(path),
+            Self::Gluster { path, .. } | Self::Local { path, .. } => Some(path),
             Self::None => None,
         }
     }

@@ -114,6 +114,7 @@ pub(super) struct StorageSpec {
     pub(super) volume: Option<Spanned<String>>,
     pub(super) server: Option<Spanned<String>>,
     pub(super) mount_options: Option<Spanned<Vec<String>>>,
+    pub(super) evict_command: Option<Spanned<String>>,
 }
 
 /// `[dns]`.

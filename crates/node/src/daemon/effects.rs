@@ -13,6 +13,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::core::Effects;
 use super::disk::Write;
+use super::evict::Evict;
 use super::held::Held;
 use super::inbox::{Inbox, Item};
 use super::lock::LockOrder;
@@ -42,6 +43,8 @@ pub(crate) struct Wiring {
     pub(crate) timeline: Recorder,
     pub(crate) tickles: tickles::Sender,
     pub(crate) held: Held,
+    /// Evicts where it is not the network's to do.
+    pub(crate) evict: mpsc::UnboundedSender<Evict>,
     /// Is there storage traffic that can be cut? Not for storage of kind `local`.
     pub(crate) evicts: watch::Receiver<bool>,
 }
@@ -87,7 +90,8 @@ impl Effects for Wiring {
                     let addresses = nodes.into_values().flatten().collect();
                     self.net.order(Command::SetEvicted { epoch: epoch.0, addresses }, now);
                 } else {
-                    self.inbox.input(Input::Evicted { epoch });
+                    // The task ends with the daemon only.
+                    let _ = self.evict.send(Evict { epoch, nodes });
                 }
             }
             Output::Lock { wanted } => self.lock_order(LockOrder::Want(wanted)),

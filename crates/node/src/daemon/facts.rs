@@ -49,7 +49,7 @@ impl Facts {
         let known = self.lock();
         let (kind, path) = match &config.storage {
             Storage::Gluster { path, .. } => ("gluster", Some(path)),
-            Storage::Local { path } => ("local", Some(path)),
+            Storage::Local { path, .. } => ("local", Some(path)),
             Storage::None => ("none", None),
         };
         let unknown = || ServiceHealth { state: Health::Off, because: "not looked at yet".into(), output: Vec::new() };

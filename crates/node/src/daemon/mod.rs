@@ -18,6 +18,7 @@ mod core;
 mod disk;
 mod dns;
 mod effects;
+mod evict;
 mod facts;
 mod handler;
 mod held;

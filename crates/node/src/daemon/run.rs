@@ -18,6 +18,7 @@ use tokio::time::timeout;
 use super::check::{self, Checks};
 use super::core::{Core, Ended};
 use super::effects::{NetOrders, Wiring};
+use super::evict::EvictTask;
 use super::facts::Facts;
 use super::handler::{Admin, Reload};
 use super::held::Held;
@@ -138,6 +139,7 @@ fn serve(options: &Options, log: &Log) -> anyhow::Result<()> {
     let (lock, lock_orders) = mpsc::unbounded_channel();
     let (serve, serve_wanted) = watch::channel(::services::Serve::Off);
     let (holds, held) = watch::channel(false);
+    let (evict, evictions) = mpsc::unbounded_channel();
     let (snapshots, snapshots_seen) = watch::channel(None);
     let (evicts, evicts_now) = watch::channel(site::evicts(&config));
     let wiring = Wiring {
@@ -148,6 +150,7 @@ fn serve(options: &Options, log: &Log) -> anyhow::Result<()> {
         lock: lock.clone(),
         serve,
         holds,
+        evict,
         snapshots,
         timeline: recorder,
         tickles,
@@ -196,6 +199,7 @@ fn serve(options: &Options, log: &Log) -> anyhow::Result<()> {
         let dns = tokio::spawn(dns::run(config_seen.clone(), snapshots_seen, facts.clone()));
         let plan = site::services_plan(&config_seen.borrow());
         let services = ServicesTask::new(inbox.clone(), facts, back, plan);
+        tokio::spawn(EvictTask::new(inbox.clone(), config_seen.clone()).run(evictions));
         let services = tokio::spawn(services.run(serve_wanted, held, plans_wanted));
         let config = Arc::clone(&config_seen.borrow());
         site.tell_warnings(&config);

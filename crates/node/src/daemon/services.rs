@@ -210,7 +210,7 @@ pub(crate) fn mount_config(storage: &Storage) -> Option<StorageConfig> {
             config.options.clone_from(mount_options);
             Some(config)
         }
-        Storage::Local { path } => Some(StorageConfig::local(path)),
+        Storage::Local { path, .. } => Some(StorageConfig::local(path)),
         Storage::None => None,
     }
 }

@@ -42,12 +42,21 @@ pub(super) fn storage(context: &mut Context<'_>, spec: Option<&Spanned<StorageSp
             }
         }
     }
+    if let (Some(command), true) = (&spec.evict_command, kind != KindSpec::Local) {
+        context.error(
+            "`evict_command` is for kind = \"local\"",
+            command.span(),
+            "",
+            "remove it: for GlusterFS the nodes shut a lost one out by themselves",
+        );
+    }
     if kind == KindSpec::None {
         return Storage::None;
     }
     let path = path(context, section);
     if kind == KindSpec::Local {
-        return Storage::Local { path };
+        let evict_command = spec.evict_command.as_ref().map(|command| evict_command(context, command));
+        return Storage::Local { path, evict_command };
     }
     Storage::Gluster {
         path,
@@ -55,6 +64,19 @@ pub(super) fn storage(context: &mut Context<'_>, spec: Option<&Spanned<StorageSp
         server: spec.server.as_ref().map_or_else(|| "localhost".to_owned(), |s| server(context, s)),
         mount_options: spec.mount_options.as_ref().map(|options| mount_options(context, options)),
     }
+}
+
+fn evict_command(context: &mut Context<'_>, command: &Spanned<String>) -> String {
+    let text = command.get_ref();
+    if !text.trim_start().starts_with('/') {
+        context.error(
+            format!("\"{text}\" cannot be run"),
+            command.span(),
+            "",
+            "write the full path of a program and its arguments, as \"/etc/steadfast/evict\"",
+        );
+    }
+    text.clone()
 }
 
 fn path(context: &mut Context<'_>, section: &Spanned<StorageSpec>) -> PathBuf {
