@@ -153,6 +153,6 @@ pub(crate) fn mount_hangs(ctx: &Ctx<'_>) -> Result<()> {
             bail!("{} operations of the writer on another node failed", beside.errors);
         }
         ctx.bound("tcp on the moved address: longest outage", tcp.longest_ms(at), 1500.0)?;
-        ctx.bound("NFSv3 writer on another node: longest stall", beside.longest_ms(at), 2000.0)
+        ctx.bound("NFSv3 writer on another node: longest stall", beside.longest_ms(at), 500.0)
     })
 }
