@@ -156,6 +156,12 @@ pub(super) fn helper(args: &[String]) -> Result<ExitCode, Fail> {
         place: Place,
     }
     let work = match args.first().map(String::as_str) {
+        Some("guard") => {
+            let daemon = args.get(1).and_then(|pid| pid.parse().ok());
+            return daemon
+                .map(node::guard::run)
+                .ok_or_else(|| Fail::other("only a daemon starts its guard: helper guard PID-OF-THE-DAEMON"));
+        }
         Some("release-all") => node::daemon::release_all,
         Some("fence") => node::daemon::fence,
         _ => return Ok(services::storage::helper::run(args)),

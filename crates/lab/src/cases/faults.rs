@@ -6,7 +6,7 @@ use crate::probe::now_us;
 use crate::probe::run::Probe;
 use crate::steadfast;
 use crate::{sh, site, switch};
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use std::time::Duration;
 
 /// Does `fault` to `node`, waits until its address answers from elsewhere, mends it, and waits until all is whole.
@@ -38,10 +38,28 @@ fn moved_by(
     })
 }
 
-/// kill -9 of the daemon: the addresses go, the services' processes are taken over by the next start.
+/// kill -9 of the daemon: its guard takes the addresses away and says so, and nobody waits for a lease (600 ms); the
+/// services' processes are taken over by the next start.
 pub(crate) fn daemon_killed(ctx: &Ctx<'_>) -> Result<()> {
     let lab = ctx.lab;
-    moved_by(ctx, 1, 900.0, || steadfast::signal(lab, 1, "KILL"), || steadfast::start(lab, 1))
+    moved_by(ctx, 1, 450.0, || steadfast::signal(lab, 1, "KILL"), || steadfast::start(lab, 1))
+}
+
+/// The guard killed alone is started again, and costs nothing; with its daemon it leaves a node that is as one whose
+/// daemon hangs.
+pub(crate) fn daemon_and_guard_killed(ctx: &Ctx<'_>) -> Result<()> {
+    let lab = ctx.lab;
+    let host = site::name(2);
+    let daemon = lab.service_pid(&host, "steadfast")?;
+    let pattern = format!("helper guard {}$", daemon.trim());
+    let guard = || lab.shell(&host, &format!("pgrep -f '{pattern}'")).map(|pid| pid.trim().to_owned());
+    let first = guard().context("the daemon has no guard")?;
+    lab.shell(&host, &format!("kill -9 {first}"))?;
+    let second = sh::wait_for("another guard", Duration::from_secs(10), || {
+        Ok(guard().ok().filter(|pid| !pid.is_empty() && *pid != first))
+    })?;
+    let both = || lab.shell(&host, &format!("kill -9 {second} {daemon}")).map(drop);
+    moved_by(ctx, 2, 900.0, both, || steadfast::start(lab, 2))
 }
 
 /// SIGSTOP, much longer than any lease, then SIGCONT: it must find that it lost its addresses.

@@ -46,6 +46,11 @@ pub(crate) fn no_tickle(ctx: &Ctx<'_>) -> Result<()> {
     must_fail(ctx, "tickle", outage::waiting_client)
 }
 
+/// A killed daemon's addresses wait for its lease.
+pub(crate) fn no_guard(ctx: &Ctx<'_>) -> Result<()> {
+    must_fail(ctx, "guard", faults::daemon_killed)
+}
+
 /// A daemon that is stopped keeps its addresses, and its node goes on answering for them.
 pub(crate) fn no_lease(ctx: &Ctx<'_>) -> Result<()> {
     must_fail(ctx, "lease", faults::daemon_hung)

@@ -19,6 +19,7 @@ use super::inbox::{Inbox, Item};
 use super::lock::LockOrder;
 use super::tickles::{self, News};
 use super::timeline::{Recorder, timed};
+use crate::guard::Guard;
 use crate::peer::Peers;
 
 /// A failed release is tried again after this.
@@ -45,6 +46,7 @@ pub(crate) struct Wiring {
     pub(crate) held: Held,
     /// Evicts where it is not the network's to do.
     pub(crate) evict: mpsc::UnboundedSender<Evict>,
+    pub(crate) guard: Guard,
     /// Is there storage traffic that can be cut? Not for storage of kind `local`.
     pub(crate) evicts: watch::Receiver<bool>,
 }
@@ -108,8 +110,7 @@ impl Effects for Wiring {
                 // The timeline's thread ends with the daemon only.
                 let _ = self.timeline.send(timed(event));
             }
-            // No guard runs on this node: a daemon that dies is waited for as one that hangs.
-            Output::Guard { .. } => {}
+            Output::Guard { word } => self.guard.word(word),
             // The loop around the core has these.
             Output::AdminDone { .. } | Output::Stopped => {}
         }

@@ -34,6 +34,7 @@ mod time_of_day;
 pub mod timeline;
 mod without;
 
+pub(crate) use inbox::Inbox;
 pub use run::{Options, run};
 pub use start::{fence, release_all};
 pub use without::Without;

@@ -32,6 +32,7 @@ use super::without::Without;
 use super::{disk, dns, site, start, storage, tickles, time_of_day};
 use crate::admin::server::AdminSocket;
 use crate::config::Config;
+use crate::guard::{self, Guard, GuardLock, Keeper};
 use crate::log::Log;
 use crate::peer::{PeerConfig, PeerEvent, Peers};
 use crate::pki::PkiDir;
@@ -102,6 +103,8 @@ fn serve(options: &Options, log: &Log) -> anyhow::Result<()> {
         .context("the runtime cannot be started")?;
     // Threads inherit this. The runtime's exist already.
     priority::raise();
+    // A guard of an earlier daemon takes addresses away: it must have ended before this one touches any.
+    let guard_lock = GuardLock::acquire(&options.run_dir)?;
     // The network worker's threads inherit the priority of the one that starts them.
     let worker = thread::scope(|scope| {
         let (config, votes, inbox, outlet) = (&config, &votes, &inbox, &mut outlet);
@@ -116,12 +119,25 @@ fn serve(options: &Options, log: &Log) -> anyhow::Result<()> {
     let back = tickles.clone();
     let (words, words_heard) = mpsc::unbounded_channel();
     let (checks_cell, checks_ready) = watch::channel(None::<Checks>);
+    let (guard, guard_news) = guard::channel();
     let peers = Peers::start(
         peer_config(&config, options, &store),
         runtime.handle(),
-        deliver(inbox.clone(), checks_ready, tickles.clone(), words),
+        deliver(inbox.clone(), checks_ready, tickles.clone(), words, guard.clone()),
     )
     .map_err(|e| anyhow::anyhow!("the links to the other nodes cannot be started: {e}"))?;
+    let sealer = peers.clone();
+    let guarded = !options.without.contains(&Without::Guard);
+    let keeper = guarded.then(|| {
+        Keeper::start(
+            (guard.clone(), guard_news),
+            guard_lock,
+            site::addresses(&config),
+            Box::new(move |word| sealer.seal_guard(word)),
+            inbox.clone(),
+        )
+    });
+    let keeper = keeper.transpose()?;
     let checks = Checks::new(peers.clone(), runtime.handle().clone());
     checks.set_mount(config.storage.path().cloned());
     checks_cell.send_replace(Some(checks.clone()));
@@ -155,6 +171,7 @@ fn serve(options: &Options, log: &Log) -> anyhow::Result<()> {
         timeline: recorder,
         tickles,
         held: Held::default(),
+        guard: guard.clone(),
         evicts: evicts_now,
     };
     let mut core = spawn_core(cluster, wiring, outlet)?;
@@ -168,6 +185,7 @@ fn serve(options: &Options, log: &Log) -> anyhow::Result<()> {
         state_dir: options.state_dir.clone(),
         run_dir: options.run_dir.clone(),
         inbox: inbox.clone(),
+        guard,
         peers: peers.clone(),
         facts: facts.clone(),
         checks: checks.clone(),
@@ -217,6 +235,9 @@ fn serve(options: &Options, log: &Log) -> anyhow::Result<()> {
         result
     });
     peers.stop();
+    if let Some(keeper) = keeper.filter(|_| core.over) {
+        keeper.goodbye();
+    }
     core.join();
     runtime.shutdown_timeout(Duration::from_secs(1));
     tracing::info!("the daemon has ended; no public address is on this node");
@@ -241,6 +262,7 @@ fn deliver(
     checks: watch::Receiver<Option<Checks>>,
     tickles: tickles::Sender,
     words: mpsc::UnboundedSender<Word>,
+    guard: Guard,
 ) -> impl Fn(PeerEvent) + Send + Sync + 'static {
     let behind = AtomicBool::new(false);
     move |event| {
@@ -257,6 +279,8 @@ fn deliver(
             PeerEvent::Message { from, message } => inbox.input(Input::Message { from, message }),
             PeerEvent::Link { peer, up } => {
                 if up {
+                    // New keys.
+                    guard.reseal();
                     // Both tasks end with the daemon only.
                     let _ = words.send(Word::Up(peer));
                 }

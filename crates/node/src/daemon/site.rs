@@ -1,6 +1,7 @@
 //! The configuration in force, and a new one applied without a restart.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -20,6 +21,7 @@ use super::inbox::{Inbox, Item};
 use super::lock::LockOrder;
 use super::{services, storage};
 use crate::config::{Config, Diagnostics, Machine, PublicList, Storage, load_or_last_good};
+use crate::guard::Guard;
 use crate::peer::Peers;
 
 /// Reading the text for joiners may take this long: the file may lie on a mount that hangs.
@@ -90,6 +92,11 @@ fn hold(config: &Config) -> HoldSpec {
     }
 }
 
+/// The public addresses that this node may hold.
+pub(crate) fn addresses(config: &Config) -> Vec<IpAddr> {
+    config.vips.iter().filter(|(_, vip)| vip.hosts.contains_key(&config.me)).map(|(addr, _)| *addr).collect()
+}
+
 fn storage_ports(storage: &Storage) -> Vec<RangeInclusive<u16>> {
     match storage {
         Storage::Gluster { .. } => net::fence::GLUSTERFS_PORTS.to_vec(),
@@ -110,6 +117,7 @@ pub(crate) struct Site {
     pub(crate) state_dir: PathBuf,
     pub(crate) run_dir: PathBuf,
     pub(crate) inbox: Inbox,
+    pub(crate) guard: Guard,
     pub(crate) peers: Peers,
     pub(crate) facts: Facts,
     pub(crate) checks: Checks,
@@ -165,6 +173,7 @@ impl Site {
         let new = Arc::new(new);
         self.config.send_replace(Arc::clone(&new));
         self.evicts.send_replace(evicts(&new));
+        self.guard.addresses(addresses(&new)).await;
         self.inbox.put(Item::ToNet(network(&new)));
         self.inbox.input(Input::Config(Box::new(new.core())));
         self.tell_warnings(&new);

@@ -13,6 +13,8 @@ pub enum Without {
     Tickle,
     /// An address that was taken is not announced.
     Announce,
+    /// No guard takes a killed daemon's addresses away.
+    Guard,
     /// Nothing ends a stopped daemon's addresses when the node lease ends.
     Lease,
     /// A node's own storage clients go on without a lease.
@@ -20,7 +22,7 @@ pub enum Without {
 }
 
 impl Without {
-    const ALL: [Self; 4] = [Self::Tickle, Self::Announce, Self::Lease, Self::Hold];
+    const ALL: [Self; 5] = [Self::Tickle, Self::Announce, Self::Guard, Self::Lease, Self::Hold];
 
     /// What is left of the network worker without these.
     pub(super) fn parts(list: &[Self]) -> Parts {
@@ -40,6 +42,7 @@ impl fmt::Display for Without {
         f.write_str(match self {
             Self::Tickle => "tickle",
             Self::Announce => "announce",
+            Self::Guard => "guard",
             Self::Lease => "lease",
             Self::Hold => "hold",
         })

@@ -6,8 +6,9 @@
 use super::shared::{Counters, Shared, Site};
 use super::wire::{self, Word};
 use super::{PeerError, PeerEvent, seal, socket};
+use crate::guard::SealedWord;
 use crate::sync::locked;
-use cluster::{Grant, Heartbeat, Pnn};
+use cluster::{Grant, GuardWord, Heartbeat, Pnn};
 use rustix::event::{PollFd, PollFlags, poll};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
@@ -99,6 +100,29 @@ impl Datagrams {
         let mut plain = Vec::with_capacity(64);
         wire::put_grant(grant, &mut plain);
         self.send(to, Some(net), &plain);
+    }
+
+    /// What a guard sends for this node when its daemon is dead. Sealed with the keys of now: a receiver takes it as
+    /// long as these are in force and it is no more than 1000 datagrams old.
+    pub(super) fn seal_guard(&self, word: &GuardWord) -> Vec<SealedWord> {
+        let mut plain = Vec::with_capacity(32);
+        wire::put_guard(word, &mut plain);
+        let site = self.shared.site();
+        let Some(own) = site.nodes.get(&self.shared.me) else { return Vec::new() };
+        let mut sealed = Vec::new();
+        for (peer, node) in site.nodes.iter().filter(|(peer, _)| **peer != self.shared.me) {
+            let Some(key) = self.shared.keys.sending(*peer) else { continue };
+            for (net, (from, to)) in (0u8..).zip(own.addresses.iter().zip(&node.addresses)) {
+                match key.seal(net, &plain) {
+                    Ok(bytes) => {
+                        let to = SocketAddr::new(*to, self.shared.port);
+                        sealed.push(SealedWord { from: *from, to, bytes });
+                    }
+                    Err(error) => tracing::warn!(%peer, "the guard's word cannot be sealed: {error}"),
+                }
+            }
+        }
+        sealed
     }
 
     fn send(&self, to: Pnn, net: Option<u8>, plain: &[u8]) {

@@ -31,9 +31,10 @@ mod socket;
 pub(crate) mod tests;
 mod wire;
 
+use crate::guard::SealedWord;
 use crate::pki::{PkiDir, Tls};
 use crate::sync::locked;
-use cluster::{Grant, Heartbeat, Message, NodeConf, Pnn};
+use cluster::{Grant, GuardWord, Heartbeat, Message, NodeConf, Pnn};
 use datagrams::Datagrams;
 pub use error::PeerError;
 pub use event::{LinkInfo, PeerConfig, PeerEvent, PeerStats};
@@ -125,6 +126,11 @@ impl Peers {
     /// Sends a grant on the network that the heartbeat came by; never blocks.
     pub fn send_grant(&self, to: Pnn, net: u8, grant: &Grant) {
         self.datagrams.send_grant(to, net, grant);
+    }
+
+    /// What a guard is to send to the peers for this node when its daemon is dead.
+    pub(crate) fn seal_guard(&self, word: &GuardWord) -> Vec<SealedWord> {
+        self.datagrams.seal_guard(word)
     }
 
     /// Takes a new nodes list (and configuration text for joiners), and reads the certificates again. Links to nodes

@@ -61,7 +61,6 @@ pub(super) fn put_grant(grant: &Grant, out: &mut Vec<u8>) {
 }
 
 /// Appends what a guard is to say.
-#[cfg(test)]
 pub(super) fn put_guard(word: &GuardWord, out: &mut Vec<u8>) {
     out.extend_from_slice(&[VERSION, GUARD]);
     out.extend_from_slice(&word.run.0.to_be_bytes());
