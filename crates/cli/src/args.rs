@@ -176,6 +176,14 @@ pub(crate) enum Command {
         #[command(flatten)]
         json: Json,
     },
+    /// Make a fault on purpose and measure what clients see of it
+    Drill {
+        /// power-off, leader-power-off, daemon-killed, daemon-stopped, public-link-down, private-link-down,
+        /// service-killed, service-hung, mount-hung, drain, rejoin
+        fault: drill::Fault,
+        #[command(flatten)]
+        options: DrillOptions,
+    },
     /// Check or show the configuration
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -236,6 +244,55 @@ pub(crate) struct Target {
     /// Name or number of the node; this one by default
     #[arg(value_name = "NODE")]
     pub(crate) node: Option<String>,
+    #[command(flatten)]
+    pub(crate) json: Json,
+}
+
+/// How a drill is done.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct DrillOptions {
+    /// Name or number of the node that it hits; not this one
+    #[arg(long, value_name = "NODE")]
+    pub(crate) on: Option<String>,
+    /// Do not ask
+    #[arg(long)]
+    pub(crate) yes: bool,
+    /// Also when the cluster has a fault already
+    #[arg(long)]
+    pub(crate) force: bool,
+    /// Clients to play
+    #[arg(long, value_delimiter = ',', default_value = "ping,tcp,nfs3,smb", value_name = "LIST")]
+    pub(crate) protocols: Vec<String>,
+    /// NFS export that the clients write to
+    #[arg(long, value_name = "PATH")]
+    pub(crate) export: Option<String>,
+    /// Directory of the export that everybody may write to
+    #[arg(long, default_value = "", value_name = "PATH")]
+    pub(crate) directory: String,
+    /// SMB share that the client writes to
+    #[arg(long, value_name = "NAME")]
+    pub(crate) share: Option<String>,
+    /// SMB user
+    #[arg(long, default_value = "guest", value_name = "NAME")]
+    pub(crate) user: String,
+    /// File with the SMB user's password
+    #[arg(long, value_name = "FILE")]
+    pub(crate) password_file: Option<PathBuf>,
+    /// How to run a command on the node; {node} and {address} are filled in
+    #[arg(long, default_value = "ssh -o BatchMode=yes root@{address}", value_name = "COMMAND")]
+    pub(crate) via: String,
+    /// Cuts the node's power; {node} and {address} are filled in
+    #[arg(long, value_name = "COMMAND")]
+    pub(crate) power_off: Option<String>,
+    /// Gives the node's power back
+    #[arg(long, value_name = "COMMAND")]
+    pub(crate) power_on: Option<String>,
+    /// Seconds to wait for clients and cluster to recover
+    #[arg(long, default_value_t = 90, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(5..=600))]
+    pub(crate) patience: u64,
+    /// Write the timeline to this file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) svg: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) json: Json,
 }

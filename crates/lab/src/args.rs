@@ -132,6 +132,8 @@ pub(crate) enum Cmd {
         #[arg(long, value_enum)]
         net: Option<Net>,
     },
+    /// Make a fault on the running laboratory and measure what clients see
+    Drill(DrillOptions),
     #[command(hide = true)]
     Pid1 {
         #[arg(long)]
@@ -175,6 +177,22 @@ pub(crate) enum Cmd {
         #[command(subcommand)]
         command: Inside,
     },
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct DrillOptions {
+    /// power-off, leader-power-off, daemon-killed, daemon-stopped, public-link-down, private-link-down, service-killed,
+    /// service-hung, mount-hung, drain, rejoin
+    pub(crate) fault: drill::Fault,
+    /// The node that it hits; by default one that does not lead
+    #[arg(long, value_name = "NODE")]
+    pub(crate) on: Option<String>,
+    /// Print JSON for programs
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Write the timeline to this file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) svg: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, Subcommand)]
@@ -252,6 +270,7 @@ pub(crate) enum Inside {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         words: Vec<String>,
     },
+    Drill(DrillOptions),
     PowerOff {
         node: String,
     },
@@ -313,6 +332,8 @@ pub(crate) enum ProbeKind {
         #[arg(long)]
         blocks: u64,
     },
+    /// The drill's clients, as the line on standard input says
+    Drill,
     /// Throw garbage at ports
     Garbage {
         #[arg(long)]

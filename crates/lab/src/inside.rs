@@ -4,7 +4,7 @@ use crate::args::Inside;
 use crate::lab::{Lab, Net};
 use crate::parts::{self, Progress};
 use crate::site::Subject;
-use crate::{bench, cases, demo, launch, site, steadfast, stock, switch, vm};
+use crate::{bench, cases, demo, drill, launch, site, steadfast, stock, switch, vm};
 use anyhow::{Context, Result};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -72,6 +72,9 @@ fn on_running(lab: &Lab, command: Inside) -> Result<i32> {
             for line in lines {
                 print!("{}", machine.run(&line, Duration::from_secs(300))?);
             }
+        }
+        Inside::Drill(options) => {
+            return drill::main(lab, options.fault, options.on.as_deref(), options.json, options.svg.as_deref());
         }
         Inside::PowerOff { node } => lab.power_off(&site::name(lab.site.node(&node)?))?,
         Inside::PowerOn { node } => {

@@ -7,6 +7,7 @@ mod args;
 mod bench;
 mod cases;
 mod demo;
+mod drill;
 mod files;
 mod host_init;
 mod inside;
@@ -17,7 +18,6 @@ mod pid1;
 mod probe;
 mod sh;
 mod site;
-mod stats;
 mod steadfast;
 mod stock;
 mod streams;
@@ -43,6 +43,7 @@ fn run_probe(probe: ProbeKind) -> Result<i32> {
         ProbeKind::NfsVerify { server, export, path, blocks } => {
             probe::nfs_writer::verify(server, &export, &path, blocks)
         }
+        ProbeKind::Drill => ::drill::clients::main().map(|()| 0),
         ProbeKind::Garbage { target, tcp, udp, rounds } => probe::garbage::main(target, &tcp, &udp, rounds),
         ProbeKind::Arp { interface, own, vips, interval_ms } => {
             probe::arp::main(&interface, own, &vips, Duration::from_millis(interval_ms))
@@ -108,6 +109,15 @@ fn outside(cli: Cli) -> Result<i32> {
                 None => {}
             }
             relay(lab, &all)
+        }
+        Cmd::Drill(options) => {
+            let mut all = strings(&["drill", options.fault.word()]);
+            all.extend(options.on.map(|node| format!("--on={node}")));
+            if let Some(file) = options.svg {
+                all.push(format!("--svg={}", std::path::absolute(file)?.display()));
+            }
+            all.extend(options.json.then(|| "--json".to_owned()));
+            launch::enter(&launch::find(lab)?, &all)
         }
         Cmd::Pid1 { id, words } => pid1::main(&id, &words),
         Cmd::HostInit { spec } => host_init::main(&spec),

@@ -202,7 +202,7 @@ fn admin(socket: &Path, command: AdminRequest, as_json: bool) -> Result<(), Fail
 }
 
 /// By name, or by number.
-fn find(s: &Snapshot, node: &str) -> Result<Pnn, Fail> {
+pub(super) fn find(s: &Snapshot, node: &str) -> Result<Pnn, Fail> {
     let by_name = s.nodes.iter().find(|(_, n)| n.name == node).map(|(pnn, _)| *pnn);
     let by_number = || node.parse().ok().map(Pnn).filter(|pnn| s.nodes.contains_key(pnn));
     by_name.or_else(by_number).ok_or_else(|| {

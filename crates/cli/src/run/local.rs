@@ -150,6 +150,9 @@ pub(super) fn daemon(place: Place, run_dir: PathBuf, log: Option<PathBuf>, witho
 }
 
 pub(super) fn helper(args: &[String]) -> Result<ExitCode, Fail> {
+    if let Some(done) = super::drill::helper(args) {
+        return done;
+    }
     #[derive(Debug, Parser)]
     struct Where {
         #[command(flatten)]
@@ -171,7 +174,7 @@ pub(super) fn helper(args: &[String]) -> Result<ExitCode, Fail> {
     Ok(Exit::Ok.into())
 }
 
-fn load(place: &Place) -> Result<Config, Fail> {
+pub(super) fn load(place: &Place) -> Result<Config, Fail> {
     let machine = machine(place.node.clone())?;
     config::load(&place.config, &machine).map_err(|problems| {
         Fail::Other(format!("the configuration cannot be used\n{}", problems.render(colour_on_errors(false))))

@@ -1,6 +1,7 @@
 //! What each command does.
 
 mod act;
+mod drill;
 mod local;
 mod show;
 
@@ -33,6 +34,7 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode, Fail> {
         Command::MoveIp { vip, node, json } => act::move_ip(socket, vip, &node, json.json),
         Command::ForceView { yes, because, json } => act::force_view(socket, yes, because, json.json),
         Command::CheckStorage { rounds, json } => act::check_storage(socket, rounds, json.json),
+        Command::Drill { fault, options } => return drill::main(socket, fault, options),
         Command::Reload { json } => act::reload(socket, json.json),
         Command::Init { place, json } => local::init(&place, json.json),
         Command::Token { place, joins, life, json } => local::token(&place, socket, joins.as_deref(), life, json.json),

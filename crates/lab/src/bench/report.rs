@@ -2,8 +2,8 @@
 
 use super::{Fault, PROBES, Run, round};
 use crate::site::{Storage, Subject};
-use crate::stats::percentile;
 use anyhow::{Context, Result};
+use drill::percentile;
 use serde::Serialize;
 use std::collections::BTreeSet;
 use std::fmt::Write as _;

@@ -13,22 +13,14 @@ pub(crate) mod arp;
 pub(crate) mod garbage;
 pub(crate) mod ident;
 pub(crate) mod mount_writer;
-pub(crate) mod nfs3;
 pub(crate) mod nfs_writer;
 pub(crate) mod run;
 pub(crate) mod tcp;
-pub(crate) mod xdr;
 
+pub(crate) use drill::now_us;
 use std::io::{Read, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-
-/// CLOCK_MONOTONIC in microseconds.
-pub(crate) fn now_us() -> u64 {
-    let t = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-    let seconds = u64::try_from(t.tv_sec).unwrap_or(0);
-    seconds * 1_000_000 + u64::try_from(t.tv_nsec).unwrap_or(0) / 1000
-}
 
 /// True once whoever started the probe closed its standard input.
 pub(crate) fn stop_flag() -> Arc<AtomicBool> {

@@ -3,30 +3,14 @@
 //! Block `n` is a function of the file's name and `n`, so that another program can check later that every
 //! acknowledged block is there, whatever happened in between.
 
-use super::nfs3::{Client, JUKEBOX};
 use super::{Gaps, say, stop_flag};
 use anyhow::{Context, Result, bail};
+use drill::clients::nfs3::{Client, JUKEBOX};
+use drill::clients::{BLOCK, block};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
-
-pub(crate) const BLOCK: usize = 4096;
-
-/// Block `n` of file `name`: a xorshift stream.
-pub(crate) fn block(name: &str, n: u64) -> Vec<u8> {
-    let mut x = name.bytes().fold(n.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15), |h, b| {
-        (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3)
-    }) | 1;
-    let mut out = Vec::with_capacity(BLOCK);
-    while out.len() < BLOCK {
-        x ^= x << 13;
-        x ^= x >> 7;
-        x ^= x << 17;
-        out.extend(x.to_le_bytes());
-    }
-    out
-}
 
 fn split(path: &str) -> Result<(&str, &str)> {
     path.rsplit_once('/').with_context(|| format!("{path}: write DIRECTORY/FILE"))

@@ -17,12 +17,12 @@ const SILENCE: Duration = Duration::from_secs(60);
 /// A kernel's pause after "connection refused".
 const REFUSED: Duration = Duration::from_secs(3);
 /// NFS3ERR_JUKEBOX: try again later.
-pub(crate) const JUKEBOX: u32 = 10008;
+pub const JUKEBOX: u32 = 10008;
 const REPLY_LIMIT: usize = 4 << 20;
 
 /// One mounted export.
 #[derive(Debug)]
-pub(crate) struct Client {
+pub struct Client {
     server: SocketAddr,
     stream: Option<TcpStream>,
     /// Our end of the first connection.
@@ -30,16 +30,16 @@ pub(crate) struct Client {
     xid: u32,
     stop: Arc<AtomicBool>,
     /// Why the connection was lost, last time.
-    pub(crate) trouble: String,
-    pub(crate) reconnects: u64,
+    pub trouble: String,
+    pub reconnects: u64,
 }
 
 /// Result of an NFS procedure: its status, and the rest of the reply.
-pub(crate) type Answer = (u32, Vec<u8>);
+pub type Answer = (u32, Vec<u8>);
 
 impl Client {
     /// Mounts `export`; gives the client and the root's file handle.
-    pub(crate) fn mount(server: IpAddr, export: &str, stop: Arc<AtomicBool>) -> Result<(Self, Vec<u8>)> {
+    pub fn mount(server: IpAddr, export: &str, stop: Arc<AtomicBool>) -> Result<(Self, Vec<u8>)> {
         let mut args = Writer::default();
         args.opaque(export.as_bytes());
         let mut mountd = Self::new(SocketAddr::new(server, MOUNT.1), Arc::clone(&stop));
@@ -54,12 +54,12 @@ impl Client {
     }
 
     fn new(server: SocketAddr, stop: Arc<AtomicBool>) -> Self {
-        let xid = u32::try_from(super::now_us() & 0x7fff_ffff).unwrap_or(1);
+        let xid = u32::try_from(crate::now_us() & 0x7fff_ffff).unwrap_or(1);
         Self { server, stream: None, own: None, xid, stop, trouble: String::new(), reconnects: 0 }
     }
 
     /// Reads a name in a directory.
-    pub(crate) fn lookup(&mut self, dir: &[u8], name: &str) -> Result<Option<Vec<u8>>> {
+    pub fn lookup(&mut self, dir: &[u8], name: &str) -> Result<Option<Vec<u8>>> {
         let mut args = Writer::default();
         args.opaque(dir).opaque(name.as_bytes());
         let (status, rest) = self.nfs(3, &args.0)?;
@@ -71,7 +71,7 @@ impl Client {
     }
 
     /// Walks `path` below `root`.
-    pub(crate) fn walk(&mut self, root: &[u8], path: &str) -> Result<Vec<u8>> {
+    pub fn walk(&mut self, root: &[u8], path: &str) -> Result<Vec<u8>> {
         let mut at = root.to_vec();
         for name in path.split('/').filter(|n| !n.is_empty()) {
             at = self.lookup(&at, name)?.with_context(|| format!("{path}: there is no {name}"))?;
@@ -80,7 +80,7 @@ impl Client {
     }
 
     /// Creates a file, or opens the one that is there. JUKEBOX answers are waited out.
-    pub(crate) fn create(&mut self, dir: &[u8], name: &str) -> Result<Vec<u8>> {
+    pub fn create(&mut self, dir: &[u8], name: &str) -> Result<Vec<u8>> {
         if let Some(file) = self.lookup(dir, name)? {
             return Ok(file);
         }
@@ -105,7 +105,7 @@ impl Client {
     }
 
     /// Writes with FILE_SYNC; the NFS status.
-    pub(crate) fn write(&mut self, file: &[u8], offset: u64, data: &[u8]) -> Result<u32> {
+    pub fn write(&mut self, file: &[u8], offset: u64, data: &[u8]) -> Result<u32> {
         let mut args = Writer::default();
         args.opaque(file).u64(offset).u32(u32::try_from(data.len())?).u32(2).opaque(data);
         let (status, rest) = self.nfs(7, &args.0)?;
@@ -123,7 +123,7 @@ impl Client {
     }
 
     /// Reads up to `len` bytes.
-    pub(crate) fn read(&mut self, file: &[u8], offset: u64, len: u32) -> Result<(u32, Vec<u8>)> {
+    pub fn read(&mut self, file: &[u8], offset: u64, len: u32) -> Result<(u32, Vec<u8>)> {
         let mut args = Writer::default();
         args.opaque(file).u64(offset).u32(len);
         let (status, rest) = self.nfs(6, &args.0)?;
@@ -135,6 +135,16 @@ impl Client {
         rest.u32()?;
         rest.u32()?;
         Ok((0, rest.opaque()?.to_vec()))
+    }
+
+    /// Removes a file; one that is not there is no error.
+    pub fn remove(&mut self, dir: &[u8], name: &str) -> Result<()> {
+        let mut args = Writer::default();
+        args.opaque(dir).opaque(name.as_bytes());
+        match self.nfs(12, &args.0)?.0 {
+            0 | 2 => Ok(()),
+            status => bail!("REMOVE {name}: NFS status {status}"),
+        }
     }
 
     fn nfs(&mut self, procedure: u32, args: &[u8]) -> Result<Answer> {
@@ -159,7 +169,7 @@ impl Client {
         let mut message = Writer::default();
         message.u32(self.xid).u32(0).u32(2).u32(program).u32(3).u32(procedure);
         let mut credentials = Writer::default();
-        credentials.u32(0).opaque(b"lab").u32(0).u32(0).u32(0);
+        credentials.u32(0).opaque(b"drill").u32(0).u32(0).u32(0);
         message.u32(1).opaque(&credentials.0).u32(0).u32(0);
         message.0.extend(args);
         let mut record = Writer::default();
@@ -288,8 +298,8 @@ fn accepted(reply: &[u8]) -> Result<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::xdr::Writer;
     use super::accepted;
-    use crate::probe::xdr::Writer;
 
     #[test]
     fn a_reply_is_told_from_garbage() {

@@ -1,7 +1,8 @@
-//! Order statistics for benchmarks.
+//! Order statistics.
 
 /// The `p`-th percentile (0 to 100) by nearest rank; 0 for an empty list.
-pub(crate) fn percentile(values: &[f64], p: f64) -> f64 {
+#[must_use]
+pub fn percentile(values: &[f64], p: f64) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
     if sorted.is_empty() {

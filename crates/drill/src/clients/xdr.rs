@@ -4,21 +4,21 @@ use anyhow::{Result, bail};
 
 /// Appends XDR items.
 #[derive(Debug, Default)]
-pub(crate) struct Writer(pub(crate) Vec<u8>);
+pub struct Writer(pub Vec<u8>);
 
 impl Writer {
-    pub(crate) fn u32(&mut self, v: u32) -> &mut Self {
+    pub fn u32(&mut self, v: u32) -> &mut Self {
         self.0.extend(v.to_be_bytes());
         self
     }
 
-    pub(crate) fn u64(&mut self, v: u64) -> &mut Self {
+    pub fn u64(&mut self, v: u64) -> &mut Self {
         self.0.extend(v.to_be_bytes());
         self
     }
 
     /// Variable-length opaque or string, padded to four bytes.
-    pub(crate) fn opaque(&mut self, bytes: &[u8]) -> &mut Self {
+    pub fn opaque(&mut self, bytes: &[u8]) -> &mut Self {
         self.u32(u32::try_from(bytes.len()).unwrap_or(u32::MAX));
         self.0.extend(bytes);
         self.0.resize(self.0.len().next_multiple_of(4), 0);
@@ -28,10 +28,10 @@ impl Writer {
 
 /// Takes XDR items from the front.
 #[derive(Debug)]
-pub(crate) struct Reader<'a>(pub(crate) &'a [u8]);
+pub struct Reader<'a>(pub &'a [u8]);
 
 impl<'a> Reader<'a> {
-    pub(crate) fn skip(&mut self, n: usize) -> Result<&'a [u8]> {
+    pub fn skip(&mut self, n: usize) -> Result<&'a [u8]> {
         if n > self.0.len() {
             bail!("the reply ends {} bytes early", n - self.0.len());
         }
@@ -40,12 +40,12 @@ impl<'a> Reader<'a> {
         Ok(head)
     }
 
-    pub(crate) fn u32(&mut self) -> Result<u32> {
+    pub fn u32(&mut self) -> Result<u32> {
         let b = self.skip(4)?;
         Ok(u32::from_be_bytes([b[0], b[1], b[2], b[3]]))
     }
 
-    pub(crate) fn opaque(&mut self) -> Result<&'a [u8]> {
+    pub fn opaque(&mut self) -> Result<&'a [u8]> {
         let len = self.u32()? as usize;
         let bytes = self.skip(len)?;
         self.skip(len.next_multiple_of(4) - len)?;
@@ -53,7 +53,7 @@ impl<'a> Reader<'a> {
     }
 
     /// An optional fixed-size item (post-op attributes are 84 bytes).
-    pub(crate) fn optional(&mut self, size: usize) -> Result<()> {
+    pub fn optional(&mut self, size: usize) -> Result<()> {
         if self.u32()? != 0 {
             self.skip(size)?;
         }
