@@ -4,7 +4,7 @@ use crate::clients::Stream;
 use crate::report::Report;
 use std::fmt::Write as _;
 
-const LEFT: f64 = 190.0;
+const LEFT: f64 = 214.0;
 const WIDTH: f64 = 820.0;
 const RIGHT: f64 = 250.0;
 const TOP: f64 = 96.0;
