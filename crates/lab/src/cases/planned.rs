@@ -31,14 +31,18 @@ fn without_eager_lock(ctx: &Ctx<'_>, work: impl FnOnce() -> Result<()>) -> Resul
     done.and(back)
 }
 
+/// A planned move stalls nobody for longer, in ms. Measured: under 100 ms; a busy machine gets the same again and more
+/// (212 ms were seen beside a build). A lost SYN, or an eager lock, costs a second.
+const PLANNED: f64 = 350.0;
+
 /// On a shared directory.
 pub(crate) fn drain_local(ctx: &Ctx<'_>) -> Result<()> {
-    drain(ctx, "local", 200.0).map(drop)
+    drain(ctx, "local", PLANNED).map(drop)
 }
 
 /// On GlusterFS with the setting that planned moves want.
 pub(crate) fn drain_gluster(ctx: &Ctx<'_>) -> Result<()> {
-    without_eager_lock(ctx, || drain(ctx, "gluster", 200.0).map(drop))
+    without_eager_lock(ctx, || drain(ctx, "gluster", PLANNED).map(drop))
 }
 
 /// On GlusterFS as the laboratory sets its volume up: what the setting is for.
@@ -62,12 +66,12 @@ fn a_second(ms: f64) -> Result<()> {
 
 /// On a shared directory.
 pub(crate) fn rejoin_local(ctx: &Ctx<'_>) -> Result<()> {
-    rejoin(ctx, 200.0).map(drop)
+    rejoin(ctx, PLANNED).map(drop)
 }
 
 /// On GlusterFS with the setting that planned moves want.
 pub(crate) fn rejoin_gluster(ctx: &Ctx<'_>) -> Result<()> {
-    without_eager_lock(ctx, || rejoin(ctx, 200.0).map(drop))
+    without_eager_lock(ctx, || rejoin(ctx, PLANNED).map(drop))
 }
 
 /// Everything off a node and back again under NFS writers: no failed operation. Gives the longest stall
@@ -112,7 +116,7 @@ fn drain(ctx: &Ctx<'_>, tag: &str, bound: f64) -> Result<f64> {
         let longest = moved.longest_ms(at);
         ctx.bound("NFSv3 writer on the drained address: longest stall", longest, bound)?;
         ctx.bound("NFSv3 writer beside it: longest stall", stays.longest_ms(at), 1000.0)?;
-        ctx.bound("tcp on the drained address: longest outage", tcp.longest_ms(at), 200.0)?;
+        ctx.bound("tcp on the drained address: longest outage", tcp.longest_ms(at), PLANNED)?;
         Ok(longest)
     })
 }
@@ -181,7 +185,7 @@ pub(crate) fn move_ip(ctx: &Ctx<'_>) -> Result<()> {
         })?;
         tcp.wait_ok(at + 200_000, Duration::from_secs(10))?;
         let seen = tcp.stop()?;
-        ctx.bound("tcp on the moved address: longest outage", seen.longest_ms(at), 200.0)?;
+        ctx.bound("tcp on the moved address: longest outage", seen.longest_ms(at), PLANNED)?;
         std::thread::sleep(APART);
         command(ctx, 0, &["move-ip", &vip, &site::name(1)])?;
         sh::wait_for("the address to have moved back", Duration::from_secs(20), || {

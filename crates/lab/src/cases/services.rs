@@ -39,7 +39,7 @@ pub(crate) fn smbd_killed(ctx: &Ctx<'_>) -> Result<()> {
             let done = lab.try_exec(site::CLIENT, &["sh", "-c", &line], Duration::from_secs(10))?;
             Ok(done.ok().then_some(()))
         })?;
-        ctx.bound("SMB answers again after", begun.elapsed().as_secs_f64() * 1000.0, 1000.0)?;
+        ctx.bound("SMB answers again after", begun.elapsed().as_secs_f64() * 1000.0, 1500.0)?;
         steadfast::wait_whole(lab, &ctx.all(), Duration::from_secs(60)).map(drop)
     })
 }
