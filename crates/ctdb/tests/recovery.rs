@@ -3,6 +3,9 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod common;
+
+use common::Dice;
 use ctdb::database::{
     Caller, Change, CommitOutput, Commits, Function, Kind, Message, Migration, Output, Stored, Token, Under, Write,
 };
@@ -13,18 +16,6 @@ use std::collections::{BTreeMap, VecDeque};
 const VOLATILE: u32 = 1;
 const PERSISTENT: u32 = 2;
 const SEQNUM: &[u8] = b"__db_sequence_number__\0";
-
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self, sides: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((z ^ (z >> 31)) % sides as u64) as usize
-    }
-}
 
 #[derive(Clone, Debug)]
 enum Said {
