@@ -103,7 +103,8 @@ impl Clients {
     /// Clients that have not succeeded since `since_us`, or not lately; clients that cannot work are not waited for.
     fn waiting(&self, since_us: u64) -> Vec<String> {
         let now = now_us();
-        let late = |s: &&Stream| s.wrong.is_none() && (s.last_us <= since_us || now - s.last_us > FRESH_US);
+        let late =
+            |s: &&Stream| s.wrong.is_none() && (s.last_us <= since_us || now.saturating_sub(s.last_us) > FRESH_US);
         self.with(|h| h.streams.iter().filter(late).map(|s| format!("{} to {}", s.protocol, s.vip)).collect())
     }
 

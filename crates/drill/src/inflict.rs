@@ -36,7 +36,9 @@ pub struct Node {
 /// Another drill is on, what is to be hit is not there, or this kind of fault is not made from the inside.
 pub fn inflict(fault: Fault, node: &Node, limit: Duration) -> Result<()> {
     let (make, undo) = lines(fault, node)?;
-    let script = format!("#!/bin/sh\n# Takes back: {fault}\nrm -f {UNDO}\n{undo}\n");
+    // Named in the script, so that this drill's watchman leaves a later drill's alone.
+    let token = format!("{}-{}", std::process::id(), crate::now_us());
+    let script = format!("#!/bin/sh\n# Takes back: {fault} ({token})\nrm -f {UNDO}\n{undo}\n");
     let mut options = fs::OpenOptions::new();
     let file = options.write(true).create_new(true).mode(0o700).open(UNDO);
     match file {
@@ -46,7 +48,7 @@ pub fn inflict(fault: Fault, node: &Node, limit: Duration) -> Result<()> {
         }
         Err(e) => return Err(e).with_context(|| format!("cannot write {UNDO}")),
     }
-    let line = format!("sleep 0.3; {make}; sleep {}; [ ! -e {UNDO} ] || sh {UNDO}", limit.as_secs());
+    let line = format!("sleep 0.3; {make}; sleep {}; ! grep -qs '({token})' {UNDO} || sh {UNDO}", limit.as_secs());
     Command::new("sh")
         .args(["-c", &line])
         .stdin(Stdio::null())

@@ -6,7 +6,7 @@ use crate::site::{self, CLIENT, MOUNT, SHARE, Storage, VOLUME};
 use crate::{steadfast, switch};
 use anyhow::{Context, Result, bail};
 use drill::clients::Spec;
-use drill::{Fault, Plan, Stage};
+use drill::{Fault, Plan, Report, Stage};
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -104,8 +104,23 @@ impl Stage for Laboratory<'_> {
     }
 }
 
-/// Runs one fault; the exit code: 0 if no operation failed.
+/// Runs one fault and prints what was found; the exit code: 0 if no operation failed.
 pub(crate) fn main(lab: &Lab, fault: Fault, on: Option<&str>, json: bool, svg: Option<&Path>) -> Result<i32> {
+    let report = run(lab, fault, on, |step| eprintln!("  {step}"))?;
+    if let Some(file) = svg {
+        std::fs::write(file, report.svg()).with_context(|| format!("cannot write {}", file.display()))?;
+        eprintln!("timeline: {}", file.display());
+    }
+    if json {
+        println!("{}", serde_json::to_string_pretty(&report)?);
+    } else {
+        print!("{}", report.table());
+    }
+    Ok(i32::from(!report.is_clean()))
+}
+
+/// Runs one fault.
+pub(crate) fn run(lab: &Lab, fault: Fault, on: Option<&str>, say: impl FnMut(&str)) -> Result<Report> {
     let status = steadfast::settle(lab)?;
     let leader = status.snapshot.leader.context("there is no leader")?;
     let node = match on {
@@ -135,15 +150,5 @@ pub(crate) fn main(lab: &Lab, fault: Fault, on: Option<&str>, json: bool, svg: O
     };
     let plan = Plan { fault, node: site::name(node), moved, spec, patience: Duration::from_secs(90) };
     let mut stage = Laboratory { lab, node, stopped: String::new() };
-    let report = drill::conduct(&mut stage, &plan, |step| eprintln!("  {step}"))?;
-    if let Some(file) = svg {
-        std::fs::write(file, report.svg()).with_context(|| format!("cannot write {}", file.display()))?;
-        eprintln!("timeline: {}", file.display());
-    }
-    if json {
-        println!("{}", serde_json::to_string_pretty(&report)?);
-    } else {
-        print!("{}", report.table());
-    }
-    Ok(i32::from(!report.is_clean()))
+    drill::conduct(&mut stage, &plan, say)
 }

@@ -137,16 +137,21 @@ fn put(
     directory: &Path,
 ) -> Result<Option<String>> {
     fs::write(directory.join("out"), block(name, n))?;
-    if session.is_none() {
-        *session = Some(Session::open(spec, vip, directory)?);
-    }
-    let session = session.as_mut().context("no session")?;
-    session.ask(&format!("put out {}{name}", prefix(spec)), "putting file")
+    connected(session, spec, vip, directory)?.ask(&format!("put out {name}"), "putting file")
 }
 
-/// SMB shares show the export's directory, or something below it.
-fn prefix(spec: &Spec) -> String {
-    if spec.share.is_empty() || spec.directory.is_empty() { String::new() } else { "\\".to_owned() }
+/// The session, opened if there is none.
+fn connected<'a>(
+    session: &'a mut Option<Session>,
+    spec: &Spec,
+    vip: IpAddr,
+    directory: &Path,
+) -> Result<&'a mut Session> {
+    let open = match session.take() {
+        Some(open) => open,
+        None => Session::open(spec, vip, directory)?,
+    };
+    Ok(session.insert(open))
 }
 
 /// The last block that was acknowledged, or the one after it, must be there.
@@ -158,13 +163,8 @@ fn compare(
     n: u64,
     directory: &Path,
 ) -> Result<()> {
-    let file = format!("{}{name}", prefix(spec));
     for attempt in 0..3 {
-        if session.is_none() {
-            *session = Some(Session::open(spec, vip, directory)?);
-        }
-        let Some(open) = session.as_mut() else { continue };
-        match open.ask(&format!("get {file} back"), "getting file") {
+        match connected(session, spec, vip, directory)?.ask(&format!("get {name} back"), "getting file") {
             Ok(None) => break,
             Ok(Some(why)) => bail!("cannot read {name} back: {why}"),
             Err(e) if attempt == 2 => return Err(e.context(format!("cannot read {name} back"))),
@@ -179,7 +179,7 @@ fn compare(
     );
     if let Some(open) = session.as_mut() {
         // Its answer is not waited for: smbclient says nothing when a deletion worked.
-        writeln!(open.stdin, "del {file}\nquit").context("smbclient has ended")?;
+        writeln!(open.stdin, "del {name}\nquit").context("smbclient has ended")?;
         let end = Instant::now() + ANSWER;
         while Instant::now() < end && open.child.try_wait()?.is_none() {
             std::thread::sleep(Duration::from_millis(20));

@@ -4,6 +4,7 @@
 //! prints its figures; [`Ctx::bound`] fails it when a figure is out of its bounds. Bounds are about twice what
 //! was measured, for a busy machine; the benchmark, not the tests, tells how fast it is.
 
+mod drill;
 mod faults;
 mod files;
 mod honest;
@@ -108,6 +109,7 @@ pub(crate) const CASES: &[Case] = &[
     long(Group::Local, "honest-without-tickles", honest::no_tickle),
     long(Group::Local, "honest-without-guard", honest::no_guard),
     long(Group::Local, "honest-without-leases", honest::no_lease),
+    case(Group::Local, "drill-daemon-stopped", drill::daemon_stopped),
     case(Group::Local, "garbage-on-every-port", input::garbage),
     case(Group::Local, "state-disk-full", input::disk_full),
     case(Group::Local, "config-mistakes-refused", input::config_mistakes),
