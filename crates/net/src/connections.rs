@@ -12,7 +12,8 @@ use crate::fence::StoragePorts;
 use crate::socket::{NETLINK_SOCK_DIAG, Socket};
 use crate::wire;
 
-const SOCK_DIAG_BY_FAMILY: u16 = 20;
+/// The older request, for TCP only: its dump is of both families, which the newer one has no word for.
+const TCPDIAG_GETSOCK: u16 = 18;
 const SOCK_DESTROY: u16 = 21;
 const TCP: u8 = 6;
 const ESTABLISHED: u8 = 1;
@@ -106,20 +107,11 @@ impl Connections {
     }
 
     fn list_states(&mut self, states: u32) -> Result<Vec<Connection>> {
-        let mut all = Vec::new();
-        for family in [libc::AF_INET, libc::AF_INET6] {
-            let family = u8::try_from(family).unwrap_or(0);
-            let answers = self.socket.dump("list TCP connections", SOCK_DIAG_BY_FAMILY, |b| {
-                b.raw(&request(family, states, &[0; 48]));
-            });
-            match answers {
-                Ok(answers) => all.extend(answers.iter().filter_map(|a| parse(&a.payload))),
-                // A kernel without IPv6.
-                Err(e) if family != 2 && matches!(e.errno(), Some(libc::ENOENT | libc::EAFNOSUPPORT)) => {}
-                Err(e) => return Err(e),
-            }
-        }
-        Ok(all)
+        // A dump walks the kernel's whole table of connections, however few they are: both families at one go.
+        let answers = self.socket.dump("list TCP connections", TCPDIAG_GETSOCK, |b| {
+            b.raw(&both_families(states));
+        })?;
+        Ok(answers.iter().filter_map(|a| parse(&a.payload)).collect())
     }
 
     fn destroy_matching(
@@ -167,6 +159,13 @@ impl Connections {
 /// Destroys the storage's connections to and from these nodes; returns how many.
 pub fn kick(addresses: &[IpAddr], ports: &StoragePorts) -> Result<usize> {
     Connections::open()?.kick(addresses, ports)
+}
+
+/// struct inet_diag_req: four bytes of family, prefix lengths and extensions, the id, states, database.
+fn both_families(states: u32) -> [u8; 60] {
+    let mut r = [0u8; 60];
+    r[52..56].copy_from_slice(&states.to_ne_bytes());
+    r
 }
 
 /// struct inet_diag_req_v2.

@@ -76,7 +76,7 @@ impl Fault {
 }
 
 /// The clients of a run, in the order in which they are shown.
-pub(crate) const PROBES: [&str; 4] = ["tcp-moved", "nfs3-moved", "tcp-unmoved", "nfs3-unmoved"];
+pub(crate) const PROBES: [&str; 4] = ["tcp", "nfs3-moved", "tcp-unmoved", "nfs3-unmoved"];
 
 /// One client's part of a run.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]

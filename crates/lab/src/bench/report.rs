@@ -104,13 +104,13 @@ pub(super) fn text(runs: &[Run]) -> String {
 /// What this project wants of itself; milliseconds, medians.
 fn target(case: Fault, probe: &str) -> &'static str {
     match (case, probe) {
-        (Fault::PowerOff | Fault::LeaderPowerOff, "tcp-moved" | "nfs3-moved") => "900",
+        (Fault::PowerOff | Fault::LeaderPowerOff, "tcp" | "nfs3-moved") => "900",
         (Fault::PowerOff | Fault::LeaderPowerOff, "nfs3-unmoved") => "1000",
-        (Fault::DaemonKilled, "tcp-moved" | "nfs3-moved") => "150",
-        (Fault::DaemonStopped, "tcp-moved" | "nfs3-moved") => "1200",
-        (Fault::LinkDown, "tcp-moved" | "nfs3-moved") => "300",
+        (Fault::DaemonKilled, "tcp" | "nfs3-moved") => "150",
+        (Fault::DaemonStopped, "tcp" | "nfs3-moved") => "1200",
+        (Fault::LinkDown, "tcp" | "nfs3-moved") => "300",
         (Fault::ServiceKilled, "nfs3-moved") => "500",
-        (Fault::Drain | Fault::Rejoin, "tcp-moved" | "nfs3-moved") => "200",
+        (Fault::Drain | Fault::Rejoin, "tcp" | "nfs3-moved") => "200",
         (Fault::Rejoin, _) => "200",
         // With one network, a lost link takes a GlusterFS server away.
         (Fault::LinkDown, "nfs3-unmoved") => "1000",
@@ -246,7 +246,7 @@ mod tests {
             failure: None,
             notes: Vec::new(),
             double: 0,
-            probes: [("tcp-moved".to_owned(), figures)].into(),
+            probes: [("tcp".to_owned(), figures)].into(),
         }
     }
 
@@ -259,12 +259,9 @@ mod tests {
             run(Subject::Ctdb, Fault::PowerOff, 0, 44_000.0),
         ];
         let text = markdown("x.json", &runs);
-        assert!(
-            text.contains("| power-off | `tcp-moved` | 900 | **600** / 700 (2) | **44000** / 44000 (1) | - |"),
-            "{text}"
-        );
+        assert!(text.contains("| power-off | `tcp` | 900 | **600** / 700 (2) | **44000** / 44000 (1) | - |"), "{text}");
         // The return of a node is measured by both kinds of power cut.
-        assert!(text.contains("| rejoin | `tcp-moved` | 200 | **60** / 70 (2) | **4400** / 4500 (2) | - |"), "{text}");
+        assert!(text.contains("| rejoin | `tcp` | 200 | **60** / 70 (2) | **4400** / 4500 (2) | - |"), "{text}");
     }
 
     #[test]
