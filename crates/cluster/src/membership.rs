@@ -83,9 +83,10 @@ pub(crate) fn wish(site: &Site<'_>) -> (Wish, Recheck) {
             // A node that has just come back into reach gets the delay too: not all of its pairs mend in one moment.
             let heard = [a, b].iter().filter_map(|p| site.present.get(p)).map(|n| n.since).max();
             let due = edge.since.max(heard.unwrap_or(edge.since)) + timing.mesh_delay;
+            // Also where it is too early to act: of two that lost each other, the one that is about to lose more goes.
+            deaf.extend(edge.deaf);
             if due <= site.now {
                 missing.insert((a, b));
-                deaf.extend(edge.deaf);
             } else {
                 earliest(&mut recheck, due);
             }

@@ -400,9 +400,12 @@ impl World {
         self.setup.bricks
             && self.hosts.iter().any(|peer| {
                 let answers = peer.power && self.net.round_trip(host, peer.index);
+                // The storage's own time-out: it goes on without a brick that has been gone for so long.
+                let given_up = !peer.power && peer.dark_since + PING_TIMEOUT < self.now;
                 peer.index != host
                     && !self.setup.is_witness(peer.index)
                     && !answers
+                    && !given_up
                     && !kernel.kicked.contains(&peer.pnn())
                     && !kernel.evicted.contains(&peer.pnn())
             })

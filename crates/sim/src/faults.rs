@@ -393,7 +393,12 @@ impl World {
         for node in sick {
             self.node_trouble[node] = self.node_trouble[node].max(until);
         }
+        let cuts = matches!(kind, Kind::Split { .. } | Kind::Cut { .. } | Kind::Isolate { .. });
         for edge in edges {
+            let over = self.edge_trouble.get(&edge).is_none_or(|until| *until < self.now);
+            if cuts && (over || !self.edge_cut.contains_key(&edge)) {
+                self.edge_cut.insert(edge, self.now);
+            }
             let known = self.edge_trouble.entry(edge).or_default();
             *known = (*known).max(until);
         }

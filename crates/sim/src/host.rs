@@ -111,6 +111,8 @@ pub struct Host {
     pub power: bool,
     /// Grows with every loss of power.
     pub power_serial: u64,
+    /// When power was lost last.
+    pub dark_since: Micros,
     /// CLOCK_BOOTTIME.
     pub clock: Clock,
     /// The vote disk.

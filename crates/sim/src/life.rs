@@ -23,6 +23,7 @@ impl World {
         let machine = &mut self.hosts[host];
         machine.power = false;
         machine.power_serial += 1;
+        machine.dark_since = self.now;
         let writing = machine.disk.writing.take();
         machine.disk.queued = None;
         if let (true, Some((_, state))) = (landed, writing) {
@@ -44,7 +45,12 @@ impl World {
             return;
         }
         self.story.node(self.now, host, || "power on".to_owned());
-        self.hosts[host].power = true;
+        let machine = &mut self.hosts[host];
+        machine.power = true;
+        // The fence is put up from the view on disk before the storage's own server starts.
+        let (me, view) = (machine.pnn(), machine.disk.durable.view.as_ref());
+        machine.kernel.evicted =
+            view.into_iter().flat_map(|v| v.evicted.keys()).filter(|p| **p != me).copied().collect();
         let delay = self.some(50_000..=500_000);
         self.after(delay, What::Start { host });
         self.recheck_links(host);

@@ -59,6 +59,8 @@ pub struct World {
     pub node_trouble: Vec<Micros>,
     /// Until when two nodes may rightly miss each other.
     pub edge_trouble: BTreeMap<(usize, usize), Micros>,
+    /// Since when nothing gets through between two nodes, in one direction at least; of faults that overlap, the first.
+    pub edge_cut: BTreeMap<(usize, usize), Micros>,
     /// Replies to requests of administrators, by ticket.
     pub replies: BTreeMap<u64, AdminReply>,
     /// Requests made so far.
@@ -87,6 +89,7 @@ impl World {
                 index,
                 power: false,
                 power_serial: 0,
+                dark_since: 0,
                 clock: Clock::new(
                     rng.range(1_000..=1_000_000_000_000),
                     rng.range(0..=2 * setup.drift as u64) as i64 - setup.drift,
@@ -115,6 +118,7 @@ impl World {
             plan: Plan::default(),
             node_trouble: vec![0; setup.nodes],
             edge_trouble: BTreeMap::new(),
+            edge_cut: BTreeMap::new(),
             replies: BTreeMap::new(),
             tickets: 0,
             fingerprint: 0xcbf2_9ce4_8422_2325,

@@ -191,6 +191,26 @@ fn one_link_of_the_mesh_puts_one_node_out_once() {
 }
 
 #[test]
+fn of_two_that_lost_each_other_the_one_that_is_losing_all_others_goes() {
+    for further in [1, 3] {
+        let mut world = at_rest(5, Setup::plain(5));
+        // Of equals the leader stays: here it must not.
+        let sick = leader(&world);
+        let well = (sick + further) % 5;
+        world.inflict(Kind::Cut { a: sick, b: well, one_way: true, all: true }, 20 * S);
+        // Later, but before the cut is old enough to cost anybody the membership.
+        world.run_for(220 * MS);
+        world.inflict(Kind::Isolate { node: sick, deaf: true }, 20 * S);
+        for _ in 0..30 {
+            world.run_for(50 * MS);
+            assert!(world.members().contains(&well), "{}", tail(&world));
+        }
+        assert_clean(&world);
+        assert!(!world.members().contains(&sick), "{}", tail(&world));
+    }
+}
+
+#[test]
 fn a_lock_that_hangs_stops_no_majority() {
     let setup = Setup { lock: true, ..Setup::plain(4) };
     let mut world = at_rest(6, setup);

@@ -55,16 +55,22 @@ fn troubled(world: &World, a: usize, b: usize) -> bool {
     world.edge_trouble.get(&(a.min(b), a.max(b))).is_some_and(|until| until + MEMORY > world.now)
 }
 
-/// Healthy, and no way to a node that is not cut off itself was troubled lately.
+/// Nothing has got through for so long that everybody can know it by now.
+fn seen_cut(world: &World, a: usize, b: usize) -> bool {
+    let timing = &world.setup.timing;
+    let noticed = u64::try_from((timing.suspect + timing.heartbeat * 3).as_micros()).unwrap_or(u64::MAX);
+    world.edge_cut.get(&(a.min(b), a.max(b))).is_some_and(|since| since.saturating_add(noticed) <= world.now)
+}
+
+/// Healthy, and no way to a node that is not cut off itself (as everybody can know) was troubled lately.
 fn is_well(world: &World, node: usize) -> bool {
     let nodes = world.hosts.len();
     let others = |a: usize| (0..nodes).filter(move |b| *b != a);
-    let cut_off = |a: usize| {
-        let bad_ways = others(a).filter(|b| troubled(world, a, *b)).count();
-        2 * bad_ways >= nodes.max(3) - 1
-    };
+    let half = |ways: usize| 2 * ways >= nodes.max(3) - 1;
+    let cut_off = |a: usize| half(others(a).filter(|b| troubled(world, a, *b)).count());
+    let seen_cut_off = |a: usize| half(others(a).filter(|b| troubled(world, a, *b) && seen_cut(world, a, *b)).count());
     let healthy = |a: usize| world.hosts[a].is_live() && world.node_trouble[a] + MEMORY < world.now && !cut_off(a);
     let crowd = others(node).filter(|b| healthy(*b)).count();
     // Too few healthy others: who is left decides by the lock, and either may win.
-    healthy(node) && 2 * crowd > nodes && others(node).all(|b| cut_off(b) || !troubled(world, node, b))
+    healthy(node) && 2 * crowd > nodes && others(node).all(|b| seen_cut_off(b) || !troubled(world, node, b))
 }
