@@ -116,7 +116,8 @@ impl Placing {
     }
 
     /// Decides anew; returns the orders to send, if anything changed.
-    pub(crate) fn step(&mut self, scene: &Scene<'_>) -> Option<Vec<(Pnn, Orders)>> {
+    /// What has changed in words alone goes out with a refresh: it would be all words of all addresses at every report.
+    pub(crate) fn step(&mut self, scene: &Scene<'_>, refresh: bool) -> Option<Vec<(Pnn, Orders)>> {
         if let Err(why) = self.knows_all(scene) {
             self.waiting = scene.config.vips.keys().map(|vip| (*vip, why.clone())).collect();
             return None;
@@ -147,13 +148,22 @@ impl Placing {
                 }
             }
         }
-        self.send(scene, next)
+        self.send(scene, next, refresh)
     }
 
-    fn send(&mut self, scene: &Scene<'_>, next: BTreeMap<Pnn, BTreeMap<IpAddr, String>>) -> Option<Vec<(Pnn, Orders)>> {
-        let public = (self.target.clone(), self.reasons());
+    fn send(
+        &mut self,
+        scene: &Scene<'_>,
+        next: BTreeMap<Pnn, BTreeMap<IpAddr, String>>,
+        refresh: bool,
+    ) -> Option<Vec<(Pnn, Orders)>> {
         let same_hold = self.orders.len() == next.len()
             && next.iter().all(|(p, h)| self.orders.get(p).is_some_and(|o| o.keys().eq(h.keys())));
+        let same_target = self.sent.as_ref().is_some_and(|(target, _)| *target == self.target);
+        if same_hold && same_target && !refresh {
+            return None;
+        }
+        let public = (self.target.clone(), self.reasons());
         if same_hold && self.sent.as_ref() == Some(&public) {
             return None;
         }

@@ -345,6 +345,11 @@ pub(crate) enum ProbeKind {
         #[arg(long, default_value_t = 80)]
         rounds: u64,
     },
+    /// Ping many addresses
+    Sweep {
+        #[arg(long, value_delimiter = ',')]
+        targets: Vec<Ipv4Addr>,
+    },
     /// Watch who claims the VIPs
     Arp {
         #[arg(long, default_value = "eth0")]

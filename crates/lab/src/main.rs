@@ -45,6 +45,7 @@ fn run_probe(probe: ProbeKind) -> Result<i32> {
         }
         ProbeKind::Drill => ::drill::clients::main().map(|()| 0),
         ProbeKind::Garbage { target, tcp, udp, rounds } => probe::garbage::main(target, &tcp, &udp, rounds),
+        ProbeKind::Sweep { targets } => probe::sweep::main(&targets),
         ProbeKind::Arp { interface, own, vips, interval_ms } => {
             probe::arp::main(&interface, own, &vips, Duration::from_millis(interval_ms))
         }

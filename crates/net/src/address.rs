@@ -5,6 +5,7 @@
 //! Node addresses are never touched: an IPv4 address that happens to be its subnet's primary takes the subnet's other
 //! addresses with it unless `promote_secondaries` is on for the interface, so it is switched on first.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::{Duration, Instant};
@@ -125,30 +126,11 @@ impl Addresses {
         }
     }
 
-    /// Removes the address from the interface, whatever its prefixes; true if it was there.
-    pub fn remove(&mut self, index: u32, addr: IpAddr) -> Result<bool> {
-        // Without IFA_ADDRESS the kernel compares no prefix for IPv4; for IPv6 it wants the right one.
-        if addr.is_ipv4() {
-            let mut removed = false;
-            // The bound only guards against somebody who adds it again and again.
-            for _ in 0..8 {
-                if !self.remove_one(index, addr, 32)? {
-                    break;
-                }
-                removed = true;
-            }
-            return Ok(removed);
-        }
-        let mut removed = false;
-        for a in self.list()?.iter().filter(|a| a.index == index && a.addr == addr) {
-            removed |= self.remove_one(index, addr, a.prefix_len)?;
-        }
-        Ok(removed)
-    }
-
-    fn remove_one(&mut self, index: u32, addr: IpAddr, prefix_len: u8) -> Result<bool> {
+    /// Removes an address as [`Self::list`] found it; true if it was still there.
+    pub fn remove(&mut self, address: &Address) -> Result<bool> {
+        let addr = address.addr;
         let outcome = self.socket.request(&format!("remove {addr}"), RTM_DELADDR, 0, |b| {
-            header(b, addr, prefix_len, index);
+            header(b, addr, address.prefix_len, address.index);
             bytes(addr, |octets| {
                 b.attr(IFA_LOCAL, octets);
             });
@@ -160,18 +142,27 @@ impl Addresses {
         }
     }
 
-    /// Removes these addresses from every interface, whoever put them there; returns what was found. One that
-    /// cannot be removed does not keep the others: the first error is returned at the end.
-    pub fn purge(&mut self, addrs: &[IpAddr]) -> Result<Vec<Address>> {
+    /// Removes these addresses from every interface, whoever put them there; returns what was found, and whatever could
+    /// not be removed with the reason: one does not keep the others.
+    pub fn purge_all(&mut self, addrs: &BTreeSet<IpAddr>) -> Result<(Vec<Address>, BTreeMap<IpAddr, Error>)> {
         let mut found = Vec::new();
-        let mut failed = None;
-        for address in self.list()?.into_iter().filter(|a| addrs.contains(&a.addr)) {
-            match self.remove(address.index, address.addr) {
+        let mut failed = BTreeMap::new();
+        // The last ones first: without its first address the kernel would sort a subnet's others anew, each time.
+        for address in self.list()?.into_iter().rev().filter(|a| addrs.contains(&a.addr)) {
+            match self.remove(&address) {
                 Ok(_) => found.push(address),
-                Err(e) => failed = failed.or(Some(e)),
+                Err(e) => {
+                    failed.insert(address.addr, e);
+                }
             }
         }
-        failed.map_or(Ok(found), Err)
+        Ok((found, failed))
+    }
+
+    /// As [`Self::purge_all`]; a failure is the first one's.
+    pub fn purge(&mut self, addrs: &[IpAddr]) -> Result<Vec<Address>> {
+        let (found, failed) = self.purge_all(&addrs.iter().copied().collect())?;
+        failed.into_values().next().map_or(Ok(found), Err)
     }
 
     /// Makes sure that the address can be removed later without taking others along; returns the prefix length

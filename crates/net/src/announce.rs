@@ -8,9 +8,9 @@
 //! do not keep another's announcement waiting: they go out in batches.
 
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -54,7 +54,7 @@ impl SharedLease {
 struct Announcement {
     addr: IpAddr,
     mac: Mac,
-    socket: PacketSocket,
+    socket: Arc<PacketSocket>,
     started: Instant,
     sent: usize,
     live: Arc<AtomicBool>,
@@ -85,6 +85,9 @@ enum Job {
 pub struct Announcer {
     queue: Option<Sender<Job>>,
     live: Vec<(IpAddr, Arc<AtomicBool>)>,
+    /// One for each interface's number, while it is in use: the kernel takes its time to close one, and hundreds of
+    /// addresses are announced at once.
+    sockets: Vec<(u32, Weak<PacketSocket>)>,
     thread: Option<JoinHandle<()>>,
     parts: Parts,
 }
@@ -97,7 +100,7 @@ impl Announcer {
             .name("net-announce".to_owned())
             .spawn(move || run(&news, &lease))
             .map_err(|e| Error::io("starting the announcing thread", e))?;
-        Ok(Self { queue: Some(queue), live: Vec::new(), thread: Some(thread), parts })
+        Ok(Self { queue: Some(queue), live: Vec::new(), sockets: Vec::new(), thread: Some(thread), parts })
     }
 
     /// Announces an address on its interface from now on, afresh if it is being announced. Does nothing on
@@ -110,7 +113,7 @@ impl Announcer {
         let (true, Some(mac)) = (link.has_neighbours(), link.mac) else {
             return Ok(());
         };
-        let socket = PacketSocket::sender(link)?;
+        let socket = self.socket(link)?;
         self.send(Job::Announce(Announcement { addr, mac, socket, started: Instant::now(), sent: 0, live }))
     }
 
@@ -132,6 +135,17 @@ impl Announcer {
             }
             *a != addr
         });
+    }
+
+    fn socket(&mut self, link: &Link) -> Result<Arc<PacketSocket>> {
+        self.sockets.retain(|(_, socket)| socket.strong_count() > 0);
+        let open = self.sockets.iter().find(|(index, _)| *index == link.index).and_then(|(_, socket)| socket.upgrade());
+        if let Some(socket) = open {
+            return Ok(socket);
+        }
+        let socket = Arc::new(PacketSocket::sender(link)?);
+        self.sockets.push((link.index, Arc::downgrade(&socket)));
+        Ok(socket)
     }
 
     fn live(&mut self, addr: IpAddr) -> Arc<AtomicBool> {

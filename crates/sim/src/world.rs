@@ -274,7 +274,7 @@ impl World {
             return;
         };
         if !daemon.paused && daemon.slow == 0 && daemon.inbox.is_empty() {
-            self.process(host, input);
+            self.process(host, vec![input]);
             return;
         }
         if droppable && daemon.inbox.len() >= SOCKET_BUFFER {
@@ -311,8 +311,12 @@ impl World {
         if daemon.paused || !runs {
             return;
         }
-        if let Some(input) = daemon.inbox.pop_front() {
-            self.process(host, input);
+        // As many together as have come, or fewer.
+        let waiting = daemon.inbox.len();
+        let count = self.some(0..=waiting as u64) as usize;
+        if let Some(daemon) = self.hosts[host].daemon.as_mut() {
+            let inputs: Vec<Input> = daemon.inbox.drain(..count.max(1).min(waiting)).collect();
+            self.process(host, inputs);
         }
         self.schedule_process(host);
     }
@@ -332,8 +336,11 @@ impl World {
         self.arrive(host, Input::Tick, true);
     }
 
-    /// Feeds one input to a core and carries out what comes out.
-    fn process(&mut self, host: usize, input: Input) {
+    /// Feeds inputs to a core, all at the same time, and carries out what comes out.
+    fn process(&mut self, host: usize, inputs: Vec<Input>) {
+        if inputs.is_empty() {
+            return;
+        }
         let now = self.now;
         let local = self.hosts[host].clock.local(now);
         let mut out = std::mem::take(&mut self.scratch);
@@ -347,10 +354,13 @@ impl World {
             daemon.busy.kinds.clear();
         }
         if self.story.keep {
-            *daemon.busy.kinds.entry(input_name(&input)).or_default() += 1;
+            for input in &inputs {
+                *daemon.busy.kinds.entry(input_name(input)).or_default() += 1;
+            }
         }
-        daemon.core.handle(local, input, &mut out);
-        daemon.busy.count += 1 + out.len() as u64;
+        let count = inputs.len() as u64;
+        daemon.core.handle_all(local, inputs, &mut out);
+        daemon.busy.count += count + out.len() as u64;
         if self.story.keep {
             for output in &out {
                 *daemon.busy.kinds.entry(output_name(output)).or_default() += 1;

@@ -205,6 +205,12 @@ impl Cluster {
 
     /// Takes one input; appends the effects.
     pub fn handle(&mut self, now: Time, input: Input, out: &mut Vec<Output>) {
+        self.handle_all(now, [input], out);
+    }
+
+    /// Takes inputs that have come together, in order, and draws their consequences once: hundreds of addresses that
+    /// are taken or reported at the same time cost no more than one.
+    pub fn handle_all(&mut self, now: Time, inputs: impl IntoIterator<Item = Input>, out: &mut Vec<Output>) {
         // Time never goes back here, whatever the driver's clock does.
         let now = self.now.max(now);
         self.now = now;
@@ -213,7 +219,10 @@ impl Cluster {
             self.stalled(now, late, out);
         }
         self.expire(now, out);
-        self.input(now, input, out);
+        for input in inputs {
+            self.input(now, input, out);
+            self.settle_decisions(now, out);
+        }
         self.consequences(now, out);
         self.place_at = self.placing.as_ref().and_then(|p| p.next_timeout(now, &self.config, &self.fences));
         self.planned = self.next_timeout();

@@ -89,7 +89,7 @@ impl Cluster {
         }
         let before = self.placement.clone();
         let decided = self.with_placing(|placing, scene| {
-            let changed = placing.step(scene);
+            let changed = placing.step(scene, refresh);
             match changed {
                 Some(orders) => (orders, true),
                 None if refresh => {

@@ -10,6 +10,7 @@ mod files;
 mod honest;
 mod input;
 mod list;
+mod many;
 mod names;
 pub(crate) mod outage;
 mod partition;
@@ -120,6 +121,7 @@ pub(crate) const CASES: &[Case] = &[
     case(Group::Local, "names-through-a-power-off", names::power_off),
     case(Group::Local, "names-from-a-node-cut-off", names::cut_off),
     case(Group::Local, "nodes-list-changed", list::node_removed_and_added),
+    case(Group::Local, "power-off-with-200-addresses", many::power_off),
     case(Group::Local, "power-cut-everywhere", outage::power_cut_everywhere),
     case(Group::Gluster, "files-on-glusterfs", files::through_each_vip_and_name),
     case(Group::Gluster, "power-off-member", outage::member),

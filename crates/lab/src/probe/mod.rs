@@ -15,6 +15,7 @@ pub(crate) mod ident;
 pub(crate) mod mount_writer;
 pub(crate) mod nfs_writer;
 pub(crate) mod run;
+pub(crate) mod sweep;
 pub(crate) mod tcp;
 
 pub(crate) use drill::now_us;

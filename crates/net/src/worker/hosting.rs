@@ -6,11 +6,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::Parts;
 use super::leaving::Leaving;
-use crate::address::{self, Addresses};
+use crate::address::{self, Address, Addresses};
 use crate::announce::{Announcer, SharedLease};
 use crate::clock::BootTime;
 use crate::command::{ClientConnection, Event, LeaseKind, VipSpec};
@@ -23,7 +23,7 @@ use crate::link::Link;
 /// A transaction that took longer than this stretched the lease by as much, and is made again.
 const SLOW: Duration = Duration::from_millis(5);
 
-/// How long a takeover waits for the kernel to finish adding an address. Renewals wait as long.
+/// How long a takeover waits for the kernel to finish adding its addresses. Renewals wait as long.
 const READY: Duration = Duration::from_millis(100);
 /// A lifetime that nobody sees the end of.
 const FOREVER: Duration = Duration::from_secs(86_400);
@@ -102,9 +102,7 @@ impl Hosting {
         events: &dyn Fn(Event),
     ) {
         let leaving: Vec<IpAddr> = self.held.iter().filter(|h| !vips.contains(&h.spec)).map(|h| h.spec.addr).collect();
-        for addr in leaving {
-            self.release(addr, events);
-        }
+        self.release(&leaving, events);
         self.vips = vips;
         self.service_ports = service_ports;
         self.clients.retain(|addr, _| self.vips.iter().any(|v| v.addr == *addr));
@@ -143,56 +141,100 @@ impl Hosting {
         events(Event::Lease { kind, why });
     }
 
-    pub(super) fn take(&mut self, addr: IpAddr, events: &dyn Fn(Event)) {
-        self.finish_now(|a| a == addr, events);
-        if self.held.iter().any(|h| h.spec.addr == addr) {
-            return events(Event::Taken { addr });
+    /// Takes addresses in one go: one look at what is there, one change of the gate. One that cannot be taken does not
+    /// keep the others.
+    pub(super) fn take(&mut self, addrs: &[IpAddr], events: &dyn Fn(Event)) {
+        let addrs: BTreeSet<IpAddr> = addrs.iter().copied().collect();
+        self.finish_now(|a| addrs.contains(&a), events);
+        let held: BTreeSet<IpAddr> = self.leased().into_iter().collect();
+        let new: Vec<IpAddr> = addrs.iter().copied().filter(|a| !held.contains(a)).collect();
+        let failed = if new.is_empty() { BTreeMap::new() } else { self.take_new(&new) };
+        for addr in addrs.iter().filter(|a| !failed.contains_key(a)) {
+            events(Event::Taken { addr: *addr });
         }
-        events(match self.try_take(addr) {
-            Ok(()) => Event::Taken { addr },
-            Err(e) => {
-                // Silent because the leased set does not name it; now off the interface as well.
-                self.held.retain(|h| h.spec.addr != addr);
-                self.announcer.stop(addr);
-                let mut why = e.to_string();
-                if let Err(e) = self.speak().and_then(|()| self.addresses.purge(&[addr]).map(|_| ())) {
-                    why = format!("{why}; and then: {e}");
-                }
-                Event::TakeFailed { addr, why }
+        if failed.is_empty() {
+            return;
+        }
+        // Silent because the leased set does not name them; now off the interface as well.
+        let gone: Vec<IpAddr> = failed.keys().copied().collect();
+        let undone = self.silence(&gone).and_then(|()| self.addresses.purge(&gone).map(drop));
+        for (addr, mut why) in failed {
+            if let Err(e) = &undone {
+                why = format!("{why}; and then: {e}");
             }
-        });
+            events(Event::TakeFailed { addr, why });
+        }
     }
 
-    fn try_take(&mut self, addr: IpAddr) -> Result<()> {
-        let spec = self.spec(addr)?;
+    /// Those that could not be taken, with the reason.
+    fn take_new(&mut self, addrs: &[IpAddr]) -> BTreeMap<IpAddr, String> {
+        let mut failed = BTreeMap::new();
+        let before = self.held.len();
+        let outcome = self.put_all(addrs, &mut failed).and_then(|()| self.speak()).and_then(|()| self.valid_lease());
+        if let Err(e) = outcome {
+            for addr in addrs {
+                failed.entry(*addr).or_insert_with(|| e.to_string());
+            }
+            return failed;
+        }
+        let new: Vec<(IpAddr, Link)> =
+            self.held.iter().skip(before).map(|held| (held.spec.addr, held.link.clone())).collect();
+        for (addr, link) in new {
+            if let Err(error) = self.announcer.announce(addr, &link) {
+                // It serves all the same: neighbours learn it when they ask.
+                tracing::warn!(%addr, %error, "address taken but not announced");
+            }
+            if let Some(clients) = self.clients.remove(&addr) {
+                self.tickle(addr, clients);
+            }
+        }
+        failed
+    }
+
+    /// Puts them on their interfaces, silent as yet.
+    fn put_all(&mut self, addrs: &[IpAddr], failed: &mut BTreeMap<IpAddr, String>) -> Result<()> {
         let until = self.valid_lease()?;
+        let existing = self.addresses.list()?;
+        let mut put = Vec::new();
+        for &addr in addrs {
+            match self.put_new(addr, until, &existing) {
+                Ok(held) => put.push(held),
+                Err(e) => {
+                    failed.insert(addr, e.to_string());
+                }
+            }
+        }
+        let end = Instant::now() + READY;
+        for held in put {
+            let addr = held.spec.addr;
+            match self.addresses.wait_until_local(addr, end.saturating_duration_since(Instant::now())) {
+                Ok(local) => {
+                    if !local {
+                        // It will be; the later announcements are for those who came too early.
+                        tracing::warn!(%addr, "the kernel is slow to accept packets for a new address");
+                    }
+                    self.held.push(held);
+                }
+                Err(e) => {
+                    failed.insert(addr, e.to_string());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn put_new(&mut self, addr: IpAddr, until: BootTime, existing: &[Address]) -> Result<Held> {
+        let spec = self.spec(addr)?;
         let link = self.addresses.link(&spec.interface)?;
         if !link.is_up() {
             return Err(Error::Invalid(format!("interface {} is down or has no carrier", spec.interface)));
         }
-        let existing = self.addresses.list()?;
         // Left on another interface it would answer there.
         for stray in existing.iter().filter(|a| a.addr == addr) {
-            self.addresses.remove(stray.index, addr)?;
+            self.addresses.remove(stray)?;
         }
         let expires = self.put(&link, &spec, until)?;
-        if !self.addresses.wait_until_local(addr, READY)? {
-            // It will be; the later announcements are for those who came too early.
-            tracing::warn!(%addr, "the kernel is slow to accept packets for a new address");
-        }
-        self.held.push(Held { spec, link, expires });
-        self.speak()?;
-        self.valid_lease()?;
-        if let Some(held) = self.held.last()
-            && let Err(error) = self.announcer.announce(addr, &held.link)
-        {
-            // It serves all the same: neighbours learn it when they ask.
-            tracing::warn!(%addr, %error, "address taken but not announced");
-        }
-        if let Some(clients) = self.clients.remove(&addr) {
-            self.tickle(addr, clients);
-        }
-        Ok(())
+        Ok(Held { spec, link, expires })
     }
 
     /// Nothing goes in or out of these addresses any more.

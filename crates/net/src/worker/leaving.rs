@@ -5,7 +5,7 @@
 //! The connections end last: a reset or an end of file before would tell the client to come back while nobody
 //! is there, and its next attempt would be a second later.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
@@ -26,36 +26,36 @@ pub(super) struct Leaving {
 }
 
 impl Hosting {
-    /// An administrator or the leader wants it elsewhere.
-    pub(super) fn release(&mut self, addr: IpAddr, events: &dyn Fn(Event)) {
-        if self.leaving.iter().any(|l| l.addr == addr) {
-            // The order was repeated; `Released` comes when it is true.
-            return;
-        }
-        let gone = self.silence_and_remove(&[addr], events);
+    /// An administrator or the leader wants them elsewhere.
+    pub(super) fn release(&mut self, addrs: &[IpAddr], events: &dyn Fn(Event)) {
+        // Of a repeated order `Released` comes when it is true.
+        let addrs: Vec<IpAddr> =
+            addrs.iter().copied().filter(|addr| !self.leaving.iter().any(|l| l.addr == *addr)).collect();
+        let gone = self.silence_and_remove(&addrs, events);
         if gone.is_empty() {
             return;
         }
-        let busy = match self.connections.alive_on(&gone) {
+        let mut busy = BTreeSet::new();
+        match self.connections.alive_on(&gone) {
             Ok(list) => {
-                let established = list.iter().filter(|c| c.is_established());
-                let last: Vec<_> = established.map(|c| ClientConnection { vip: c.local, client: c.remote }).collect();
-                if !last.is_empty() {
-                    events(Event::LastConnections { addr, list: last });
+                busy = list.iter().filter(|c| c.unread > 0).map(|c| c.local.ip()).collect();
+                let mut last: BTreeMap<IpAddr, Vec<ClientConnection>> = BTreeMap::new();
+                for c in list.iter().filter(|c| c.is_established()) {
+                    let connection = ClientConnection { vip: c.local, client: c.remote };
+                    last.entry(c.local.ip()).or_default().push(connection);
                 }
-                list.iter().any(|c| c.unread > 0)
+                for (addr, list) in last {
+                    events(Event::LastConnections { addr, list });
+                }
             }
             Err(error) => {
-                tracing::warn!(%addr, %error, "connections of an address that is being released cannot be listed");
-                false
+                tracing::warn!(?gone, %error, "connections of addresses that are being released cannot be listed");
             }
-        };
-        if busy {
-            let now = Instant::now();
-            self.leaving.push(Leaving { addr, until: now + FINISH, look: now + LOOK });
-        } else {
-            self.confirm(&gone, events);
         }
+        let now = Instant::now();
+        let (busy, idle): (BTreeSet<IpAddr>, BTreeSet<IpAddr>) = gone.into_iter().partition(|a| busy.contains(a));
+        self.leaving.extend(busy.into_iter().map(|addr| Leaving { addr, until: now + FINISH, look: now + LOOK }));
+        self.confirm(&idle, events);
     }
 
     /// The lease is over: others take the addresses when it ends, whatever servers here have read by then.
@@ -66,23 +66,22 @@ impl Hosting {
 
     /// Silences all, then removes all: in this order no address waits for another's. Returns those that are gone.
     fn silence_and_remove(&mut self, addrs: &[IpAddr], events: &dyn Fn(Event)) -> BTreeSet<IpAddr> {
+        if addrs.is_empty() {
+            return BTreeSet::new();
+        }
         let silenced = self.silence(addrs);
-        let mut gone = BTreeSet::new();
-        for &addr in addrs {
-            match self.addresses.purge(&[addr]) {
-                Ok(_) => {
-                    gone.insert(addr);
-                    self.unreleased.remove(&addr);
-                }
-                Err(e) => {
-                    self.unreleased.insert(addr);
-                    let silent = if silenced.is_ok() && self.gated() { "silenced, but" } else { "" };
-                    events(Event::ReleaseFailed {
-                        addr,
-                        why: format!("{silent} still on an interface: {e}").trim().to_owned(),
-                    });
-                }
-            }
+        let mut gone: BTreeSet<IpAddr> = addrs.iter().copied().collect();
+        let failed: BTreeMap<IpAddr, String> = match self.addresses.purge_all(&gone) {
+            Ok((_, failed)) => failed.into_iter().map(|(addr, e)| (addr, e.to_string())).collect(),
+            Err(e) => gone.iter().map(|addr| (*addr, e.to_string())).collect(),
+        };
+        gone.retain(|addr| !failed.contains_key(addr));
+        self.unreleased.retain(|addr| !gone.contains(addr));
+        for (addr, e) in failed {
+            self.unreleased.insert(addr);
+            let silent = if silenced.is_ok() && self.gated() { "silenced, but" } else { "" };
+            let why = format!("{silent} still on an interface: {e}").trim().to_owned();
+            events(Event::ReleaseFailed { addr, why });
         }
         if let Err(error) = silenced {
             tracing::warn!(%error, ?addrs, "addresses were removed without being silenced before");

@@ -31,6 +31,9 @@ const QUEUE: usize = 1024;
 /// How often the state of the kernel is compared with what it should be.
 const RECHECK: Duration = Duration::from_secs(5);
 
+/// So many addresses are taken or released in one go at most: renewals wait meanwhile.
+const ROW: usize = 64;
+
 /// A step that takes longer is reported: a good part of the shortest sensible lease.
 const STALL: Duration = Duration::from_millis(100);
 
@@ -223,11 +226,45 @@ impl State {
                     false
                 });
             }
+            // One look finds all that has changed.
+            Message::News(News::AddressesChanged) if self.looks() => {}
             other => self.work.push_back(other),
         }
     }
 
+    /// A look at the node's addresses waits already.
+    fn looks(&self) -> bool {
+        self.work.iter().any(|m| matches!(m, Message::News(News::AddressesChanged)))
+    }
+
+    /// `first` and the addresses of the orders that follow and are of the same kind.
+    fn row(&mut self, first: IpAddr, same: fn(&Command) -> Option<IpAddr>) -> Vec<IpAddr> {
+        let mut row = vec![first];
+        while row.len() < ROW
+            && let Some(Message::Command(command)) = self.work.front()
+            && let Some(addr) = same(command)
+        {
+            row.push(addr);
+            self.work.pop_front();
+        }
+        row
+    }
+
     fn handle(&mut self, message: Message) {
+        match message {
+            Message::Command(Command::Take { addr }) => {
+                let row = self.row(addr, |c| if let Command::Take { addr } = c { Some(*addr) } else { None });
+                self.hosting.take(&row, &self.events);
+            }
+            Message::Command(Command::Release { addr }) => {
+                let row = self.row(addr, |c| if let Command::Release { addr } = c { Some(*addr) } else { None });
+                self.hosting.release(&row, &self.events);
+            }
+            other => self.handle_one(other),
+        }
+    }
+
+    fn handle_one(&mut self, message: Message) {
         let events = &self.events;
         match message {
             Message::Command(command) => match command {
@@ -236,14 +273,14 @@ impl State {
                     self.storage.configure(storage_ports, spared_ports, events);
                     self.hosting.configure(vips, service_ports, hold.map(|h| *h), events);
                 }
-                Command::Take { addr } => self.hosting.take(addr, events),
-                Command::Release { addr } => self.hosting.release(addr, events),
                 Command::SetEvicted { epoch, addresses } => self.storage.set_evicted(epoch, addresses, events),
                 Command::Kick { addresses } => self.storage.kick(&addresses, events),
                 Command::Probe { addr } => self.probe(addr),
                 Command::ListConnections => self.hosting.list_connections(events),
                 Command::Clients { addr, clients } => self.hosting.clients(addr, clients),
                 // These were sorted out before they got here.
+                Command::Take { addr } => self.hosting.take(&[addr], events),
+                Command::Release { addr } => self.hosting.release(&[addr], events),
                 Command::Renew { until } => self.hosting.renew(until, events),
                 Command::LeaseLost => self.hosting.lease_lost(events),
                 Command::Shutdown => {}

@@ -60,7 +60,7 @@ impl Hosting {
             }
             let spec = self.vips.iter().find(|v| v.addr == a.addr);
             let interface = spec.map_or_else(|| format!("number {}", a.index), |v| v.interface.clone());
-            match self.addresses.remove(a.index, a.addr) {
+            match self.addresses.remove(&a) {
                 Ok(true) if self.unreleased.remove(&a.addr) => events(Event::Released { addr: a.addr }),
                 Ok(true) => events(Event::StrayRemoved { addr: a.addr, interface }),
                 Ok(false) => {}

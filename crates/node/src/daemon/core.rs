@@ -14,15 +14,18 @@ use super::inbox::{Item, Outlet};
 /// A core that is due again at once, for ever, would burn a processor.
 const SHORTEST: Duration = Duration::from_millis(1);
 
+/// So many inputs that have come meanwhile are fed together at most: the consequences of each would be drawn anew.
+const TOGETHER: usize = 256;
+
 /// The state machine, as the loop sees it; [`Cluster`], or a scripted one in tests.
 pub(crate) trait Machine {
-    fn handle(&mut self, now: Time, input: Input, out: &mut Vec<Output>);
+    fn handle_all(&mut self, now: Time, inputs: Vec<Input>, out: &mut Vec<Output>);
     fn next_timeout(&self) -> Time;
 }
 
 impl Machine for Cluster {
-    fn handle(&mut self, now: Time, input: Input, out: &mut Vec<Output>) {
-        Self::handle(self, now, input, out);
+    fn handle_all(&mut self, now: Time, inputs: Vec<Input>, out: &mut Vec<Output>) {
+        Self::handle_all(self, now, inputs, out);
     }
     fn next_timeout(&self) -> Time {
         Self::next_timeout(self)
@@ -80,7 +83,7 @@ impl<M: Machine, E: Effects> Core<M, E> {
             // Time first: after a stall the core must notice that before it believes what has queued up.
             let mut now = (self.clock)();
             if self.machine.next_timeout() <= now {
-                if self.feed(now, Input::Tick) {
+                if self.feed(now, vec![Input::Tick]) {
                     return (Ended::Stopped, self.effects);
                 }
                 now = (self.clock)();
@@ -90,15 +93,31 @@ impl<M: Machine, E: Effects> Core<M, E> {
             }
             let due = self.machine.next_timeout();
             let due = self.effects.next_wake().map_or(due, |wake| wake.min(due));
-            let input = match self.outlet.next(due.since(now).max(SHORTEST)) {
-                Ok(Some(item)) => self.input(item),
-                Ok(None) => None,
-                Err(_) => return (Ended::Deserted, self.effects),
+            let Ok(mut next) = self.outlet.next(due.since(now).max(SHORTEST)) else {
+                return (Ended::Deserted, self.effects);
             };
-            if let Some(input) = input
-                && self.feed((self.clock)(), input)
-            {
+            let mut inputs = Vec::new();
+            let mut order = None;
+            while let Some(item) = next {
+                match item {
+                    // In line with the core's own orders: those of the inputs before it go first.
+                    Item::ToNet(command) => {
+                        order = Some(command);
+                        break;
+                    }
+                    item => inputs.extend(self.input(item)),
+                }
+                if inputs.len() >= TOGETHER {
+                    break;
+                }
+                // That nobody can say anything any more is found at the next turn.
+                next = self.outlet.next(Duration::ZERO).unwrap_or(None);
+            }
+            if !inputs.is_empty() && self.feed((self.clock)(), inputs) {
                 return (Ended::Stopped, self.effects);
+            }
+            if let Some(command) = order {
+                self.effects.to_net(command);
             }
         }
     }
@@ -122,9 +141,9 @@ impl<M: Machine, E: Effects> Core<M, E> {
     }
 
     /// True when the core has stopped.
-    fn feed(&mut self, now: Time, input: Input) -> bool {
+    fn feed(&mut self, now: Time, inputs: Vec<Input>) -> bool {
         let mut stopped = false;
-        self.machine.handle(now, input, &mut self.out);
+        self.machine.handle_all(now, inputs, &mut self.out);
         for output in self.out.drain(..) {
             match output {
                 Output::Stopped => stopped = true,
@@ -159,6 +178,17 @@ mod tests {
     }
 
     impl Machine for Scripted {
+        fn handle_all(&mut self, now: Time, inputs: Vec<Input>, out: &mut Vec<Output>) {
+            for input in inputs {
+                self.handle(now, input, out);
+            }
+        }
+        fn next_timeout(&self) -> Time {
+            self.due
+        }
+    }
+
+    impl Scripted {
         fn handle(&mut self, now: Time, input: Input, out: &mut Vec<Output>) {
             self.due = now + Duration::from_millis(20);
             let because = String::new();
@@ -183,9 +213,6 @@ mod tests {
                 Input::Stop => out.extend([Output::Serve(false), Output::Stopped]),
                 _ => {}
             }
-        }
-        fn next_timeout(&self) -> Time {
-            self.due
         }
     }
 
@@ -219,6 +246,7 @@ mod tests {
         inbox.put(Item::Net(net::Event::Released { addr: VIP }));
         inbox.put(Item::ToNet(net::Command::LeaseLost));
         inbox.input(Input::Stop);
+        inbox.put(Item::ToNet(net::Command::LeaseLost));
         inbox.input(Input::Link { peer: Pnn(1), up: true });
         let (ended, noted) = Core::new(Scripted::default(), Noted::default(), outlet, crate::clock::now).run();
         assert_eq!(ended, Ended::Stopped);
