@@ -15,7 +15,7 @@ enum State {
     Releasing,
 }
 
-/// How long a second look for another user of an address takes (RFC 5227 probes, shortened).
+/// A second look for another user of an address that has not been answered is over after this.
 const SECOND_LOOK: Duration = Duration::from_millis(300);
 /// An address that another machine uses is tried again after this.
 const CONFLICT: Duration = Duration::from_secs(10);
@@ -28,6 +28,8 @@ struct Sighting {
     at: Time,
     /// When the second look began: the first may have seen the last holder, whose lease was not over.
     again: Option<Time>,
+    /// Nobody answered in the second look.
+    free: bool,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -123,7 +125,7 @@ impl Holder {
                     out.push(Output::ProbeAddress { vip: *vip, interface: interface.clone() });
                     now
                 });
-                if now.since(begun) < SECOND_LOOK {
+                if !sighting.free && now.since(begun) < SECOND_LOOK {
                     continue;
                 }
                 self.sightings.remove(vip);
@@ -160,9 +162,18 @@ impl Holder {
 
     /// Somebody saw another machine answer for it: look before taking it.
     pub(crate) fn sighted(&mut self, now: Time, vip: IpAddr) {
-        let sighting = self.sightings.entry(vip).or_insert(Sighting { at: now, again: None });
+        let sighting = self.sightings.entry(vip).or_insert(Sighting { at: now, again: None, free: false });
         if sighting.again.is_none() {
             sighting.at = now;
+        }
+    }
+
+    /// Nobody answers for this address. True if that ends a second look. An answer to the first one counts for nothing: a
+    /// second one begins only after somebody was seen.
+    pub(crate) fn no_conflict(&mut self, vip: IpAddr) -> bool {
+        match self.sightings.get_mut(&vip) {
+            Some(sighting) if sighting.again.is_some() => !std::mem::replace(&mut sighting.free, true),
+            _ => false,
         }
     }
 

@@ -107,6 +107,8 @@ pub enum Input {
     Released { vip: IpAddr },
     /// Somebody else answers for an address that this node has or is about to take.
     Conflict { vip: IpAddr, mac: String },
+    /// The answer to [`Output::ProbeAddress`]: nobody else has it.
+    NoConflict { vip: IpAddr },
     /// The storage traffic of the nodes dropped up to this epoch is shut out and their connections destroyed.
     Evicted { epoch: Epoch },
     /// Not, and why; it is tried again.

@@ -244,6 +244,8 @@ impl Net {
                     self.hosts[i].probes.push(vip);
                     if self.stranger == Some(vip) {
                         self.at(20, i, Input::Conflict { vip, mac: "02:00:00:00:00:99".into() });
+                    } else {
+                        self.at(150, i, Input::NoConflict { vip });
                     }
                 }
             }
@@ -528,6 +530,30 @@ fn an_address_that_a_stranger_uses_is_not_fought_for() {
     assert!(status.because.contains("02:00:00:00:00:99"), "{status:?}");
     net.stranger = None;
     net.until_served(Duration::from_secs(15));
+}
+
+#[test]
+fn a_second_look_ends_with_its_own_answer() {
+    let mut net = settled(4, false);
+    let lost = net.hosts[2].vips.iter().next().copied().expect("it holds one");
+    // The first look sees the last holder: it has lost its peers, not its clients, and its lease is not over.
+    net.stranger = Some(lost);
+    net.hosts.iter_mut().for_each(|h| h.probes.clear());
+    net.power_off(2);
+    let begun = net.now;
+    while !net.hosts.iter().any(|h| h.probes.contains(&lost)) {
+        assert!(net.now.since(begun) < Duration::from_secs(2), "nobody looks: {}", net.story());
+        net.run(MS);
+    }
+    net.run(MS * 25);
+    net.stranger = None;
+    while !net.answering().contains_key(&lost) {
+        assert!(net.now.since(begun) < Duration::from_secs(4), "{}", net.story());
+        net.run(MS);
+    }
+    let took = net.now.since(begun);
+    // The lease, its margin, and the 150 ms of the second look, not the 300 that a lost answer costs.
+    assert!(took > MS * 650 && took < MS * 810, "{took:?} {}", net.story());
 }
 
 /// The machine does nothing for a while; what is sent to it meanwhile is lost.

@@ -111,7 +111,7 @@ fn run_group(selection: &Selection, group: Group, run: &[Case], tally: &mut Tall
     let shape = Shape {
         storage: group.storage(),
         nodes: 4,
-        private_net: group == Group::Mesh,
+        private_net: group.private_net(),
         ipv6: group == Group::Local,
         subject: Subject::Steadfast,
         preset: None,
@@ -121,7 +121,8 @@ fn run_group(selection: &Selection, group: Group, run: &[Case], tally: &mut Tall
         "--- {} tests with {}",
         run.len(),
         match (shape.storage, shape.private_net) {
-            (Storage::Local, _) => "a shared directory",
+            (Storage::Local, false) => "a shared directory",
+            (Storage::Local, true) => "a shared directory, and control on a private network",
             (Storage::Gluster, false) => "GlusterFS",
             (Storage::Gluster, true) => "GlusterFS and control on a private network",
         }

@@ -15,8 +15,9 @@ use crate::frames;
 use crate::link::Link;
 use crate::packet::{self, PacketSocket};
 
-/// How long a probe listens.
-pub const WINDOW: Duration = Duration::from_millis(250);
+/// How long a probe listens: a machine on the same link answers within a millisecond, and an address that comes from a
+/// dead server waits for less than 200 ms until it is taken.
+pub const WINDOW: Duration = Duration::from_millis(150);
 /// How many questions it asks in that time.
 const QUESTIONS: u32 = 3;
 

@@ -58,7 +58,15 @@ impl World {
                 self.story.node(now, host, || format!("release {vip}: {because}"));
                 self.vip_job(host, vip, VipJob::Release);
             }
-            Output::ProbeAddress { .. } => {}
+            Output::ProbeAddress { vip, .. } => {
+                let generation = self.hosts[host].generation;
+                let holder = (0..self.hosts.len()).find(|h| *h != host && self.hosts[*h].answers(vip, now));
+                let (delay, input) = match holder {
+                    Some(h) => (self.some(200..=2_000), Input::Conflict { vip, mac: format!("node {h}") }),
+                    None => (self.some(150_000..=200_000), Input::NoConflict { vip }),
+                };
+                self.after(delay, What::Local { host, generation, input: Box::new(input) });
+            }
             Output::Guard { word } => {
                 if let Some(daemon) = self.hosts[host].daemon.as_mut() {
                     daemon.word = Some(word);

@@ -86,6 +86,7 @@ impl Cluster {
                 }
                 self.dirty = true;
             }
+            Input::NoConflict { vip } => self.dirty |= self.holder.no_conflict(vip),
             Input::Evicted { epoch } => {
                 self.evicted = self.evicted.max(Some(epoch));
                 self.evict_error = None;

@@ -1,6 +1,6 @@
 //! Tests of tests: with the part switched off that makes a failover short, the test of that failover must fail.
 
-use super::{Ctx, faults, outage, returning};
+use super::{Ctx, faults, links, outage, returning};
 use crate::steadfast;
 use anyhow::{Result, bail};
 
@@ -59,4 +59,9 @@ pub(crate) fn no_lease(ctx: &Ctx<'_>) -> Result<()> {
 /// Without a lease a node's own storage clients go on writing.
 pub(crate) fn no_hold(ctx: &Ctx<'_>) -> Result<()> {
     must_fail(ctx, "hold", returning::hold_loses_nothing)
+}
+
+/// A node that nobody tells of its lost carrier keeps its addresses, for its leases come over the other network.
+pub(crate) fn no_link(ctx: &Ctx<'_>) -> Result<()> {
+    must_fail(ctx, "link", links::public)
 }

@@ -9,6 +9,7 @@ mod faults;
 mod files;
 mod honest;
 mod input;
+mod links;
 mod list;
 mod many;
 mod names;
@@ -45,6 +46,8 @@ pub(crate) enum Group {
     Local,
     /// The reference site: GlusterFS 2x2, one network.
     Gluster,
+    /// A shared directory, and control on a network of its own.
+    Nets,
     /// GlusterFS and control on a network of their own.
     Mesh,
     /// The reference site with virtual machines as clients.
@@ -52,15 +55,20 @@ pub(crate) enum Group {
 }
 
 impl Group {
-    pub(crate) const ALL: [Self; 4] = [Self::Local, Self::Gluster, Self::Mesh, Self::Vm];
+    pub(crate) const ALL: [Self; 5] = [Self::Local, Self::Nets, Self::Gluster, Self::Mesh, Self::Vm];
 
     pub(crate) fn storage(self) -> Storage {
-        if self == Self::Local { Storage::Local } else { Storage::Gluster }
+        if matches!(self, Self::Local | Self::Nets) { Storage::Local } else { Storage::Gluster }
+    }
+
+    pub(crate) fn private_net(self) -> bool {
+        matches!(self, Self::Nets | Self::Mesh)
     }
 
     pub(crate) fn word(self) -> &'static str {
         match self {
             Self::Local => "local",
+            Self::Nets => "nets",
             Self::Gluster => "gluster",
             Self::Mesh => "mesh",
             Self::Vm => "vm",
@@ -123,6 +131,9 @@ pub(crate) const CASES: &[Case] = &[
     case(Group::Local, "nodes-list-changed", list::node_removed_and_added),
     case(Group::Local, "power-off-with-200-addresses", many::power_off),
     case(Group::Local, "power-cut-everywhere", outage::power_cut_everywhere),
+    case(Group::Nets, "public-interface-down-beside-a-private-network", links::public),
+    case(Group::Nets, "private-interface-down", links::private),
+    long(Group::Nets, "honest-without-link-events", honest::no_link),
     case(Group::Gluster, "files-on-glusterfs", files::through_each_vip_and_name),
     case(Group::Gluster, "power-off-member", outage::member),
     case(Group::Gluster, "power-off-leader", outage::leader),

@@ -50,7 +50,7 @@ pub(super) struct Hosting {
     service_ports: Vec<u16>,
     pub(super) held: Vec<Held>,
     renewals_fail: bool,
-    parts: Parts,
+    pub(super) parts: Parts,
     pub(super) leaving: Vec<Leaving>,
     /// Connections of addresses that other nodes hold.
     clients: BTreeMap<IpAddr, Arc<[ClientConnection]>>,

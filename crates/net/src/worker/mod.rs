@@ -51,11 +51,13 @@ pub struct Parts {
     pub tickle: bool,
     /// This node's storage clients are held while it has no lease.
     pub hold: bool,
+    /// An interface that goes down is told of; without it every one is up.
+    pub link: bool,
 }
 
 impl Default for Parts {
     fn default() -> Self {
-        Self { gate: true, lifetimes: true, announce: true, tickle: true, hold: true }
+        Self { gate: true, lifetimes: true, announce: true, tickle: true, hold: true, link: true }
     }
 }
 
@@ -286,6 +288,7 @@ impl State {
                 Command::Shutdown => {}
             },
             Message::News(News::Interface { name, up }) => {
+                let up = up || !self.hosting.parts.link;
                 if up {
                     self.hosting.announce_again(&name);
                 }

@@ -226,7 +226,7 @@ impl Effects for Wiring {
                 self.news(News::Connections(list));
                 return None;
             }
-            E::NoConflict { .. } => return None,
+            E::NoConflict { addr } => Input::NoConflict { vip: addr },
         })
     }
 

@@ -19,10 +19,12 @@ pub enum Without {
     Lease,
     /// A node's own storage clients go on without a lease.
     Hold,
+    /// A public interface that has lost its carrier is not noticed.
+    Link,
 }
 
 impl Without {
-    const ALL: [Self; 5] = [Self::Tickle, Self::Announce, Self::Guard, Self::Lease, Self::Hold];
+    const ALL: [Self; 6] = [Self::Tickle, Self::Announce, Self::Guard, Self::Lease, Self::Hold, Self::Link];
 
     /// What is left of the network worker without these.
     pub(super) fn parts(list: &[Self]) -> Parts {
@@ -33,6 +35,7 @@ impl Without {
             announce: !list.contains(&Self::Announce),
             hold: !list.contains(&Self::Hold),
             tickle: !list.contains(&Self::Tickle),
+            link: !list.contains(&Self::Link),
         }
     }
 }
@@ -45,6 +48,7 @@ impl fmt::Display for Without {
             Self::Guard => "guard",
             Self::Lease => "lease",
             Self::Hold => "hold",
+            Self::Link => "link",
         })
     }
 }
