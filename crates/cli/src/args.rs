@@ -261,7 +261,7 @@ pub(crate) struct DrillOptions {
     #[arg(long)]
     pub(crate) force: bool,
     /// Clients to play
-    #[arg(long, value_delimiter = ',', default_value = "ping,tcp,nfs3,smb", value_name = "LIST")]
+    #[arg(long, value_delimiter = ',', default_value = "ping,tcp,nfs3,nfs4,smb", value_name = "LIST")]
     pub(crate) protocols: Vec<String>,
     /// NFS export that the clients write to
     #[arg(long, value_name = "PATH")]

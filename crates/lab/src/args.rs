@@ -321,6 +321,19 @@ pub(crate) enum ProbeKind {
         #[arg(long)]
         once: bool,
     },
+    /// Try one operation on the shared mount of a node until it works or its time is over
+    Attempt {
+        #[arg(long, value_enum)]
+        what: crate::probe::attempt::What,
+        #[arg(long)]
+        path: PathBuf,
+        /// Which block is written
+        #[arg(long, default_value_t = 0)]
+        block: u64,
+        /// Microseconds of CLOCK_MONOTONIC
+        #[arg(long)]
+        until_us: u64,
+    },
     /// Check what the writer wrote
     NfsVerify {
         #[arg(long)]

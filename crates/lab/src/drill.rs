@@ -139,7 +139,7 @@ pub(crate) fn run(lab: &Lab, fault: Fault, on: Option<&str>, say: impl FnMut(&st
     let vips = moved.iter().take(1).chain(&elsewhere).map(|v| v.parse()).collect::<Result<_, _>>()?;
     let spec = Spec {
         vips,
-        protocols: ["ping", "tcp", "nfs3", "smb"].map(String::from).to_vec(),
+        protocols: ["ping", "tcp", "nfs3", "nfs4", "smb"].map(String::from).to_vec(),
         port: site::IDENT_PORT,
         export: format!("/{VOLUME}"),
         directory: "nfs".into(),

@@ -39,6 +39,7 @@ fn run_probe(probe: ProbeKind) -> Result<i32> {
         ProbeKind::NfsWriter { server, export, path, interval_ms } => {
             probe::nfs_writer::main(server, &export, &path, Duration::from_millis(interval_ms))
         }
+        ProbeKind::Attempt { what, path, block, until_us } => probe::attempt::main(what, &path, block, until_us),
         ProbeKind::MountWriter { path, tag, once } => probe::mount_writer::main(&path, &tag, once),
         ProbeKind::NfsVerify { server, export, path, blocks } => {
             probe::nfs_writer::verify(server, &export, &path, blocks)

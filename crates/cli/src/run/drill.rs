@@ -179,7 +179,7 @@ pub(super) fn main(socket: &Path, fault: Fault, options: DrillOptions) -> Result
 /// Only what there is something to use of.
 fn usable(options: &DrillOptions) -> Vec<String> {
     let has = |p: &str| match p {
-        "nfs3" => options.export.is_some(),
+        "nfs3" | "nfs4" => options.export.is_some(),
         "smb" => options.share.is_some(),
         _ => true,
     };

@@ -2,6 +2,7 @@
 
 pub mod nfs3;
 mod nfs3_writer;
+mod nfs4;
 mod ping;
 mod record;
 mod smb;
@@ -29,7 +30,7 @@ const ALIVE: Duration = Duration::from_millis(100);
 pub struct Spec {
     /// Addresses to use.
     pub vips: Vec<IpAddr>,
-    /// Protocols to use: `ping`, `tcp`, `nfs3`, `smb`.
+    /// Protocols to use: `ping`, `tcp`, `nfs3`, `nfs4`, `smb`.
     pub protocols: Vec<String>,
     /// TCP port that is connected to; 0: 2049 or 445, as there is NFS or SMB.
     pub port: u16,
@@ -74,6 +75,7 @@ fn work(spec: &Spec, protocol: &str, vip: IpAddr) -> Option<(u64, Work)> {
             (60, Box::new(move |r, stop| tcp::run((vip, port).into(), r, stop)))
         }
         "nfs3" => (100, Box::new(move |r, stop| nfs3_writer::run(&spec, vip, &file, r, stop))),
+        "nfs4" => (100, Box::new(move |r, stop| nfs4::run(&spec, vip, &file, r, stop))),
         "smb" => (400, Box::new(move |r, stop| smb::run(&spec, vip, &file, r, stop))),
         _ => return None,
     })
@@ -94,7 +96,7 @@ pub fn main() -> Result<()> {
     for vip in &spec.vips {
         for protocol in &spec.protocols {
             let Some((threshold, work)) = work(spec, protocol, *vip) else {
-                anyhow::bail!("'{protocol}' is no protocol of the drill; there are: ping, tcp, nfs3, smb");
+                anyhow::bail!("'{protocol}' is no protocol of the drill; there are: ping, tcp, nfs3, nfs4, smb");
             };
             let recorder = Recorder::new(protocol, &vip.to_string(), threshold);
             let (mine, flag) = (recorder.clone(), Arc::clone(&stop));

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-const NFS: (u32, u16) = (100_003, 2049);
+pub(super) const NFS: (u32, u16) = (100_003, 2049);
 const MOUNT: (u32, u16) = (100_005, 20048);
 /// As a kernel's `timeo=600` over TCP: silence for so long makes a new connection.
 const SILENCE: Duration = Duration::from_secs(60);
@@ -43,7 +43,7 @@ impl Client {
         let mut args = Writer::default();
         args.opaque(export.as_bytes());
         let mut mountd = Self::new(SocketAddr::new(server, MOUNT.1), Arc::clone(&stop));
-        let reply = mountd.call(MOUNT.0, 1, &args.0)?;
+        let reply = mountd.call(MOUNT.0, 3, 1, &args.0)?;
         let mut reply = Reader(&reply);
         let status = reply.u32()?;
         if status != 0 {
@@ -53,7 +53,7 @@ impl Client {
         Ok((Self::new(SocketAddr::new(server, NFS.1), stop), root))
     }
 
-    fn new(server: SocketAddr, stop: Arc<AtomicBool>) -> Self {
+    pub(super) fn new(server: SocketAddr, stop: Arc<AtomicBool>) -> Self {
         let xid = u32::try_from(crate::now_us() & 0x7fff_ffff).unwrap_or(1);
         Self { server, stream: None, own: None, xid, stop, trouble: String::new(), reconnects: 0 }
     }
@@ -148,14 +148,14 @@ impl Client {
     }
 
     fn nfs(&mut self, procedure: u32, args: &[u8]) -> Result<Answer> {
-        let reply = self.call(NFS.0, procedure, args)?;
+        let reply = self.call(NFS.0, 3, procedure, args)?;
         let mut reader = Reader(&reply);
         let status = reader.u32()?;
         // LOOKUP, READ, WRITE and CREATE results follow; on success the first item is what the callers expect.
         Ok((status, reader.0.to_vec()))
     }
 
-    fn pause(&self, time: Duration) -> Result<()> {
+    pub(super) fn pause(&self, time: Duration) -> Result<()> {
         if self.stop.load(Ordering::Relaxed) {
             bail!("stopped");
         }
@@ -164,10 +164,10 @@ impl Client {
     }
 
     /// One RPC, sent until it is answered.
-    fn call(&mut self, program: u32, procedure: u32, args: &[u8]) -> Result<Vec<u8>> {
+    pub(super) fn call(&mut self, program: u32, version: u32, procedure: u32, args: &[u8]) -> Result<Vec<u8>> {
         self.xid = self.xid.wrapping_add(1);
         let mut message = Writer::default();
-        message.u32(self.xid).u32(0).u32(2).u32(program).u32(3).u32(procedure);
+        message.u32(self.xid).u32(0).u32(2).u32(program).u32(version).u32(procedure);
         let mut credentials = Writer::default();
         credentials.u32(0).opaque(b"drill").u32(0).u32(0).u32(0);
         message.u32(1).opaque(&credentials.0).u32(0).u32(0);

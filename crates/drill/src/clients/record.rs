@@ -28,7 +28,7 @@ impl Stall {
 /// One client's story.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Stream {
-    /// `ping`, `tcp`, `nfs3`, `smb`.
+    /// `ping`, `tcp`, `nfs3`, `nfs4`, `smb`.
     pub protocol: String,
     /// The address that it used.
     pub vip: String,

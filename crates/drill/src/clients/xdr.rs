@@ -1,4 +1,4 @@
-//! XDR (RFC 4506): just what NFSv3 needs. Reading checks every length against what is there.
+//! XDR (RFC 4506): just what NFS needs. Reading checks every length against what is there.
 
 use anyhow::{Result, bail};
 
@@ -43,6 +43,10 @@ impl<'a> Reader<'a> {
     pub fn u32(&mut self) -> Result<u32> {
         let b = self.skip(4)?;
         Ok(u32::from_be_bytes([b[0], b[1], b[2], b[3]]))
+    }
+
+    pub fn u64(&mut self) -> Result<u64> {
+        Ok(u64::from(self.u32()?) << 32 | u64::from(self.u32()?))
     }
 
     pub fn opaque(&mut self) -> Result<&'a [u8]> {

@@ -11,7 +11,7 @@ pub(crate) fn daemon_stopped(ctx: &Ctx<'_>) -> Result<()> {
         let (outage, _) = report.outages(s);
         let what = format!("{} to {}", s.protocol, s.vip);
         ensure!(s.ok > 20, "{what} did next to nothing: {} operations", s.ok);
-        if matches!(s.protocol.as_str(), "nfs3" | "smb") {
+        if matches!(s.protocol.as_str(), "nfs3" | "nfs4" | "smb") {
             ensure!(s.compared > 0, "{what}: nothing was read back");
         }
         ctx.bound(&what, outage, if report.is_moved(s) { 1000.0 } else { 400.0 })?;

@@ -5,6 +5,7 @@
 //! was measured, for a busy machine; the benchmark, not the tests, tells how fast it is.
 
 mod drill;
+mod eviction;
 mod faults;
 mod files;
 mod honest;
@@ -18,6 +19,7 @@ mod partition;
 mod planned;
 mod returning;
 mod services;
+mod split;
 mod state;
 mod storage;
 mod trust;
@@ -150,6 +152,9 @@ pub(crate) const CASES: &[Case] = &[
     long(Group::Gluster, "returning-daemon-cannot-write", returning::daemon_stopped),
     long(Group::Gluster, "returning-node-cannot-write", returning::cut_off),
     long(Group::Gluster, "returning-paused-cannot-write", returning::paused),
+    long(Group::Gluster, "split-of-plain-volumes", split::plain),
+    long(Group::Gluster, "split-with-the-daemon", split::with_daemon),
+    case(Group::Gluster, "clean-stop-lets-go-of-the-storage", eviction::clean_stop),
     long(Group::Gluster, "fence-before-glusterd", returning::fence_before_glusterd),
     long(Group::Gluster, "power-off-again-and-again", outage::again_and_again),
     case(Group::Gluster, "check-storage-fails-on-defaults", storage::check_fails),

@@ -1,6 +1,6 @@
 //! Power off: what clients of a moved and of an unmoved address see, and how the node comes back.
 
-use super::Ctx;
+use super::{Ctx, eviction};
 use crate::bench::Placement;
 use crate::lab::Lab;
 use crate::probe::now_us;
@@ -109,7 +109,9 @@ pub(crate) fn leader(ctx: &Ctx<'_>) -> Result<()> {
 
 fn one(ctx: &Ctx<'_>, status: &Status, victim: usize, tag: &str) -> Result<()> {
     ctx.watched(|| {
+        let logs = eviction::Logs::mark(ctx.lab);
         let (saw, at) = cut(ctx.lab, status, victim, tag)?;
+        logs.shut_out_in_time(ctx, victim)?;
         judge(ctx, &saw, at)?;
         names_work(ctx.lab)?;
         come_back(ctx, &[victim])

@@ -10,6 +10,7 @@
 //! ```
 
 pub(crate) mod arp;
+pub(crate) mod attempt;
 pub(crate) mod garbage;
 pub(crate) mod ident;
 pub(crate) mod mount_writer;

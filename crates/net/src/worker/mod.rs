@@ -329,6 +329,7 @@ impl State {
 
     fn shutdown(mut self) {
         self.hosting.shutdown(&self.events);
+        self.storage.shutdown();
     }
 }
 

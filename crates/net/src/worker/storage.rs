@@ -65,6 +65,15 @@ impl Storage {
         });
     }
 
+    /// The fence outlives this worker while it shuts anybody out; around nobody it is only left over.
+    pub(super) fn shutdown(&mut self) {
+        if self.evicted.as_ref().is_some_and(Vec::is_empty)
+            && let Err(error) = self.fence.remove()
+        {
+            tracing::warn!(%error, "a fence around nobody is left behind");
+        }
+    }
+
     /// Puts the fence up again if somebody removed it (`nft flush ruleset` does).
     pub(super) fn recheck(&mut self) {
         if let Some(evicted) = &self.evicted

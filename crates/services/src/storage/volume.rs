@@ -207,18 +207,20 @@ impl Volume {
             (0, 2, true) => say(
                 Weight::Warning,
                 format!(
-                    "volume {} keeps two copies with quorum `{}`: a pair that loses its first brick is read-only, \
-                     so there is no failover for its files",
+                    "volume {} keeps two copies with quorum `{}`: the files of a pair that loses {} brick cannot be \
+                     locked, written, created or read until it is back, and look as if they were not there",
                     self.name,
-                    self.option("cluster.quorum-type")
+                    self.option("cluster.quorum-type"),
+                    if self.option("cluster.quorum-type") == "fixed" { "a" } else { "its first" }
                 ),
                 "add an arbiter to each pair: gluster volume add-brick VOLUME replica 3 arbiter 1 HOST:/PATH ...",
             ),
             (0, 2, false) => say(
                 Weight::Warning,
                 format!(
-                    "volume {} keeps two copies without client quorum: after an eviction writes go to one side only. That is \
-                     safe only while the nodes of this cluster are its only clients, since hold stops the other side",
+                    "volume {} keeps two copies without client quorum: cut in two, either side locks and writes, and files \
+                     written on both are in split brain. Eviction and hold keep one side from it; that is safe only while \
+                     the nodes of this cluster are the volume's only clients",
                     self.name
                 ),
                 "add an arbiter to each pair: gluster volume add-brick VOLUME replica 3 arbiter 1 HOST:/PATH ... \
