@@ -26,8 +26,10 @@ const TABLE: Table = Table { family: Family::Inet, name: "steadfast_hold" };
 const TCP: u8 = 6;
 const SETS: [(&str, Key, u8, u32, u32); 2] = [("servers4", Key::V4, 2, 16, 4), ("servers6", Key::V6, 10, 24, 16)];
 
-/// The group whose sockets the hold lets pass. Beyond what people, idmap ranges and containers use.
-pub const PASSES: u32 = 4_200_024_007;
+/// The group whose sockets the hold lets pass. Beyond what people, idmap ranges and containers use; below 2^31, since
+/// glusterfs hands its group to the kernel as a signed number, and then mounts nothing and says that all is well.
+pub const PASSES: u32 = 2_100_024_007;
+const _: () = assert!(PASSES <= i32::MAX as u32);
 
 /// Where GlusterFS's bricks listen: the ports that carry files and locks.
 pub const GLUSTERFS_DATA: RangeInclusive<u16> = 49152..=60999;
