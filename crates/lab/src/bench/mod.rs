@@ -35,8 +35,10 @@ pub(crate) enum Fault {
     DaemonKilled,
     /// SIGSTOP for the daemon
     DaemonStopped,
-    /// The cable to the clients is out
+    /// The cable to the clients is out; control and storage have a network of their own
     LinkDown,
+    /// The only cable is out
+    LinkDownOneNetwork,
     /// SIGKILL for NFS-Ganesha
     ServiceKilled,
     /// Planned: every address off the node
@@ -46,12 +48,13 @@ pub(crate) enum Fault {
 }
 
 impl Fault {
-    pub(crate) const ALL: [Self; 8] = [
+    pub(crate) const ALL: [Self; 9] = [
         Self::PowerOff,
         Self::LeaderPowerOff,
         Self::DaemonKilled,
         Self::DaemonStopped,
         Self::LinkDown,
+        Self::LinkDownOneNetwork,
         Self::ServiceKilled,
         Self::Drain,
         Self::Rejoin,
@@ -64,10 +67,16 @@ impl Fault {
             Self::DaemonKilled => "daemon-killed",
             Self::DaemonStopped => "daemon-stopped",
             Self::LinkDown => "link-down",
+            Self::LinkDownOneNetwork => "link-down-one-network",
             Self::ServiceKilled => "service-killed",
             Self::Drain => "drain",
             Self::Rejoin => "rejoin",
         }
+    }
+
+    /// Done on a site with a second network between the nodes.
+    fn two_networks(self) -> bool {
+        self == Self::LinkDown
     }
 
     fn is_power_off(self) -> bool {

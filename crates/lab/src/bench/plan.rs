@@ -19,7 +19,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 /// What to measure.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Options {
-    /// Faults: power-off, leader-power-off, daemon-killed, daemon-stopped, link-down, service-killed, drain, rejoin; all
+    /// Faults: power-off, leader-power-off, daemon-killed, daemon-stopped, link-down (two networks),
+    /// link-down-one-network, service-killed, drain, rejoin; all
     #[arg(long, default_value = "power-off", value_delimiter = ',')]
     case: Vec<String>,
     /// Systems: steadfast, ctdb (at its defaults), ctdb-tuned; all
@@ -187,7 +188,11 @@ impl Work {
                         break;
                     }
                     // A cut-off server may leave files behind whose copies differ for good: last, for nobody's trouble.
-                    todo.sort_by_key(|(case, _)| *case == Fault::LinkDown);
+                    todo.sort_by_key(|(case, _)| (case.two_networks(), *case == Fault::LinkDownOneNetwork));
+                    // One kind of site at a time.
+                    let two = todo[0].0.two_networks();
+                    todo.retain(|(case, _)| case.two_networks() == two);
+                    let these: Vec<_> = todo.iter().map(|&(case, number)| (subject, case, number)).collect();
                     let many = if subject.is_ctdb() { self.options.side_by_side.min(todo.len()) } else { 1 };
                     let mut shares: Vec<Share> = (0..many).map(|_| Share { subject, runs: Vec::new() }).collect();
                     for (i, run) in todo.into_iter().enumerate() {
@@ -198,7 +203,7 @@ impl Work {
                     }
                     if self.tried.len() == before {
                         eprintln!("{} no run of {} was made: left out", self.clock(), subject.word());
-                        break;
+                        self.tried.extend(these);
                     }
                 }
             }
@@ -228,6 +233,7 @@ impl Work {
             std::fs::write(&plan, serde_json::to_string(&block)?)?;
             let mut shape = Shape::reference(self.options.storage, self.options.steadfast.clone());
             shape.subject = subject;
+            shape.private_net = block.runs.iter().any(|(case, _)| case.two_networks());
             shape.preset.clone_from(&self.options.preset);
             shape.site(&id)?;
             let mut words = strings(&["bench-block"]);

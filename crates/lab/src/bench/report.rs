@@ -79,12 +79,12 @@ pub(super) fn json(runs: &[Run]) -> Result<String> {
 
 pub(super) fn text(runs: &[Run]) -> String {
     let mut text = String::from(
-        "case              probe         subject      n   p50 ms   p99 ms   max ms  never  errors  double  failed\n",
+        "case                  probe         subject      n   p50 ms   p99 ms   max ms  never  errors  double  failed\n",
     );
     for r in rows(runs) {
         let _ = writeln!(
             text,
-            "{:17} {:13} {:10} {:3} {:8.0} {:8.0} {:8.0} {:6} {:7} {:7} {:7}",
+            "{:21} {:13} {:10} {:3} {:8.0} {:8.0} {:8.0} {:6} {:7} {:7} {:7}",
             r.case.word(),
             r.probe,
             r.subject.word(),
@@ -109,11 +109,13 @@ fn target(case: Fault, probe: &str) -> &'static str {
         (Fault::DaemonKilled, "tcp" | "nfs3-moved") => "150",
         (Fault::DaemonStopped, "tcp" | "nfs3-moved") => "1200",
         (Fault::LinkDown, "tcp" | "nfs3-moved") => "300",
+        // The lease decides: nobody can say anything.
+        (Fault::LinkDownOneNetwork, "tcp" | "nfs3-moved") => "900",
         (Fault::ServiceKilled, "nfs3-moved") => "500",
         (Fault::Drain | Fault::Rejoin, "tcp" | "nfs3-moved") => "200",
         (Fault::Rejoin, _) => "200",
-        // With one network, a lost link takes a GlusterFS server away.
-        (Fault::LinkDown, "nfs3-unmoved") => "1000",
+        // A lost link takes a GlusterFS server away.
+        (Fault::LinkDownOneNetwork, "nfs3-unmoved") => "1000",
         _ => "100",
     }
 }

@@ -98,7 +98,7 @@ fn fault(rival: Rival<'_>, case: Fault, victim: usize) -> Result<()> {
         Fault::PowerOff | Fault::LeaderPowerOff => rival.lab.power_off(&host),
         Fault::DaemonKilled => rival.signal(victim, "KILL"),
         Fault::DaemonStopped => rival.signal(victim, "STOP"),
-        Fault::LinkDown => switch::link(rival.lab, &host, Net::Public, false),
+        Fault::LinkDown | Fault::LinkDownOneNetwork => switch::link(rival.lab, &host, Net::Public, false),
         Fault::ServiceKilled => rival.lab.shell(&host, "kill -9 $(pgrep -o -x ganesha.nfsd)").map(drop),
         Fault::Drain => rival.drain(victim, true),
         Fault::Rejoin => bail!("rejoin is measured by the runs of power-off"),
@@ -110,7 +110,7 @@ fn mend(rival: Rival<'_>, case: Fault, victim: usize) -> Result<()> {
         Fault::PowerOff | Fault::LeaderPowerOff => rival.boot(victim),
         Fault::DaemonKilled => rival.start_again(victim),
         Fault::DaemonStopped => rival.signal(victim, "CONT"),
-        Fault::LinkDown => switch::link(rival.lab, &site::name(victim), Net::Public, true),
+        Fault::LinkDown | Fault::LinkDownOneNetwork => switch::link(rival.lab, &site::name(victim), Net::Public, true),
         Fault::Drain => rival.drain(victim, false),
         Fault::ServiceKilled | Fault::Rejoin => Ok(()),
     }
