@@ -15,6 +15,14 @@ pub(crate) fn is_healthy(status: &Status) -> bool {
     troubles(status).is_empty()
 }
 
+/// The first few of many, in a line that can be read.
+fn some(all: &[String]) -> String {
+    match all.len().checked_sub(8) {
+        Some(more) if more > 0 => format!("{} and {more} more", all[..8].join(", ")),
+        _ => all.join(", "),
+    }
+}
+
 /// What is not as it should be, most important first, each with what to do.
 fn troubles(status: &Status) -> Vec<String> {
     let s = &status.snapshot;
@@ -80,7 +88,7 @@ fn troubles(status: &Status) -> Vec<String> {
         .collect();
     if !open.is_empty() {
         let verb = if open.len() == 1 { "is not" } else { "are not all" };
-        found.push(format!("{} {verb} served as it should be; the table says why", open.join(", ")));
+        found.push(format!("{} {verb} served as it should be; the table says why", some(&open)));
     }
     found
 }
@@ -288,6 +296,13 @@ mod tests {
 
     fn plain(s: &Status, width: usize) -> String {
         status(s, sample::NOW, Style { colour: false, width })
+    }
+
+    #[test]
+    fn of_hundreds_of_addresses_some_are_named() {
+        let all: Vec<String> = (1..=200).map(|i| format!("10.8.0.{i}")).collect();
+        assert!(some(&all).ends_with(", 10.8.0.8 and 192 more"));
+        assert_eq!(some(&all[..8]), all[..8].join(", "));
     }
 
     #[test]
