@@ -42,6 +42,8 @@ pub(crate) struct Holder {
     pub(crate) failed: BTreeMap<IpAddr, (Time, String)>,
     sightings: BTreeMap<IpAddr, Sighting>,
     conflicts: BTreeMap<IpAddr, (Time, String)>,
+    /// When this node last looked at what is to be done.
+    reconciled: Time,
 }
 
 impl Holder {
@@ -91,6 +93,7 @@ impl Holder {
 
     /// Takes and releases what is not as it should be. `may_serve`: there is a valid node lease.
     pub(crate) fn reconcile(&mut self, now: Time, config: &Config, may_serve: Result<(), &str>, out: &mut Vec<Output>) {
+        self.reconciled = now;
         self.conflicts.retain(|_, (at, _)| now.since(*at) < CONFLICT);
         self.sightings.retain(|_, s| now.since(s.at) < SIGHTING);
         self.failed.retain(|_, (at, _)| now.since(*at) < RETRY * 10);
@@ -227,6 +230,7 @@ impl Holder {
         let failed = self.failed.iter().filter(|(v, _)| self.wanted.contains_key(v)).map(|(_, (at, _))| *at + RETRY);
         let looks = self.sightings.values().filter_map(|s| s.again).map(|t| t + SECOND_LOOK);
         let conflicts = self.conflicts.values().map(|(at, _)| *at + CONFLICT);
-        failed.chain(looks).chain(conflicts).min()
+        // What was due and could not be done, for there is no lease, waits for that and not for a time.
+        failed.chain(looks).chain(conflicts).filter(|t| *t > self.reconciled).min()
     }
 }
