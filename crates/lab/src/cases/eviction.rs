@@ -1,16 +1,19 @@
-//! The storage's half of a failover: how soon a lost node is shut out and what a daemon
+//! The storage's half of a failover: how soon a lost node is shut out, how soon its locks are free, and what a daemon
 //! that ends in order leaves behind.
 
 use super::{Ctx, log_length, log_since};
-use crate::lab::Lab;
-use crate::parts;
+use crate::lab::{Lab, Net};
+use crate::probe::now_us;
 use crate::site;
 use crate::steadfast::{self, CONTROL_PORT};
+use crate::{parts, sh, switch};
 use anyhow::{Context, Result, bail};
 use std::time::Duration;
 
 /// From the first member that has the view to the last that has destroyed its connections, in ms. Measured: under 10.
 const SHUT_OUT: f64 = 50.0;
+/// From the view that drops its holder to another node that has the cluster lock, in ms.
+const LOCK_FREE: f64 = 200.0;
 
 /// The daemons' logs from some moment on.
 #[derive(Debug)]
@@ -82,6 +85,74 @@ impl Logs {
         }
         ctx.bound("the last member has shut it out after the view", dropped.shut_out - dropped.view, SHUT_OUT)
     }
+}
+
+/// The node that leads and holds the cluster lock loses its power: another node has the lock soon.
+pub(crate) fn lock_of_a_dead_holder(ctx: &Ctx<'_>) -> Result<()> {
+    let lab = ctx.lab;
+    super::split::on_arbiter(ctx, || {
+        let mut worst: f64 = 0.0;
+        for round in 1..=3 {
+            let status = steadfast::wait_whole(lab, &ctx.all(), Duration::from_secs(120))?;
+            super::split::arbiter_healed(lab)?;
+            let leader = status.snapshot.leader.context("the cluster has no leader")?;
+            sh::wait_for("the leader to hold the cluster lock", Duration::from_secs(30), || {
+                let log = log_since(lab, leader, 0)?;
+                let last = log.lines().rfind(|l| l.contains("the cluster lock is "));
+                Ok(last.is_some_and(|l| l.contains("is held here")).then_some(()))
+            })?;
+            let logs = Logs::mark(lab);
+            lab.power_off(&site::name(leader))?;
+            let left = ctx.but(leader);
+            let (by, at) = sh::wait_for("another node to have the cluster lock", Duration::from_secs(30), || {
+                let found = logs
+                    .of(lab, leader)?
+                    .into_iter()
+                    .find_map(|(node, log)| when(&log, &["the cluster lock is held here"]).map(|(at, _)| (node, at)));
+                Ok(found)
+            })?;
+            let dropped = logs.dropped(lab, leader)?;
+            ctx.figure(format!(
+                "round {round}: {} has the cluster lock of {} {:.0} ms after the view, {:.0} ms after the last eviction",
+                site::name(by),
+                site::name(leader),
+                at - dropped.view,
+                at - dropped.shut_out
+            ));
+            worst = worst.max(at - dropped.view);
+            steadfast::wait_whole(lab, &left, Duration::from_secs(60))?;
+            parts::boot(lab, leader)?;
+            steadfast::start(lab, leader)?;
+        }
+        steadfast::wait_whole(lab, &ctx.all(), Duration::from_secs(120))?;
+        ctx.bound("the cluster lock of a dead holder is held by another after the view", worst, LOCK_FREE)
+    })
+}
+
+/// Two and two, on a volume that cannot be written on both sides: the half that gets the cluster lock goes on.
+pub(crate) fn tie_broken_by_the_lock(ctx: &Ctx<'_>) -> Result<()> {
+    let lab = ctx.lab;
+    super::split::on_arbiter(ctx, || {
+        let halves = [[0, 2], [1, 3]];
+        let logs = Logs::mark(lab);
+        let at = now_us();
+        switch::partition(lab, &halves.map(|h| h.map(site::name).to_vec()), &[Net::Public])?;
+        let went_on = steadfast::wait_whole(lab, &halves[0], Duration::from_secs(30));
+        let ms = (now_us() - at) as f64 / 1000.0;
+        if went_on.is_err() {
+            for (node, log) in logs.of(lab, usize::MAX)? {
+                println!("--- {}\n{log}", site::name(node));
+            }
+        }
+        went_on?;
+        ctx.figure(format!("the half with the cluster lock serves all addresses {ms:.0} ms after the cut"));
+        let other = steadfast::status(lab, halves[1][0])?;
+        if halves[1].iter().any(|&n| !other.held_by(n).is_empty()) {
+            bail!("the other half serves too");
+        }
+        switch::partition(lab, &[], &[])?;
+        steadfast::wait_whole(lab, &ctx.all(), Duration::from_secs(120)).map(drop)
+    })
 }
 
 /// A daemon that ends in order takes its hold with it, and its fence unless that shuts somebody out.

@@ -155,6 +155,8 @@ pub(crate) const CASES: &[Case] = &[
     long(Group::Gluster, "split-of-plain-volumes", split::plain),
     long(Group::Gluster, "split-with-the-daemon", split::with_daemon),
     case(Group::Gluster, "clean-stop-lets-go-of-the-storage", eviction::clean_stop),
+    long(Group::Gluster, "lock-of-a-dead-holder", eviction::lock_of_a_dead_holder),
+    long(Group::Gluster, "tie-broken-by-the-lock", eviction::tie_broken_by_the_lock),
     long(Group::Gluster, "fence-before-glusterd", returning::fence_before_glusterd),
     long(Group::Gluster, "power-off-again-and-again", outage::again_and_again),
     case(Group::Gluster, "check-storage-fails-on-defaults", storage::check_fails),

@@ -1,7 +1,7 @@
 //! The cluster lock and its records, for the core: one task that drives the helper which touches the filesystem.
 //!
-//! The lock is wanted in the background: tried every [`RETRY`], looked after every [`RECHECK`] while it is held.
-//! Exchanges of records go before both. Every call has a deadline in the helper's hands, so a hang costs one call.
+//! The lock is wanted in the background: tried every [`RETRY`] (sooner at first), looked after every [`RECHECK`] while
+//! it is held. Exchanges of records go before both. Every call has a deadline in the helper's hands, so a hang costs one call.
 
 use std::time::Duration;
 
@@ -14,6 +14,10 @@ use super::inbox::Inbox;
 
 /// Between two attempts to get the lock.
 const RETRY: Duration = Duration::from_millis(1000);
+/// The same for [`HURRY`] after it was first wanted: its last holder is being shut out of the storage just then, and the
+/// lock is free a few milliseconds later.
+const RETRY_SOON: Duration = Duration::from_millis(50);
+const HURRY: Duration = Duration::from_secs(3);
 /// Between two looks at a lock that is held.
 const RECHECK: Duration = Duration::from_secs(2);
 /// A call into the filesystem that takes longer is given up and its helper killed.
@@ -44,6 +48,8 @@ pub(crate) struct LockTask {
     /// What the core was told last.
     said: Option<(bool, String)>,
     next: Instant,
+    /// When it was wanted, or another lock was to be used.
+    since: Instant,
 }
 
 impl LockTask {
@@ -57,6 +63,7 @@ impl LockTask {
             held: false,
             said: None,
             next: Instant::now(),
+            since: Instant::now(),
         }
     }
 
@@ -80,6 +87,7 @@ impl LockTask {
                     self.none_because = none_because;
                     self.peers = peers.into_iter().map(|p| u32::from(p.0)).collect();
                     self.next = Instant::now();
+                    self.since = self.next;
                     if self.lock.is_none() && self.wanted {
                         self.say(false, self.none_because.clone());
                     }
@@ -90,8 +98,11 @@ impl LockTask {
     }
 
     async fn want(&mut self, wanted: bool) {
-        self.wanted = wanted;
         self.next = Instant::now();
+        if wanted && !self.wanted {
+            self.since = self.next;
+        }
+        self.wanted = wanted;
         let Some(lock) = &mut self.lock else {
             if wanted {
                 self.say(false, self.none_because.clone());
@@ -131,7 +142,13 @@ impl LockTask {
         if !(self.held && held) {
             self.say(held, because);
         }
-        self.next = Instant::now() + if self.held { RECHECK } else { RETRY };
+        let now = Instant::now();
+        self.next = now
+            + match self.held {
+                true => RECHECK,
+                false if now.duration_since(self.since) < HURRY => RETRY_SOON,
+                false => RETRY,
+            };
     }
 
     async fn exchange(&mut self, ticket: u64, record: &LockRecord) {
