@@ -54,10 +54,19 @@ impl Check for OrdersOfLeader {
         }
     }
 
-    fn answers(&mut self, _world: &World, host: usize, vip: IpAddr) -> Result<(), String> {
-        self.last.insert(vip, host);
+    fn answers(&mut self, world: &World, host: usize, vip: IpAddr) -> Result<(), String> {
+        // A machine that goes on after a pause, shut out of the storage, makes nobody's address its own.
+        if !thawed(world, host) {
+            self.last.insert(vip, host);
+        }
         Ok(())
     }
+}
+
+/// A machine that was paused acts under a lease that ended while its clock stood still: it is cut off from the storage,
+/// and excused for one lease.
+fn thawed(world: &World, host: usize) -> bool {
+    world.hosts[host].thawed_at.is_some_and(|at| world.now <= at + world.excused())
 }
 
 impl OrdersOfLeader {
@@ -68,10 +77,8 @@ impl OrdersOfLeader {
         let Some(view) = view else {
             return Err(format!("n{host} takes {vip} and is no member of its newest view"));
         };
-        // Nobody else had it since: no lost node's locks are at stake. A machine that was paused acts under a lease that
-        // ended while its clock stood still: it is cut off from the storage, and excused for one lease.
-        let thawed = world.hosts[host].thawed_at.is_some_and(|at| world.now <= at + world.excused());
-        if thawed || self.last.get(&vip) == Some(&host) {
+        // Nobody else had it since: no lost node's locks are at stake.
+        if thawed(world, host) || self.last.get(&vip) == Some(&host) {
             return Ok(());
         }
         for (pnn, member) in &view.members {
