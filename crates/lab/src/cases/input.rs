@@ -98,7 +98,8 @@ pub(crate) fn disk_full(ctx: &Ctx<'_>) -> Result<()> {
     steadfast::start(lab, node)?;
     let others: Vec<usize> = (0..lab.site.nodes).filter(|&n| n != node).collect();
     steadfast::wait_whole(lab, &others, Duration::from_secs(30)).context("the others do not go on")?;
-    let words = sh::wait_for("the log to name the full disk", Duration::from_secs(20), || {
+    // It writes when it is let in, which takes longer for a node that was dropped several times lately.
+    let words = sh::wait_for("the log to name the full disk", Duration::from_secs(60), || {
         let text = lab.read(&host, LOG)?;
         let new = text.get(mark..).unwrap_or("");
         let line = new.lines().find(|l| l.contains(STATE_DIR) && (l.contains("No space") || l.contains("full")));
