@@ -469,6 +469,32 @@ fn a_released_address_resets_nobody_and_its_sockets_end() {
 }
 
 #[test]
+fn connections_that_a_killed_daemon_left_do_not_wait_for_the_client_to_come_back() {
+    let Some((a, b)) = pair() else { return };
+    a.sh(&format!("ip addr add {V4}/24 dev eth0"));
+    let server = a.run(|| TcpListener::bind((ip(V4), 2049)).unwrap());
+    let mut client = b.run(|| TcpStream::connect((ip(V4), 2049)).unwrap());
+    let (mut accepted, _) = server.accept().unwrap();
+    // The address goes without a word, as the guard takes it; the server does not notice and writes to nobody.
+    a.sh(&format!("ip addr del {V4}/24 dev eth0"));
+    accepted.write_all(b"lost").unwrap();
+    let mut site = a.worker();
+    site.configure(&[V4, V6]);
+    assert!(site.seen.contains(&Event::SocketsDestroyed { addr: ip(V4), sockets: 1 }), "{:?}", site.seen);
+    let error = Read::read(&mut accepted, &mut [0; 8]).unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionAborted);
+    // No reset left this node while the address was elsewhere; back here, nothing of the old connection answers.
+    client.set_nonblocking(true).unwrap();
+    assert_eq!(client.read(&mut [0; 8]).unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
+    client.set_nonblocking(false).unwrap();
+    site.renew(Duration::from_secs(60));
+    site.take(V4);
+    client.write_all(b"again").unwrap();
+    client.set_read_timeout(Some(LONG)).unwrap();
+    assert_eq!(client.read(&mut [0; 8]).unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
+}
+
+#[test]
 fn without_a_gate_everything_still_works_in_whole_seconds() {
     let Some((a, b)) = pair() else { return };
     let mut site = a.worker_by(|events| Worker::start_with(Parts { gate: false, ..Parts::default() }, events));

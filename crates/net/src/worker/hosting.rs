@@ -138,6 +138,7 @@ impl Hosting {
             events(Event::Holds { error: Some(why.clone()) });
         }
         self.remove_strays(events);
+        self.destroy_strays(events);
         events(Event::Lease { kind, why });
     }
 

@@ -97,6 +97,20 @@ impl Hosting {
         for &addr in gone {
             events(Event::Released { addr });
         }
+        self.destroy(gone, events);
+    }
+
+    /// Ends the connections of public addresses that are not here: those of a daemon that was killed. An NFS client comes
+    /// back by the same port; when the address is here again its segments would reach the old connection, which neither
+    /// serves nor resets it, until the client's own time-out (60 s and more).
+    pub(super) fn destroy_strays(&mut self, events: &dyn Fn(Event)) {
+        let here =
+            |addr: IpAddr| self.held.iter().any(|h| h.spec.addr == addr) || self.leaving.iter().any(|l| l.addr == addr);
+        let elsewhere = self.vips.iter().map(|v| v.addr).filter(|addr| !here(*addr)).collect();
+        self.destroy(&elsewhere, events);
+    }
+
+    fn destroy(&mut self, gone: &BTreeSet<IpAddr>, events: &dyn Fn(Event)) {
         match self.connections.destroy_local(gone) {
             Ok(destroyed) => {
                 for (addr, sockets) in destroyed {
