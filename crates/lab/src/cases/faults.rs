@@ -23,6 +23,8 @@ fn moved_by(
     ctx.watched(|| {
         let tcp = Probe::tcp(lab, "tcp", &vip)?;
         tcp.wait_ok(0, Duration::from_secs(10))?;
+        let nfs = Probe::nfs_writer(lab, "nfs", &vip, &format!("nfs/moved-by-{}", now_us()))?;
+        nfs.wait_ok(0, Duration::from_secs(30))?;
         let at = now_us();
         fault()?;
         sh::wait_for("the address to answer elsewhere", Duration::from_secs(10), || {
@@ -33,6 +35,9 @@ fn moved_by(
         mend()?;
         let all: Vec<usize> = (0..lab.site.nodes).collect();
         steadfast::wait_whole(lab, &all, Duration::from_secs(90))?;
+        // It comes back by the port that it had: nothing of its first connection may be left on the node.
+        nfs.wait_ok(now_us(), Duration::from_secs(20)).context("the NFS writer, with its address back")?;
+        ctx.bound("NFSv3 writer: longest stall, the way back included", nfs.stop()?.longest_ms(at), 3000.0)?;
         let seen = tcp.stop()?;
         ctx.bound("tcp: longest outage", seen.longest_ms(at), bound)
     })
