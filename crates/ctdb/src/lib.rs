@@ -10,6 +10,7 @@ pub mod database;
 mod hash;
 pub mod node;
 pub mod recovery;
+pub mod server;
 pub mod srvid;
 pub mod wire;
 

@@ -1,0 +1,363 @@
+//! What the server of one node hears and says: its inputs, its outputs, and the orders to the files.
+
+use crate::database::{Token, Write};
+use crate::recovery::{Answer, Edit, Generation, Have};
+use crate::wire::Record;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+/// One connection of a client. Never 0, and not given again within a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ClientId(pub u32);
+
+/// Two clocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub struct Now {
+    /// Since an arbitrary point; never goes back. All waiting is counted by it.
+    pub mono: Duration,
+    /// Since 1970; only shown.
+    pub wall: Duration,
+}
+
+/// What happens.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Input {
+    /// A client has connected; its process by SO_PEERCRED.
+    Connected {
+        /// The connection.
+        client: ClientId,
+        /// The process.
+        pid: i32,
+    },
+    /// A client has sent a whole packet, as [`crate::wire::Frames`] cuts it.
+    Packet {
+        /// From whom.
+        client: ClientId,
+        /// The packet.
+        packet: Vec<u8>,
+    },
+    /// A client has gone, or was closed at our word.
+    Disconnected {
+        /// Which.
+        client: ClientId,
+    },
+    /// Another node's server says something; in order, and nothing lost while the link is up.
+    Peer {
+        /// Node number.
+        from: u32,
+        /// As that node's [`Output::Peer`] gave them.
+        bytes: Vec<u8>,
+    },
+    /// A link came up or went down. What was on its way when it went down is lost.
+    Link {
+        /// Node number.
+        peer: u32,
+        /// Up?
+        up: bool,
+    },
+    /// The cluster has changed.
+    Picture(Picture),
+    /// A file's answer to an order.
+    File {
+        /// The database.
+        db: u32,
+        /// What.
+        answer: FileAnswer,
+    },
+    /// The time that [`super::Server::next_wake`] named has come.
+    Wake,
+}
+
+/// What is to be done. In the order given.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Output {
+    /// A packet for a client. Never dropped while it is connected.
+    Client {
+        /// To whom.
+        client: ClientId,
+        /// The packet.
+        packet: Vec<u8>,
+    },
+    /// End a client's connection, after what was sent to it before. Samba's processes end when theirs does.
+    Close {
+        /// Which.
+        client: ClientId,
+    },
+    /// For another node's server. Dropped if the link is down.
+    Peer {
+        /// Node number; never the own.
+        to: u32,
+        /// What.
+        bytes: Vec<u8>,
+    },
+    /// For a file. Orders for one database are carried out in the order given.
+    File {
+        /// The database.
+        db: u32,
+        /// What.
+        order: FileOrder,
+    },
+    /// An administrator's wish, to be carried out as `steadfast` would. The answer comes as a new picture.
+    Admin(Wish),
+    /// For the log.
+    Log {
+        /// How important it is.
+        level: Level,
+        /// What happened, where, what now.
+        text: String,
+    },
+}
+
+/// Importance of a line of the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Level {
+    /// Something is wrong and stays so until somebody mends it.
+    Error,
+    /// Something is wrong.
+    Warning,
+    /// Good to know.
+    Info,
+    /// Noise.
+    Debug,
+}
+
+/// What clients may want of the cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Wish {
+    /// Host no addresses.
+    Disable(u32),
+    /// Host addresses again.
+    Enable(u32),
+    /// Serve nothing.
+    Stop(u32),
+    /// Serve again.
+    Continue(u32),
+    /// Serve nothing for so long; zero: serve again.
+    Ban(u32, Duration),
+    /// Host this address here.
+    Move(IpAddr, u32),
+    /// Read the configuration again.
+    Reload,
+    /// End this node's daemon.
+    ShutDown,
+}
+
+/// An order to a file. "Answer" means [`Input::File`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FileOrder {
+    /// Open it, make it if it is not there. Answer [`FileAnswer::Opened`]. Volatile: whatever an earlier daemon left in it
+    /// is wiped before. First order for every database but those found at start.
+    Open(Have),
+    /// Get the chain lock of this key, however long it takes. Answer [`FileAnswer::Locked`]. Not asked for again before
+    /// it is let go.
+    Lock {
+        /// The key.
+        key: Vec<u8>,
+    },
+    /// Write, then let the lock go.
+    Unlock {
+        /// The key.
+        key: Vec<u8>,
+        /// What.
+        write: Write,
+    },
+    /// Take the lock on all of the file, however long it takes. Answer [`Answer::Frozen`]; at once if it is held already.
+    /// It is kept until [`FileOrder::Thaw`]; a second one meanwhile replaces the first's generation.
+    Freeze {
+        /// For the answer.
+        generation: Generation,
+        /// First delete all records: they are older than a recovery that this node had no part in. (Volatile.)
+        wipe: bool,
+    },
+    /// Answer [`Answer::Scanned`] with header and emptiness of every record, in pieces. Frozen.
+    Scan {
+        /// For the answer.
+        generation: Generation,
+    },
+    /// Change records. Frozen.
+    Edit {
+        /// Keys and changes.
+        edits: Vec<(Vec<u8>, Edit)>,
+    },
+    /// Answer [`Answer::Read`]. Frozen.
+    Read {
+        /// For the answer.
+        generation: Generation,
+        /// Which; those that are not there are left out.
+        keys: Vec<Vec<u8>>,
+        /// For the answer.
+        asker: u32,
+    },
+    /// Answer [`Answer::Dumped`] with every record, in pieces of about 256 KiB. Frozen.
+    Dump {
+        /// For the answer.
+        generation: Generation,
+    },
+    /// Make this the content, in one transaction, on disk; answer [`Answer::Replaced`]. Frozen.
+    Replace {
+        /// For the answer.
+        generation: Generation,
+        /// All of it.
+        records: Vec<(Vec<u8>, Vec<u8>)>,
+    },
+    /// Delete every record that [`crate::database::store`] would not keep. Frozen.
+    Prune {
+        /// The location masters.
+        masters: Vec<u32>,
+    },
+    /// Let the lock on all of the file go. Persistent: first note the generation on disk
+    /// ([`crate::recovery::Content::synced`]).
+    Thaw {
+        /// Noted.
+        generation: Generation,
+    },
+    /// Write these in one transaction, on disk where the database is persistent; answer [`FileAnswer::Written`]. Refused as
+    /// a whole if a record there has an RSN not below the new one's, and other data.
+    Transact {
+        /// For the answer.
+        generation: Generation,
+        /// For the answer.
+        asker: u32,
+        /// For the answer.
+        id: u64,
+        /// Keys and whole values.
+        records: Vec<Record>,
+    },
+    /// Answer [`FileAnswer::Fetched`].
+    Fetch {
+        /// For the answer.
+        token: Token,
+        /// Which record.
+        key: Vec<u8>,
+    },
+    /// Answer [`FileAnswer::Traversed`] with the records, in pieces, while the file is in use (it waits while it is frozen).
+    Traverse {
+        /// For the answer.
+        token: Token,
+        /// Only those that this node holds.
+        held_by: Option<u32>,
+        /// Also those without data.
+        empty: bool,
+    },
+    /// Stop that.
+    StopTraverse {
+        /// Which.
+        token: Token,
+    },
+    /// From now on changes count in the file's sequence number, and [`FileAnswer::Sequence`] is answered.
+    CountChanges,
+    /// Answer [`FileAnswer::Sequence`].
+    LookSequence,
+    /// Count one change, answer [`FileAnswer::Sequence`].
+    Bump,
+    /// Close and delete it.
+    Remove,
+}
+
+/// What the files answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FileAnswer {
+    /// The file is open, with its path; or why it cannot be used.
+    Opened(Result<String, String>),
+    /// A chain lock is held, with the value found.
+    Locked {
+        /// The key.
+        key: Vec<u8>,
+        /// The value; nothing if there is no record.
+        value: Option<Vec<u8>>,
+    },
+    /// Of a recovery.
+    Recovery {
+        /// As ordered.
+        generation: Generation,
+        /// What.
+        answer: Answer,
+    },
+    /// A transaction is on disk; or why nothing was written.
+    Written {
+        /// As ordered.
+        generation: Generation,
+        /// As ordered.
+        asker: u32,
+        /// As ordered.
+        id: u64,
+        /// The reason.
+        result: Result<(), String>,
+    },
+    /// A record.
+    Fetched {
+        /// As ordered.
+        token: Token,
+        /// Its value; nothing if it is not there or cannot be read.
+        value: Option<Vec<u8>>,
+    },
+    /// Some records.
+    Traversed {
+        /// As ordered.
+        token: Token,
+        /// Keys and values, headers included.
+        records: Vec<(Vec<u8>, Vec<u8>)>,
+        /// That was all.
+        last: bool,
+    },
+    /// The file's sequence number.
+    Sequence(u32),
+    /// The file is damaged, or an operation on it failed: it must not be used until it is recovered.
+    Damaged(String),
+}
+
+/// The cluster as this node knows it.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Picture {
+    /// Epoch of the newest view; 0 before the first.
+    pub epoch: u64,
+    /// Its members, this node among them only if this run of it has been admitted.
+    pub members: Vec<u32>,
+    /// Its leader.
+    pub leader: Option<u32>,
+    /// This node may serve now.
+    pub leased: bool,
+    /// Nodes outside of the view can do no harm any more: their leases are over and every member has shut them out.
+    pub harmless: bool,
+    /// All nodes of the list, in order of their numbers.
+    pub nodes: Vec<NodeFacts>,
+    /// All public addresses, in their order.
+    pub addresses: Vec<AddressFacts>,
+    /// This node's interfaces that public addresses are on.
+    pub ifaces: Vec<IfaceFacts>,
+    /// The cluster lock's file; empty: there is none.
+    pub lock: String,
+}
+
+/// One node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeFacts {
+    /// Its number.
+    pub pnn: u32,
+    /// [`crate::node::flags`].
+    pub flags: u32,
+    /// Its private address, with the port of the links.
+    pub address: SocketAddr,
+}
+
+/// One public address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AddressFacts {
+    /// The address.
+    pub address: IpAddr,
+    /// Length of its network's prefix, in bits.
+    pub prefix: u8,
+    /// Who has it.
+    pub holder: Option<u32>,
+    /// Is it in this node's list? Then the interface.
+    pub here: Option<String>,
+}
+
+/// One interface of this node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IfaceFacts {
+    /// Its name.
+    pub name: String,
+    /// Has it a link?
+    pub up: bool,
+}
