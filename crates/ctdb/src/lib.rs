@@ -9,6 +9,7 @@ pub mod control;
 pub mod database;
 mod hash;
 pub mod node;
+pub mod peer;
 pub mod recovery;
 pub mod server;
 pub mod srvid;

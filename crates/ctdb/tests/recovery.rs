@@ -344,8 +344,11 @@ impl World {
     fn effect(&mut self, n: usize, effect: Effect) {
         let mut answers = Vec::new();
         let (db, generation) = match effect {
-            Effect::Freeze { db, generation } => {
+            Effect::Freeze { db, generation, wipe } => {
                 let node = &mut self.nodes[n];
+                if wipe {
+                    node.volatile.clear();
+                }
                 node.frozen.insert(db, true);
                 let content = (db == PERSISTENT).then(|| Content {
                     synced: node.synced,

@@ -18,7 +18,7 @@
 use super::rules::{Stored, store};
 use crate::hash::lookup3;
 use crate::wire::{LtdbHeader, record_flags as flag};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::mem;
 
 /// Names a client's call. The answer carries it; an answer to a client that has gone is dropped.
@@ -77,6 +77,20 @@ pub enum Message {
         /// The record's key.
         key: Vec<u8>,
     },
+    /// From the location master, which holds the record and wants to forget it: delete what you have of it.
+    Purge {
+        /// The record's key.
+        key: Vec<u8>,
+        /// Its sequence number; a newer copy is kept.
+        rsn: u64,
+    },
+    /// Answer to it.
+    Purged {
+        /// The record's key.
+        key: Vec<u8>,
+        /// Nothing of it is there any more.
+        done: bool,
+    },
 }
 
 impl Message {
@@ -84,7 +98,12 @@ impl Message {
     #[must_use]
     pub fn key(&self) -> &[u8] {
         match self {
-            Self::Want { key } | Self::Yield { key, .. } | Self::Give { key, .. } | Self::Emptied { key } => key,
+            Self::Want { key }
+            | Self::Yield { key, .. }
+            | Self::Give { key, .. }
+            | Self::Emptied { key }
+            | Self::Purge { key, .. }
+            | Self::Purged { key, .. } => key,
         }
     }
 }
@@ -142,6 +161,8 @@ enum Job {
     Yield { to: u32 },
     Give { rsn: u64, flags: u32, data: Vec<u8> },
     Emptied { from: u32 },
+    Purge { from: u32, rsn: u64 },
+    Purged { from: u32, done: bool },
     Vacuum,
 }
 
@@ -167,11 +188,25 @@ struct Key {
     callers: Vec<Caller>,
     /// Done after that: it goes on to others.
     parked: VecDeque<Job>,
+    /// Others are told to delete their copies.
+    purge: Option<Purge>,
+}
+
+/// What a location master waits for before it forgets a record.
+#[derive(Debug)]
+struct Purge {
+    rsn: u64,
+    missing: BTreeSet<u32>,
 }
 
 impl Key {
     fn is_idle(&self) -> bool {
-        self.jobs.is_empty() && !self.locking && !self.wanted && self.callers.is_empty() && self.parked.is_empty()
+        self.jobs.is_empty()
+            && !self.locking
+            && !self.wanted
+            && self.callers.is_empty()
+            && self.parked.is_empty()
+            && self.purge.is_none()
     }
 }
 
@@ -223,6 +258,8 @@ impl Migration {
             Message::Yield { key, to } => (key, Job::Yield { to }),
             Message::Give { key, rsn, flags, data } => (key, Job::Give { rsn, flags, data }),
             Message::Emptied { key } => (key, Job::Emptied { from }),
+            Message::Purge { key, rsn } => (key, Job::Purge { from, rsn }),
+            Message::Purged { key, done } => (key, Job::Purged { from, done }),
         };
         self.add(&key, job, out);
     }
@@ -241,6 +278,7 @@ impl Migration {
         for key in self.keys.values_mut() {
             key.wanted = false;
             key.vacuum = false;
+            key.purge = None;
             key.parked.clear();
             key.jobs.retain(|job| !job.is_foreign());
             key.jobs.extend(mem::take(&mut key.callers).into_iter().map(Job::Call));
@@ -269,7 +307,7 @@ impl Migration {
         };
         key.locking = false;
         match master.filter(|_| !frozen) {
-            Some(master) => Pass::new(me, master, name, value, key).run(out),
+            Some(master) => Pass::new(me, master, &self.masters, name, value, key).run(out),
             None => out.push(Output::Unlock { key: name.to_vec(), write: Write::Nothing }),
         }
         if key.is_idle() {
@@ -298,6 +336,7 @@ fn lmaster(masters: &[u32], key: &[u8]) -> Option<u32> {
 struct Pass<'a> {
     me: u32,
     master: u32,
+    masters: &'a [u32],
     name: &'a [u8],
     key: &'a mut Key,
     header: LtdbHeader,
@@ -308,10 +347,18 @@ struct Pass<'a> {
 }
 
 impl<'a> Pass<'a> {
-    fn new(me: u32, master: u32, name: &'a [u8], value: Option<&[u8]>, key: &'a mut Key) -> Self {
+    fn new(
+        me: u32,
+        master: u32,
+        masters: &'a [u32],
+        name: &'a [u8],
+        value: Option<&[u8]>,
+        key: &'a mut Key,
+    ) -> Self {
         let mut pass = Self {
             me,
             master,
+            masters,
             name,
             key,
             header: LtdbHeader::default(),
@@ -342,6 +389,8 @@ impl<'a> Pass<'a> {
                     }
                 }
                 Job::Emptied { from } => self.emptied(from),
+                Job::Purge { from, rsn } => self.purge(from, rsn),
+                Job::Purged { from, done } => self.purged(from, done),
                 Job::Vacuum => self.vacuum(),
             }
         }
@@ -512,7 +561,44 @@ impl<'a> Pass<'a> {
         } else if self.header.flags & flag::MIGRATED_WITH_DATA == 0 {
             self.header.flags |= flag::VACUUM_MIGRATED;
             self.store();
+        } else if self.key.purge.is_none() {
+            // Others may have old data, which would pass for the newest if this node forgot the record.
+            let missing: BTreeSet<u32> = self.masters.iter().copied().filter(|n| *n != self.me).collect();
+            let rsn = self.header.rsn;
+            for to in &missing {
+                self.then.push(Output::Send { to: *to, message: Message::Purge { key: self.name.to_vec(), rsn } });
+            }
+            self.key.purge = Some(Purge { rsn, missing });
+            self.purge_done();
         }
-        // Where others may have old data they must delete it first: that is the vacuum run's business.
+    }
+
+    fn purge(&mut self, from: u32, rsn: u64) {
+        let there = self.header.flags & flag::AUTOMATIC == 0;
+        let needed = self.is_here() || self.header.rsn > rsn || self.header.flags & flag::READONLY != 0;
+        let done = !there || !needed;
+        if there && done {
+            self.write = Write::Delete;
+            self.missing();
+        }
+        self.send(from, Message::Purged { key: self.name.to_vec(), done });
+    }
+
+    fn purged(&mut self, from: u32, done: bool) {
+        if !done {
+            self.key.purge = None;
+        } else if let Some(purge) = &mut self.key.purge {
+            purge.missing.remove(&from);
+            self.purge_done();
+        }
+    }
+
+    fn purge_done(&mut self) {
+        let Some(purge) = self.key.purge.take_if(|p| p.missing.is_empty()) else { return };
+        let untouched = self.is_here() && self.data.is_empty() && self.header.rsn == purge.rsn;
+        if untouched && self.header.flags & (flag::READONLY | flag::AUTOMATIC) == 0 {
+            self.write = Write::Delete;
+            self.missing();
+        }
     }
 }

@@ -25,6 +25,8 @@ enum Phase {
 struct Database {
     have: Have,
     attempt: u32,
+    /// The last recovery after which a member went on with it.
+    valid: Generation,
     phase: Phase,
 }
 
@@ -85,8 +87,8 @@ impl Lead {
         match word {
             Word::Databases { epoch, have } if epoch == self.epoch => {
                 self.silent.remove(&from);
-                for have in have {
-                    self.add(have);
+                for (have, standing) in have {
+                    self.add(have, standing.opened);
                 }
                 if self.silent.is_empty() {
                     let dbs: Vec<u32> = self.known.keys().copied().collect();
@@ -97,7 +99,7 @@ impl Lead {
             }
             Word::Create { epoch, have } if epoch == self.epoch => {
                 let db = have.db;
-                self.add(have);
+                self.add(have, Generation::default());
                 if self.silent.is_empty() {
                     self.stop(db, out);
                 }
@@ -118,21 +120,37 @@ impl Lead {
             Word::Trouble { generation, db, .. } => {
                 if let Some(Phase::Going | Phase::Merging(_) | Phase::Merged | Phase::Failed(_)) =
                     self.phase(generation, db)
-                    && let Some(database) = self.known.get_mut(&db)
                 {
-                    database.attempt += 1;
-                    database.phase = Phase::Stopping(BTreeMap::new());
-                    self.stop_again(db, out);
+                    self.retry(db, out);
                 }
             }
             _ => {}
         }
     }
 
-    fn add(&mut self, have: Have) {
+    /// Everything again: words between members were lost.
+    pub fn again(&mut self, out: &mut Orders) {
+        out.extend(self.silent.iter().map(|m| (*m, Word::Hello { epoch: self.epoch })));
+        let begun: Vec<u32> = self.known.iter().filter(|(_, d)| d.attempt > 0).map(|(db, _)| *db).collect();
+        for db in begun {
+            self.retry(db, out);
+        }
+    }
+
+    fn retry(&mut self, db: u32, out: &mut Orders) {
+        if let Some(database) = self.known.get_mut(&db) {
+            database.attempt += 1;
+            database.phase = Phase::Stopping(BTreeMap::new());
+            self.stop_again(db, out);
+        }
+    }
+
+    fn add(&mut self, have: Have, opened: Generation) {
         // A persistent one that a member takes for volatile (its client attached it so) stays persistent.
-        let new = Database { have: have.clone(), attempt: 0, phase: Phase::Stopping(BTreeMap::new()) };
+        let phase = Phase::Stopping(BTreeMap::new());
+        let new = Database { have: have.clone(), attempt: 0, valid: Generation::default(), phase };
         let known = self.known.entry(have.db).or_insert(new);
+        known.valid = known.valid.max(opened);
         if known.attempt == 0 && known.have.kind == Kind::Volatile {
             known.have.kind = have.kind;
         }
@@ -154,7 +172,8 @@ impl Lead {
     fn stop_again(&self, db: u32, out: &mut Orders) {
         if let Some(database) = self.known.get(&db) {
             let generation = Generation { epoch: self.epoch, attempt: database.attempt };
-            out.extend(self.members.iter().map(|m| (*m, Word::Stop { generation, have: database.have.clone() })));
+            let word = Word::Stop { generation, have: database.have.clone(), valid: database.valid };
+            out.extend(self.members.iter().map(|m| (*m, word.clone())));
         }
     }
 
@@ -203,6 +222,7 @@ impl Lead {
         let Some(database) = self.known.get_mut(&db).filter(|d| matches!(d.phase, Phase::Merged)) else { return };
         database.phase = Phase::Going;
         let generation = Generation { epoch: self.epoch, attempt: database.attempt };
+        database.valid = generation;
         out.extend(self.members.iter().map(|m| (*m, Word::Go { generation, db })));
     }
 }

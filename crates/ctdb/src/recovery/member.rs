@@ -1,7 +1,7 @@
 //! A member's part of a recovery: stops its files, says what is in them, changes them as is decided, goes on.
 
 use super::merge::{Claim, Merge, Verdict};
-use super::word::{Content, Edit, Generation, Have, Word};
+use super::word::{Content, Edit, Generation, Have, Standing, Word};
 use crate::database::Kind;
 use crate::hash::lookup3;
 use crate::wire::{LtdbHeader, record_flags as flag};
@@ -32,6 +32,8 @@ pub enum Effect {
         db: u32,
         /// For the answer.
         generation: Generation,
+        /// Then delete all records first: this copy has missed a recovery.
+        wipe: bool,
     },
     /// Answer [`Answer::Scanned`] with every record, in pieces.
     Scan {
@@ -140,6 +142,9 @@ pub enum Phase {
 struct Database {
     have: Have,
     generation: Generation,
+    standing: Standing,
+    /// The copy is worth nothing: this node was dropped, or the file is damaged.
+    lost: bool,
     phase: Phase,
     merge: Merge,
     /// Members whose claims are complete.
@@ -157,6 +162,8 @@ impl Database {
         Self {
             have,
             generation: Generation::default(),
+            standing: Standing::default(),
+            lost: false,
             phase: Phase::Idle,
             merge: Merge::default(),
             complete: BTreeSet::new(),
@@ -248,6 +255,10 @@ impl Member {
     pub fn dropped(&mut self, out: &mut Vec<Effect>) {
         self.leader = None;
         self.members.clear();
+        for database in self.databases.values_mut().filter(|d| d.have.kind == Kind::Volatile) {
+            // Clients here may have gone on with records that others have by now.
+            database.lost = true;
+        }
         self.stop_all(out);
     }
 
@@ -275,6 +286,14 @@ impl Member {
         }
     }
 
+    /// The file of a volatile database is damaged: what is in it is given up, and the others' copies are used.
+    pub fn damaged(&mut self, db: u32, why: String, out: &mut Vec<Effect>) {
+        if let Some(database) = self.databases.get_mut(&db) {
+            database.lost |= database.have.kind == Kind::Volatile;
+        }
+        self.trouble(db, why, out);
+    }
+
     fn stop_all(&mut self, out: &mut Vec<Effect>) {
         for (id, database) in &mut self.databases {
             if mem::replace(&mut database.phase, Phase::Idle) == Phase::Open {
@@ -288,11 +307,11 @@ impl Member {
     pub fn word(&mut self, from: u32, word: Word, out: &mut Vec<Effect>) {
         match word {
             Word::Hello { epoch } if epoch == self.epoch && self.leader == Some(from) => {
-                let have = self.databases.values().map(|d| d.have.clone()).collect();
+                let have = self.databases.values().map(|d| (d.have.clone(), d.standing)).collect();
                 out.push(Effect::Send { to: from, word: Word::Databases { epoch, have } });
             }
-            Word::Stop { generation, have } if generation.epoch == self.epoch && self.leader == Some(from) => {
-                self.stop(generation, have, out);
+            Word::Stop { generation, have, valid } if generation.epoch == self.epoch && self.leader == Some(from) => {
+                self.stop(generation, have, valid, out);
             }
             Word::Merge { generation, db } if self.recovering(generation, db).is_some() => {
                 out.push(Effect::Scan { db, generation });
@@ -326,6 +345,7 @@ impl Member {
                 let masters = self.members.clone();
                 if let Some(database) = self.recovering(generation, db) {
                     database.phase = Phase::Open;
+                    database.standing.opened = generation;
                     database.forget_recovery();
                     if database.have.kind == Kind::Volatile {
                         out.push(Effect::Prune { db, masters: masters.clone() });
@@ -358,7 +378,7 @@ impl Member {
                     out.push(Effect::Send { to, word });
                 }
             }
-            Answer::Replaced(Ok(())) => out.push(Effect::Send { to: leader, word: Word::Merged { generation, db } }),
+            Answer::Replaced(Ok(())) => self.merged(generation, db, out),
             Answer::Replaced(Err(why)) => {
                 out.push(Effect::Send { to: leader, word: Word::Failed { generation, db, why } });
             }
@@ -369,7 +389,7 @@ impl Member {
         self.databases.get_mut(&db).filter(|d| d.generation == generation && d.phase == Phase::Stopped)
     }
 
-    fn stop(&mut self, generation: Generation, have: Have, out: &mut Vec<Effect>) {
+    fn stop(&mut self, generation: Generation, have: Have, valid: Generation, out: &mut Vec<Effect>) {
         let db = have.db;
         let known = self.databases.contains_key(&db);
         let database = self.databases.entry(db).or_insert_with(|| Database::new(have.clone()));
@@ -385,7 +405,8 @@ impl Member {
         database.forget_recovery();
         database.generation = generation;
         database.phase = Phase::Stopping;
-        out.push(Effect::Freeze { db, generation });
+        let wipe = database.have.kind == Kind::Volatile && (database.lost || database.standing.merged < valid);
+        out.push(Effect::Freeze { db, generation, wipe });
     }
 
     fn scanned(
@@ -500,9 +521,16 @@ impl Member {
         self.settle(generation, db, out);
     }
 
-    fn settle(&self, generation: Generation, db: u32, out: &mut Vec<Effect>) {
-        if let (Some(to), Some(0)) = (self.leader, self.databases.get(&db).map(|d| d.unsettled)) {
-            out.push(Effect::Send { to, word: Word::Merged { generation, db } });
+    fn settle(&mut self, generation: Generation, db: u32, out: &mut Vec<Effect>) {
+        if self.databases.get(&db).is_some_and(|d| d.unsettled == 0) {
+            self.merged(generation, db, out);
         }
+    }
+
+    fn merged(&mut self, generation: Generation, db: u32, out: &mut Vec<Effect>) {
+        let (Some(to), Some(database)) = (self.leader, self.databases.get_mut(&db)) else { return };
+        database.standing.merged = generation;
+        database.lost = false;
+        out.push(Effect::Send { to, word: Word::Merged { generation, db } });
     }
 }

@@ -19,4 +19,4 @@ mod word;
 pub use lead::{Lead, Orders};
 pub use member::{Answer, Effect, Member, Phase};
 pub use merge::{Claim, Decision, Merge, Verdict};
-pub use word::{Content, Edit, Generation, Have, Word};
+pub use word::{Content, Edit, Generation, Have, Standing, Word};

@@ -23,6 +23,16 @@ pub struct Have {
     pub kind: Kind,
 }
 
+/// What a member's copy of a volatile database is worth.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Standing {
+    /// The last recovery in which its copy was made to agree with the others'.
+    pub merged: Generation,
+    /// The last one after which it went on. Nobody does before every member has merged: a copy whose `merged` is less
+    /// than another's `opened` has missed a recovery.
+    pub opened: Generation,
+}
+
 /// How far a member's copy of a persistent database is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub struct Content {
@@ -48,7 +58,7 @@ pub enum Word {
         /// The view.
         epoch: u64,
         /// All that the member has.
-        have: Vec<Have>,
+        have: Vec<(Have, Standing)>,
     },
     /// Member to leader: a client wants this one.
     Create {
@@ -63,6 +73,8 @@ pub enum Word {
         generation: Generation,
         /// Which.
         have: Have,
+        /// Volatile: a member whose copy was merged before this one throws it away.
+        valid: Generation,
     },
     /// Answer to it: nothing changes it any more on this member.
     Stopped {
