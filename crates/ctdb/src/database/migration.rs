@@ -347,14 +347,7 @@ struct Pass<'a> {
 }
 
 impl<'a> Pass<'a> {
-    fn new(
-        me: u32,
-        master: u32,
-        masters: &'a [u32],
-        name: &'a [u8],
-        value: Option<&[u8]>,
-        key: &'a mut Key,
-    ) -> Self {
+    fn new(me: u32, master: u32, masters: &'a [u32], name: &'a [u8], value: Option<&[u8]>, key: &'a mut Key) -> Self {
         let mut pass = Self {
             me,
             master,

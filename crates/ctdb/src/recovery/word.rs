@@ -179,6 +179,42 @@ pub enum Word {
     },
 }
 
+impl Word {
+    /// The view that it is said in.
+    #[must_use]
+    pub fn epoch(&self) -> u64 {
+        match self {
+            Self::Hello { epoch } | Self::Databases { epoch, .. } | Self::Create { epoch, .. } => *epoch,
+            Self::Stop { generation, .. }
+            | Self::Stopped { generation, .. }
+            | Self::Merge { generation, .. }
+            | Self::Claims { generation, .. }
+            | Self::Settle { generation, .. }
+            | Self::Settled { generation, .. }
+            | Self::Source { generation, .. }
+            | Self::Copy { generation, .. }
+            | Self::Merged { generation, .. }
+            | Self::Failed { generation, .. }
+            | Self::Go { generation, .. }
+            | Self::Trouble { generation, .. } => generation.epoch,
+        }
+    }
+
+    /// Is it [`super::Lead`]'s, not [`super::Member`]'s?
+    #[must_use]
+    pub fn is_for_leader(&self) -> bool {
+        matches!(
+            self,
+            Self::Databases { .. }
+                | Self::Create { .. }
+                | Self::Stopped { .. }
+                | Self::Merged { .. }
+                | Self::Failed { .. }
+                | Self::Trouble { .. }
+        )
+    }
+}
+
 /// A change of one record in the file of a stopped volatile database.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Edit {

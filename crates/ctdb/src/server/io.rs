@@ -146,7 +146,8 @@ pub enum Wish {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FileOrder {
     /// Open it, make it if it is not there. Answer [`FileAnswer::Opened`]. Volatile: whatever an earlier daemon left in it
-    /// is wiped before. First order for every database but those found at start.
+    /// is wiped before. First order for every database; again for one that is open already (found on disk at start):
+    /// answered with its path.
     Open(Have),
     /// Get the chain lock of this key, however long it takes. Answer [`FileAnswer::Locked`]. Not asked for again before
     /// it is let go.

@@ -1,0 +1,161 @@
+//! What this node knows, as the bytes of answers.
+
+use super::statistics::{Current, time};
+use super::{Origin, Server};
+use crate::control::{
+    DbMap, Iface, Ifaces, NodeEntry, NodeMap, Opcode, PublicIp, PublicIpInfo, PublicIps, TickleList, Uptime, VnnMap,
+    flags as control_flags,
+};
+use crate::database::Kind;
+use crate::node::{RunState, capability};
+use crate::wire::Writer;
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+
+impl Server {
+    /// The answer to a question without arguments; none: such a control is not answered.
+    pub(super) fn picture_of(&self, opcode: Opcode, flags: u32) -> Option<Vec<u8>> {
+        let mut out = Writer::default();
+        match opcode {
+            Opcode::STATISTICS => {
+                self.statistics.put(self.current(), self.now, &mut out);
+            }
+            Opcode::GET_STAT_HISTORY => {
+                out.u32(0).u32(0);
+            }
+            Opcode::GETVNNMAP => self.vnn_map().put(&mut out),
+            Opcode::GET_DEBUG => {
+                out.i32(self.debug);
+            }
+            Opcode::GET_DBMAP => {
+                let opened = self.dbs.values().filter(|d| d.path.is_some() || d.unhealthy.is_some());
+                DbMap(opened.map(|d| (d.have.db, d.flags())).collect()).put(&mut out);
+            }
+            Opcode::DUMP_MEMORY => {
+                out.raw(self.memory().as_bytes());
+            }
+            Opcode::LIST_TUNABLES => {
+                out.counted_text(&super::Tunables::list());
+            }
+            Opcode::GET_ALL_TUNABLES => {
+                for value in self.tunables.values() {
+                    out.u32(*value);
+                }
+            }
+            Opcode::UPTIME => Uptime {
+                now: time(self.now),
+                started: time(self.started),
+                recovery_began: time(self.recovery_began),
+                recovery_ended: time(self.recovery_ended),
+            }
+            .put(&mut out),
+            Opcode::GET_CAPABILITIES => {
+                out.u32(capability::DEFAULT);
+            }
+            Opcode::GET_PUBLIC_IPS => self.public_ips(flags & control_flags::ONLY_AVAILABLE != 0).put(&mut out),
+            Opcode::GET_NODEMAP | Opcode::GET_NODES_FILE => self.node_map(opcode).put(&mut out),
+            Opcode::GET_RECLOCK_FILE => {
+                if !self.picture.lock.is_empty() {
+                    out.text(&self.picture.lock);
+                }
+            }
+            Opcode::GET_BAN_STATE => {
+                out.u32(self.me).u32(0);
+            }
+            Opcode::GET_IFACES => self.ifaces().put(&mut out),
+            Opcode::GET_RUNSTATE => {
+                out.u32(self.run_state() as u32);
+            }
+            _ => return None,
+        }
+        Some(out.finish())
+    }
+
+    fn current(&self) -> Current {
+        Current { clients: self.clients.len(), recovering: self.is_recovering(), pending_calls: self.calls.len() }
+    }
+
+    pub(super) fn vnn_map(&self) -> VnnMap {
+        VnnMap { generation: self.generation(), map: self.picture.members.clone() }
+    }
+
+    fn run_state(&self) -> RunState {
+        if self.ran {
+            RunState::Running
+        } else if self.is_member() {
+            RunState::FirstRecovery
+        } else {
+            RunState::Setup
+        }
+    }
+
+    fn node_map(&self, opcode: Opcode) -> NodeMap {
+        let flags = |pnn| if opcode == Opcode::GET_NODES_FILE { 0 } else { self.flags_of(pnn) };
+        let entry = |n: &super::NodeFacts| NodeEntry {
+            pnn: n.pnn,
+            flags: flags(n.pnn),
+            address: n.address.ip(),
+            port: n.address.port(),
+        };
+        NodeMap(self.picture.nodes.iter().map(entry).collect())
+    }
+
+    fn public_ips(&self, only_available: bool) -> PublicIps {
+        let able = self.flags_of(self.me) & (crate::node::flags::INACTIVE | crate::node::flags::DISABLED) == 0;
+        let up = |name: &str| self.picture.ifaces.iter().any(|i| i.name == name && i.up);
+        let listed = |a: &&super::AddressFacts| a.here.as_ref().is_some_and(|name| !only_available || able && up(name));
+        let entry =
+            |a: &super::AddressFacts| PublicIp { pnn: a.holder.unwrap_or(crate::node::UNKNOWN), address: a.address };
+        PublicIps(self.picture.addresses.iter().filter(listed).map(entry).collect())
+    }
+
+    fn ifaces(&self) -> Ifaces {
+        let on = |name: &str| {
+            let here = |a: &&super::AddressFacts| a.holder == Some(self.me) && a.here.as_deref() == Some(name);
+            u32::try_from(self.picture.addresses.iter().filter(here).count()).unwrap_or(u32::MAX)
+        };
+        let entry = |i: &super::IfaceFacts| Iface { name: i.name.clone(), up: i.up, references: on(&i.name) };
+        Ifaces(self.picture.ifaces.iter().map(entry).collect())
+    }
+
+    pub(super) fn about_address(&mut self, origin: Origin, opcode: Opcode, address: SocketAddr) {
+        let Some(facts) = self.picture.addresses.iter().find(|a| a.address == address.ip()) else {
+            return self.answer_status(origin, if opcode == Opcode::GET_TCP_TICKLE_LIST { 1 } else { -1 });
+        };
+        let mut out = Writer::default();
+        if opcode == Opcode::GET_TCP_TICKLE_LIST {
+            let wanted = |c: &crate::wire::Connection| {
+                c.server.ip() == address.ip() && (address.port() == 0 || c.server.port() == address.port())
+            };
+            let all: BTreeSet<_> =
+                self.clients.all().flat_map(|(_, c)| &c.connections).filter(|c| wanted(c)).copied().collect();
+            let address = SocketAddr::new(address.ip(), 0);
+            TickleList { address, connections: all.into_iter().collect() }.put(&mut out);
+        } else {
+            let Some(iface) = facts.here.clone() else { return self.answer_status(origin, -1) };
+            let mut ifaces = self.ifaces();
+            ifaces.0.retain(|i| i.name == iface);
+            let here = facts.holder == Some(self.me);
+            let ip = PublicIp { pnn: facts.holder.unwrap_or(crate::node::UNKNOWN), address: facts.address };
+            PublicIpInfo { ip, active: (here && !ifaces.0.is_empty()).then_some(0), ifaces }.put(&mut out);
+        }
+        self.answer_data(origin, out.finish());
+    }
+
+    /// Counters of one database: this server has none of the original's but the number of hot keys, which is sent always.
+    pub(super) fn database_statistics(&self, _id: u32) -> Vec<u8> {
+        let mut out = Writer::default();
+        out.zeros(216).u32(10).u32(0).zeros(10 * 24);
+        out.finish()
+    }
+
+    pub(super) fn vacuum_now(&mut self, id: u32) {
+        let open = self.is_open(id);
+        let Some(db) = self.dbs.get_mut(&id).filter(|d| open && d.have.kind == Kind::Volatile) else { return };
+        let mut out = Vec::new();
+        for key in std::mem::take(&mut db.to_delete) {
+            db.migration.vacuum(&key, &mut out);
+        }
+        self.migrated(id, out);
+    }
+}

@@ -1,0 +1,144 @@
+//! Messages: from client to client on whatever node, and to the daemon itself.
+
+use super::io::Level;
+use super::{ClientId, Server};
+use crate::node;
+use crate::peer::Said;
+use crate::srvid;
+use crate::wire::{Body, Message, Reader, Tunnel, Writer};
+use std::time::Duration;
+
+impl Server {
+    /// A message to a node, or to several.
+    pub(super) fn route(&mut self, dest: u32, srvid: u64, data: &[u8]) {
+        if dest == self.me || dest == node::CURRENT {
+            return self.deliver(srvid, data);
+        }
+        let said = Said::Message { srvid, data: data.to_vec() };
+        if !node::is_broadcast(dest) {
+            // Nobody is told if there is no such node, or it is down.
+            return self.send(dest, said);
+        }
+        for to in self.up.clone() {
+            let active = self.flags_of(to) & node::flags::INACTIVE == 0;
+            if dest != node::BROADCAST_ACTIVE || active {
+                self.send(to, said.clone());
+            }
+        }
+        // The sender's own node is always among them.
+        self.deliver(srvid, data);
+    }
+
+    /// For the clients here that registered the number, and for the daemon.
+    pub(super) fn deliver(&mut self, srvid: u64, data: &[u8]) {
+        self.for_daemon(srvid, data);
+        for client in self.clients.listeners(srvid) {
+            self.message_to(client, srvid, data);
+        }
+    }
+
+    pub(super) fn message_to(&mut self, client: ClientId, srvid: u64, data: &[u8]) {
+        self.packet_for(client, 0, Body::Message(Message { srvid, data: data.to_vec() }));
+    }
+
+    pub(super) fn deliver_tunnel(&mut self, _from: u32, id: u64, flags: u32, reqid: u32, data: Vec<u8>) {
+        if let Some(client) = self.clients.tunnel(id) {
+            self.packet_for(client, reqid, Body::Tunnel(Tunnel { id, flags, data }));
+        }
+    }
+
+    /// Requests to the daemon that come as messages; the answer goes to a number that the asker has registered.
+    fn for_daemon(&mut self, srvid: u64, data: &[u8]) {
+        match srvid {
+            srvid::TAKEOVER_RUN => {
+                // Only the leader answers: when the addresses are at rest.
+                if self.picture.leader == Some(self.me)
+                    && self.is_member()
+                    && let Some(to) = asker(data)
+                {
+                    self.timers.takeover_asked(self.now, to);
+                }
+            }
+            // Addresses and recoveries are decided by the cluster, not by rounds that could be disabled: that nothing
+            // stands in the way is all that the asker wants to know.
+            srvid::DISABLE_TAKEOVER_RUNS | srvid::DISABLE_RECOVERIES => {
+                if let Some(to) = asker(data) {
+                    let me = self.me.to_ne_bytes();
+                    self.reply_to(to, &me);
+                }
+            }
+            srvid::MEM_DUMP => {
+                if let Some(to) = asker(data) {
+                    let text = self.memory();
+                    self.reply_to(to, text.as_bytes());
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// An answer to a request that came as a message. Number 0: none is wanted.
+    pub(super) fn reply_to(&mut self, (pnn, srvid): (u32, u64), data: &[u8]) {
+        if srvid != 0 {
+            self.route(pnn, srvid, data);
+        }
+    }
+
+    /// Who leads, for those who want to know: the original's leader says it each second.
+    pub(super) fn say_leader(&mut self, to: Option<ClientId>) {
+        let Some(leader) = self.picture.leader.filter(|_| self.is_member()) else { return };
+        let mut data = Writer::default();
+        data.u32(leader);
+        let data = data.finish();
+        match to {
+            Some(client) => self.message_to(client, srvid::LEADER, &data),
+            None => {
+                for client in self.clients.listeners_of(srvid::LEADER) {
+                    self.message_to(client, srvid::LEADER, &data);
+                }
+            }
+        }
+    }
+
+    /// Answers those who wait for the addresses to be at rest.
+    pub(super) fn takeover_done(&mut self) {
+        let me = i32::try_from(self.me).unwrap_or(i32::MAX).to_ne_bytes();
+        for to in self.timers.takeovers_due(self.now) {
+            self.reply_to(to, &me);
+        }
+    }
+
+    /// What is held here, in words.
+    pub(super) fn memory(&self) -> String {
+        use std::fmt::Write as _;
+        let mut text = format!("{} clients, {} controls asked of other nodes\n", self.clients.len(), self.asked.len());
+        for db in self.dbs.values() {
+            let (name, busy, empty) = (&db.have.name, db.migration.busy(), db.to_delete.len());
+            // Writing to a string cannot fail.
+            let _ = writeln!(text, "{name}: {busy} records under way, {empty} empty ones to be deleted");
+        }
+        text
+    }
+
+    /// An address has left this node, or come to it.
+    pub(super) fn say_address(&mut self, srvid: u64, address: std::net::IpAddr) {
+        let mut text = Writer::default();
+        text.text(&address.to_string());
+        let text = text.finish();
+        self.log(Level::Debug, format!("clients are told {srvid:#x} of {address}"));
+        for client in self.clients.listeners(srvid) {
+            self.message_to(client, srvid, &text);
+        }
+    }
+}
+
+/// `srvid_message`: node number, padding, number for the answer.
+fn asker(data: &[u8]) -> Option<(u32, u64)> {
+    let mut r = Reader::new(data);
+    let pnn = r.u32("node").ok()?;
+    r.u32("padding").ok()?;
+    Some((pnn, r.u64("number").ok()?))
+}
+
+/// Addresses are at rest when nothing has changed for so long.
+pub(super) const AT_REST: Duration = Duration::from_millis(300);

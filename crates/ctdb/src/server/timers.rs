@@ -1,0 +1,153 @@
+//! What happens by the clock.
+
+use super::io::{FileOrder, Now};
+use super::messages::AT_REST;
+use super::{Origin, Server};
+use crate::database::Kind;
+use crate::peer::Said;
+use std::net::IpAddr;
+use std::time::Duration;
+
+/// The leader is named to clients this often, as the original's does.
+const LEADER: Duration = Duration::from_secs(1);
+/// Empty records are deleted this many at a time, so that clients' requests come between.
+const VACUUM_AT_ONCE: usize = 500;
+/// The next ones follow after this.
+const VACUUM_PAUSE: Duration = Duration::from_millis(50);
+
+/// When what is due.
+#[derive(Debug)]
+pub(super) struct Timers {
+    leader: Duration,
+    sequence: Duration,
+    vacuum: Duration,
+    moved: Duration,
+    /// Clients that wait for the addresses to be at rest.
+    takeovers: Vec<(Duration, (u32, u64))>,
+    /// Clients that wait for an address to be here, until when.
+    pub(super) moves: Vec<(IpAddr, Origin, Duration)>,
+}
+
+impl Timers {
+    pub(super) fn new(now: Now) -> Self {
+        let at = now.mono;
+        Self {
+            leader: at + LEADER,
+            sequence: at + LEADER,
+            vacuum: at + LEADER,
+            moved: at,
+            takeovers: Vec::new(),
+            moves: Vec::new(),
+        }
+    }
+
+    pub(super) fn next(&self, server: &Server) -> Duration {
+        let moves = self.moves.iter().map(|(.., at)| *at);
+        let takeovers = self.takeovers.iter().map(|(asked, _)| (*asked).max(self.moved) + AT_REST);
+        let fixed = [self.leader, self.sequence, self.vacuum];
+        let next = fixed.into_iter().chain(moves).chain(takeovers).chain(server.next_control()).min();
+        next.unwrap_or(self.leader)
+    }
+
+    pub(super) fn addresses_moved(&mut self, now: Now) {
+        self.moved = now.mono;
+    }
+
+    pub(super) fn takeover_asked(&mut self, now: Now, to: (u32, u64)) {
+        self.takeovers.push((now.mono, to));
+    }
+
+    /// Those who asked while nothing has moved since.
+    pub(super) fn takeovers_due(&mut self, now: Now) -> Vec<(u32, u64)> {
+        let moved = self.moved;
+        let (due, later): (Vec<_>, Vec<_>) = std::mem::take(&mut self.takeovers)
+            .into_iter()
+            .partition(|(asked, _)| (*asked).max(moved) + AT_REST <= now.mono);
+        self.takeovers = later;
+        due.into_iter().map(|(_, to)| to).collect()
+    }
+}
+
+impl Server {
+    /// Whatever is due.
+    pub(super) fn wake(&mut self) {
+        let now = self.now.mono;
+        if self.timers.leader <= now {
+            self.timers.leader = now + LEADER;
+            self.say_leader(None);
+        }
+        if self.timers.sequence <= now {
+            let interval = self.tunables.named("SeqnumInterval").max(10);
+            self.timers.sequence = now + Duration::from_millis(interval.into());
+            self.look_at_sequences();
+        }
+        if self.timers.vacuum <= now {
+            self.timers.vacuum = now + self.vacuum();
+        }
+        self.controls_due();
+        self.look_at_moves();
+        self.takeover_done();
+    }
+
+    fn look_at_sequences(&mut self) {
+        let counting: Vec<u32> =
+            self.dbs.values().filter(|d| d.counts && d.path.is_some()).map(|d| d.have.db).collect();
+        for id in counting {
+            if let Some(db) = self.dbs.get_mut(&id) {
+                db.sequence_due.push_back(false);
+                self.order(id, FileOrder::LookSequence);
+            }
+        }
+    }
+
+    /// A file's sequence number: others are told when clients here have changed it.
+    pub(super) fn sequence(&mut self, id: u32, n: u32) {
+        let Some(db) = self.dbs.get_mut(&id) else { return };
+        let told = db.sequence_due.pop_front().unwrap_or(true);
+        let before = db.sequence.replace(n);
+        if !told && before.is_some_and(|before| before != n) {
+            for to in self.others() {
+                self.send(to, Said::Changed { db: id });
+            }
+        }
+    }
+
+    /// Another node's clients have changed the database.
+    pub(super) fn bump(&mut self, id: u32) {
+        if let Some(db) = self.dbs.get_mut(&id)
+            && db.counts
+            && db.path.is_some()
+        {
+            db.sequence_due.push_back(true);
+            self.order(id, FileOrder::Bump);
+        }
+    }
+
+    /// Deletes some of the empty records. Returns when to go on.
+    fn vacuum(&mut self) -> Duration {
+        let mut left = VACUUM_AT_ONCE;
+        let due: Vec<u32> = self
+            .dbs
+            .values()
+            .filter(|d| d.have.kind == Kind::Volatile && !d.to_delete.is_empty())
+            .map(|d| d.have.db)
+            .collect();
+        for id in due {
+            if !self.is_open(id) {
+                continue;
+            }
+            let mut out = Vec::new();
+            if let Some(db) = self.dbs.get_mut(&id) {
+                while left > 0
+                    && let Some(key) = db.to_delete.pop_first()
+                {
+                    left -= 1;
+                    db.migration.vacuum(&key, &mut out);
+                }
+            }
+            self.migrated(id, out);
+        }
+        let interval = Duration::from_secs(self.tunables.named("VacuumInterval").max(1).into());
+        if left == 0 { VACUUM_PAUSE } else { interval }
+    }
+}
