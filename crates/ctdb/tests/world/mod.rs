@@ -50,6 +50,7 @@ pub(crate) struct World {
     pub(crate) cut: BTreeSet<(usize, usize)>,
     epoch: u64,
     pub(crate) members: BTreeSet<u32>,
+    leader: Option<u32>,
     next_client: u32,
     reqid: u32,
     pub(crate) vip_on: BTreeMap<u8, u32>,
@@ -75,6 +76,7 @@ impl World {
             cut: BTreeSet::new(),
             epoch: 0,
             members: BTreeSet::new(),
+            leader: None,
             next_client: 0,
             reqid: 0,
             vip_on: (0..nodes).map(|n| (n as u8 + 1, n)).collect(),
@@ -95,7 +97,7 @@ impl World {
     /// A picture of the present view for one node.
     pub(crate) fn picture(&self, n: usize, leased: bool, harmless: bool) -> Picture {
         let alive = |m: usize| self.nodes[m].alive;
-        let leader = self.members.iter().min().copied();
+        let leader = self.leader;
         Picture {
             epoch: self.epoch,
             members: self.members.iter().copied().collect(),
@@ -132,6 +134,10 @@ impl World {
     pub(crate) fn view_but(&mut self, members: &[u32], harmless: bool) {
         self.epoch += 1;
         self.members = members.iter().copied().collect();
+        // The one that has been there longest.
+        if self.leader.is_none_or(|leader| !self.members.contains(&leader)) {
+            self.leader = self.members.first().copied();
+        }
         for n in 0..self.nodes.len() {
             if self.nodes[n].alive {
                 let picture = self.picture(n, true, harmless);
