@@ -71,6 +71,7 @@ fn empty_status() -> Status {
             leader: None,
             member: false,
             lease: LeaseStatus { valid: false, until: None, grants: 0, voters: 0 },
+            harmless: false,
             nodes: BTreeMap::new(),
             vips: BTreeMap::new(),
             lock: LockStatus::default(),

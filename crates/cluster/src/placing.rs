@@ -239,6 +239,12 @@ impl Placing {
                 return Err(format!("waits until {} has released it", name(scene.config, *pnn)));
             }
         }
+        self.shut_out(scene)
+    }
+
+    /// Can nodes outside of the view do no harm any more? Their last leases are over (or they say themselves that they
+    /// hold nothing), and every member has shut the dropped ones out of the storage.
+    fn shut_out(&self, scene: &Scene<'_>) -> Result<(), String> {
         for (pnn, until) in scene.fences {
             if scene.now < *until && !self.confirmed(scene, *pnn) {
                 return Err(format!("waits for the end of {}'s lease", name(scene.config, *pnn)));
@@ -249,6 +255,11 @@ impl Placing {
             return Err(format!("waits until {} has shut the lost nodes out of the storage", name(scene.config, *pnn)));
         }
         Ok(())
+    }
+
+    /// The same for more than addresses, once every member has said what it does under this view.
+    pub(crate) fn harmless(&self, scene: &Scene<'_>) -> bool {
+        self.knows_all(scene).is_ok() && self.shut_out(scene).is_ok()
     }
 
     /// A node outside of the view that knows that it is outside and holds nothing.

@@ -25,6 +25,11 @@ pub struct Snapshot {
     pub member: bool,
     /// This node's lease.
     pub lease: LeaseStatus,
+    /// Nodes outside of the view can do no harm any more: their last leases are over, and every member has reported under
+    /// this view and has shut the dropped ones out of the storage. For the leader's own use: the databases may go on.
+    /// False on every other node, without a view, and while the leader has no lease.
+    #[serde(default)]
+    pub harmless: bool,
     /// All nodes of the list.
     pub nodes: BTreeMap<Pnn, NodeStatus>,
     /// All public addresses.
@@ -107,6 +112,9 @@ pub struct NodeStatus {
     /// It is drained and waits for clients to forget what DNS has told them.
     #[serde(default)]
     pub lingers: bool,
+    /// Its public interfaces without a link.
+    #[serde(default)]
+    pub links_down: BTreeSet<String>,
     /// Health by service.
     pub services: BTreeMap<String, ServiceHealth>,
     /// Addresses that it holds and that answer.

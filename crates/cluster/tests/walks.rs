@@ -32,6 +32,8 @@ struct Net {
     cut: BTreeSet<(usize, usize)>,
     /// An address that a machine outside of the cluster uses.
     stranger: Option<IpAddr>,
+    /// A host that needs longer, in milliseconds, to shut others out of the storage.
+    slow_evict: Option<(usize, u32)>,
 }
 
 fn vip(i: u8) -> IpAddr {
@@ -71,6 +73,7 @@ impl Net {
             records: BTreeMap::new(),
             cut: BTreeSet::new(),
             stranger: None,
+            slow_evict: None,
         };
         for i in 0..n {
             let mut durable = Durable::blank(Pnn(i), NodeUid(100 + u128::from(i)));
@@ -214,7 +217,10 @@ impl Net {
                     self.hosts[i].vips.remove(&vip);
                     self.at(1, i, Input::Released { vip });
                 }
-                Output::Evict { epoch, .. } => self.at(5, i, Input::Evicted { epoch }),
+                Output::Evict { epoch, .. } => {
+                    let ms = self.slow_evict.filter(|(host, _)| *host == i).map_or(5, |(_, ms)| ms);
+                    self.at(ms, i, Input::Evicted { epoch });
+                }
                 Output::Serve(on) => {
                     if !on {
                         self.at(3, i, Input::ServicesStopped);
@@ -327,6 +333,60 @@ fn a_lost_server_costs_one_lease() {
             net.story()
         );
     }
+}
+
+fn harmless(net: &Net, i: usize) -> bool {
+    net.hosts[i].snapshot.as_ref().is_some_and(|s| s.harmless)
+}
+
+#[test]
+fn only_the_leader_says_that_nobody_can_do_harm() {
+    let mut net = Net::new(3, false);
+    assert!(!harmless(&net, 0), "no view yet");
+    net.run(Duration::from_secs(30));
+    assert_eq!([0, 1, 2].map(|i| harmless(&net, i)), [true, false, false], "{}", net.story());
+}
+
+/// Until the leader of the view without node 3 says that it can do no harm; counted from the loss.
+fn until_harmless(net: &mut Net) -> Duration {
+    let start = net.now;
+    while !(harmless(net, 0) && net.hosts[0].core.view().is_some_and(|v| !v.members.contains_key(&Pnn(3)))) {
+        net.run(MS);
+        assert!(net.now.since(start) < Duration::from_secs(3), "never harmless\n{}", net.story());
+    }
+    net.now.since(start)
+}
+
+#[test]
+fn a_lost_node_can_do_no_harm_when_its_lease_is_over_and_not_before() {
+    let mut net = settled(4, false);
+    net.power_off(3);
+    let took = until_harmless(&mut net);
+    // No news comes at that time: the core must have asked to be woken.
+    assert!(took >= Duration::from_millis(500) && took < Duration::from_millis(760), "{took:?}\n{}", net.story());
+    let mut net = settled(4, false);
+    net.die(3, 0..4);
+    let took = until_harmless(&mut net);
+    assert!(took < Duration::from_millis(60), "its guard has spoken: {took:?}\n{}", net.story());
+}
+
+#[test]
+fn a_lost_node_can_do_harm_until_every_member_has_shut_it_out() {
+    let mut net = settled(4, false);
+    net.slow_evict = Some((2, 1_200));
+    net.die(3, 0..4);
+    let took = until_harmless(&mut net);
+    assert!(took >= Duration::from_millis(1_200) && took < Duration::from_millis(1_300), "{took:?}\n{}", net.story());
+}
+
+#[test]
+fn a_leader_without_a_lease_says_nothing_of_harm() {
+    let mut net = settled(4, false);
+    for other in 1..4 {
+        net.cut(0, other);
+    }
+    net.run(Duration::from_millis(700));
+    assert!(!harmless(&net, 0), "{}", net.story());
 }
 
 #[test]

@@ -38,6 +38,7 @@ fn node(n: u16, state: NodeState) -> NodeStatus {
         since: before(120),
         admin: AdminState::Active,
         lingers: false,
+        links_down: [].into(),
         services: if witness { [].into() } else { [("nfs".into(), ok()), ("samba".into(), ok())].into() },
         vips: if witness { [].into() } else { [vip(200 + n8)].into() },
         version: "0.1.0".into(),
@@ -77,6 +78,7 @@ pub(crate) fn healthy() -> Status {
             leader: Some(Pnn(0)),
             member: true,
             lease: LeaseStatus { valid: true, until: Some(NOW + Duration::from_millis(500)), grants: 3, voters: 3 },
+            harmless: false,
             nodes: [
                 (Pnn(0), node(0, NodeState::Ok)),
                 (Pnn(1), node(1, NodeState::Ok)),

@@ -63,22 +63,34 @@ impl Cluster {
 
     pub(super) fn with_placing<T>(&mut self, f: impl FnOnce(&mut Placing, &Scene<'_>) -> T) -> Option<T> {
         let mut placing = self.placing.take()?;
-        let result = self.arbiter.view().map(|view| {
-            let suspected =
-                view.members.keys().filter(|p| **p != self.config.me && !self.reach.hears(**p)).copied().collect();
-            let scene = Scene {
-                now: self.now,
-                config: &self.config,
-                view,
-                reports: &self.reports,
-                fences: &self.fences,
-                suspected: &suspected,
-                minute: self.minute,
-            };
-            f(&mut placing, &scene)
-        });
+        let suspected = self.suspected();
+        let result = self.scene(&suspected).map(|scene| f(&mut placing, &scene));
         self.placing = Some(placing);
         result
+    }
+
+    /// Does this node lead, and can nobody outside of its view do harm?
+    pub(crate) fn harmless(&self) -> bool {
+        let nobody = BTreeSet::new();
+        self.placing.as_ref().zip(self.scene(&nobody)).is_some_and(|(placing, scene)| placing.harmless(&scene))
+    }
+
+    /// Members that have gone silent.
+    fn suspected(&self) -> BTreeSet<Pnn> {
+        let members = self.view().into_iter().flat_map(|v| v.members.keys());
+        members.filter(|p| **p != self.config.me && !self.reach.hears(**p)).copied().collect()
+    }
+
+    fn scene<'a>(&'a self, suspected: &'a BTreeSet<Pnn>) -> Option<Scene<'a>> {
+        Some(Scene {
+            now: self.now,
+            config: &self.config,
+            view: self.view()?,
+            reports: &self.reports,
+            fences: &self.fences,
+            suspected,
+            minute: self.minute,
+        })
     }
 
     /// The leader's decisions about addresses.

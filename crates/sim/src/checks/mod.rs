@@ -5,6 +5,7 @@
 mod bounds;
 mod exclusion;
 mod exclusive;
+mod harmless;
 mod orders;
 pub mod rest;
 mod views;
@@ -59,6 +60,7 @@ impl Checks {
     pub fn new(setup: &Setup) -> Self {
         Self(vec![
             Box::new(exclusive::Exclusive),
+            Box::new(harmless::Harmless::default()),
             Box::new(views::Views::default()),
             Box::new(votes::Votes::new(setup.nodes)),
             Box::new(orders::OrdersOfLeader::default()),
