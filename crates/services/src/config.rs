@@ -46,6 +46,10 @@ pub struct SambaConfig {
     pub config: PathBuf,
     /// The file that is generated for `include = ` in the `[global]` section of `config`.
     pub include: PathBuf,
+    /// The smbds of all nodes are one server: they share their databases (locks, sessions, users) through this daemon.
+    pub clustering: bool,
+    /// Where this daemon, in CTDB's place, answers Samba and the `ctdb` tool. Node-local.
+    pub ctdb_socket: PathBuf,
     /// Shares that must exist; the probe asks for each of them. IPC$ is always asked for.
     pub shares: Vec<String>,
     pub start: StartWith,
@@ -68,6 +72,8 @@ impl Default for SambaConfig {
             manage: true,
             config: "/etc/samba/smb.conf".into(),
             include: "/etc/samba/steadfast.conf".into(),
+            clustering: false,
+            ctdb_socket: "/run/ctdb/ctdbd.socket".into(),
             shares: Vec::new(),
             start: StartWith::Auto,
             unit: "smbd.service".into(),
@@ -286,6 +292,15 @@ impl ServicesConfig {
                 "name a file of its own, it is overwritten",
             );
         }
+        let socket = &self.samba.ctdb_socket;
+        if self.samba.clustering && (!socket.is_absolute() || socket.as_os_str().len() > LONGEST_SOCKET) {
+            wrong(
+                "samba",
+                "ctdb_socket",
+                format!("\"{}\" cannot be a socket", socket.display()),
+                "write a full path of at most 107 bytes",
+            );
+        }
         let health = &self.health;
         for (key, value, least, most) in [
             ("probe_interval_ms", health.probe_interval_ms, 50, 60_000),
@@ -308,6 +323,9 @@ impl ServicesConfig {
     }
 }
 
+/// What the kernel takes for the path of a socket (sockaddr_un, without the NUL).
+const LONGEST_SOCKET: usize = 107;
+
 fn is_export_path(path: &str) -> bool {
     path.starts_with('/') && path.len() <= 1024 && !path.contains('\0') && !path.split('/').any(|part| part == "..")
 }
@@ -323,6 +341,18 @@ mod tests {
     #[test]
     fn defaults_have_no_problem() {
         assert_eq!(ServicesConfig::default().check(), []);
+    }
+
+    #[test]
+    fn a_socket_that_the_kernel_would_refuse_is_told() {
+        for path in ["ctdbd.socket".to_owned(), format!("/{}", "x".repeat(LONGEST_SOCKET))] {
+            let mut config = ServicesConfig::default();
+            config.samba.ctdb_socket = path.into();
+            assert_eq!(config.check(), [], "nobody uses it");
+            config.samba.clustering = true;
+            let problems = config.check();
+            assert_eq!(problems.iter().map(|p| p.key).collect::<Vec<_>>(), ["ctdb_socket"]);
+        }
     }
 
     #[test]

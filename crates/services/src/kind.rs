@@ -17,7 +17,8 @@ use crate::supervisor::{Launch, ServiceSpec};
 /// One service and its settings.
 #[derive(Debug, Clone)]
 pub(crate) enum Kind {
-    Samba(SambaConfig),
+    /// Whether the same files are served over NFS, too.
+    Samba(SambaConfig, bool),
     Ganesha(NfsConfig),
     Rpcbind(NfsConfig, Registrations),
     Statd(NfsConfig),
@@ -36,7 +37,7 @@ impl Kind {
     /// The name in reports.
     pub(crate) fn name(&self) -> &'static str {
         match self {
-            Self::Samba(_) => "samba",
+            Self::Samba(..) => "samba",
             Self::Ganesha(_) => "nfs",
             Self::Rpcbind(..) => "rpcbind",
             Self::Statd(_) => "statd",
@@ -46,7 +47,7 @@ impl Kind {
     /// The program that people know it by.
     pub(crate) fn program(&self) -> &'static str {
         match self {
-            Self::Samba(_) => "smbd",
+            Self::Samba(..) => "smbd",
             Self::Ganesha(_) => "ganesha.nfsd",
             Self::Rpcbind(..) => "rpcbind",
             Self::Statd(_) => "rpc.statd",
@@ -61,7 +62,7 @@ impl Kind {
     pub(crate) fn spec(&self, services: &ServicesConfig) -> ServiceSpec {
         let nfs_unit = |nfs: &NfsConfig, unit: &str, command: Vec<String>| launch(nfs.manage, nfs.start, unit, command);
         let (launch, log_file, stop_timeout) = match self {
-            Self::Samba(c) => {
+            Self::Samba(c, _) => {
                 (launch(c.manage, c.start, &c.unit, samba::command(c)), Some(&c.log_file), c.stop_timeout)
             }
             Self::Ganesha(c) => (nfs_unit(c, &c.unit, ganesha::command(c)), Some(&c.log_file), c.stop_timeout),
@@ -75,7 +76,7 @@ impl Kind {
             log_file: log_file.map(PathBuf::from),
             severe: match self {
                 Self::Ganesha(_) => ganesha::SEVERE,
-                Self::Samba(_) | Self::Rpcbind(..) | Self::Statd(_) => &[],
+                Self::Samba(..) | Self::Rpcbind(..) | Self::Statd(_) => &[],
             },
             stop_timeout: Duration::from_secs(stop_timeout),
             shared: self.may_be_shared(),
@@ -85,7 +86,7 @@ impl Kind {
     /// Checks and writes what the service needs. Returns warnings.
     pub(crate) async fn prepare(&self) -> Result<Vec<String>, NotReady> {
         match self {
-            Self::Samba(config) => samba::prepare(config)
+            Self::Samba(config, nfs) => samba::prepare(config, *nfs)
                 .await
                 .map_err(|error| NotReady { because: error.to_string(), output: error.output().to_vec() }),
             Self::Ganesha(config) => match ganesha::prepare(config).await {
@@ -105,7 +106,7 @@ impl Kind {
     pub(crate) async fn restart_command(&self, run_dir: &Path, ran: Duration) -> Option<Vec<String>> {
         match self {
             Self::Ganesha(config) => ganesha::restart_command(config, run_dir, ran).await,
-            Self::Samba(_) | Self::Rpcbind(..) | Self::Statd(_) => None,
+            Self::Samba(..) | Self::Rpcbind(..) | Self::Statd(_) => None,
         }
     }
 
@@ -126,7 +127,7 @@ impl Kind {
     /// One probe with its own deadline.
     pub(crate) fn probe(&self, deadline: Duration) -> ProbeFuture {
         match self.clone() {
-            Self::Samba(c) => {
+            Self::Samba(c, _) => {
                 let probe = SmbProbe { address: c.probe_address, shares: c.shares, deadline };
                 Box::pin(async move { probe.run().await })
             }

@@ -260,7 +260,7 @@ fn kinds(config: &ServicesConfig) -> Vec<Kind> {
         kinds.push(Kind::Ganesha(config.nfs.clone()));
     }
     if config.samba.enabled {
-        kinds.push(Kind::Samba(config.samba.clone()));
+        kinds.push(Kind::Samba(config.samba.clone(), config.nfs.enabled));
     }
     kinds
 }

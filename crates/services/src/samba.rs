@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
@@ -24,39 +25,43 @@ const FILE_DEADLINE: Duration = Duration::from_secs(1);
 /// A setting that the cluster needs: name, value, why.
 struct Needed {
     name: &'static str,
-    value: &'static str,
+    value: String,
     why: &'static str,
 }
 
-const NEEDED: [Needed; 7] = [
-    Needed {
-        name: "bind interfaces only",
-        value: "No",
-        why: "smbd must listen on addresses that arrive while it runs",
-    },
-    Needed {
-        name: "server multi channel support",
-        value: "No",
-        why: "clients would open channels to node addresses, which do not move",
-    },
-    Needed {
-        name: "oplocks",
-        value: "No",
-        why: "each node's smbd knows only its own clients: what one client caches, another changes elsewhere",
-    },
-    Needed { name: "level2 oplocks", value: "No", why: "as oplocks" },
-    Needed { name: "smb2 leases", value: "No", why: "as oplocks" },
-    Needed {
-        name: "posix locking",
-        value: "Yes",
-        why: "only locks on the shared file system are seen by the other nodes",
-    },
-    Needed {
-        name: "kernel share modes",
-        value: "No",
-        why: "flock on a FUSE mount blocks clients of other nodes that may share the file",
-    },
-];
+/// What must hold. `nfs`: the same files are served over NFS, too.
+fn needed(config: &SambaConfig, nfs: bool) -> Vec<Needed> {
+    let need = |name, value: &str, why| Needed { name, value: value.to_owned(), why };
+    let mut all = vec![
+        need("bind interfaces only", "No", "smbd must listen on addresses that arrive while it runs"),
+        need("server multi channel support", "No", "clients would open channels to node addresses, which do not move"),
+    ];
+    if config.clustering {
+        let socket = config.ctdb_socket.display().to_string();
+        all.push(need("clustering", "Yes", "the smbds of all nodes are one server"));
+        all.push(need("ctdbd socket", &socket, "steadfast keeps the databases that they share"));
+        // Caching is safe then (oplocks, leases: left at Samba's defaults): every smbd knows of every other's opens.
+        let (posix, why) = if nfs {
+            ("Yes", "only locks on the shared file system are seen by NFS clients")
+        } else {
+            (
+                "No",
+                "the smbds of all nodes know each other's locks; with both, smbd 4.17 crashes when a client comes back \
+                 to another node for a file that it has a lock on",
+            )
+        };
+        all.push(need("posix locking", posix, why));
+    } else {
+        let why = "each node's smbd knows only its own clients: what one client caches, another changes elsewhere";
+        all.push(need("oplocks", "No", why));
+        all.push(need("level2 oplocks", "No", "as oplocks"));
+        all.push(need("smb2 leases", "No", "as oplocks"));
+        all.push(need("posix locking", "Yes", "only locks on the shared file system are seen by the other nodes"));
+    }
+    let why = "flock on a FUSE mount blocks clients of other nodes that may share the file";
+    all.push(need("kernel share modes", "No", why));
+    all
+}
 
 /// Samba cannot be started with what is configured.
 #[derive(Debug, Error)]
@@ -69,6 +74,10 @@ pub enum SambaError {
     NoTestparm { program: String },
     #[error("cannot run {program}: {source}")]
     Testparm { program: String, source: io::Error },
+    #[error("{} does not answer ({source}); smbd finds its databases there", path.display())]
+    NoDatabases { path: PathBuf, source: io::Error },
+    #[error("another program (pid {pid}) answers at {}; is it ctdbd? `systemctl disable --now ctdb`", path.display())]
+    ForeignDatabases { path: PathBuf, pid: i32 },
     #[error("testparm did not end within {} s", TESTPARM_DEADLINE.as_secs())]
     TestparmHangs,
     /// `output` has the words of testparm.
@@ -100,30 +109,50 @@ pub fn include_line(config: &SambaConfig) -> String {
     format!("include = {}", config.include.display())
 }
 
-/// The generated file.
-pub fn include_text(config: &SambaConfig) -> String {
+/// The generated file. `nfs`: the same files are served over NFS, too.
+pub fn include_text(config: &SambaConfig, nfs: bool) -> String {
     let mut text = format!(
         "# Written by steadfast at each start of smbd; changes made here are lost.\n\
          # Put this as the last line of [global] into {}:\n#   {}\n",
         config.config.display(),
         include_line(config)
     );
-    for Needed { name, value, why } in NEEDED {
-        text += &format!("# {why}\n{name} = {}\n", value.to_lowercase());
+    for Needed { name, value, why } in needed(config, nfs) {
+        text += &format!("# {why}\n{name} = {value}\n");
     }
     text + "# with the fileid module, a file has the same identity on every node whatever its device number\n\
             fileid:algorithm = fsname\n"
 }
 
-/// Writes the include if it is not current and has testparm check everything. Returns warnings.
-pub async fn prepare(config: &SambaConfig) -> Result<Vec<String>, SambaError> {
-    write_include(config).await?;
-    check(config).await
+/// Writes the include if it is not current, has testparm check everything and looks for the databases. Returns warnings.
+pub async fn prepare(config: &SambaConfig, nfs: bool) -> Result<Vec<String>, SambaError> {
+    write_include(config, nfs).await?;
+    let warnings = check(config, nfs).await?;
+    if config.clustering {
+        find_databases(config).await?;
+    }
+    Ok(warnings)
 }
 
-async fn write_include(config: &SambaConfig) -> Result<(), SambaError> {
+/// smbd ends at once when its databases are not there: better said here than found in its log.
+async fn find_databases(config: &SambaConfig) -> Result<(), SambaError> {
+    let path = config.ctdb_socket.clone();
+    let connected = within(FILE_DEADLINE, move || -> io::Result<i32> {
+        let stream = UnixStream::connect(path)?;
+        Ok(rustix::net::sockopt::socket_peercred(&stream)?.pid.as_raw_nonzero().get())
+    });
+    let path = config.ctdb_socket.clone();
+    match connected.await {
+        Some(Ok(pid)) if pid.cast_unsigned() == std::process::id() => Ok(()),
+        Some(Ok(pid)) => Err(SambaError::ForeignDatabases { path, pid }),
+        Some(Err(source)) => Err(SambaError::NoDatabases { path, source }),
+        None => Err(SambaError::NoDatabases { path, source: io::ErrorKind::TimedOut.into() }),
+    }
+}
+
+async fn write_include(config: &SambaConfig, nfs: bool) -> Result<(), SambaError> {
     let path = config.include.clone();
-    let text = include_text(config);
+    let text = include_text(config, nfs);
     let written = within(FILE_DEADLINE, move || {
         if std::fs::read_to_string(&path).is_ok_and(|old| old == text) {
             return Ok(());
@@ -140,7 +169,7 @@ async fn write_include(config: &SambaConfig) -> Result<(), SambaError> {
 }
 
 /// Has testparm read the configuration. Returns warnings: unknown parameters, settings that do not hold.
-pub async fn check(config: &SambaConfig) -> Result<Vec<String>, SambaError> {
+pub async fn check(config: &SambaConfig, nfs: bool) -> Result<Vec<String>, SambaError> {
     let program = || config.testparm.display().to_string();
     let run = Command::new(&config.testparm)
         .args(["-s", "-v", "--debuglevel=1"])
@@ -165,7 +194,7 @@ pub async fn check(config: &SambaConfig) -> Result<Vec<String>, SambaError> {
     }
     let mut warnings: Vec<String> =
         said.into_iter().filter(|line| line.starts_with("Unknown parameter") || line.contains("ERROR")).collect();
-    warnings.extend(deviations(config, &String::from_utf8_lossy(&output.stdout)));
+    warnings.extend(deviations(config, nfs, &String::from_utf8_lossy(&output.stdout)));
     Ok(warnings)
 }
 
@@ -178,13 +207,13 @@ fn is_chatter(line: &str) -> bool {
 }
 
 /// Which needed settings do not hold, by testparm's full listing.
-fn deviations(config: &SambaConfig, listing: &str) -> Vec<String> {
+fn deviations(config: &SambaConfig, nfs: bool, listing: &str) -> Vec<String> {
     let sections = parse_listing(listing);
     let global = sections.get("global");
     let mut found = Vec::new();
-    for Needed { name, value, why } in NEEDED {
+    for Needed { name, value, why } in needed(config, nfs) {
         for (section, values) in &sections {
-            let Some(got) = values.get(name).filter(|got| !got.eq_ignore_ascii_case(value)) else {
+            let Some(got) = values.get(name).filter(|got| !got.eq_ignore_ascii_case(&value)) else {
                 continue;
             };
             // a share that only inherits is the same complaint again
@@ -225,32 +254,85 @@ mod tests {
     const LISTING: &str = "# Global parameters\n[global]\n\tbind interfaces only = No\n\toplocks = Yes\n\n\
                            [a]\n\toplocks = Yes\n\tsmb2 leases = No\n[b]\n\tlevel2 oplocks = Yes\n";
 
+    fn clustered() -> SambaConfig {
+        SambaConfig { clustering: true, ..SambaConfig::default() }
+    }
+
     #[test]
     fn deviations_name_section_setting_and_remedy() {
-        let found = deviations(&SambaConfig::default(), LISTING);
+        let found = deviations(&SambaConfig::default(), false, LISTING);
         assert_eq!(found.len(), 3, "{found:#?}");
         assert!(found[0].starts_with("[global] has \"oplocks = Yes\", it should be No"));
         assert!(found[1].starts_with("[b] has \"level2 oplocks = Yes\""));
         assert!(found[2].contains("include = /etc/samba/steadfast.conf"));
-        assert!(deviations(&SambaConfig::default(), "[global]\n\toplocks = No\n").is_empty());
+        assert!(deviations(&SambaConfig::default(), false, "[global]\n\toplocks = No\n").is_empty());
+    }
+
+    #[test]
+    fn caching_is_left_alone_where_the_nodes_know_of_each_other() {
+        let listing = format!("{LISTING}\tposix locking = Yes\n");
+        let with_nfs = deviations(&clustered(), true, &listing);
+        assert!(with_nfs.is_empty(), "{with_nfs:#?}");
+        let without = deviations(&clustered(), false, &listing);
+        assert!(without[0].starts_with("[b] has \"posix locking = Yes\", it should be No"), "{without:#?}");
+        let elsewhere = "[global]\n\tclustering = No\n\tctdbd socket = /run/other\n";
+        let found = deviations(&clustered(), true, elsewhere);
+        assert!(found[0].starts_with("[global] has \"clustering = No\", it should be Yes"), "{found:#?}");
+        assert!(found[1].starts_with("[global] has \"ctdbd socket = /run/other\""), "{found:#?}");
     }
 
     #[test]
     fn the_include_sets_all_that_is_needed() {
-        let text = include_text(&SambaConfig::default());
-        for needed in NEEDED {
-            assert!(
-                text.lines().any(|l| l == format!("{} = {}", needed.name, needed.value.to_lowercase())),
-                "{}",
-                needed.name
-            );
+        for (config, nfs) in [SambaConfig::default(), clustered()].into_iter().zip([false, true]) {
+            let text = include_text(&config, nfs);
+            for Needed { name, value, .. } in needed(&config, nfs) {
+                assert!(text.lines().any(|l| l == format!("{name} = {value}")), "{name}");
+            }
         }
+    }
+
+    #[tokio::test]
+    async fn smbd_is_not_started_before_its_databases_answer() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = SambaConfig {
+            ctdb_socket: dir.path().join("ctdbd.socket"),
+            include: dir.path().join("include.conf"),
+            testparm: "true".into(),
+            ..clustered()
+        };
+        let error = prepare(&config, true).await.unwrap_err().to_string();
+        assert!(error.contains("ctdbd.socket does not answer (No such file"), "{error}");
+        let listener = std::os::unix::net::UnixListener::bind(&config.ctdb_socket).unwrap();
+        assert_eq!(prepare(&config, true).await.unwrap(), Vec::<String>::new());
+        drop(listener);
+        std::fs::remove_file(&config.ctdb_socket).unwrap();
+        let listen =
+            "import socket, sys; s = socket.socket(socket.AF_UNIX); s.bind(sys.argv[1]); s.listen(); sys.stdin.read()";
+        let mut ctdbd = std::process::Command::new("/usr/bin/python3")
+            .args(["-c", listen])
+            .arg(&config.ctdb_socket)
+            .stdin(Stdio::piped())
+            .spawn()
+            .unwrap();
+        while !config.ctdb_socket.exists() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        // It is bound a moment before it listens.
+        let error = loop {
+            match prepare(&config, true).await {
+                Err(SambaError::NoDatabases { .. }) => tokio::time::sleep(Duration::from_millis(5)).await,
+                other => break other.unwrap_err().to_string(),
+            }
+        };
+        ctdbd.kill().unwrap();
+        ctdbd.wait().unwrap();
+        assert!(error.contains(&format!("another program (pid {})", ctdbd.id())), "{error}");
     }
 
     #[tokio::test]
     async fn a_missing_testparm_is_named() {
         let config = SambaConfig { testparm: "steadfast-no-testparm".into(), ..SambaConfig::default() };
-        let error = check(&config).await.unwrap_err().to_string();
+        let error = check(&config, false).await.unwrap_err().to_string();
         assert!(error.contains("steadfast-no-testparm is not installed"), "{error}");
     }
 }

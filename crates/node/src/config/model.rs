@@ -226,7 +226,7 @@ impl Config {
     /// Of what must be equal on all nodes: not of paths, and not of lists that may differ.
     pub(super) fn compute_fingerprint(&self) -> u64 {
         let vips = if self.own_list.is_none() { Some(&self.vips) } else { None };
-        let text = serde_json::json!({
+        let mut all = serde_json::json!({
             "cluster": self.cluster,
             "nodes": self.nodes,
             "removed": self.removed,
@@ -238,8 +238,12 @@ impl Config {
             "storage": self.storage,
             "services": self.service_names(),
             "dns": self.dns.as_ref().map(|dns| (&dns.zone, &dns.names, dns.ttl, &dns.ns, &dns.contact)),
-        })
-        .to_string();
+        });
+        // One smbd that knows of nobody's locks spoils them all.
+        if self.services.samba.clustering {
+            all["clustering"] = true.into();
+        }
+        let text = all.to_string();
         let digest = ring::digest::digest(&ring::digest::SHA256, text.as_bytes());
         digest.as_ref().iter().take(8).fold(0, |sum, byte| sum << 8 | u64::from(*byte))
     }

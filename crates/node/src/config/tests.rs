@@ -267,6 +267,7 @@ fn the_fingerprint_is_the_same_on_every_node_and_changes_with_what_counts() {
         ("name = \"storage\"", "name = \"storage\"\nfail_back = \"window\"\nfail_back_window = \"22:00-04:30\""),
         ("name = \"storage\"", "name = \"storage\"\nfail_back_interval_ms = 5000"),
         ("\"storage.example\"", "\"other.example\""),
+        ("[dns]", "[samba]\nclustering = true\n[dns]"),
     ] {
         assert_ne!(first, text(&with(from, to), &machine(0)).expect("good").fingerprint, "{to}");
     }
