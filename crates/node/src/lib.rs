@@ -4,6 +4,7 @@ pub mod admin;
 pub mod clock;
 pub mod config;
 pub mod daemon;
+pub mod databases;
 pub mod guard;
 pub mod log;
 pub mod peer;
