@@ -6,6 +6,9 @@ use super::header::HEADER_LEN;
 /// The longest packet that is taken: a transaction of a client is one packet. More than this is an attack or an error.
 pub const MAX_PACKET: usize = 256 << 20;
 
+/// What an idle client's buffer may keep, in bytes.
+const KEPT: usize = 2 << 10;
+
 /// Bytes of one client that are no whole packet yet.
 ///
 /// A packet is kept as it grows, never reserved by its length field: a client that claims 200 MiB and sends nothing
@@ -31,6 +34,9 @@ impl Frames {
     /// # Errors
     /// A length of 0 to 3 or over [`MAX_PACKET`]: the stream cannot be followed any more and must be closed.
     pub fn packet(&mut self) -> Result<Option<&[u8]>, WireError> {
+        if self.at == self.buffer.len() && self.buffer.capacity() > KEPT {
+            *self = Self::default();
+        }
         loop {
             let left = &self.buffer[self.at..];
             let Some(field) = left.first_chunk::<4>() else { return Ok(None) };
@@ -68,7 +74,7 @@ mod tests {
 
     #[test]
     fn packets_come_out_whole_however_they_come_in() {
-        let stream: Vec<u8> = [packet(32), packet(100), packet(8), packet(33)].concat();
+        let stream: Vec<u8> = [packet(32), packet(5000), packet(8), packet(33)].concat();
         for step in [1, 3, 31, 64, 1000] {
             let mut frames = Frames::default();
             let mut seen = Vec::new();
@@ -78,8 +84,9 @@ mod tests {
                     seen.push(p.len());
                 }
             }
-            assert_eq!(seen, [32, 100, 33], "the runt of eight bytes is stepped over");
+            assert_eq!(seen, [32, 5000, 33], "the runt of eight bytes is stepped over");
             assert_eq!(frames.waiting(), 0);
+            assert!(frames.buffer.capacity() <= KEPT, "an idle client costs nothing");
         }
     }
 

@@ -277,7 +277,7 @@ fn deliver(
             }
             PeerEvent::Guard { from, word } => inbox.input(Input::Guard { from, word }),
             PeerEvent::Message { from, message } => inbox.input(Input::Message { from, message }),
-            PeerEvent::Link { peer, up } => {
+            PeerEvent::Link { peer, up, .. } => {
                 if up {
                     // New keys.
                     guard.reseal();

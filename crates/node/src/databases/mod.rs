@@ -1,3 +1,150 @@
-//! Samba's databases on this node: what stands between the core of `ctdb` and sockets, files and links.
+//! Samba's databases: the thread that runs the core of [`ctdb`] and all that it talks to.
+//!
+//! ```text
+//!   smbd, ctdb ─ socket ─> clients ──┐              ┌──> clients (written at once, the rest when they read)
+//!   peers' links ─> inbox (eventfd) ─┼─> the core ──┼──> files (what they cannot answer at once comes by the inbox)
+//!   snapshots, files ─> inbox ───────┘              └──> links (bulk), administrator's wishes, log
+//! ```
+//!
+//! One thread with its own poller, since a call of Samba is answered within the turn that reads it: no other thread
+//! needs to be woken. Nothing here waits for a client, a file or a peer, and nothing is decided here.
 
+mod clients;
+mod inbox;
+mod links;
 pub mod picture;
+mod socket;
+#[cfg(test)]
+mod tests;
+mod thread;
+
+use crate::clock;
+use ctdb::server::{FileAnswer, FileOrder, Input, Now, Output, Server, Wish};
+pub(crate) use inbox::{Item, Post};
+pub(crate) use links::CHANNEL;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use std::io;
+use std::path::PathBuf;
+use std::thread::{Builder, JoinHandle};
+use std::time::{Duration, SystemTime};
+use thread::Loop;
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+
+/// How long the thread may take to end.
+const END: Duration = Duration::from_secs(5);
+
+/// The core, as the thread sees it.
+pub(crate) trait Core {
+    fn handle(&mut self, now: Now, input: Input, out: &mut Vec<Output>);
+    /// When [`Input::Wake`] is due, on the clock of [`Now::mono`].
+    fn next_wake(&self) -> Option<Duration>;
+}
+
+impl Core for Server {
+    fn handle(&mut self, now: Now, input: Input, out: &mut Vec<Output>) {
+        Self::handle(self, now, input, out);
+    }
+    fn next_wake(&self) -> Option<Duration> {
+        Self::next_wake(self)
+    }
+}
+
+/// The files, as the thread sees them.
+pub(crate) trait Files {
+    /// Carries out one order without waiting; what can be answered at once is pushed to `now`.
+    fn order(&mut self, db: u32, order: FileOrder, now: &mut Vec<(u32, FileAnswer)>);
+}
+
+/// The rest of the daemon, as the thread sees it. No method may block.
+pub(crate) trait Outside: Send {
+    /// Bytes for another node's server, in order, over link number `link` only.
+    fn send(&self, to: u32, link: u64, bytes: Vec<Vec<u8>>);
+    /// A wish of an administrator.
+    fn wish(&self, wish: Wish);
+    /// The standing warning; empty: all is well.
+    fn warn(&self, text: String);
+}
+
+/// The thread, while it runs.
+#[derive(Debug)]
+pub(crate) struct Databases {
+    post: Post,
+    ended: oneshot::Receiver<()>,
+    thread: JoinHandle<()>,
+}
+
+impl Databases {
+    /// Starts it. It makes the core and the files itself, for that may take a while; if they cannot be made it ends with
+    /// a warning. Clients are served as soon as the socket can be had, which is tried again until then.
+    ///
+    /// # Errors
+    /// Out of descriptors or threads.
+    pub(crate) fn start<C: Core, F: Files>(
+        post: Post,
+        socket: PathBuf,
+        make: impl FnOnce() -> Result<(C, F), String> + Send + 'static,
+        outside: impl Outside + 'static,
+    ) -> io::Result<Self> {
+        more_descriptors();
+        let (sender, ended) = oneshot::channel();
+        let its = post.clone();
+        let thread = Builder::new().name("databases".into()).spawn(move || {
+            run(its, socket, make, outside);
+            // Who started it may have gone.
+            let _ = sender.send(());
+        })?;
+        Ok(Self { post, ended, thread })
+    }
+
+    /// Closes all clients and removes the socket.
+    pub(crate) async fn stop(self) {
+        self.post.put(Item::Stop);
+        if timeout(END, self.ended).await.is_err() {
+            return tracing::warn!("the databases' thread did not end within {} s", END.as_secs());
+        }
+        // A panic in it was reported when it happened.
+        let _ = self.thread.join();
+    }
+}
+
+fn run<C: Core, F: Files>(
+    post: Post,
+    socket: PathBuf,
+    make: impl FnOnce() -> Result<(C, F), String>,
+    outside: impl Outside,
+) {
+    let made = make().and_then(|(core, files)| {
+        Loop::new(post.clone(), socket, core, files, &outside).map_err(|e| format!("their thread cannot start: {e}"))
+    });
+    let ended = match made {
+        Ok(poller) => poller.run().map_err(|e| format!("their thread cannot wait for anything: {e}")),
+        Err(why) => Err(why),
+    };
+    post.close();
+    if let Err(why) = ended {
+        let text = format!("Samba's databases are off: {why}");
+        tracing::error!("{text}");
+        outside.warn(text);
+    }
+}
+
+/// Each client needs one.
+fn more_descriptors() {
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current != limit.maximum
+        && let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit })
+    {
+        tracing::warn!("the number of Samba's connections is limited ({error}): LimitNOFILE");
+    }
+}
+
+/// The clocks.
+pub(crate) fn now() -> Now {
+    let wall = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    Now { mono: mono(), wall }
+}
+
+fn mono() -> Duration {
+    Duration::from_micros(clock::now().0)
+}

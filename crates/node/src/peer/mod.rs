@@ -9,7 +9,7 @@
 //!              tokio tasks                            own thread
 //!   dial ──┐                                     ┌── receive (poll, all networks)
 //!   accept ┴─> link ─> slot ─> PeerEvent         └─> keys.open ─> wire.read ─> PeerEvent
-//!               ^ queue (bounded)
+//!               ^ queue (two lanes, bounded)
 //!   send ───────┘              send_heartbeat, send_grant ─> keys.seal ─> sendto, from the caller's thread
 //! ```
 
@@ -38,6 +38,7 @@ use cluster::{Grant, GuardWord, Heartbeat, Message, NodeConf, Pnn};
 use datagrams::Datagrams;
 pub use error::PeerError;
 pub use event::{LinkInfo, PeerConfig, PeerEvent, PeerStats};
+use queue::Bulk;
 use shared::{Counters, Shared, Sink, Site};
 use slot::Slot;
 use std::collections::BTreeMap;
@@ -48,6 +49,9 @@ use tokio::task::AbortHandle;
 
 /// Longest payload of a frame on a link, in bytes.
 pub const MAX_FRAME: usize = 1 << 20;
+
+/// Longest bulk that is sent as one, in bytes.
+pub const MAX_BULK: usize = 256 << 20;
 
 /// All links and heartbeat sockets of this node. Cheap to clone; [`Peers::stop`] ends it.
 #[derive(Clone, Debug)]
@@ -116,6 +120,14 @@ impl Peers {
             (Some(slot), Ok(frame)) => slot.send(frame),
             _ => false,
         }
+    }
+
+    /// Queues bulk, in order, for link number `link` to that node ([`PeerEvent::Link`]); false if it is over. It is
+    /// sent at once when the link is idle, never before what is not bulk, and each of it arrives as one
+    /// [`PeerEvent::Bytes`]. A peer that leaves 512 MiB unread loses its link. Never blocks.
+    pub fn send_bulk(&self, to: Pnn, link: u64, channel: u8, bulk: Vec<Vec<u8>>) -> bool {
+        let Some(slot) = self.shared.slot(to) else { return false };
+        slot.send_bulk(link, bulk.into_iter().map(|bytes| Bulk { channel, bytes }))
     }
 
     /// Sends a heartbeat on every network; never blocks. Lost before the first link has agreed on keys.

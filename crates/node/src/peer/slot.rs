@@ -3,7 +3,7 @@
 //! Everything that ends or replaces a link goes through here under one lock, so the caller sees `up` and `down`
 //! strictly in turn, and nothing of a link after its `down`, whatever the tasks of old links still do.
 
-use super::queue::Queue;
+use super::queue::{Bulk, Queue};
 use super::{LinkInfo, PeerEvent, Sink};
 use crate::sync::locked;
 use cluster::Pnn;
@@ -49,13 +49,13 @@ impl Slot {
         }
         if let Some(old) = state.queue.take() {
             old.close();
-            (self.events)(PeerEvent::Link { peer: self.peer, up: false });
+            (self.events)(PeerEvent::Link { peer: self.peer, up: false, number: state.generation });
         }
         state.generation += 1;
         state.queue = Some(queue);
         state.version = version;
         state.because.clear();
-        (self.events)(PeerEvent::Link { peer: self.peer, up: true });
+        (self.events)(PeerEvent::Link { peer: self.peer, up: true, number: state.generation });
         Some(state.generation)
     }
 
@@ -64,7 +64,7 @@ impl Slot {
         let mut state = locked(&self.state);
         if state.generation == generation && state.queue.take().is_some() {
             state.because = because.to_owned();
-            (self.events)(PeerEvent::Link { peer: self.peer, up: false });
+            (self.events)(PeerEvent::Link { peer: self.peer, up: false, number: generation });
         }
     }
 
@@ -93,6 +93,13 @@ impl Slot {
         locked(&self.state).queue.as_ref().is_some_and(|queue| queue.push(frame))
     }
 
+    /// Queues bulk for link number `generation`. False if that link is over; one that is too slow is closed.
+    pub(super) fn send_bulk(&self, generation: u64, bulk: impl IntoIterator<Item = Bulk>) -> bool {
+        let state = locked(&self.state);
+        let Some(queue) = state.queue.as_ref().filter(|_| state.generation == generation) else { return false };
+        bulk.into_iter().all(|bulk| queue.push_bulk(bulk))
+    }
+
     /// Which task dials; it ends with the slot.
     pub(super) fn dialed_by(&self, task: AbortHandle) {
         let mut state = locked(&self.state);
@@ -106,6 +113,7 @@ impl Slot {
     pub(super) fn close(&self, tell: bool) {
         let mut state = locked(&self.state);
         state.closed = true;
+        let number = state.generation;
         state.generation += 1;
         if let Some(task) = state.dialer.take() {
             task.abort();
@@ -113,7 +121,7 @@ impl Slot {
         if let Some(queue) = state.queue.take() {
             queue.close();
             if tell {
-                (self.events)(PeerEvent::Link { peer: self.peer, up: false });
+                (self.events)(PeerEvent::Link { peer: self.peer, up: false, number });
             }
         }
     }

@@ -8,6 +8,8 @@ use std::time::Duration;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 const BACKLOG: i32 = 128;
+/// Bytes that may wait in the kernel to be sent for the first time: enough that the wire never waits for this process.
+const UNSENT: u32 = 256 << 10;
 
 /// Listens on an address of this node, which may not be there yet.
 pub(super) fn listen(address: SocketAddr) -> Result<TcpListener, PeerError> {
@@ -55,8 +57,11 @@ pub(super) async fn connect(from: IpAddr, to: SocketAddr) -> io::Result<TcpStrea
     socket.connect(to).await
 }
 
-/// No waiting for more bytes, and no connection that outlives its peer.
+/// No waiting for more bytes, no connection that outlives its peer, and little that waits in the kernel before what is
+/// urgent.
 pub(super) fn tune(stream: &TcpStream, patience: Duration) -> io::Result<()> {
     stream.set_nodelay(true)?;
-    SockRef::from(stream).set_tcp_user_timeout(Some(patience))
+    let socket = SockRef::from(stream);
+    socket.set_tcp_notsent_lowat(UNSENT)?;
+    socket.set_tcp_user_timeout(Some(patience))
 }

@@ -1,5 +1,7 @@
 //! Several nodes in one process, over loopback; strangers and misbehaving peers among them.
 
+mod bulk;
+
 use super::*;
 use crate::peer::frame::{Frame, Hello, PROTOCOL};
 use crate::pki::{Authority, ClusterId, Identity, found};
@@ -116,7 +118,7 @@ impl Node {
     #[track_caller]
     pub(crate) fn wait_link(&self, peer: u16, up: bool) {
         self.wait(if up { "link" } else { "end of the link" }, |event| {
-            (*event == PeerEvent::Link { peer: Pnn(peer), up }).then_some(())
+            matches!(event, PeerEvent::Link { peer: p, up: u, .. } if (*p, *u) == (Pnn(peer), up)).then_some(())
         });
     }
 
@@ -165,7 +167,7 @@ fn three_nodes_talk() {
     for (node, others) in [(&n0, [1, 2]), (&n1, [0, 2]), (&n2, [0, 1])] {
         let mut missing = others.to_vec();
         node.wait("links", |event| {
-            if let PeerEvent::Link { peer, up: true } = event {
+            if let PeerEvent::Link { peer, up: true, .. } = event {
                 missing.retain(|p| *p != peer.0);
             }
             missing.is_empty().then_some(())
