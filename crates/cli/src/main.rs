@@ -5,6 +5,7 @@
 
 mod args;
 mod client;
+mod ctdb;
 mod exit;
 mod out;
 mod render;
@@ -14,9 +15,14 @@ use args::Cli;
 use clap::Parser;
 use exit::Fail;
 use std::io::Write;
+use std::path::Path;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    let mut args = std::env::args_os();
+    if args.next().is_some_and(|name| Path::new(&name).file_name().is_some_and(|name| name == "ctdb")) {
+        return ctdb::run(args);
+    }
     match Cli::try_parse() {
         Ok(cli) => run::run(cli).unwrap_or_else(|fail| failed(&fail)),
         Err(error) => match run::help(&error) {
