@@ -39,6 +39,9 @@ pub(crate) struct Shape {
     /// The daemon's preset: normal or fast
     #[arg(long, value_parser = ["normal", "fast"])]
     pub(crate) preset: Option<String>,
+    /// Samba with clustering: one server of all nodes
+    #[arg(long)]
+    pub(crate) clustering: bool,
     /// The program under test (default: beside this one)
     #[arg(long)]
     pub(crate) steadfast: Option<PathBuf>,
@@ -54,6 +57,7 @@ impl Shape {
             ipv6: false,
             subject: Subject::Steadfast,
             preset: None,
+            clustering: false,
             steadfast,
         }
     }
@@ -71,6 +75,7 @@ impl Shape {
         site.ipv6 = self.ipv6;
         site.subject = self.subject;
         site.preset.clone_from(&self.preset);
+        site.clustering = self.clustering;
         Ok(site)
     }
 
@@ -78,7 +83,7 @@ impl Shape {
         let storage = if self.storage == Storage::Gluster { "gluster" } else { "local" };
         let mut words = vec!["--storage".into(), storage.into(), "--nodes".into(), self.nodes.to_string()];
         words.extend(["--subject".into(), self.subject.word().into()]);
-        let flags = [(self.private_net, "--private-net"), (self.ipv6, "--ipv6")];
+        let flags = [(self.private_net, "--private-net"), (self.ipv6, "--ipv6"), (self.clustering, "--clustering")];
         words.extend(flags.iter().filter(|f| f.0).map(|f| f.1.to_owned()));
         if let Some(preset) = &self.preset {
             words.extend(["--preset".into(), preset.clone()]);

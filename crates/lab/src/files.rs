@@ -20,15 +20,16 @@ pub(crate) fn resolv(site: &Site) -> String {
     text
 }
 
-/// Plain Samba: no clustering, except under CTDB. `kernel share modes` and `fileid` are what a FUSE mount seen from several nodes needs.
+/// With clustering what the nodes keep for themselves (private dir, lock, state, cache and pid directories) stays where
+/// Debian has it: below each host's own /var and /run. `kernel share modes` and `fileid` are what a FUSE mount seen from several nodes needs.
 pub(crate) fn smb_conf(site: &Site, node: usize) -> String {
     let more = match site.subject {
         Subject::Steadfast => "  include = /etc/samba/steadfast.conf\n",
         Subject::Ctdb | Subject::CtdbTuned => "  clustering = yes\n",
         Subject::Parts => "",
     };
-    // CTDB's nodes are one server to Samba, with one name.
-    let name = if site.subject.is_ctdb() { "GLUSTER".into() } else { site::name(node).to_uppercase() };
+    // The nodes are one server to Samba's clients, with one name.
+    let name = if site.one_samba() { "GLUSTER".into() } else { site::name(node).to_uppercase() };
     format!(
         "[global]
   workgroup = WORKGROUP

@@ -18,6 +18,7 @@ mod pid1;
 mod probe;
 mod sh;
 mod site;
+mod smb;
 mod steadfast;
 mod stock;
 mod streams;

@@ -120,12 +120,9 @@ pub(crate) fn boot(lab: &Lab, node: usize) -> Result<()> {
         if lab.site.subject.is_ctdb() {
             stock::write_files(lab, node)?;
         }
-        // Under CTDB, Samba's users are in CTDB's databases: added when it runs.
-        let password = if lab.site.subject.is_ctdb() {
-            String::new()
-        } else {
-            format!("printf '{PASSWORD}\\n{PASSWORD}\\n' | smbpasswd -s -a {USER} >/dev/null")
-        };
+        // With clustering, Samba's users are in databases that all nodes share: added when those are there.
+        let password =
+            if lab.site.one_samba() { String::new() } else { format!("{} >/dev/null", smb_user(USER, PASSWORD)) };
         lab.write(&host, "/etc/ganesha/ganesha.conf", &files::ganesha_conf(&lab.site))?;
         lab.shell(
             &host,
@@ -149,6 +146,11 @@ pub(crate) fn boot(lab: &Lab, node: usize) -> Result<()> {
         lab.exec(&host, &["glusterd", "--log-level", "WARNING"], Duration::from_secs(120))?;
     }
     Ok(())
+}
+
+/// The command that gives a Unix user a password for SMB.
+pub(crate) fn smb_user(user: &str, password: &str) -> String {
+    format!("printf '{password}\\n{password}\\n' | smbpasswd -s -a {user}")
 }
 
 fn gluster(lab: &Lab, words: &[&str]) -> Result<String> {

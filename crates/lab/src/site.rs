@@ -62,6 +62,9 @@ pub(crate) struct Site {
     /// A word for `preset` in the daemon's file.
     #[serde(default)]
     pub(crate) preset: Option<String>,
+    /// Samba with `clustering = yes`: the nodes' smbds are one server. (Under CTDB always.)
+    #[serde(default)]
+    pub(crate) clustering: bool,
     /// The `steadfast` program under test.
     pub(crate) steadfast: PathBuf,
 }
@@ -98,6 +101,7 @@ impl Site {
             ipv6: false,
             subject: Subject::Steadfast,
             preset: None,
+            clustering: false,
             steadfast,
         })
     }
@@ -134,6 +138,11 @@ impl Site {
 
     pub(crate) fn vips6(&self) -> Vec<String> {
         if self.ipv6 { (0..self.nodes).map(|i| format!("fd5f:122::{}", 200 + i)).collect() } else { Vec::new() }
+    }
+
+    /// Have the nodes' smbds one set of databases, so that users are added once, when they run?
+    pub(crate) fn one_samba(&self) -> bool {
+        self.subject.is_ctdb() || (self.subject == Subject::Steadfast && self.clustering)
     }
 
     /// The hosts that are no nodes, with their last address byte.

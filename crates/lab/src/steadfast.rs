@@ -4,7 +4,7 @@
 //! needed here are not read.
 
 use crate::lab::Lab;
-use crate::site::{self, MOUNT, NFS_NAME, SHARE, SMB_NAME, Site, Storage, VOLUME, ZONE};
+use crate::site::{self, MOUNT, NFS_NAME, PASSWORD, SHARE, SMB_NAME, Site, Storage, USER, VOLUME, ZONE};
 use crate::{parts, sh};
 use anyhow::{Context, Result};
 use serde::Deserialize;
@@ -43,9 +43,10 @@ pub(crate) fn config(site: &Site) -> String {
         ),
         Storage::Local => write!(text, "\n[storage]\nkind = \"local\"\npath = \"{MOUNT}\"\n"),
     };
+    let clustering = if site.clustering { "clustering = true\n" } else { "" };
     let _ = write!(
         text,
-        "\n[samba]\nenabled = true\nshares = [\"{SHARE}\"]\n\
+        "\n[samba]\nenabled = true\nshares = [\"{SHARE}\"]\n{clustering}\
          \n[nfs]\nenabled = true\nexports = [\"/{VOLUME}\"]\nmount_port = 20048\n\
          \n[dns]\nzone = \"{ZONE}\"\nnames = [\"{NFS_NAME}\", \"{SMB_NAME}\"]\n"
     );
@@ -268,7 +269,17 @@ pub(crate) fn form(lab: &Lab, progress: &parts::Progress) -> Result<()> {
         let token = &tokens[node - 1].1;
         lab.exec(&site::name(node), &["steadfast", "join", "--config", CONFIG, token], Duration::from_secs(30))?;
         start(lab, node)
-    })
+    })?;
+    if lab.site.one_samba() {
+        progress.step("Samba's user, on gluster1 for all");
+        // The daemon has written its include when it starts smbd; before that smbpasswd would use a file of its own.
+        let line = format!(
+            "grep -qi '^clustering = yes' /etc/samba/steadfast.conf && {} >/dev/null",
+            parts::smb_user(USER, PASSWORD)
+        );
+        sh::wait_for("Samba to take a user", Duration::from_secs(60), || lab.shell(&first, &line).map(Some))?;
+    }
+    Ok(())
 }
 
 /// Waits until the daemon answers on its admin socket; a daemon that ended is an error at once.

@@ -257,7 +257,7 @@ pub(crate) fn form(lab: &Lab, progress: &parts::Progress) -> Result<()> {
     parts::each_node(lab, |node| start(lab, node))?;
     let all: Vec<usize> = (0..lab.site.nodes).collect();
     wait_whole(lab, &all, Duration::from_secs(120))?;
-    lab.shell(&first, &format!("printf '{PASSWORD}\\n{PASSWORD}\\n' | smbpasswd -s -a {USER} >/dev/null")).map(drop)
+    lab.shell(&first, &format!("{} >/dev/null", parts::smb_user(USER, PASSWORD))).map(drop)
 }
 
 /// Every node on, its ctdbd running, nothing disabled or cut, the volume healed.

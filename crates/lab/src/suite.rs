@@ -115,12 +115,14 @@ fn run_group(selection: &Selection, group: Group, run: &[Case], tally: &mut Tall
         ipv6: group == Group::Local,
         subject: Subject::Steadfast,
         preset: None,
+        clustering: group == Group::Samba,
         steadfast: selection.steadfast.clone(),
     };
     println!(
         "--- {} tests with {}",
         run.len(),
         match (shape.storage, shape.private_net) {
+            (Storage::Local, _) if shape.clustering => "a shared directory, Samba as one server",
             (Storage::Local, false) => "a shared directory",
             (Storage::Local, true) => "a shared directory, and control on a private network",
             (Storage::Gluster, false) => "GlusterFS",

@@ -18,6 +18,7 @@ pub(crate) mod outage;
 mod partition;
 mod planned;
 mod returning;
+mod samba;
 mod services;
 mod split;
 mod state;
@@ -48,6 +49,8 @@ pub(crate) enum Group {
     Local,
     /// The reference site: GlusterFS 2x2, one network.
     Gluster,
+    /// A shared directory, Samba with clustering.
+    Samba,
     /// A shared directory, and control on a network of its own.
     Nets,
     /// GlusterFS and control on a network of their own.
@@ -57,10 +60,10 @@ pub(crate) enum Group {
 }
 
 impl Group {
-    pub(crate) const ALL: [Self; 5] = [Self::Local, Self::Nets, Self::Gluster, Self::Mesh, Self::Vm];
+    pub(crate) const ALL: [Self; 6] = [Self::Local, Self::Samba, Self::Nets, Self::Gluster, Self::Mesh, Self::Vm];
 
     pub(crate) fn storage(self) -> Storage {
-        if matches!(self, Self::Local | Self::Nets) { Storage::Local } else { Storage::Gluster }
+        if matches!(self, Self::Local | Self::Samba | Self::Nets) { Storage::Local } else { Storage::Gluster }
     }
 
     pub(crate) fn private_net(self) -> bool {
@@ -70,6 +73,7 @@ impl Group {
     pub(crate) fn word(self) -> &'static str {
         match self {
             Self::Local => "local",
+            Self::Samba => "samba",
             Self::Nets => "nets",
             Self::Gluster => "gluster",
             Self::Mesh => "mesh",
@@ -133,6 +137,8 @@ pub(crate) const CASES: &[Case] = &[
     case(Group::Local, "nodes-list-changed", list::node_removed_and_added),
     case(Group::Local, "power-off-with-200-addresses", many::power_off),
     case(Group::Local, "power-cut-everywhere", outage::power_cut_everywhere),
+    long(Group::Samba, "samba-one-service", samba::one_service),
+    long(Group::Samba, "samba-outlives-a-node", samba::outlives_a_node),
     case(Group::Nets, "public-interface-down-beside-a-private-network", links::public),
     case(Group::Nets, "private-interface-down", links::private),
     long(Group::Nets, "honest-without-link-events", honest::no_link),
@@ -289,7 +295,11 @@ fn keep_logs(lab: &Lab, name: &str) {
         return;
     }
     for host in lab.site.names() {
-        for (log, from) in [("daemon", "var/log/steadfast.log"), ("ganesha", "var/log/ganesha/ganesha.log")] {
+        for (log, from) in [
+            ("daemon", "var/log/steadfast.log"),
+            ("ganesha", "var/log/ganesha/ganesha.log"),
+            ("smbd", "var/log/samba/log.smbd"),
+        ] {
             // A node that is off has its disk still; what cannot be read is not there.
             let _ = std::fs::copy(lab.disk(&host).join(from), dir.join(format!("{host}-{log}.log")));
         }
