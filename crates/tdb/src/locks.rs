@@ -61,13 +61,15 @@ pub(crate) struct Locks {
     enabled: bool,
     held: Vec<Held>,
     pub(crate) all: Option<All>,
+    /// The whole database is kept when the transaction that is open ends.
+    pub(crate) kept: bool,
     /// Set from elsewhere to end a wait (see `Waiter`).
     pub(crate) cancelled: Option<Arc<AtomicBool>>,
 }
 
 impl Locks {
     pub(crate) fn new(enabled: bool) -> Self {
-        Self { enabled, held: Vec::new(), all: None, cancelled: None }
+        Self { enabled, held: Vec::new(), all: None, kept: false, cancelled: None }
     }
 
     pub(crate) fn holds(&self, byte: u32) -> bool {
@@ -76,6 +78,12 @@ impl Locks {
 
     pub(crate) fn holds_any_but_active(&self) -> bool {
         self.held.iter().any(|held| held.byte != ACTIVE)
+    }
+
+    /// Whether it holds TRANSACTION and all records to write, and nothing else but ACTIVE.
+    pub(crate) fn whole(&self) -> bool {
+        let all = self.all.is_some_and(|all| all.kind == Kind::Exclusive);
+        all && self.holds(TRANSACTION) && self.held.iter().all(|held| [ACTIVE, TRANSACTION].contains(&held.byte))
     }
 
     pub(crate) fn has_lists(&self) -> bool {
@@ -231,6 +239,30 @@ impl Tdb {
         self.lock_all_as(kind, kind, wait)
     }
 
+    /// Locks TRANSACTION and all records to write, waiting. Nobody else reads, writes or begins a transaction, not even one
+    /// that would then wait; this handle may do all of that, transactions included.
+    pub fn lock_whole(&mut self) -> Result<()> {
+        self.writable()?;
+        if self.locks.all.is_some() || self.locks.holds_any_but_active() || !self.cursors.is_empty() {
+            return Err(self.order("the whole database asked for by somebody who holds locks or traverses"));
+        }
+        self.nest(TRANSACTION, Kind::Exclusive, Wait::Block)?;
+        if let Err(error) = self.lock_all_as(Kind::Exclusive, Kind::Exclusive, Wait::Block) {
+            self.unnest(TRANSACTION)?;
+            return Err(error);
+        }
+        Ok(())
+    }
+
+    /// Undoes [`lock_whole`](Self::lock_whole). Not within a transaction.
+    pub fn unlock_whole(&mut self) -> Result<()> {
+        if self.transaction.is_some() || !self.locks.whole() {
+            return Err(self.order("unlocked what was not locked, or is in a transaction"));
+        }
+        let all = self.unlock_all();
+        self.unnest(TRANSACTION).and(all)
+    }
+
     /// As `lock_all`; taken as `kind`, and counted as `counts`.
     pub(crate) fn lock_all_as(&mut self, kind: Kind, counts: Kind, wait: Wait) -> Result<bool> {
         loop {
@@ -314,14 +346,16 @@ impl Tdb {
         result
     }
 
-    /// Lets everything go but ACTIVE: the end of a transaction.
+    /// Lets everything go but ACTIVE, and the whole database if it was held before: the end of a transaction.
     pub(crate) fn release_transaction_locks(&mut self) -> Result<()> {
+        let kept = std::mem::take(&mut self.locks.kept);
+        let stays = |byte: u32| byte == ACTIVE || (kept && byte == TRANSACTION);
         let mut result = Ok(());
-        if self.locks.all.take().is_some() {
+        if !kept && self.locks.all.take().is_some() {
             result = self.range_unlock((FREELIST_HEAD, 0));
         }
-        let gone: Vec<u32> = self.locks.held.iter().map(|held| held.byte).filter(|byte| *byte != ACTIVE).collect();
-        self.locks.held.retain(|held| held.byte == ACTIVE);
+        let gone: Vec<u32> = self.locks.held.iter().map(|held| held.byte).filter(|byte| !stays(*byte)).collect();
+        self.locks.held.retain(|held| stays(held.byte));
         for byte in gone {
             let unlocked = self.range_unlock((byte, 1));
             result = result.and(unlocked);

@@ -29,7 +29,8 @@ const MAGIC: u32 = 20;
 impl Tdb {
     /// Begins a transaction, waiting for others' and for writers. Readers go on until the commit.
     ///
-    /// The handle must hold no other locks and be in no traverse.
+    /// The handle must be in no traverse, and hold no other locks or the whole database ([`lock_whole`](Self::lock_whole)),
+    /// which it then keeps beyond the transaction.
     pub fn begin(&mut self) -> Result<()> {
         self.begin_as(Wait::Block).map(drop)
     }
@@ -43,6 +44,12 @@ impl Tdb {
         self.writable()?;
         if self.transaction.is_some() {
             return Err(self.order("a transaction within a transaction"));
+        }
+        if self.locks.whole() && self.cursors.is_empty() {
+            self.look_at_size()?;
+            self.locks.kept = true;
+            self.transaction = Some(Overlay::new(self.size));
+            return Ok(true);
         }
         if self.locks.all.is_some() || self.locks.holds_any_but_active() || !self.cursors.is_empty() {
             return Err(self.order("a transaction by somebody who holds locks or traverses"));

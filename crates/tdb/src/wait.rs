@@ -23,6 +23,8 @@ pub enum Target {
     Chain(Vec<u8>, Kind),
     /// All records.
     All(Kind),
+    /// The whole database ([`Tdb::lock_whole`]).
+    Whole,
     /// A transaction: it has begun when the wait is over.
     Transaction,
 }
@@ -41,19 +43,26 @@ impl Waiter {
     /// Starts to wait. `done` is called once, in the waiting thread: with the handle, or with why there is none, which is
     /// [`Error::Cancelled`](crate::Error::Cancelled) after [`cancel`](Self::cancel).
     pub fn start(db: &Tdb, target: Target, done: impl FnOnce(Result<Tdb>) + Send + 'static) -> Result<Self> {
-        let mut handle = db.second_handle()?;
-        wake_up_calls().map_err(|error| db.io("cannot prepare to wait for a lock", error))?;
-        let cancelled = Arc::new(AtomicBool::new(false));
-        handle.locks.cancelled = Some(cancelled.clone());
-        let work = move || {
+        Self::run(db, move |mut handle| {
             let got = match &target {
                 Target::Chain(key, kind) => handle.lock_chain(key, *kind),
                 Target::All(kind) => handle.lock_all(*kind, Wait::Block).map(drop),
+                Target::Whole => handle.lock_whole(),
                 Target::Transaction => handle.begin(),
             };
             handle.locks.cancelled = None;
             done(got.map(|()| handle));
-        };
+        })
+    }
+
+    /// Runs `work` in a thread of its own with a handle of its own: after [`cancel`](Self::cancel) every wait of that
+    /// handle for a lock ends with [`Error::Cancelled`](crate::Error::Cancelled).
+    pub fn run(db: &Tdb, work: impl FnOnce(Tdb) + Send + 'static) -> Result<Self> {
+        let mut handle = db.second_handle()?;
+        wake_up_calls().map_err(|error| db.io("cannot prepare to wait for a lock", error))?;
+        let cancelled = Arc::new(AtomicBool::new(false));
+        handle.locks.cancelled = Some(cancelled.clone());
+        let work = move || work(handle);
         let thread = thread::Builder::new().name("tdb-wait".into()).stack_size(128 * 1024).spawn(work);
         let thread = thread.map_err(|error| db.io("cannot start a thread that waits for a lock", error))?;
         Ok(Self { cancelled, thread: Some(thread) })
@@ -62,6 +71,11 @@ impl Waiter {
     /// Stops to wait. Returns at once; the thread ends within a few milliseconds.
     pub fn cancel(mut self) {
         self.stop();
+    }
+
+    /// Lets the thread go on by itself: it has what it waited for.
+    pub fn detach(mut self) {
+        self.thread = None;
     }
 
     fn stop(&mut self) {

@@ -108,7 +108,7 @@ fn a_waiter_gets_its_lock_works_under_it_and_lets_go() {
     drop(held);
     assert_eq!(db.fetch(b"key").unwrap(), Some(b"data".to_vec()));
     // A whole freeze, and a transaction, from a thread.
-    for target in [Target::All(Kind::Exclusive), Target::Transaction] {
+    for target in [Target::All(Kind::Exclusive), Target::Whole, Target::Transaction] {
         peer.ok(&format!("chainlock_read {}", hex(b"other")));
         peer.ok(&format!("chainlock {}", hex(b"other")));
         let (sender, receiver) = mpsc::channel();
@@ -269,4 +269,73 @@ fn a_record_under_a_traverse_stays_in_its_chain() {
     let summary = db.check().unwrap();
     assert_eq!((summary.records, summary.dead), (1, 0), "dead ones are given back by the next allocation");
     peer.ok("check");
+}
+
+#[test]
+fn transactions_under_the_whole_database_keep_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("test.tdb.0");
+    let mut db = Tdb::open(&path, Options::create(Flags::CTDB_PERSISTENT, 11)).unwrap();
+    let mut other = Tdb::open(&path, Options::new(Flags::CTDB_PERSISTENT)).unwrap();
+    db.lock_whole().unwrap();
+    assert!(matches!(db.lock_whole(), Err(Error::Order { .. })));
+    let free = |other: &mut Tdb| {
+        let transaction = other.try_begin().unwrap();
+        if transaction {
+            other.cancel().unwrap();
+        }
+        let chain = other.try_lock_chain(b"key", Kind::Shared).unwrap();
+        if chain {
+            other.unlock_chain(b"key").unwrap();
+        }
+        (transaction, chain)
+    };
+    for (round, commit) in [(1u8, true), (2, false), (3, true)] {
+        db.begin().unwrap();
+        assert!(matches!(db.unlock_whole(), Err(Error::Order { .. })));
+        db.wipe().unwrap();
+        db.store(&[round], &[round; 100], Store::Insert).unwrap();
+        if commit {
+            db.commit().unwrap()
+        } else {
+            db.cancel().unwrap()
+        }
+        assert_eq!(free(&mut other), (false, false), "let go at the end of round {round}");
+        let now = if commit { round } else { 1 };
+        assert_eq!(db.fetch(&[now]).unwrap(), Some(vec![now; 100]));
+        assert_eq!(db.check().unwrap().records, 1);
+    }
+    // Written without a transaction too.
+    db.store(b"key", b"data", Store::Insert).unwrap();
+    db.unlock_whole().unwrap();
+    assert_eq!(free(&mut other), (true, true));
+    assert!(matches!(db.unlock_whole(), Err(Error::Order { .. })));
+    assert_eq!(other.fetch(b"key").unwrap(), Some(b"data".to_vec()));
+    // An ordinary transaction lets go again.
+    db.begin().unwrap();
+    db.store(b"key", b"more", Store::Replace).unwrap();
+    db.commit().unwrap();
+    assert_eq!(free(&mut other), (true, true));
+    // All records alone are not enough: somebody may have begun a transaction and wait for them.
+    db.lock_all(Kind::Exclusive, Wait::Try).unwrap();
+    assert!(matches!(db.begin(), Err(Error::Order { .. })));
+}
+
+#[test]
+fn work_in_a_thread_ends_at_its_next_lock_once_it_is_cancelled() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut db = Tdb::open(dir.path().join("test.tdb.0"), Options::create(Flags::CTDB_VOLATILE, 11)).unwrap();
+    db.store(b"key", b"data", Store::Insert).unwrap();
+    let (sender, receiver) = mpsc::channel();
+    let work = move |mut handle: Tdb| {
+        sender.send(handle.fetch(b"key")).unwrap();
+        sender.send(handle.fetch(b"key")).unwrap();
+    };
+    db.lock_chain(b"key", Kind::Exclusive).unwrap();
+    let waiter = Waiter::run(&db, work).unwrap();
+    assert!(receiver.recv_timeout(Duration::from_millis(50)).is_err());
+    waiter.cancel();
+    for _ in 0..2 {
+        assert!(matches!(receiver.recv_timeout(LONG).unwrap(), Err(Error::Cancelled { .. })));
+    }
 }
