@@ -4,7 +4,6 @@ pub mod admin;
 pub mod clock;
 pub mod config;
 pub mod daemon;
-#[allow(dead_code, unused_imports, reason = "wired in when all of its parts are there")]
 pub mod databases;
 pub mod guard;
 pub mod log;

@@ -15,6 +15,7 @@
 
 mod check;
 mod core;
+mod databases;
 mod disk;
 mod dns;
 mod effects;

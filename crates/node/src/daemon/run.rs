@@ -29,9 +29,10 @@ use super::site::{Site, Word};
 use super::tickles::{News, Tickles};
 use super::timeline::{Timeline, unix_ms};
 use super::without::Without;
-use super::{disk, dns, site, start, storage, tickles, time_of_day};
+use super::{databases, disk, dns, site, start, storage, tickles, time_of_day};
 use crate::admin::server::AdminSocket;
 use crate::config::Config;
+use crate::databases::{CHANNEL, Databases, Item as Data, Post};
 use crate::guard::{self, Guard, GuardLock, Keeper};
 use crate::log::Log;
 use crate::peer::{PeerConfig, PeerEvent, Peers};
@@ -120,10 +121,11 @@ fn serve(options: &Options, log: &Log) -> anyhow::Result<()> {
     let (words, words_heard) = mpsc::unbounded_channel();
     let (checks_cell, checks_ready) = watch::channel(None::<Checks>);
     let (guard, guard_news) = guard::channel();
+    let post = Post::new().context("the databases' queue cannot be made")?;
     let peers = Peers::start(
         peer_config(&config, options, &store),
         runtime.handle(),
-        deliver(inbox.clone(), checks_ready, tickles.clone(), words, guard.clone()),
+        deliver(inbox.clone(), checks_ready, tickles.clone(), words, guard.clone(), post.clone()),
     )
     .map_err(|e| anyhow::anyhow!("the links to the other nodes cannot be started: {e}"))?;
     let sealer = peers.clone();
@@ -176,6 +178,8 @@ fn serve(options: &Options, log: &Log) -> anyhow::Result<()> {
     };
     let mut core = spawn_core(cluster, wiring, outlet)?;
 
+    let (wishes, wished) = mpsc::unbounded_channel();
+    let databases = databases::start(&post, &config, &options.state_dir, peers.clone(), inbox.clone(), wishes);
     let facts = Facts::default();
     let (config_now, config_seen) = watch::channel(Arc::new(config));
     let (plans, plans_wanted) = mpsc::channel(4);
@@ -213,6 +217,8 @@ fn serve(options: &Options, log: &Log) -> anyhow::Result<()> {
     let ended = runtime.block_on(async {
         let lock_task = tokio::spawn(LockTask::new(inbox.clone()).run(lock_orders));
         tokio::spawn(time_of_day::run(inbox.clone()));
+        tokio::spawn(databases::tell(post, config_seen.clone(), snapshots_seen.clone()));
+        tokio::spawn(databases::carry_out(inbox.clone(), snapshots_seen.clone(), reload, wished));
         tokio::spawn(Tickles::new(inbox.clone(), peers.clone()).run(tickles_news));
         let dns = tokio::spawn(dns::run(config_seen.clone(), snapshots_seen, facts.clone()));
         let plan = site::services_plan(&config_seen.borrow());
@@ -231,7 +237,7 @@ fn serve(options: &Options, log: &Log) -> anyhow::Result<()> {
         stop(&mut core, &inbox).await;
         admin.abort();
         dns.abort();
-        end(services, lock_task, &lock, site, &options.run_dir).await;
+        end(services, databases, lock_task, &lock, site, &options.run_dir).await;
         result
     });
     peers.stop();
@@ -263,6 +269,7 @@ fn deliver(
     tickles: tickles::Sender,
     words: mpsc::UnboundedSender<Word>,
     guard: Guard,
+    post: Post,
 ) -> impl Fn(PeerEvent) + Send + Sync + 'static {
     let behind = AtomicBool::new(false);
     move |event| {
@@ -277,13 +284,14 @@ fn deliver(
             }
             PeerEvent::Guard { from, word } => inbox.input(Input::Guard { from, word }),
             PeerEvent::Message { from, message } => inbox.input(Input::Message { from, message }),
-            PeerEvent::Link { peer, up, .. } => {
+            PeerEvent::Link { peer, up, number } => {
                 if up {
                     // New keys.
                     guard.reseal();
                     // Both tasks end with the daemon only.
                     let _ = words.send(Word::Up(peer));
                 }
+                post.put(Data::Link { peer: u32::from(peer.0), up, number });
                 inbox.input(Input::Link { peer, up })
             }
             PeerEvent::Bytes { from, channel: check::CHANNEL, bytes } => {
@@ -297,6 +305,10 @@ fn deliver(
             }
             PeerEvent::Bytes { from, channel: site::LISTS, bytes } => {
                 let _ = words.send(Word::List(from, bytes));
+                true
+            }
+            PeerEvent::Bytes { from, channel: CHANNEL, bytes } => {
+                post.put(Data::Input(ctdb::server::Input::Peer { from: u32::from(from.0), bytes }));
                 true
             }
             PeerEvent::Bytes { from, channel, .. } => {
@@ -410,6 +422,7 @@ async fn stop(core: &mut Running, inbox: &Inbox) {
 
 async fn end(
     services: JoinHandle<()>,
+    databases: Option<Databases>,
     lock_task: JoinHandle<()>,
     lock: &mpsc::UnboundedSender<LockOrder>,
     site: Site,
@@ -427,6 +440,10 @@ async fn end(
             quiet = false;
             tracing::warn!("the {what} task did not end in time");
         }
+    }
+    // Samba, their last client, has ended.
+    if let Some(databases) = databases {
+        databases.stop().await;
     }
     storage::unmount_lock(&config.storage, run_dir, config.me).await;
     if !quiet {

@@ -19,7 +19,7 @@ use super::check::Checks;
 use super::facts::Facts;
 use super::inbox::{Inbox, Item};
 use super::lock::LockOrder;
-use super::{services, storage};
+use super::{databases, services, storage};
 use crate::config::{Config, Diagnostics, Machine, PublicList, Storage, load_or_last_good};
 use crate::guard::Guard;
 use crate::peer::Peers;
@@ -146,6 +146,7 @@ impl Site {
             (new.cluster != old.cluster, "the cluster's name"),
             (new.control_port != old.control_port, "control_port"),
             (new.timing != old.timing, "the lease"),
+            (databases::wanted(&new) != databases::wanted(&old), "[samba] clustering"),
         ] {
             if changed {
                 return Err(format!(

@@ -10,7 +10,6 @@
 //! needs to be woken. Nothing here waits for a client, a file or a peer, and nothing is decided here.
 
 mod clients;
-#[allow(dead_code, reason = "wired in by the next change")]
 pub(crate) mod files;
 mod inbox;
 mod links;
@@ -56,6 +55,12 @@ impl Core for Server {
 pub(crate) trait Files {
     /// Carries out one order without waiting; what can be answered at once is pushed to `now`.
     fn order(&mut self, db: u32, order: FileOrder, now: &mut Vec<(u32, FileAnswer)>);
+}
+
+impl Files for files::Files {
+    fn order(&mut self, db: u32, order: FileOrder, now: &mut Vec<(u32, FileAnswer)>) {
+        Self::order(self, db, order, now);
+    }
 }
 
 /// The rest of the daemon, as the thread sees it. No method may block.

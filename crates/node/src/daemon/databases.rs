@@ -1,0 +1,242 @@
+//! The databases' thread, as a part of this daemon: what it starts from, and what it wants of the others.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use cluster::{AdminRequest, AdminState, Pnn, Snapshot};
+use ctdb::server::{Input, Server, Wish};
+use rustix::process::{Signal, getpid, kill_process};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::{AbortHandle, JoinHandle};
+use tokio::time::sleep;
+
+use super::handler::Reload;
+use super::inbox::Inbox;
+use crate::config::Config;
+use crate::databases::files::{Dirs, Files};
+use crate::databases::picture::picture;
+use crate::databases::{CHANNEL, Databases, Item, Outside, Post, now};
+use crate::peer::Peers;
+
+/// Standing warning.
+const KEY: &str = "databases";
+
+/// What the thread wants of the daemon.
+struct Daemon {
+    peers: Peers,
+    inbox: Inbox,
+    wishes: mpsc::UnboundedSender<Wish>,
+}
+
+impl Outside for Daemon {
+    fn send(&self, to: u32, link: u64, bytes: Vec<Vec<u8>>) {
+        // Over a link that has ended meanwhile nothing is sent: the core is about to learn it.
+        if let Ok(to) = u16::try_from(to) {
+            self.peers.send_bulk(Pnn(to), link, CHANNEL, bytes);
+        }
+    }
+
+    fn wish(&self, wish: Wish) {
+        // The task ends with the daemon only.
+        let _ = self.wishes.send(wish);
+    }
+
+    fn warn(&self, text: String) {
+        self.inbox.input(cluster::Input::Warning { key: KEY.to_owned(), text });
+    }
+}
+
+/// Where the thread is to serve, if this configuration wants it.
+pub(super) fn wanted(config: &Config) -> Option<&Path> {
+    let samba = &config.services.samba;
+    (samba.enabled && samba.clustering).then_some(&*samba.ctdb_socket)
+}
+
+/// Starts the thread, if the configuration wants it. Without it the daemon serves on, with a standing warning.
+pub(super) fn start(
+    post: &Post,
+    config: &Config,
+    state_dir: &Path,
+    peers: Peers,
+    inbox: Inbox,
+    wishes: mpsc::UnboundedSender<Wish>,
+) -> Option<Databases> {
+    let Some(socket) = wanted(config) else {
+        post.close();
+        return None;
+    };
+    let me = u32::from(config.me.0);
+    let db = state_dir.join("db");
+    let dirs = Dirs { volatile: db.join("volatile"), persistent: db.join("persistent"), state: db.join("state") };
+    let answers = post.clone();
+    let make = move || {
+        let answer = Arc::new(move |db, answer| answers.put(Item::Input(Input::File { db, answer })));
+        let (files, found) = Files::new(dirs, me, answer).map_err(|error| error.to_string())?;
+        Ok((Server::new(me, getpid().as_raw_nonzero().get(), found, now()), files))
+    };
+    let daemon = Daemon { peers, inbox: inbox.clone(), wishes };
+    match Databases::start(post.clone(), socket.to_owned(), make, daemon) {
+        Ok(databases) => Some(databases),
+        Err(error) => {
+            let text = format!("Samba's databases are off: their thread cannot be started: {error}");
+            tracing::error!("{text}");
+            post.close();
+            inbox.input(cluster::Input::Warning { key: KEY.to_owned(), text });
+            None
+        }
+    }
+}
+
+/// Tells the thread what the cluster looks like, whenever that changes.
+pub(super) async fn tell(
+    post: Post,
+    mut config: watch::Receiver<Arc<Config>>,
+    mut snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
+) {
+    let mut told = None;
+    loop {
+        let snapshot = snapshots.borrow_and_update().clone();
+        if let Some(snapshot) = snapshot {
+            let new = picture(&snapshot, &config.borrow_and_update());
+            if told.as_ref() != Some(&new) {
+                told = Some(new.clone());
+                post.put(Item::Input(Input::Picture(new)));
+            }
+        }
+        // Both end with the daemon only.
+        tokio::select! {
+            Ok(()) = snapshots.changed() => {}
+            Ok(()) = config.changed() => {}
+            else => return,
+        }
+    }
+}
+
+/// Carries out what administrators want through the databases' socket (`ctdb disable`, `ctdb moveip` and so on), as if
+/// they had asked `steadfast`. The end of a ban is awaited here: after a daemon that ended first somebody must lift it.
+pub(super) async fn carry_out(
+    inbox: Inbox,
+    snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
+    reload: mpsc::Sender<Reload>,
+    mut wishes: mpsc::UnboundedReceiver<Wish>,
+) {
+    let mut bans: BTreeMap<u32, AbortHandle> = BTreeMap::new();
+    while let Some(wish) = wishes.recv().await {
+        tracing::info!("asked for at the databases' socket: {wish:?}");
+        let (node, state) = match wish {
+            Wish::Disable(node) => (node, AdminState::Drained),
+            Wish::Enable(node) | Wish::Continue(node) => (node, AdminState::Active),
+            Wish::Stop(node) => (node, AdminState::Stopped),
+            Wish::Ban(node, time) if time.is_zero() => (node, AdminState::Active),
+            Wish::Ban(node, time) => {
+                let (later, snapshots) = (inbox.clone(), snapshots.clone());
+                let ban = tokio::spawn(async move {
+                    sleep(time).await;
+                    let still = |s: &Arc<Snapshot>| {
+                        s.nodes.iter().any(|(pnn, n)| u32::from(pnn.0) == node && n.admin == AdminState::Banned)
+                    };
+                    if snapshots.borrow().as_ref().is_some_and(still) {
+                        ask(&later, set(node, AdminState::Active));
+                    }
+                });
+                if let Some(earlier) = bans.insert(node, ban.abort_handle()) {
+                    earlier.abort();
+                }
+                ask(&inbox, set(node, AdminState::Banned));
+                continue;
+            }
+            Wish::Move(vip, to) => {
+                ask(&inbox, pnn(to).map(|to| AdminRequest::MoveIp { vip, to }));
+                continue;
+            }
+            Wish::Reload => {
+                let (reply, answer) = oneshot::channel();
+                // Its failure is told by who carries it out.
+                if reload.send(reply).await.is_ok() {
+                    tokio::spawn(answer);
+                }
+                continue;
+            }
+            Wish::ShutDown => {
+                if let Err(error) = kill_process(getpid(), Signal::TERM) {
+                    tracing::error!("the daemon cannot end itself: {error}");
+                }
+                continue;
+            }
+        };
+        if let Some(ban) = bans.remove(&node) {
+            ban.abort();
+        }
+        ask(&inbox, set(node, state));
+    }
+}
+
+fn pnn(node: u32) -> Result<Pnn, String> {
+    u16::try_from(node).map(Pnn).map_err(|_| format!("there is no node {node}"))
+}
+
+fn set(node: u32, state: AdminState) -> Result<AdminRequest, String> {
+    Ok(AdminRequest::SetState { node: pnn(node)?, state, now: true })
+}
+
+/// In order; the answers come when they come.
+fn ask(inbox: &Inbox, request: Result<AdminRequest, String>) -> Option<JoinHandle<()>> {
+    let answer = match request {
+        Ok(request) => inbox.admin(request),
+        Err(why) => {
+            tracing::warn!("what was asked for at the databases' socket is not done: {why}");
+            return None;
+        }
+    };
+    Some(tokio::spawn(async move {
+        match answer.await {
+            Ok(Ok(text)) => tracing::info!("{text}, as asked for at the databases' socket"),
+            Ok(Err(why)) => tracing::warn!("what was asked for at the databases' socket is not done: {why}"),
+            // The daemon is ending.
+            Err(_) => {}
+        }
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::inbox::{Item, inbox};
+    use super::*;
+    use std::time::Duration;
+
+    #[tokio::test]
+    async fn wishes_become_an_administrators_requests_in_their_order() {
+        let (inbox, outlet) = inbox();
+        let (wishes, wished) = mpsc::unbounded_channel();
+        let (reload, mut reloads) = mpsc::channel(1);
+        let (_snapshots, seen) = watch::channel(None);
+        let vip = "10.0.0.9".parse().unwrap();
+        for wish in [
+            Wish::Disable(1),
+            Wish::Enable(1),
+            Wish::Stop(0),
+            Wish::Disable(70_000),
+            Wish::Continue(0),
+            Wish::Ban(2, Duration::from_secs(3600)),
+            Wish::Ban(2, Duration::ZERO),
+            Wish::Reload,
+            Wish::Move(vip, 1),
+        ] {
+            wishes.send(wish).unwrap();
+        }
+        drop(wishes);
+        carry_out(inbox, seen, reload, wished).await;
+        let mut asked = Vec::new();
+        while let Ok(Some(Item::Admin { request, .. })) = outlet.next(Duration::ZERO) {
+            asked.push(request);
+        }
+        let set = |node, state| AdminRequest::SetState { node: Pnn(node), state, now: true };
+        use AdminState::{Active, Banned, Drained, Stopped};
+        let expected = [(1, Drained), (1, Active), (0, Stopped), (0, Active), (2, Banned), (2, Active)];
+        let mut expected: Vec<_> = expected.map(|(node, state)| set(node, state)).into();
+        expected.push(AdminRequest::MoveIp { vip, to: Pnn(1) });
+        assert_eq!(asked, expected);
+        assert!(reloads.recv().await.is_some());
+    }
+}
