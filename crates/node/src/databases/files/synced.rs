@@ -44,7 +44,7 @@ impl Synced {
         if self.read() == generation {
             return Ok(());
         }
-        let fresh = self.path.with_added_extension("new");
+        let fresh = PathBuf::from(format!("{}.new", self.path.display()));
         let line = format!("{WORDS} {} {}\n", generation.epoch, generation.attempt);
         let written = write_synced(&fresh, line.as_bytes())
             .and_then(|()| fs::rename(&fresh, &self.path))

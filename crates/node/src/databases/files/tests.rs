@@ -5,6 +5,7 @@ use ctdb::database::{Token, Write};
 use ctdb::recovery::{Claim, Content, Edit, Generation};
 use ctdb::wire::{LtdbHeader, Record, record_flags as flag};
 use std::sync::mpsc::Receiver;
+use std::thread;
 use tdb::{Flags, Options, Store, Tdb};
 
 mod recovery;
@@ -244,7 +245,7 @@ fn a_damaged_file_is_set_aside_and_the_others_serve() {
     ] {
         fs::write(&path, damaged).unwrap();
         node = node.again();
-        assert_eq!(node.found, [good.clone()], "{what}");
+        assert_eq!(node.found, std::slice::from_ref(&good), "{what}");
         assert_eq!(node.files.damaged().map(|(db, _)| db).collect::<Vec<_>>(), [bad.db], "{what}");
         assert_eq!(node.order(&bad, FileOrder::Open(bad.clone())), []);
         let FileAnswer::Opened(Err(why)) = node.next() else { panic!("{what} was opened") };
