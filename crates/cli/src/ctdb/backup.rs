@@ -22,6 +22,8 @@ const NAME_LEN: usize = 64;
 const HEADER_LEN: usize = 5 * 8 + NAME_LEN;
 /// A buffer of records is written when it has this many bytes.
 const BUFFER_LEN: usize = 100 * 1000;
+/// Bytes of a buffer before its records: database and number.
+const BUFFER_HEAD: usize = 8;
 /// Where records for a restored database are sent to.
 const PUSH: u64 = 0xCE02 << 48;
 
@@ -83,27 +85,38 @@ impl Header {
     }
 }
 
-/// One buffer of records as a backup has it: its length in eight bytes, then the buffer.
+/// One buffer of records as a backup has it: database, number of records, bytes of the records (eight bytes), records.
 fn write_buffer(file: &mut File, buffer: &RecordBuffer) -> std::io::Result<()> {
     let mut out = Writer::default();
     buffer.put(&mut out);
     let bytes = out.finish();
-    file.write_all(&(bytes.len() as u64).to_ne_bytes())?;
-    file.write_all(&bytes)
+    let (head, records) = bytes.split_at(BUFFER_HEAD);
+    file.write_all(head)?;
+    file.write_all(&(records.len() as u64).to_ne_bytes())?;
+    file.write_all(records)
 }
 
+/// A buffer, and its bytes as they travel.
 fn read_buffer(file: &mut File) -> Result<(RecordBuffer, Vec<u8>), Exit> {
+    let mut bytes = vec![0; BUFFER_HEAD];
     let mut len = [0; 8];
-    file.read_exact(&mut len).map_err(|e| Exit::errno(&e))?;
+    file.read_exact(&mut bytes).and_then(|()| file.read_exact(&mut len)).map_err(|e| cut(&e))?;
     let len = u64::from_ne_bytes(len);
-    let mut bytes = Vec::new();
     // Read as it comes: a length that lies must not reserve memory.
-    file.take(len).read_to_end(&mut bytes).map_err(|e| Exit::errno(&e))?;
+    let there = file.take(len).read_to_end(&mut bytes).map_err(|e| cut(&e))?;
+    if there as u64 != len {
+        return Err(cut(&std::io::ErrorKind::UnexpectedEof.into()));
+    }
     let buffer = RecordBuffer::get(&bytes).map_err(|error| {
         complain!("{error}");
         Exit(71)
     })?;
     Ok((buffer, bytes))
+}
+
+fn cut(error: &std::io::Error) -> Exit {
+    complain!("The backup cannot be read to its end: {error}");
+    Exit(error.raw_os_error().unwrap_or(5))
 }
 
 pub(super) fn backupdb(ctx: &mut Context, args: &Args) -> Outcome {

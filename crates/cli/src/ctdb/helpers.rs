@@ -58,22 +58,18 @@ pub(super) fn lvs(ctx: &mut Context, args: &Args) -> Outcome {
     run("LVS helper", "CTDB_LVS_HELPER", "ctdb_lvs", args)
 }
 
-pub(super) fn event(_: &mut Context, args: &Args) -> Outcome {
-    run_event(args)
-}
-
-fn run_event(args: &[OsString]) -> Outcome {
+pub(super) fn event(args: &Args) -> Outcome {
     run("event daemon helper", "CTDB_EVENT_HELPER", "ctdb-event", args)
 }
 
-pub(super) fn scriptstatus(ctx: &mut Context, args: &Args) -> Outcome {
-    let event = match args {
+pub(super) fn scriptstatus(out: &mut Out, args: &Args) -> Outcome {
+    let which = match args {
         [] => "monitor".into(),
         [event] => event.clone(),
-        _ => return usage(&mut ctx.out, "scriptstatus"),
+        _ => return usage(out, "scriptstatus"),
     };
     // How the scripts ended is what it prints, not how it ends.
-    let _ = run_event(&["status".into(), "legacy".into(), event]);
+    let _ = event(&["status".into(), "legacy".into(), which]);
     Ok(())
 }
 

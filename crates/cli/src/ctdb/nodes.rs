@@ -239,7 +239,8 @@ const LEVELS: [(&str, i32); 5] = [("ERROR", 0), ("WARNING", 1), ("NOTICE", 3), (
 pub(super) fn getdebug(ctx: &mut Context, args: &Args) -> Outcome {
     let [] = args else { return usage(&mut ctx.out, "getdebug") };
     let level = number(ctx, Opcode::GET_DEBUG)?.cast_signed();
-    let name = LEVELS.iter().find(|(_, number)| level == *number).map_or("UNKNOWN", |(name, _)| name);
+    // A level between two names has the name of the lower one.
+    let name = LEVELS.iter().rev().find(|(_, number)| level >= *number).map_or("UNKNOWN", |(name, _)| name);
     say!(ctx.out, "{name}")
 }
 
@@ -254,12 +255,11 @@ pub(super) fn setdebug(ctx: &mut Context, args: &Args) -> Outcome {
     ctx.ask_node(Opcode::SET_DEBUG, &level.to_ne_bytes()).map(drop)
 }
 
-/// The level of a name or its beginning, or of a number: a number between two levels is the lower one.
+/// The level of a name or its beginning, or a number that is one.
 fn level(wanted: &str) -> Option<i32> {
     if wanted.starts_with(|c: char| c.is_ascii_digit()) {
-        let number = args::atoi(wanted);
         let (_, highest) = LEVELS[LEVELS.len() - 1];
-        return LEVELS.iter().rev().map(|(_, level)| *level).find(|level| *level <= number && number <= highest);
+        return Some(args::atoi(wanted)).filter(|number| *number <= highest);
     }
     let begins = |name: &str| name.get(..wanted.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(wanted));
     LEVELS.iter().find(|(name, _)| begins(name)).map(|(_, level)| *level)
@@ -356,7 +356,7 @@ mod tests {
             ("n", Some(3)),
             ("inf", Some(5)),
             ("", Some(0)),
-            ("4", Some(3)),
+            ("4", Some(4)),
             ("3x", Some(3)),
             ("10", Some(10)),
             ("11", None),

@@ -157,7 +157,6 @@ fn print(ctx: &mut Context, bytes: &[u8], header: bool) -> Outcome {
 
 fn print_machine(ctx: &mut Context, fields: Fields<'_>, started: i64, now: i64, header: bool) -> Outcome {
     let s = ctx.options.separator.clone();
-    // In the header there is one more than there are values: so it is in the original.
     let named =
         ["reclock_ctdbd_latency", "reclock_recd_latency", "call_latency", "lockwait_latency", "childwrite_latency"];
     if header {
@@ -180,7 +179,7 @@ fn print_machine(ctx: &mut Context, fields: Fields<'_>, started: i64, now: i64, 
 }
 
 /// Those that are told to programs, in order.
-const MACHINE_LATENCIES: [usize; 4] = [104, 136, 376, 408];
+const MACHINE_LATENCIES: [usize; 5] = [104, 136, 376, 184, 408];
 
 fn whole(data: &[u8]) -> Result<Vec<u8>, WireError> {
     Reader::new(data).take(SIZE, "statistics").map(<[u8]>::to_vec)
