@@ -3,7 +3,7 @@
 use super::args::Options;
 use super::context::Context;
 use super::out::{FAILED, Out, Outcome, say};
-use super::{admin, backup, databases, helpers, ip, nodes, records, statistics, tunables};
+use super::{admin, backup, databases, helpers, ip, nodes, records, statistics, tickles, tunables};
 use std::ffi::OsString;
 
 /// What stands after the command.
@@ -70,10 +70,10 @@ const COMMANDS: &[Command] = &[
     ("sync", There(admin::ipreallocate), "", "run ip reallocation (deprecated)"),
     ("ipreallocate", There(admin::ipreallocate), "", "run ip reallocation"),
     ("gratarp", There(ip::gratarp), "<ip> <interface>", "send a gratuitous arp"),
-    ("tickle", Alone(|_, out, args| ip::tickle(out, args)), "<srcip:port> <dstip:port>", "send a tcp tickle ack"),
-    ("gettickles", There(ip::gettickles), "<ip> [<port>]", "get the list of tickles"),
-    ("addtickle", There(ip::addtickle), "<ip>:<port> <ip>:<port>", "add a tickle"),
-    ("deltickle", There(ip::deltickle), "<ip>:<port> <ip>:<port>", "delete a tickle"),
+    ("tickle", Alone(|_, out, args| tickles::tickle(out, args)), "<srcip:port> <dstip:port>", "send a tcp tickle ack"),
+    ("gettickles", There(tickles::gettickles), "<ip> [<port>]", "get the list of tickles"),
+    ("addtickle", There(tickles::addtickle), "<ip>:<port> <ip>:<port>", "add a tickle"),
+    ("deltickle", There(tickles::deltickle), "<ip>:<port> <ip>:<port>", "delete a tickle"),
     ("listnodes", Alone(nodes::listnodes), "", "list nodes in the cluster"),
     ("reloadnodes", Here(admin::reloadnodes), "", "reload the nodes file all nodes"),
     ("moveip", Here(ip::moveip), "<ip> <node>", "move an ip address to another node"),

@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 
 /// The range of numbers that the tool has answers sent to.
 const TOOL: u64 = 0xCE01 << 48;
-/// As C's `ETIME`, `EPROTO`, `EIO`.
-const ETIME: i32 = 62;
+/// As C's `ETIMEDOUT`, `EPROTO`, `EIO`.
+const ETIMEDOUT: i32 = 110;
 const EPROTO: i32 = 71;
 const EIO: i32 = 5;
 
@@ -61,7 +61,7 @@ pub(super) fn text(arg: &OsString) -> std::borrow::Cow<'_, str> {
 pub(super) fn status_of(error: &Error) -> i32 {
     match error {
         Error::Refused { status, .. } => *status,
-        Error::Timeout { .. } => ETIME,
+        Error::Timeout { .. } => ETIMEDOUT,
         Error::Wire(_) | Error::Unexpected { .. } => EPROTO,
         Error::Closed => 1,
         Error::Connect { source, .. } | Error::Socket { source, .. } => source.raw_os_error().unwrap_or(EIO),

@@ -15,6 +15,7 @@ mod nodes;
 mod out;
 mod records;
 mod statistics;
+mod tickles;
 mod time;
 mod tunables;
 
