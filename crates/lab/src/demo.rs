@@ -43,6 +43,9 @@ fn commands(lab: &Lab) -> Result<String> {
     {on_client} nfs-ls nfs://{NFS_NAME}/{VOLUME}/{SHARE}
     {on_client} nfs-cp /root/hello.txt nfs://{NFS_NAME}/{VOLUME}/{SHARE}/over-nfs.txt
     {on_client} nfs-cat nfs://{NFS_NAME}/{VOLUME}/{SHARE}/hello.txt
+  Samba is one server of all nodes: who is there, and which users (added once)?
+    {lab_word} exec gluster1 -- smbstatus
+    {lab_word} exec gluster4 -- pdbedit -L
   which addresses do the names have?
     {on_client} dig +short {NFS_NAME}.storage.example
   pull the plug of a server, watch, and plug it in again

@@ -132,7 +132,7 @@ fn outside(cli: Cli) -> Result<i32> {
             relay(lab, &all)
         }
         Cmd::Demo { storage, steadfast } => {
-            let shape = Shape::reference(storage, steadfast);
+            let shape = Shape { clustering: true, ..Shape::reference(storage, steadfast) };
             run_inside(&shape, &["demo"], &[])
         }
         Cmd::Test(selection) => suite::main(&selection),
