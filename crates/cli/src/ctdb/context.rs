@@ -161,14 +161,16 @@ impl Context {
     /// Asks several nodes at once; all must answer 0. The answers, in the nodes' order.
     pub(super) fn ask_all(&mut self, nodes: &[u32], opcode: Opcode, data: &[u8]) -> Result<Vec<Vec<u8>>, Exit> {
         let answers = self.client.control_all(nodes, opcode, data).map_err(|e| Self::lost(&e))?;
-        answers
-            .into_iter()
-            .map(|answer| match answer {
-                Ok(reply) if reply.status == 0 => Ok(reply.data),
-                Ok(reply) => Err(Exit(reply.status)),
-                Err(error) => Err(Exit(status_of(&error))),
-            })
-            .collect()
+        let one = |(node, answer): (&u32, Result<ControlReply, Error>)| {
+            let status = match answer {
+                Ok(reply) if reply.status == 0 => return Ok(reply.data),
+                Ok(reply) => reply.status,
+                Err(error) => status_of(&error),
+            };
+            complain!("Control {} failed on node {node}, ret={status}", name(opcode));
+            Err(Exit(status))
+        };
+        nodes.iter().zip(answers).map(one).collect()
     }
 
     /// The nodes, as this node's daemon knows them; of a banned one as the next does that can be asked.
