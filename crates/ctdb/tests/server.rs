@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod common;
 mod world;
 
 use ctdb::control::{NodeMap, Opcode, PublicIps, VnnMap};

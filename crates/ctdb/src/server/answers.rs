@@ -28,8 +28,11 @@ impl Server {
                 out.i32(self.debug);
             }
             Opcode::GET_DBMAP => {
-                let opened = self.dbs.values().filter(|d| d.path.is_some() || d.unhealthy.is_some());
-                DbMap(opened.map(|d| (d.have.db, d.flags())).collect()).put(&mut out);
+                let mut known: Vec<_> =
+                    self.dbs.values().filter(|d| d.path.is_some() || d.unhealthy.is_some()).collect();
+                // The original puts each new one before the others.
+                known.sort_by_key(|d| std::cmp::Reverse(d.nth));
+                DbMap(known.into_iter().map(|d| (d.have.db, d.flags())).collect()).put(&mut out);
             }
             Opcode::DUMP_MEMORY => {
                 out.raw(self.memory().as_bytes());

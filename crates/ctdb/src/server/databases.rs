@@ -48,6 +48,8 @@ pub(super) struct Database {
     /// Empty records.
     pub(super) to_delete: BTreeSet<Vec<u8>>,
     pub(super) calls: u64,
+    /// The how-many-th to be opened here.
+    pub(super) nth: u64,
 }
 
 impl Database {
@@ -66,6 +68,7 @@ impl Database {
             sticky: false,
             to_delete: BTreeSet::new(),
             calls: 0,
+            nth: 0,
         }
     }
 
@@ -357,7 +360,10 @@ impl Server {
         let Some(db) = self.dbs.get_mut(&id) else { return };
         match result {
             Ok(path) => {
-                db.path = Some(path);
+                if db.path.replace(path).is_none() {
+                    self.opened += 1;
+                    db.nth = self.opened;
+                }
                 db.unhealthy = None;
                 if db.counts {
                     self.order(id, FileOrder::CountChanges);

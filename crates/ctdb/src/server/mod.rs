@@ -97,6 +97,8 @@ pub struct Server {
     recovery_ended: Now,
     ran: bool,
     serial: u64,
+    /// Databases that were opened so far.
+    opened: u64,
     calls: BTreeMap<Token, Call>,
     /// Controls whose answer depends on a file.
     reads: BTreeMap<Token, Origin>,
@@ -135,6 +137,7 @@ impl Server {
             recovery_ended: Now::default(),
             ran: false,
             serial: 0,
+            opened: 0,
             calls: BTreeMap::new(),
             reads: BTreeMap::new(),
             asked: BTreeMap::new(),

@@ -118,9 +118,16 @@ impl Tunables {
         &self.0
     }
 
-    /// The names that are listed. The original's text begins with a colon.
+    /// The names that are listed, in the original's order, which is not that of its structure in one place. Its text begins
+    /// with a colon.
     pub(super) fn list() -> String {
-        TABLE.iter().filter(|(.., obsolete)| !obsolete).map(|(name, ..)| format!(":{name}")).collect()
+        let mut names: Vec<&str> = TABLE.iter().filter(|(.., obsolete)| !obsolete).map(|(name, ..)| *name).collect();
+        let at = |names: &[&str], wanted| names.iter().position(|n| *n == wanted);
+        if let (Some(from), Some(to)) = (at(&names, "VacuumFastPathCount"), at(&names, "MaxQueueDropMsg")) {
+            let name = names.remove(from);
+            names.insert(to, name);
+        }
+        names.iter().map(|name| format!(":{name}")).collect()
     }
 }
 
@@ -137,5 +144,6 @@ mod tests {
         assert_eq!(Tunables::default().values().len(), 62);
         assert!(Tunables::list().starts_with(":SeqnumInterval:ControlTimeout"));
         assert!(!Tunables::list().contains("VacuumLimit"));
+        assert!(Tunables::list().contains("RepackLimit:VacuumFastPathCount:MaxQueueDropMsg"));
     }
 }

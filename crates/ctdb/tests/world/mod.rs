@@ -16,17 +16,22 @@ use ctdb::{call, lookup3, node};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
+use super::common::Dice;
+
 type Records = BTreeMap<Vec<u8>, Vec<u8>>;
 
 #[derive(Default)]
 pub(crate) struct File {
     pub(crate) kind: Option<Kind>,
+    name: String,
     pub(crate) records: Records,
     frozen: bool,
     synced: Generation,
     sequence: u32,
     /// Keys that a client has locked, and lock orders that wait for that or for the thaw.
     pub(crate) locked: BTreeSet<Vec<u8>>,
+    /// Keys that the daemon has locked.
+    ours: BTreeSet<Vec<u8>>,
     waiting: Vec<Vec<u8>>,
     freezing: Option<(Generation, bool)>,
     pub(crate) broken: bool,
@@ -51,6 +56,8 @@ pub(crate) struct World {
     epoch: u64,
     pub(crate) members: BTreeSet<u32>,
     leader: Option<u32>,
+    /// Things happen one by one, at [`World::step`], in this order.
+    pub(crate) dice: Option<u64>,
     next_client: u32,
     reqid: u32,
     pub(crate) vip_on: BTreeMap<u8, u32>,
@@ -77,6 +84,7 @@ impl World {
             epoch: 0,
             members: BTreeSet::new(),
             leader: None,
+            dice: None,
             next_client: 0,
             reqid: 0,
             vip_on: (0..nodes).map(|n| (n as u8 + 1, n)).collect(),
@@ -152,6 +160,31 @@ impl World {
         let picture = self.picture(n, leased, harmless);
         self.input(n, Input::Picture(picture));
         self.run();
+    }
+
+    /// Its daemon starts anew: its clients are gone, its volatile files are empty.
+    pub(crate) fn restart(&mut self, n: usize) {
+        let me = n as u32;
+        let have = |(id, file): (&u32, &File)| {
+            let name = file.name.clone();
+            (file.kind == Some(Kind::Persistent)).then_some(Have { db: *id, name, kind: Kind::Persistent })
+        };
+        let found = self.nodes[n].files.iter().filter_map(have).collect();
+        let node = &mut self.nodes[n];
+        node.files.retain(|_, file| file.kind == Some(Kind::Persistent));
+        for file in node.files.values_mut() {
+            file.unlock_all();
+        }
+        node.packets.clear();
+        node.server = Server::new(me, 1000, found, self.now);
+        node.alive = true;
+        node.inputs.clear();
+        for m in (0..self.nodes.len()).filter(|m| *m != n) {
+            if self.nodes[m].alive {
+                self.input(m, Input::Link { peer: me, up: true });
+                self.input(n, Input::Link { peer: m as u32, up: true });
+            }
+        }
     }
 
     /// Power off.
@@ -294,7 +327,7 @@ impl World {
                     self.input(n, Input::Wake);
                 }
             }
-            self.run();
+            self.drain();
         }
         self.pass(until);
     }
@@ -315,14 +348,45 @@ impl World {
 
     /// Until nothing is left to do.
     pub(crate) fn run(&mut self) {
+        if self.dice.is_some() {
+            return;
+        }
+        self.drain();
+    }
+
+    /// One thing that waits, whichever the dice say. False: nothing waits.
+    pub(crate) fn step(&mut self, dice: &mut Dice) -> bool {
+        let nodes = (0..self.nodes.len()).filter(|n| !self.nodes[*n].inputs.is_empty()).map(|n| (n, n));
+        let links =
+            self.links.iter().filter(|(link, queue)| !queue.is_empty() && !self.cut.contains(link)).map(|(l, _)| *l);
+        let all: Vec<(usize, usize)> = nodes.chain(links).collect();
+        if all.is_empty() {
+            return false;
+        }
+        let (from, to) = all[dice.roll(all.len())];
+        if from == to {
+            if let Some(input) = self.nodes[from].inputs.pop_front() {
+                self.take(from, input);
+            }
+        } else if let Some(bytes) = self.links.get_mut(&(from, to)).and_then(VecDeque::pop_front) {
+            self.input(to, Input::Peer { from: from as u32, bytes });
+        }
+        true
+    }
+
+    fn take(&mut self, n: usize, input: Input) {
+        if self.nodes[n].alive {
+            let mut out = Vec::new();
+            self.nodes[n].server.handle(self.now, input, &mut out);
+            out.into_iter().for_each(|output| self.carry_out(n, output));
+        }
+    }
+
+    pub(crate) fn drain(&mut self) {
         for _ in 0..2_000_000 {
             if let Some(n) = (0..self.nodes.len()).find(|n| !self.nodes[*n].inputs.is_empty()) {
                 let input = self.nodes[n].inputs.pop_front().unwrap();
-                if self.nodes[n].alive {
-                    let mut out = Vec::new();
-                    self.nodes[n].server.handle(self.now, input, &mut out);
-                    out.into_iter().for_each(|output| self.carry_out(n, output));
-                }
+                self.take(n, input);
                 continue;
             }
             let next = self.links.iter().find(|(link, queue)| !queue.is_empty() && !self.cut.contains(link));
@@ -382,10 +446,24 @@ pub(crate) fn number(bytes: Option<&[u8]>) -> u64 {
 }
 
 impl File {
+    /// Is a client kept from changing this key?
+    pub(crate) fn is_locked(&self, key: &[u8]) -> bool {
+        self.frozen || self.freezing.is_some() || self.locked.contains(key) || self.ours.contains(key)
+    }
+
+    fn unlock_all(&mut self) {
+        self.frozen = false;
+        self.freezing = None;
+        self.locked.clear();
+        self.ours.clear();
+        self.waiting.clear();
+    }
+
     fn order(&mut self, me: u32, order: FileOrder, out: &mut Vec<FileAnswer>) {
         match order {
             FileOrder::Open(Have { name, kind, .. }) => {
                 self.kind = Some(kind);
+                self.name.clone_from(&name);
                 out.push(FileAnswer::Opened(if self.broken {
                     Err("damaged".into())
                 } else {
@@ -396,12 +474,18 @@ impl File {
                 self.waiting.push(key);
                 self.go_on(out);
             }
-            FileOrder::Unlock { key, write } => match write {
-                Write::Nothing => {}
-                Write::Value(value) => drop(self.records.insert(key, value)),
-                Write::Delete => drop(self.records.remove(&key)),
-            },
+            FileOrder::Unlock { key, write } => {
+                assert!(self.ours.remove(&key), "{key:?} is let go and was not held");
+                match write {
+                    Write::Nothing => {}
+                    Write::Value(value) => drop(self.records.insert(key, value)),
+                    Write::Delete => drop(self.records.remove(&key)),
+                }
+                self.go_on(out);
+            }
             FileOrder::Freeze { generation, wipe } => {
+                // The wipe of one that was ordered before stands.
+                let wipe = wipe || self.freezing.is_some_and(|(_, wipe)| wipe);
                 self.freezing = Some((generation, wipe));
                 self.go_on(out);
             }
@@ -470,6 +554,7 @@ impl File {
     fn go_on(&mut self, out: &mut Vec<FileAnswer>) {
         if let Some((generation, wipe)) = self.freezing
             && self.locked.is_empty()
+            && self.ours.is_empty()
         {
             self.freezing = None;
             self.frozen = true;
@@ -483,12 +568,13 @@ impl File {
             });
             out.push(FileAnswer::Recovery { generation, answer: Answer::Frozen(content) });
         }
-        if self.frozen || self.freezing.is_some() {
+        if self.frozen {
             return;
         }
         let (free, waiting): (Vec<_>, Vec<_>) =
             std::mem::take(&mut self.waiting).into_iter().partition(|k| !self.locked.contains(k));
         self.waiting = waiting;
+        self.ours.extend(free.iter().cloned());
         out.extend(free.into_iter().map(|key| FileAnswer::Locked { value: self.records.get(&key).cloned(), key }));
     }
 
@@ -532,5 +618,11 @@ impl World {
         let copies = nodes.iter().filter_map(|n| self.nodes[*n].files.get(&db)?.records.get(key));
         let newest = copies.filter_map(|v| LtdbHeader::split(v).ok()).max_by_key(|(header, _)| header.rsn);
         newest.map_or(0, |(_, data)| number(Some(data)))
+    }
+}
+
+impl World {
+    pub(crate) fn leader_of(&self) -> Option<usize> {
+        self.leader.map(|leader| leader as usize)
     }
 }
