@@ -57,7 +57,7 @@ pub(super) struct Work {
     pub(super) behind: VecDeque<FileOrder>,
     /// By token.
     pub(super) traverses: BTreeMap<u64, Waiter>,
-    /// An error was answered. One is enough until the next recovery.
+    /// An error was answered. One is enough until a recovery begins, or ends.
     told: bool,
 }
 
@@ -93,8 +93,8 @@ impl Database {
         }
     }
 
-    /// A recovery is over: errors from now on are new ones.
-    pub(super) fn recovered(&self) {
+    /// A recovery begins or ends: errors from now on are new ones.
+    pub(super) fn errors_are_new(&self) {
         locked(&self.state).work.told = false;
     }
 

@@ -125,7 +125,7 @@ fn carry_out(database: &Database, handle: &mut Tdb, order: FileOrder) -> Result<
         }
         FileOrder::Prune { masters } => prune(handle, database.me, &masters),
         FileOrder::Thaw { generation } => {
-            database.recovered();
+            database.errors_are_new();
             return if database.persistent() { database.synced.write(generation) } else { Ok(()) };
         }
         // The others never come here.
@@ -135,6 +135,8 @@ fn carry_out(database: &Database, handle: &mut Tdb, order: FileOrder) -> Result<
 }
 
 fn freeze(database: &Database, handle: &mut Tdb, generation: Generation, wipe: bool) -> tdb::Result<()> {
+    // This recovery must hear of them though an earlier one has.
+    database.errors_are_new();
     if wipe {
         handle.wipe()?;
     }

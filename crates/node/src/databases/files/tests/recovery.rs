@@ -179,6 +179,113 @@ fn nobody_can_stand_between_a_freeze_and_its_transaction() {
     assert_eq!(began.join().unwrap().unwrap(), Some(value(1, 0, b"new")));
 }
 
+/// Lets all chains lead to where no record is.
+fn damage(path: &Path) {
+    use std::os::unix::fs::FileExt;
+    let file = fs::File::options().write(true).open(path).unwrap();
+    file.write_all_at(&[0xff; 4 * 100_001], 172).unwrap();
+}
+
+#[test]
+fn damage_in_use_is_told_once_and_a_recovery_mends_it() {
+    let mut node = Node::new();
+    let (volatile, persistent) = (locking(), secrets());
+    for db in [&volatile, &persistent] {
+        node.open(db);
+        node.write(db, b"key", value(1, ME, b"data"));
+        damage(&node.path(db));
+        let told = node.order(db, FileOrder::Lock { key: b"key".to_vec() });
+        let [FileAnswer::Damaged(why)] = &told[..] else { panic!("{told:?}") };
+        assert!(why.contains(&db.name) && why.contains("corrupt"), "{why}");
+        assert_eq!(node.order(db, FileOrder::Lock { key: b"other".to_vec() }), [], "again");
+        let token = Token(1);
+        let fetched = node.order(db, FileOrder::Fetch { token, key: b"key".to_vec() });
+        assert_eq!(fetched, [FileAnswer::Fetched { token, value: None }]);
+    }
+    // A recovery that does not know of it is told.
+    node.freeze(&volatile, generation(1));
+    assert_eq!(node.order(&volatile, FileOrder::Scan { generation: generation(1) }), []);
+    assert!(matches!(node.next(), FileAnswer::Damaged(_)));
+    node.order(&volatile, FileOrder::Freeze { generation: generation(2), wipe: true });
+    assert!(matches!(node.next(), FileAnswer::Recovery { answer: RecoveryAnswer::Frozen(None), .. }));
+    node.order(&volatile, FileOrder::Edit { edits: vec![(b"key".to_vec(), Edit::Value(value(2, ME, b"new")))] });
+    // A copy that cannot be read is none, and is replaced.
+    assert_eq!(node.freeze(&persistent, generation(1)), None);
+    assert_eq!(replace(&mut node, &persistent, vec![(b"key".to_vec(), value(2, ME, b"new")), number(1)]), Ok(()));
+    for db in [&volatile, &persistent] {
+        node.order(db, FileOrder::Thaw { generation: generation(2) });
+        let mut samba = node.other(db);
+        samba.check().unwrap();
+        assert_eq!(samba.fetch(b"key").unwrap(), Some(value(2, ME, b"new")));
+    }
+    node.nothing();
+}
+
+/// This test runs itself again as the daemon that is killed.
+#[test]
+fn a_daemon_killed_while_it_replaces_leaves_the_old_or_the_new_content() {
+    const INSIDE: &str = "STEADFAST_TEST_REPLACES_FOR_EVER";
+    const SIZES: [usize; 2] = [300, 40];
+    let db = secrets();
+    let content = |version: usize| {
+        let records = 0..SIZES[version];
+        records.map(|index| (vec![index as u8, (index >> 8) as u8], value(1, 0, &vec![version as u8; 500]))).collect()
+    };
+    if let Some(dir) = std::env::var_os(INSIDE) {
+        let (sender, answers) = mpsc::channel();
+        let answer: Answer = Arc::new(move |_, answer| drop(sender.send(answer)));
+        let (mut files, found) = Files::new(dirs(Path::new(&dir)), ME, answer).unwrap();
+        assert_eq!(found, std::slice::from_ref(&db));
+        let mut now = Vec::new();
+        files.order(db.db, FileOrder::Freeze { generation: generation(1), wipe: false }, &mut now);
+        answers.recv_timeout(LONG).unwrap();
+        println!("killable");
+        for version in (0..2).cycle() {
+            files.order(db.db, FileOrder::Replace { generation: generation(1), records: content(version) }, &mut now);
+            let replaced = answers.recv_timeout(LONG).unwrap();
+            let answer = RecoveryAnswer::Replaced(Ok(()));
+            assert_eq!(replaced, FileAnswer::Recovery { generation: generation(1), answer });
+        }
+    }
+    let mut node = Node::new();
+    node.open(&db);
+    node.freeze(&db, generation(1));
+    assert_eq!(replace(&mut node, &db, content(0)), Ok(()));
+    drop(node.files);
+    let path = dirs(node.dir.path()).persistent.join(format!("secrets.tdb.{ME}"));
+    let mut unfinished = 0;
+    for round in 0..25u64 {
+        use std::io::{BufRead, BufReader};
+        let mut daemon = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "--nocapture"])
+            .arg("databases::files::tests::recovery::a_daemon_killed_while_it_replaces_leaves_the_old_or_the_new_content")
+            .env(INSIDE, node.dir.path())
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let lines = BufReader::new(daemon.stdout.take().unwrap()).lines();
+        lines.map(Result::unwrap).find(|line| line.contains("killable")).unwrap();
+        // At another point of its work each time.
+        thread::sleep(Duration::from_micros(3000 + 1237 * round));
+        daemon.kill().unwrap();
+        daemon.wait().unwrap();
+        let bytes = fs::read(&path).unwrap();
+        unfinished += usize::from(bytes.windows(4).any(|word| word == 0xf53b_c0e7_u32.to_ne_bytes()));
+        let mut samba = Tdb::open(&path, Options::new(Flags::CTDB_PERSISTENT)).unwrap();
+        samba.check().unwrap();
+        let mut seen = Vec::new();
+        let each = |_: &mut Tdb, key: &[u8], value: &[u8]| {
+            seen.push((key.to_vec(), value.to_vec()));
+            Ok(std::ops::ControlFlow::Continue(()))
+        };
+        samba.traverse_read(each).unwrap();
+        let by_number = |record: &(Vec<u8>, Vec<u8>)| (record.0[1], record.0[0]);
+        seen.sort_unstable_by_key(by_number);
+        assert!(seen == content(0) || seen == content(1), "{} records in round {round}", seen.len());
+    }
+    println!("{unfinished} of 25 were killed within a commit");
+}
+
 /// On a disk of 4 MiB in a mount namespace of its own: this test runs itself again in there.
 #[test]
 fn a_full_disk_keeps_the_old_content_and_says_so() {
