@@ -204,6 +204,8 @@ pub(crate) struct DrillOptions {
 pub(crate) enum BenchKind {
     /// What clients see when a server fails
     Failover(bench::plan::Options),
+    /// Clustered databases, as clients of CTDB's protocol see them
+    Db(bench::db::plan::Options),
     /// Four nodes with all processors busy: view changes, false failovers, stalls
     Load {
         #[arg(long, default_value_t = 5.0)]
@@ -249,6 +251,12 @@ pub(crate) enum Inside {
         cases: Vec<String>,
     },
     BenchBlock {
+        #[command(flatten)]
+        shape: Shape,
+        #[arg(long)]
+        plan: PathBuf,
+    },
+    BenchDatabase {
         #[command(flatten)]
         shape: Shape,
         #[arg(long)]
@@ -350,6 +358,8 @@ pub(crate) enum ProbeKind {
         #[arg(long)]
         blocks: u64,
     },
+    /// A client of the clustered databases, as lines on standard input say
+    Database(bench::db::worker::Options),
     /// The drill's clients, as the line on standard input says
     Drill,
     /// Throw garbage at ports

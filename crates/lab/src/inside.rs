@@ -43,6 +43,10 @@ pub(crate) fn main(id: &str, command: Inside) -> Result<i32> {
             bench::block(&Lab::create(shape.site(id)?)?, &plan)?;
             Ok(0)
         }
+        Inside::BenchDatabase { shape, plan } => {
+            bench::db::drive(&Lab::create(shape.site(id)?)?, &plan)?;
+            Ok(0)
+        }
         Inside::BenchLoad { shape, minutes, json } => {
             bench::load(&Lab::create(shape.site(id)?)?, minutes, json)?;
             Ok(0)
@@ -59,7 +63,10 @@ pub(crate) fn main(id: &str, command: Inside) -> Result<i32> {
 fn on_running(lab: &Lab, command: Inside) -> Result<i32> {
     match command {
         Inside::Up(_) | Inside::Demo(_) | Inside::Test { .. } => {}
-        Inside::BenchBlock { .. } | Inside::BenchLoad { .. } | Inside::BenchIdle { .. } => {}
+        Inside::BenchBlock { .. }
+        | Inside::BenchDatabase { .. }
+        | Inside::BenchLoad { .. }
+        | Inside::BenchIdle { .. } => {}
         Inside::Exec { host, words } => {
             let host =
                 if site::CLIENT == host || site::WATCHER == host { host } else { site::name(lab.site.node(&host)?) };

@@ -9,6 +9,7 @@ mod cases;
 mod demo;
 mod drill;
 mod files;
+mod golden;
 mod host_init;
 mod inside;
 mod lab;
@@ -45,6 +46,7 @@ fn run_probe(probe: ProbeKind) -> Result<i32> {
         ProbeKind::NfsVerify { server, export, path, blocks } => {
             probe::nfs_writer::verify(server, &export, &path, blocks)
         }
+        ProbeKind::Database(options) => bench::db::worker::main(&options),
         ProbeKind::Drill => ::drill::clients::main().map(|()| 0),
         ProbeKind::Garbage { target, tcp, udp, rounds } => probe::garbage::main(target, &tcp, &udp, rounds),
         ProbeKind::Sweep { targets } => probe::sweep::main(&targets),
@@ -145,6 +147,7 @@ fn outside(cli: Cli) -> Result<i32> {
 fn bench_outside(bench: BenchKind) -> Result<i32> {
     match bench {
         BenchKind::Failover(options) => bench::plan::main(options),
+        BenchKind::Db(options) => bench::db::plan::main(&options),
         BenchKind::Load { minutes, storage, preset, json, steadfast } => {
             let mut words = strings(&["--minutes", &minutes.to_string()]);
             if json {

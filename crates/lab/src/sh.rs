@@ -4,7 +4,7 @@
 //! what it does can be repeated by hand. Nothing here interprets their output.
 
 use anyhow::{Context, Result, bail};
-use std::io::Read;
+use std::io::{Read, Write};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -64,14 +64,23 @@ pub(crate) fn kill_group(child: &mut Child) {
 
 /// Runs `command` to its end, or for `limit`; its failure is not an error here.
 pub(crate) fn outcome(command: &mut Command, limit: Duration) -> Result<Outcome> {
+    outcome_of(command, "", limit)
+}
+
+/// As [`outcome`], with this on its standard input.
+pub(crate) fn outcome_of(command: &mut Command, input: &str, limit: Duration) -> Result<Outcome> {
     let what = line(command);
     let mut child = command
-        .stdin(Stdio::null())
+        .stdin(if input.is_empty() { Stdio::null() } else { Stdio::piped() })
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .process_group(0)
         .spawn()
         .with_context(|| format!("cannot start `{what}`"))?;
+    if let Some(mut stdin) = child.stdin.take() {
+        // Less than a pipe holds; a program that reads none of it says so in its own words.
+        let _ = stdin.write_all(input.as_bytes());
+    }
     let out = child.stdout.take().map(drain);
     let err = child.stderr.take().map(drain);
     let end = Instant::now() + limit;

@@ -249,6 +249,21 @@ pub(crate) fn wait_whole(lab: &Lab, members: &[usize], limit: Duration) -> Resul
     })
 }
 
+/// Starts ctdbd everywhere and nothing else: no Samba, no Ganesha, none of its scripts for them. Records are locked with
+/// file locks, the only ones that our own clients know.
+pub(crate) fn start_bare(lab: &Lab) -> Result<()> {
+    lab.shell(&site::name(0), &format!("mkdir -p {MOUNT}/.ctdb {MOUNT}/.state"))?;
+    parts::each_node(lab, |node| {
+        let conf = ctdb_conf(lab.site.subject) + "[database]\n\ttdb mutexes = false\n";
+        lab.write(&site::name(node), "/etc/ctdb/ctdb.conf", &conf)?;
+        lab.shell(
+            &site::name(node),
+            "rm -f /etc/ctdb/events/legacy/50.samba.script /etc/ctdb/events/legacy/60.nfs.script",
+        )?;
+        start(lab, node)
+    })
+}
+
 /// Starts CTDB everywhere and adds the user, once: Samba's databases are CTDB's.
 pub(crate) fn form(lab: &Lab, progress: &parts::Progress) -> Result<()> {
     progress.step("ctdbd on every node; its event scripts start Samba and Ganesha");

@@ -3,9 +3,10 @@
 //! `failover` does the same faults to the same site under this daemon and under Debian's CTDB, in alternating blocks of
 //! runs ([`plan`]), each block in a laboratory of its own ([`block`]). A run ([`run`]) is: cluster whole, clients
 //! started and known to all nodes, fault, all served again, mended, whole again. Its figures are the longest gaps between
-//! two successes of each client.
+//! two successes of each client. `db` measures the clustered databases under both ([`db`]).
 
 mod block;
+pub(crate) mod db;
 mod idle;
 mod load;
 pub(crate) mod plan;

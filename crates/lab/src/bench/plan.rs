@@ -72,7 +72,7 @@ fn guess(subject: Subject, case: Fault) -> f64 {
     }
 }
 
-fn choose<T: ValueEnum>(words: &[String], all: &[T]) -> Result<Vec<T>> {
+pub(super) fn choose<T: ValueEnum>(words: &[String], all: &[T]) -> Result<Vec<T>> {
     let mut chosen = Vec::new();
     for word in words {
         if word == "all" {

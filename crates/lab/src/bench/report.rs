@@ -139,13 +139,13 @@ fn cell(row: Option<Row>) -> String {
 }
 
 /// First line that a program prints; "?" without it.
-fn says(words: &[&str]) -> String {
+pub(super) fn says(words: &[&str]) -> String {
     let done = Command::new(words[0]).args(&words[1..]).output();
     let text = done.map(|o| String::from_utf8_lossy(&o.stdout).into_owned()).unwrap_or_default();
     text.lines().next().unwrap_or("?").trim().to_owned()
 }
 
-fn machine() -> String {
+pub(super) fn machine() -> String {
     let proc = |file: &str| std::fs::read_to_string(file).unwrap_or_default();
     let field = |text: &str, name: &str| {
         let line = text.lines().find(|l| l.starts_with(name)).unwrap_or("").to_owned();
@@ -162,7 +162,7 @@ fn machine() -> String {
     )
 }
 
-fn versions() -> String {
+pub(super) fn versions() -> String {
     let of = |package: &str| says(&["dpkg-query", "-W", "-f", "${Version}\n", package]);
     ["ctdb", "samba", "nfs-ganesha", "glusterfs-server"].map(|p| format!("{p} {}", of(p))).join(", ")
 }
@@ -215,14 +215,14 @@ fn markdown(name: &str, runs: &[Run]) -> String {
 /// Replaces the part between the marks; a page without marks gets it at its end.
 pub(super) fn write_markdown(page: &Path, name: &str, runs: &[Run]) -> Result<()> {
     let old = std::fs::read_to_string(page).with_context(|| format!("cannot read {}", page.display()))?;
-    let new = replaced(&old, &markdown(name, runs));
+    let new = replaced(&old, &markdown(name, runs), BEGIN, END);
     std::fs::write(page, new).with_context(|| format!("cannot write {}", page.display()))
 }
 
-fn replaced(old: &str, part: &str) -> String {
-    let marked = format!("{BEGIN}\n\n{part}\n{END}");
-    match (old.find(BEGIN), old.find(END)) {
-        (Some(begin), Some(end)) if begin < end => format!("{}{marked}{}", &old[..begin], &old[end + END.len()..]),
+pub(super) fn replaced(old: &str, part: &str, begin: &str, end: &str) -> String {
+    let marked = format!("{begin}\n\n{part}\n{end}");
+    match (old.find(begin), old.find(end)) {
+        (Some(from), Some(to)) if from < to => format!("{}{marked}{}", &old[..from], &old[to + end.len()..]),
         _ => format!("{}\n\n{marked}\n", old.trim_end()),
     }
 }
@@ -268,10 +268,10 @@ mod tests {
 
     #[test]
     fn only_what_is_between_the_marks_is_replaced() {
-        let first = replaced("# Page\n\nwords\n", "one\n");
+        let first = replaced("# Page\n\nwords\n", "one\n", BEGIN, END);
         assert!(first.starts_with("# Page\n\nwords\n\n<!--"));
         let more = format!("{first}\n## After\n");
-        let second = replaced(&more, "two\n");
+        let second = replaced(&more, "two\n", BEGIN, END);
         assert!(second.contains("\ntwo\n") && !second.contains("one") && second.ends_with("\n## After\n"));
     }
 }

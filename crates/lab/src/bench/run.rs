@@ -35,7 +35,7 @@ pub(super) fn run(rival: Rival<'_>, case: Fault, number: usize) -> Run {
     run
 }
 
-fn load() -> f64 {
+pub(super) fn load() -> f64 {
     let text = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
     text.split(' ').next().and_then(|w| w.parse().ok()).unwrap_or(0.0)
 }
