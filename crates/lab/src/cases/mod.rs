@@ -140,7 +140,7 @@ pub(crate) const CASES: &[Case] = &[
     case(Group::Local, "power-cut-everywhere", outage::power_cut_everywhere),
     case(Group::Samba, "samba-one-service", samba::one_service),
     case(Group::Samba, "samba-outlives-a-node", samba::outlives_a_node),
-    long(Group::Samba, "ctdb-tool-golden-of-stock", golden::stock_twice),
+    long(Group::Samba, "ctdb-tool-twice-on-stock", golden::stock_twice),
     long(Group::Samba, "ctdb-tool-golden", golden::beside_stock),
     case(Group::Nets, "public-interface-down-beside-a-private-network", links::public),
     case(Group::Nets, "private-interface-down", links::private),

@@ -16,7 +16,7 @@ pub(super) fn lines(step: &Step, text: &str) -> Vec<String> {
         How::Nothing => all.clear(),
     }
     for line in &mut all {
-        for word in ["Generation:", "time="] {
+        for word in ["Generation:", "Leader:", "time="] {
             blank_number_after(line, word);
         }
     }

@@ -74,7 +74,7 @@ pub(super) const STEPS: &[Step] = &[
     exact(&["pnn"]),
     on(2, &["pnn"]),
     exact(&["-n", "1", "pnn"]),
-    exact(&["leader"]),
+    of(How::Numbers, &["leader"]),
     of(How::Numbers, &["ping"]),
     of(How::Numbers, &["-n", "3", "ping"]),
     exact(&["listnodes"]),
