@@ -348,3 +348,42 @@ fn a_client_of_another_kind_and_one_that_lies() {
     world.run();
     assert_eq!(world.ask(client, node::CURRENT, Opcode::PING, 0, &[]).unwrap().status, 1, "the connection stays");
 }
+
+#[test]
+fn a_file_that_cannot_be_opened_is_told_and_the_others_go_on() {
+    let mut world = World::new(3);
+    let id = ctdb::database_id("bad.tdb");
+    world.nodes[1].files.entry(id).or_default().broken = true;
+    let client = world.connect(0, 1);
+    assert_eq!(world.attach(client, Opcode::DB_ATTACH, "bad.tdb"), None, "it waits until the file is mended");
+    let there = world.connect(1, 2);
+    let refused = world.ask(there, node::CURRENT, Opcode::DB_ATTACH, 0, b"bad.tdb\0").unwrap();
+    assert_eq!((refused.status, &refused.error[..]), (-1, "damaged"));
+    let waits = world.nodes[0].server.waiting();
+    assert_eq!(waits, [("bad.tdb".to_owned(), "node 1: damaged".to_owned())]);
+    let good = world.attach(client, Opcode::DB_ATTACH, "good.tdb").unwrap();
+    assert!(world.count(client, good, KEY));
+}
+
+#[test]
+fn tickles_that_were_added_are_listed_until_they_are_removed() {
+    let mut world = World::new(2);
+    let tool = world.connect(0, 1);
+    let mut connection = Writer::default();
+    let (from, to) = ("10.1.1.1:1000".parse().unwrap(), "192.168.1.1:445".parse().unwrap());
+    ctdb::wire::Connection { client: from, server: to }.put(&mut connection);
+    let connection = connection.finish();
+    assert_eq!(world.ask(tool, node::CURRENT, Opcode::TCP_ADD, 0, &connection).unwrap().status, 0);
+    world.disconnect(tool);
+    let tool = world.connect(0, 1);
+    let mut address = Writer::default();
+    ctdb::wire::SockAddr::ip("192.168.1.1".parse().unwrap()).put(&mut address);
+    let address = address.finish();
+    let listed = |world: &mut World| {
+        let reply = world.ask(tool, node::CURRENT, Opcode::GET_TCP_TICKLE_LIST, 0, &address).unwrap();
+        ctdb::control::TickleList::get(&reply.data).unwrap().connections.len()
+    };
+    assert_eq!(listed(&mut world), 1);
+    assert_eq!(world.ask(tool, node::CURRENT, Opcode::TCP_REMOVE, 0, &connection).unwrap().status, 0);
+    assert_eq!(listed(&mut world), 0);
+}

@@ -366,6 +366,10 @@ impl Member {
                 database.phase = Phase::Stopped;
                 out.push(Effect::Send { to: leader, word: Word::Stopped { generation, db, content } });
             }
+            // The file cannot even be opened: it will never be stopped.
+            Answer::Replaced(Err(why)) if database.phase == Phase::Stopping => {
+                out.push(Effect::Send { to: leader, word: Word::Failed { generation, db, why } });
+            }
             _ if database.phase != Phase::Stopped => {}
             Answer::Frozen(_) => {}
             Answer::Scanned { records, last } => self.scanned(generation, db, records, last, out),

@@ -130,8 +130,8 @@ impl Server {
             let wanted = |c: &crate::wire::Connection| {
                 c.server.ip() == address.ip() && (address.port() == 0 || c.server.port() == address.port())
             };
-            let all: BTreeSet<_> =
-                self.clients.all().flat_map(|(_, c)| &c.connections).filter(|c| wanted(c)).copied().collect();
+            let clients = self.clients.all().flat_map(|(_, c)| &c.connections);
+            let all: BTreeSet<_> = clients.chain(&self.tickles).filter(|c| wanted(c)).copied().collect();
             let address = SocketAddr::new(address.ip(), 0);
             TickleList { address, connections: all.into_iter().collect() }.put(&mut out);
         } else {

@@ -167,25 +167,29 @@ impl Server {
     /// A client's TCP connection to a public address. They are listed from the kernel, whoever serves them; Samba's word
     /// is kept to show what it says.
     fn connection(&mut self, client: Option<ClientId>, origin: Origin, opcode: Opcode, connection: Connection) {
-        let Some(client) = client.and_then(|id| self.clients.get(id)) else {
-            return self.answer_status(origin, 0);
-        };
+        let holder = self.picture.addresses.iter().find(|a| a.address == connection.server.ip()).map(|a| a.holder);
         match opcode {
             Opcode::TCP_CLIENT => {
-                let ours = self.picture.addresses.iter().find(|a| a.address == connection.server.ip());
-                match ours {
-                    Some(address) if address.holder != Some(self.me) => return self.answer_status(origin, -1),
-                    Some(_) => {
-                        client.connections.insert(connection);
-                    }
-                    None => {}
+                if holder.is_some_and(|holder| holder != Some(self.me)) {
+                    return self.answer_status(origin, -1);
+                }
+                if let Some(client) = client.and_then(|id| self.clients.get(id)).filter(|_| holder.is_some()) {
+                    client.connections.insert(connection);
                 }
             }
-            Opcode::TCP_CLIENT_DISCONNECTED | Opcode::TCP_CLIENT_PASSED | Opcode::TCP_REMOVE => {
-                client.connections.remove(&connection);
+            Opcode::TCP_CLIENT_DISCONNECTED | Opcode::TCP_CLIENT_PASSED => {
+                if let Some(client) = client.and_then(|id| self.clients.get(id)) {
+                    client.connections.remove(&connection);
+                }
             }
+            Opcode::TCP_REMOVE => {
+                self.tickles.remove(&connection);
+            }
+            // Of an address that is none of this cluster's nobody ever asks.
             _ => {
-                client.connections.insert(connection);
+                if holder.is_some() {
+                    self.tickles.insert(connection);
+                }
             }
         }
         self.answer_status(origin, 0);

@@ -41,7 +41,7 @@ use crate::database::{Change, Token, Under};
 use crate::node::{INVALID_GENERATION, flags};
 use crate::peer::Said;
 use crate::recovery::{Have, Lead, Member, Word};
-use crate::wire::ControlReply;
+use crate::wire::{Connection, ControlReply};
 use clients::Clients;
 use databases::{Call, Database};
 use remote::Asked;
@@ -104,6 +104,8 @@ pub struct Server {
     reads: BTreeMap<Token, Origin>,
     asked: BTreeMap<u64, Asked>,
     traverses: BTreeMap<u64, Traverse>,
+    /// Connections that were told of and belong to no client here.
+    tickles: BTreeSet<Connection>,
     tunables: Tunables,
     statistics: Statistics,
     timers: Timers,
@@ -142,8 +144,9 @@ impl Server {
             reads: BTreeMap::new(),
             asked: BTreeMap::new(),
             traverses: BTreeMap::new(),
+            tickles: BTreeSet::new(),
             tunables: Tunables::default(),
-            statistics: Statistics::default(),
+            statistics: Statistics { since: now, ..Statistics::default() },
             timers: Timers::new(now),
             debug: 3,
             said_unknown: BTreeSet::new(),

@@ -79,7 +79,7 @@ impl Rival for Daemons<'_> {
     fn plain(&self, text: &str) -> String {
         let mut text = text.to_owned();
         for kind in ["volatile", "persistent", "state"] {
-            for dir in ["/var/lib/steadfast/databases", "/var/lib/steadfast/ctdb", "/var/lib/ctdb", "/run/steadfast"] {
+            for dir in ["/var/lib/steadfast/db", "/var/lib/ctdb", "/run/steadfast"] {
                 text = text.replace(&format!("{dir}/{kind}/"), &format!("{}/", kind.to_uppercase()));
             }
         }

@@ -67,7 +67,8 @@ pub(super) fn start(
         return None;
     };
     let me = u32::from(config.me.0);
-    let db = state_dir.join("db");
+    // Samba's processes open the files by the paths that they are told, wherever they stand.
+    let db = std::path::absolute(state_dir).unwrap_or_else(|_| state_dir.to_owned()).join("db");
     let dirs = Dirs { volatile: db.join("volatile"), persistent: db.join("persistent"), state: db.join("state") };
     let answers = post.clone();
     let make = move || {
