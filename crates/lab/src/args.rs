@@ -360,6 +360,8 @@ pub(crate) enum ProbeKind {
     },
     /// A client of the clustered databases, as lines on standard input say
     Database(bench::db::worker::Options),
+    /// A client of the clustered databases that counts through a fault
+    ClientOfDatabases(crate::probe::databases::Options),
     /// The drill's clients, as the line on standard input says
     Drill,
     /// Throw garbage at ports

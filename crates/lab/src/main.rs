@@ -47,6 +47,7 @@ fn run_probe(probe: ProbeKind) -> Result<i32> {
             probe::nfs_writer::verify(server, &export, &path, blocks)
         }
         ProbeKind::Database(options) => bench::db::worker::main(&options),
+        ProbeKind::ClientOfDatabases(options) => probe::databases::main(&options),
         ProbeKind::Drill => ::drill::clients::main().map(|()| 0),
         ProbeKind::Garbage { target, tcp, udp, rounds } => probe::garbage::main(target, &tcp, &udp, rounds),
         ProbeKind::Sweep { targets } => probe::sweep::main(&targets),

@@ -11,6 +11,8 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
 const PROGRAM: &str = include_str!("smb_client.py");
+/// Locks and oplocks, which the binding has not (package python3-impacket).
+const LOCKS_PROGRAM: &str = include_str!("smb_locks.py");
 /// For one answer; the server may be busy with a lost node meanwhile.
 const PATIENCE: Duration = Duration::from_secs(40);
 
@@ -38,6 +40,20 @@ impl Answer {
         matches!(self, Self::Refused(why) if why.starts_with("0xc0000043"))
     }
 
+    /// Somebody else has locked a part of the range.
+    pub(crate) fn is_lock_refused(&self) -> bool {
+        matches!(self, Self::Refused(why) if why.starts_with("0xc0000055"))
+    }
+
+    fn level(self) -> Result<Level> {
+        Ok(match self.handle()?.parse()? {
+            0 => Level::Nothing,
+            1 => Level::Read,
+            9 => Level::Batch,
+            other => Level::Other(other),
+        })
+    }
+
     /// The handle, or the refusal as an error.
     pub(crate) fn handle(self) -> Result<String> {
         match self {
@@ -45,6 +61,19 @@ impl Answer {
             Self::Refused(why) => bail!("SMB: {why}"),
         }
     }
+}
+
+/// What a client may keep to itself of an open file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Level {
+    /// Nothing.
+    Nothing,
+    /// What it has read.
+    Read,
+    /// What it writes, and the open itself.
+    Batch,
+    /// Another, as the protocol numbers it.
+    Other(u8),
 }
 
 /// A client's connection to one address; it ends with this value.
@@ -59,7 +88,16 @@ pub(crate) struct Session {
 impl Session {
     /// Logs the laboratory's user in at `server`.
     pub(crate) fn open(lab: &Lab, server: &str) -> Result<Self> {
-        let words = ["/usr/bin/python3", "-c", PROGRAM, server, SHARE, USER, PASSWORD];
+        Self::start(lab, server, PROGRAM)
+    }
+
+    /// The same, of a client that can lock ranges and cache.
+    pub(crate) fn locking(lab: &Lab, server: &str) -> Result<Self> {
+        Self::start(lab, server, LOCKS_PROGRAM)
+    }
+
+    fn start(lab: &Lab, server: &str, program: &str) -> Result<Self> {
+        let words = ["/usr/bin/python3", "-c", program, server, SHARE, USER, PASSWORD];
         let mut child = lab
             .command(CLIENT, &words)?
             .stdin(Stdio::piped())
@@ -111,6 +149,41 @@ impl Session {
     /// Writes a word through an open file.
     pub(crate) fn write(&mut self, handle: &str, word: &str) -> Result<Answer> {
         self.order(&format!("write {handle} {word}"))
+    }
+
+    /// Opens as [`Self::create`], to be shared with all, with a batch oplock: the handle, and the level that was granted.
+    pub(crate) fn create_caching(&mut self, name: &str) -> Result<(String, Level)> {
+        let handle = self.order(&format!("open {name} 0x0012019f 0x7 0x9"))?.handle()?;
+        let level = self.order(&format!("oplock {handle}"))?.level()?;
+        Ok((handle, level))
+    }
+
+    /// Waits until the server takes the oplock back, and gives it: what is left.
+    pub(crate) fn broken(&mut self, handle: &str, limit: Duration) -> Result<Level> {
+        self.order(&format!("broken {handle} {}", limit.as_secs_f64()))?.level()
+    }
+
+    /// Locks a range for itself alone, at once or not at all.
+    pub(crate) fn lock(&mut self, handle: &str, offset: u64, length: u64) -> Result<Answer> {
+        self.order(&format!("lock {handle} {offset} {length}"))
+    }
+
+    /// Gives a range back.
+    pub(crate) fn unlock(&mut self, handle: &str, offset: u64, length: u64) -> Result<Answer> {
+        self.order(&format!("unlock {handle} {offset} {length}"))
+    }
+
+    /// The number in the file.
+    pub(crate) fn number(&mut self, handle: &str) -> Result<u64> {
+        Ok(self.order(&format!("read {handle}"))?.handle()?.parse()?)
+    }
+
+    /// Adds 1 to the number in the file, under a lock that is waited for, for so long: how often, and the longest wait in
+    /// milliseconds.
+    pub(crate) fn count(&mut self, handle: &str, time: Duration) -> Result<(u64, f64)> {
+        let said = self.order(&format!("count {handle} {}", time.as_secs_f64()))?.handle()?;
+        let (times, longest) = said.split_once(' ').with_context(|| format!("no count: {said}"))?;
+        Ok((times.parse()?, longest.parse()?))
     }
 
     /// Closes an open file.

@@ -4,6 +4,7 @@
 //! prints its figures; [`Ctx::bound`] fails it when a figure is out of its bounds. Bounds are about twice what
 //! was measured, for a busy machine; the benchmark, not the tests, tells how fast it is.
 
+mod databases;
 mod drill;
 mod eviction;
 mod faults;
@@ -13,6 +14,7 @@ mod honest;
 mod input;
 mod links;
 mod list;
+mod locks;
 mod many;
 mod names;
 pub(crate) mod outage;
@@ -139,7 +141,10 @@ pub(crate) const CASES: &[Case] = &[
     case(Group::Local, "power-off-with-200-addresses", many::power_off),
     case(Group::Local, "power-cut-everywhere", outage::power_cut_everywhere),
     case(Group::Samba, "samba-one-service", samba::one_service),
+    case(Group::Samba, "samba-locks-between-nodes", locks::between_nodes),
     case(Group::Samba, "samba-outlives-a-node", samba::outlives_a_node),
+    case(Group::Samba, "databases-outlive-a-node", databases::outlive_a_node),
+    case(Group::Samba, "databases-outlive-a-stopped-daemon", databases::outlive_a_stopped_daemon),
     long(Group::Samba, "ctdb-tool-twice-on-stock", golden::stock_twice),
     long(Group::Samba, "ctdb-tool-golden", golden::beside_stock),
     case(Group::Nets, "public-interface-down-beside-a-private-network", links::public),

@@ -99,13 +99,13 @@ fn ms(since: Instant) -> f64 {
     since.elapsed().as_secs_f64() * 1000.0
 }
 
-fn smbds(ctx: &Ctx<'_>, node: usize) -> Result<BTreeSet<String>> {
+pub(super) fn smbds(ctx: &Ctx<'_>, node: usize) -> Result<BTreeSet<String>> {
     let text = ctx.lab.shell(&site::name(node), "pgrep smbd")?;
     Ok(text.split_whitespace().map(str::to_owned).collect())
 }
 
 /// Samba's processes of a node that stay: its own and those of the test's sessions. Each probe has one for a moment.
-fn standing(ctx: &Ctx<'_>, nodes: &[usize]) -> Result<Vec<BTreeSet<String>>> {
+pub(super) fn standing(ctx: &Ctx<'_>, nodes: &[usize]) -> Result<Vec<BTreeSet<String>>> {
     let before: Vec<_> = nodes.iter().map(|&n| smbds(ctx, n)).collect::<Result<_>>()?;
     std::thread::sleep(APART);
     let both = |(was, node): (BTreeSet<String>, &usize)| Ok(&was & &smbds(ctx, *node)?);

@@ -1,0 +1,161 @@
+//! A client of the clustered databases on a node: locked increments of records that go to and fro between the nodes, and
+//! persistent transactions, one of each in turn.
+//!
+//! ```text
+//! ready                   attached
+//! A volatile persistent   increments and transactions that are done; after each
+//! N volatile persistent volatile_ms persistent_ms    last line, after its standard input was closed; the longest of each
+//! F text                  ended by this error
+//! ```
+
+use super::{say, stop_flag};
+use anyhow::{Context, Result, bail};
+use ctdb::control::Opcode;
+use ctdb::node::CURRENT;
+use ctdb::wire::{Body, Control, Header, Packet};
+use ctdb_client::{Client, Database, Error, Kind, Transaction};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+/// Counters of each set: their location masters are on all nodes.
+const COUNTERS: u64 = 16;
+const NUMBER: &[u8] = b"number";
+/// Requests of the client that reads no answer.
+const UNREAD: usize = 200_000;
+
+/// What a client is to do.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Options {
+    #[arg(value_enum)]
+    work: Work,
+    /// Which set of counters
+    #[arg(long, default_value = "all")]
+    set: String,
+    /// Number of nodes
+    #[arg(long, default_value_t = 4)]
+    nodes: u32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Work {
+    /// Increments until standard input ends
+    Count,
+    /// Says what is there ([`Found`], as JSON) and ends
+    Look,
+    /// Asks and asks, and reads no answer
+    Deaf,
+}
+
+/// What the databases hold.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Found {
+    /// The sum of the set's counters.
+    pub(crate) volatile: u64,
+    /// By node, its transactions as this node's copy has them.
+    pub(crate) persistent: BTreeMap<u32, u64>,
+}
+
+pub(crate) fn main(options: &Options) -> Result<i32> {
+    let done = match options.work {
+        Work::Count => count(options),
+        Work::Look => look(options),
+        Work::Deaf => deaf(),
+    };
+    if let Err(e) = done {
+        say(&format!("F {e:#}"));
+        return Ok(1);
+    }
+    Ok(0)
+}
+
+fn number(data: &[u8]) -> u64 {
+    data.first_chunk::<8>().map_or(0, |b| u64::from_ne_bytes(*b))
+}
+
+/// Each node's transactions have a database of their own: nobody else writes there, so no lock is needed.
+fn persistent(client: &mut Client, node: u32) -> Result<Database, Error> {
+    Database::attach(client, &format!("lab_persistent_{node}.tdb"), Kind::Persistent)
+}
+
+fn add(client: &mut Client, db: &mut Database, key: &[u8], more: u64) -> Result<u64, Error> {
+    let held = db.fetch_locked(client, key)?;
+    let number = number(&held.data) + more;
+    let done = if more > 0 { db.store(key, held.header, &number.to_ne_bytes()) } else { Ok(()) };
+    db.unlock(key)?;
+    done.map(|()| number)
+}
+
+fn key(options: &Options, i: u64) -> Vec<u8> {
+    format!("{}-{}", options.set, i % COUNTERS).into_bytes()
+}
+
+fn ms(since: Instant) -> f64 {
+    since.elapsed().as_secs_f64() * 1000.0
+}
+
+fn count(options: &Options) -> Result<()> {
+    let stop = stop_flag();
+    let mut client = Client::connect(Path::new(ctdb_client::SOCKET))?;
+    let mut counters = Database::attach(&mut client, "lab_counters.tdb", Kind::Volatile)?;
+    let me = client.pnn();
+    let mut own = persistent(&mut client, me)?;
+    let mut number = own.local(NUMBER)?.map_or(0, |(_, data)| number(&data));
+    say("ready");
+    let (mut volatile, mut longest) = (0u64, [0.0f64; 2]);
+    while !stop.load(Ordering::Relaxed) {
+        let begun = Instant::now();
+        add(&mut client, &mut counters, &key(options, volatile), 1)?;
+        volatile += 1;
+        longest[0] = longest[0].max(ms(begun));
+        let begun = Instant::now();
+        let mut transaction = Transaction::default();
+        transaction.put(&client, &mut own, NUMBER, &(number + 1).to_ne_bytes())?;
+        transaction.commit(&mut client, &mut own)?;
+        number += 1;
+        longest[1] = longest[1].max(ms(begun));
+        say(&format!("A {volatile} {number}"));
+    }
+    say(&format!("N {volatile} {number} {:.0} {:.0}", longest[0], longest[1]));
+    Ok(())
+}
+
+fn look(options: &Options) -> Result<()> {
+    let mut client = Client::connect(Path::new(ctdb_client::SOCKET))?;
+    let mut counters = Database::attach(&mut client, "lab_counters.tdb", Kind::Volatile)?;
+    let mut volatile = 0;
+    for i in 0..COUNTERS {
+        volatile += add(&mut client, &mut counters, &key(options, i), 0)?;
+    }
+    let mut found = Found { volatile, persistent: BTreeMap::new() };
+    for node in 0..options.nodes {
+        let mut db = persistent(&mut client, node)?;
+        found.persistent.insert(node, db.local(NUMBER)?.map_or(0, |(_, data)| number(&data)));
+    }
+    say(&serde_json::to_string(&found)?);
+    Ok(())
+}
+
+fn deaf() -> Result<()> {
+    let stop = stop_flag();
+    let mut stream = UnixStream::connect(ctdb_client::SOCKET).context("cannot connect")?;
+    stream.set_write_timeout(Some(Duration::from_secs(1)))?;
+    let header = Header { generation: 0, dest: CURRENT, source: 0, reqid: 1 };
+    let body = Body::Control(Control { opcode: Opcode::GETVNNMAP.0, srvid: 0, flags: 0, data: Vec::new() });
+    let request = Packet { header, body }.encode();
+    say("ready");
+    let sent = (0..UNREAD).take_while(|_| stream.write_all(&request).is_ok()).count();
+    if sent == 0 {
+        bail!("the daemon takes no request");
+    }
+    say(&format!("A {sent} 0"));
+    while !stop.load(Ordering::Relaxed) {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    say(&format!("N {sent} 0 0 0"));
+    Ok(())
+}
