@@ -187,6 +187,13 @@ pub(crate) enum Command {
     /// Check or show the configuration
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Make a configuration from CTDB's files, and say what became of each of their lines
+    ImportCtdb {
+        #[command(flatten)]
+        options: ImportOptions,
+        #[command(flatten)]
+        json: Json,
+    },
     /// The names that clients use
     #[command(subcommand)]
     Dns(DnsCommand),
@@ -295,6 +302,20 @@ pub(crate) struct DrillOptions {
     pub(crate) svg: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) json: Json,
+}
+
+/// Where CTDB's files are and where ours goes.
+#[derive(Debug, Args)]
+pub(crate) struct ImportOptions {
+    /// CTDB's directory
+    #[arg(long, default_value = "/etc/ctdb", env = "CTDB_BASE", value_name = "DIR")]
+    pub(crate) base: PathBuf,
+    /// Write this file instead of standard output
+    #[arg(long, short, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
+    /// Overwrite the file
+    #[arg(long, requires = "output")]
+    pub(crate) force: bool,
 }
 
 #[derive(Debug, Subcommand)]

@@ -1,6 +1,7 @@
 //! States as text: pure functions from what the daemon said to what a person reads.
 
 mod events;
+mod import;
 mod ip;
 mod nodes;
 #[cfg(test)]
@@ -9,6 +10,7 @@ mod status;
 mod table;
 
 pub(crate) use events::event;
+pub(crate) use import::imported;
 pub(crate) use ip::ip;
 pub(crate) use nodes::nodes;
 pub(crate) use status::{is_healthy, status};

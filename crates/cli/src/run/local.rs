@@ -124,7 +124,7 @@ fn told(outcome: &Outcome, as_json: bool) -> Result<ExitCode, Fail> {
     Ok(outcome.code.into())
 }
 
-fn colour_on_errors(as_json: bool) -> bool {
+pub(super) fn colour_on_errors(as_json: bool) -> bool {
     !as_json && std::io::IsTerminal::is_terminal(&std::io::stderr()) && out::style().colour
 }
 
@@ -181,7 +181,7 @@ pub(super) fn load(place: &Place) -> Result<Config, Fail> {
     })
 }
 
-fn machine(node: Option<String>) -> Result<Machine, Fail> {
+pub(super) fn machine(node: Option<String>) -> Result<Machine, Fail> {
     Machine::probe(node).map_err(|e| Fail::Other(format!("cannot read this machine's addresses and interfaces: {e}")))
 }
 

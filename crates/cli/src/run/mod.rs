@@ -2,6 +2,7 @@
 
 mod act;
 mod drill;
+mod import;
 mod local;
 mod show;
 
@@ -43,6 +44,7 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode, Fail> {
             return local::config_check(&file, node, json.json);
         }
         Command::Config(ConfigCommand::Show { file, node, json }) => return local::config_show(&file, node, json.json),
+        Command::ImportCtdb { options, json } => import::main(&options, json.json),
         Command::Completions { shell } => local::completions(shell),
         Command::Man { dir } => local::man(&dir),
         Command::Daemon { place, run_dir, log, without } => {

@@ -15,6 +15,7 @@ mod command;
 mod ctdb_files;
 mod diagnostic;
 mod files;
+mod import;
 mod machine;
 mod model;
 mod parse;
@@ -24,6 +25,7 @@ mod tests;
 
 pub use command::{Outcome, check_file, show};
 pub use diagnostic::{Diagnostic, Diagnostics, Mark, Severity, Source};
+pub use import::{Did, Imported, Line, Places, import};
 pub use machine::Machine;
 pub(crate) use model::DEFAULT_CONTROL_PORT;
 pub use model::{Config, Dns, DnsName, Lock, NFS, PublicList, SAMBA, STORAGE, Storage};

@@ -9,6 +9,8 @@ mod nodes;
 mod storage;
 mod vips;
 
+pub(super) use nodes::is_host_name;
+
 use super::diagnostic::{Diagnostic, Diagnostics, Source};
 use super::files::Files;
 use super::machine::Machine;

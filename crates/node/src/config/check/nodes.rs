@@ -211,7 +211,7 @@ fn add_address(context: &mut Context<'_>, nodes: &mut Nodes, pnn: Pnn, address: 
 }
 
 /// RFC 1123: what a host may be called.
-pub(super) fn is_host_name(text: &str) -> bool {
+pub(in crate::config) fn is_host_name(text: &str) -> bool {
     text.len() <= 253 && text.split('.').all(is_label)
 }
 
