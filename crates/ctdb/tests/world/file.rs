@@ -1,0 +1,193 @@
+//! A database's file in memory, with its locks.
+
+use super::{Records, number};
+use ctdb::database::{Kind, Stored, Write, store};
+use ctdb::lookup3;
+use ctdb::recovery::{Answer, Claim, Content, Edit, Generation, Have};
+use ctdb::server::{FileAnswer, FileOrder};
+use ctdb::wire::{LtdbHeader, record_flags as flag};
+use std::collections::BTreeSet;
+
+#[derive(Default)]
+pub(crate) struct File {
+    pub(crate) kind: Option<Kind>,
+    pub(super) name: String,
+    pub(crate) records: Records,
+    pub(super) frozen: bool,
+    synced: Generation,
+    sequence: u32,
+    /// Keys that a client has locked, and lock orders that wait for that or for the thaw.
+    pub(crate) locked: BTreeSet<Vec<u8>>,
+    /// Keys that the daemon has locked.
+    ours: BTreeSet<Vec<u8>>,
+    waiting: Vec<Vec<u8>>,
+    freezing: Option<(Generation, bool)>,
+    pub(crate) broken: bool,
+}
+
+impl File {
+    /// Is a client kept from changing this key?
+    pub(crate) fn is_locked(&self, key: &[u8]) -> bool {
+        self.frozen || self.freezing.is_some() || self.locked.contains(key) || self.ours.contains(key)
+    }
+
+    pub(super) fn unlock_all(&mut self) {
+        self.frozen = false;
+        self.freezing = None;
+        self.locked.clear();
+        self.ours.clear();
+        self.waiting.clear();
+    }
+
+    pub(super) fn order(&mut self, me: u32, order: FileOrder, out: &mut Vec<FileAnswer>) {
+        match order {
+            FileOrder::Open(Have { name, kind, .. }) => {
+                self.kind = Some(kind);
+                self.name.clone_from(&name);
+                out.push(FileAnswer::Opened(if self.broken {
+                    Err("damaged".into())
+                } else {
+                    Ok(format!("/db/{name}.{me}"))
+                }));
+            }
+            FileOrder::Lock { key } => {
+                self.waiting.push(key);
+                self.go_on(out);
+            }
+            FileOrder::Unlock { key, write } => {
+                assert!(self.ours.remove(&key), "{key:?} is let go and was not held");
+                match write {
+                    Write::Nothing => {}
+                    Write::Value(value) => drop(self.records.insert(key, value)),
+                    Write::Delete => drop(self.records.remove(&key)),
+                }
+                self.go_on(out);
+            }
+            FileOrder::Freeze { generation, wipe } => {
+                // The wipe of one that was ordered before stands.
+                let wipe = wipe || self.freezing.is_some_and(|(_, wipe)| wipe);
+                self.freezing = Some((generation, wipe));
+                self.go_on(out);
+            }
+            FileOrder::Scan { generation } => {
+                let claim = |v: &Vec<u8>| {
+                    let (header, data) = LtdbHeader::split(v).unwrap();
+                    Claim { header, empty: data.is_empty() }
+                };
+                let records = self.records.iter().map(|(k, v)| (k.clone(), claim(v))).collect();
+                out.push(FileAnswer::Recovery { generation, answer: Answer::Scanned { records, last: true } });
+            }
+            FileOrder::Edit { edits } => edits.into_iter().for_each(|(key, edit)| self.edit(me, key, edit)),
+            FileOrder::Read { generation, keys, asker } => {
+                let records =
+                    keys.into_iter().filter_map(|k| Some((k.clone(), self.records.get(&k)?.clone()))).collect();
+                out.push(FileAnswer::Recovery { generation, answer: Answer::Read { asker, records } });
+            }
+            FileOrder::Dump { generation } => {
+                let records = self.records.clone().into_iter().collect();
+                out.push(FileAnswer::Recovery { generation, answer: Answer::Dumped { records, last: true } });
+            }
+            FileOrder::Replace { generation, records } => {
+                self.records = records.into_iter().collect();
+                out.push(FileAnswer::Recovery { generation, answer: Answer::Replaced(Ok(())) });
+            }
+            FileOrder::Prune { masters } => self.records.retain(|key, value| {
+                let (header, data) = LtdbHeader::split(value).unwrap();
+                let lmaster = masters[lookup3(key) as usize % masters.len()];
+                store(header, data.is_empty(), me, lmaster) != Stored::Forgotten
+            }),
+            FileOrder::Thaw { generation } => {
+                self.frozen = false;
+                self.freezing = None;
+                self.synced = generation;
+                self.go_on(out);
+            }
+            FileOrder::Transact { generation, asker, id, records } => {
+                for record in records {
+                    self.records.insert(record.key, record.data);
+                }
+                out.push(FileAnswer::Written { generation, asker, id, result: Ok(()) });
+            }
+            FileOrder::Fetch { token, key } => {
+                out.push(FileAnswer::Fetched { token, value: self.records.get(&key).cloned() });
+            }
+            FileOrder::Traverse { token, held_by, empty } => {
+                let wanted = |v: &Vec<u8>| {
+                    let (header, data) = LtdbHeader::split(v).unwrap();
+                    held_by.is_none_or(|n| header.dmaster == n) && (empty || !data.is_empty())
+                };
+                let records =
+                    self.records.iter().filter(|(_, v)| wanted(v)).map(|(k, v)| (k.clone(), v.clone())).collect();
+                out.push(FileAnswer::Traversed { token, records, last: true });
+            }
+            FileOrder::StopTraverse { .. } => {}
+            FileOrder::CountChanges | FileOrder::LookSequence => out.push(FileAnswer::Sequence(self.sequence)),
+            FileOrder::Bump => {
+                self.sequence += 1;
+                out.push(FileAnswer::Sequence(self.sequence));
+            }
+            FileOrder::Remove => self.records.clear(),
+        }
+    }
+
+    /// What waits for locks.
+    pub(super) fn go_on(&mut self, out: &mut Vec<FileAnswer>) {
+        if let Some((generation, wipe)) = self.freezing
+            && self.locked.is_empty()
+            && self.ours.is_empty()
+        {
+            self.freezing = None;
+            self.frozen = true;
+            if wipe {
+                self.records.clear();
+            }
+            let content = (self.kind != Some(Kind::Volatile)).then(|| Content {
+                synced: self.synced,
+                seqnum: self.records.get(&b"__db_sequence_number__\0"[..]).map_or(0, |v| number(v.get(24..))),
+                checksum: self.checksum(),
+            });
+            out.push(FileAnswer::Recovery { generation, answer: Answer::Frozen(content) });
+        }
+        if self.frozen {
+            return;
+        }
+        let (free, waiting): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.waiting).into_iter().partition(|k| !self.locked.contains(k));
+        self.waiting = waiting;
+        self.ours.extend(free.iter().cloned());
+        out.extend(free.into_iter().map(|key| FileAnswer::Locked { value: self.records.get(&key).cloned(), key }));
+    }
+
+    fn checksum(&self) -> u64 {
+        self.records.iter().map(|(k, v)| u64::from(lookup3(k)) * 31 + u64::from(lookup3(v))).fold(0, u64::wrapping_add)
+    }
+
+    fn edit(&mut self, me: u32, key: Vec<u8>, edit: Edit) {
+        let split = |v: &Vec<u8>| {
+            let (header, data) = LtdbHeader::split(v).unwrap();
+            (header, data.to_vec())
+        };
+        let (mut header, data) = self.records.get(&key).map(split).unwrap_or_default();
+        match edit {
+            Edit::Holder(to) => header.dmaster = to,
+            Edit::Take => {
+                header.dmaster = me;
+                header.rsn += 1;
+                if !data.is_empty() {
+                    header.flags |= flag::MIGRATED_WITH_DATA;
+                }
+            }
+            Edit::Value(value) => {
+                self.records.insert(key, value);
+                return;
+            }
+            Edit::Delete => {
+                self.records.remove(&key);
+                return;
+            }
+        }
+        let mut value = header.to_bytes();
+        value.extend(data);
+        self.records.insert(key, value);
+    }
+}
