@@ -28,9 +28,11 @@ fn put(ctx: &Ctx<'_>, text: &str) -> Result<()> {
     for name in ctx.lab.site.names() {
         ctx.lab.write(&name, CONFIG, text)?;
     }
-    parts::each_node(ctx.lab, |n| {
-        ctx.lab.exec(&site::name(n), &["steadfast", "reload"], Duration::from_secs(30)).map(drop)
-    })
+    let reload = |n: usize| ctx.lab.exec(&site::name(n), &["steadfast", "reload"], Duration::from_secs(30)).map(drop);
+    // The leader last: who does not know an address yet when it is placed gets its share one by one later.
+    let leader = steadfast::status(ctx.lab, 0)?.snapshot.leader;
+    parts::each_node(ctx.lab, |n| if Some(n) == leader { Ok(()) } else { reload(n) })?;
+    leader.map_or(Ok(()), reload)
 }
 
 /// All of them are taken by the others, the last one within 0.3 s after the lease of the node that is gone.

@@ -42,8 +42,9 @@ use std::time::{Duration, Instant};
 
 /// Claims to and fro within this time are two holders at once: both answer each of the watcher's questions (50 ms).
 pub(crate) const SAME_TIME: Duration = Duration::from_millis(300);
-/// Within this time they are moves that nobody wanted.
-const FLAP: Duration = Duration::from_secs(2);
+/// Within this time they are moves that nobody wanted. Less than the 2 s between two addresses that go back: one that
+/// leaves in the first moment may be the next.
+const FLAP: Duration = Duration::from_millis(1900);
 
 /// Sites on which cases run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
