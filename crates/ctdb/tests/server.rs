@@ -90,8 +90,11 @@ fn a_node_dies_and_the_others_go_on_when_it_can_do_no_harm() {
     assert!(!world.count(clients[0], db, b"a"), "the dead node's lease may still run");
     let reqid = world.control(clients[1], 3, Opcode::PROCESS_EXISTS, 0, &103i32.to_ne_bytes());
     assert_eq!(status(&mut world, clients[1], reqid), None, "nobody may be called dead yet");
+    let unlisted = world.control(clients[1], 9, Opcode::PROCESS_EXISTS, 0, &103i32.to_ne_bytes());
+    assert_eq!(status(&mut world, clients[1], unlisted), None, "nor on a node that is not in the list");
     world.tell(0, true, true);
     assert_eq!(status(&mut world, clients[1], reqid), Some(-1));
+    assert_eq!(status(&mut world, clients[1], unlisted), Some(-1));
     for key in [&b"a"[..], b"b", b"c", b"d", b"e", b"f"] {
         let before = world.counter(db, key).unwrap();
         assert!(before >= 3, "{before}");

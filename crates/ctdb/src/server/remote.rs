@@ -102,9 +102,9 @@ impl Server {
 
     /// Is this node known to be dead, with all that ran on it?
     fn is_dead(&self, pnn: u32) -> bool {
-        let listed = self.picture.nodes.iter().any(|n| n.pnn == pnn);
+        // A node that is not listed (any more) is outside, too; without a view nobody knows.
         let outside = !self.picture.members.contains(&pnn) && pnn != self.me;
-        !listed || (self.is_member() && outside && self.harmless == self.picture.epoch)
+        self.is_member() && outside && self.harmless == self.picture.epoch
     }
 
     /// Questions about life on nodes that are dead by now.
