@@ -61,6 +61,12 @@ impl Holder {
         self.local.iter().filter(|(_, s)| **s == State::Held).map(|(v, _)| *v).collect()
     }
 
+    /// Are these what `holding` and `serving` say?
+    pub(crate) fn holds_exactly(&self, holding: &BTreeSet<IpAddr>, serving: &BTreeSet<IpAddr>) -> bool {
+        let held = self.local.iter().filter(|(_, s)| **s == State::Held).map(|(v, _)| v);
+        self.local.keys().eq(holding) && held.eq(serving)
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.local.is_empty()
     }

@@ -9,6 +9,8 @@ pub(crate) struct Lease {
     /// When the heartbeats were sent that each voter answered last.
     grants: BTreeMap<Pnn, Time>,
     until: Option<Time>,
+    /// Working memory of `renew`: it runs at every grant.
+    sent: Vec<Time>,
 }
 
 impl Lease {
@@ -43,10 +45,10 @@ impl Lease {
 
     /// Recomputes the end; returns it when it moved.
     pub(crate) fn renew(&mut self, view: &View, lease: Duration) -> Option<Time> {
-        let mut sent: Vec<Time> =
-            self.grants.iter().filter(|(p, _)| view.voters.contains_key(p)).map(|(_, t)| *t).collect();
-        sent.sort_unstable_by(|a, b| b.cmp(a));
-        let until = *sent.get(view.majority() - 1)? + lease;
+        self.sent.clear();
+        self.sent.extend(self.grants.iter().filter(|(p, _)| view.voters.contains_key(p)).map(|(_, t)| *t));
+        self.sent.sort_unstable_by(|a, b| b.cmp(a));
+        let until = *self.sent.get(view.majority() - 1)? + lease;
         (self.until.is_none_or(|u| until > u)).then(|| {
             self.until = Some(until);
             until

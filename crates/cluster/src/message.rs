@@ -71,7 +71,7 @@ pub enum Message {
     /// A view that is decided. `fences`: for how long from now a node that it dropped may still act.
     Decided { view: View, fences: BTreeMap<Pnn, Duration> },
     /// What a node is, holds and thinks of itself.
-    Report(Report),
+    Report(Box<Report>),
     /// Leader to member: these addresses you shall hold, and no other.
     Orders(Orders),
     /// A request of the administrator that only the leader can carry out.

@@ -16,6 +16,14 @@ const DRAIN_STEP: Duration = Duration::from_secs(1);
 /// Nodes that were sick all alike recover within this of each other.
 const RECOVERY: Duration = Duration::from_secs(3);
 
+/// A placement, with what it was computed from.
+#[derive(Clone, Debug)]
+struct Placed {
+    wanted: BTreeMap<IpAddr, Wanted>,
+    spread: bool,
+    ideal: BTreeMap<IpAddr, Pnn>,
+}
+
 /// State of one view's leader.
 #[derive(Clone, Debug)]
 pub(crate) struct Placing {
@@ -39,6 +47,8 @@ pub(crate) struct Placing {
     all_sick: BTreeMap<IpAddr, Time>,
     /// Where each address was under the view before, for the reasons.
     before: BTreeMap<IpAddr, Pnn>,
+    /// The last placement that was computed.
+    placed: Option<Placed>,
     /// Last orders as sent, so that only changes go out.
     sent: Option<(BTreeMap<IpAddr, Pnn>, BTreeMap<IpAddr, String>)>,
 }
@@ -80,6 +90,7 @@ impl Placing {
             last_spread: None,
             all_sick: BTreeMap::new(),
             before,
+            placed: None,
             sent: None,
         }
     }
@@ -127,8 +138,8 @@ impl Placing {
         if scene.suspected.is_empty() || self.sent.is_none() {
             self.choose(scene);
         }
-        let mut next: BTreeMap<Pnn, BTreeMap<IpAddr, String>> =
-            scene.view.members.keys().map(|p| (*p, BTreeMap::new())).collect();
+        let mut next: BTreeMap<Pnn, BTreeSet<IpAddr>> =
+            scene.view.members.keys().map(|p| (*p, BTreeSet::new())).collect();
         for vip in scene.config.vips.keys() {
             let Some(target) = self.target.get(vip).copied() else {
                 continue;
@@ -136,15 +147,14 @@ impl Placing {
             // Stays, or goes on, where it already is or was ordered to be.
             let there = scene.reports.get(&target).is_some_and(|r| r.holding.contains(vip))
                 || self.orders.get(&target).is_some_and(|o| o.contains_key(vip));
-            let free = self.free(scene, *vip, target);
             let stays = there && !self.held_elsewhere(scene, *vip, target);
+            let free = if stays { Ok(()) } else { self.free(scene, *vip, target) };
             match free {
-                Err(why) if !stays => {
+                Err(why) => {
                     self.waiting.insert(*vip, format!("goes to {}: {why}", name(scene.config, target)));
                 }
-                _ => {
-                    let why = self.because.get(vip).cloned().unwrap_or_default();
-                    next.entry(target).or_default().insert(*vip, why);
+                Ok(()) => {
+                    next.entry(target).or_default().insert(*vip);
                 }
             }
         }
@@ -154,11 +164,11 @@ impl Placing {
     fn send(
         &mut self,
         scene: &Scene<'_>,
-        next: BTreeMap<Pnn, BTreeMap<IpAddr, String>>,
+        next: BTreeMap<Pnn, BTreeSet<IpAddr>>,
         refresh: bool,
     ) -> Option<Vec<(Pnn, Orders)>> {
         let same_hold = self.orders.len() == next.len()
-            && next.iter().all(|(p, h)| self.orders.get(p).is_some_and(|o| o.keys().eq(h.keys())));
+            && next.iter().all(|(p, h)| self.orders.get(p).is_some_and(|o| o.keys().eq(h.iter())));
         let same_target = self.sent.as_ref().is_some_and(|(target, _)| *target == self.target);
         if same_hold && same_target && !refresh {
             return None;
@@ -170,19 +180,21 @@ impl Placing {
         self.revision += 1;
         for (pnn, old) in &self.orders {
             let keeps = next.get(pnn);
-            for vip in old.keys().filter(|v| keeps.is_none_or(|k| !k.contains_key(v))) {
+            for vip in old.keys().filter(|v| keeps.is_none_or(|k| !k.contains(v))) {
                 self.revoked.insert((*vip, *pnn), self.revision);
             }
         }
         // First orders of this leader: whatever a member holds and is not told to hold is taken from it.
         if self.sent.is_none() {
             for (pnn, report) in scene.reports {
-                for vip in report.holding.iter().filter(|v| next.get(pnn).is_none_or(|n| !n.contains_key(v))) {
+                for vip in report.holding.iter().filter(|v| next.get(pnn).is_none_or(|n| !n.contains(v))) {
                     self.revoked.insert((*vip, *pnn), self.revision);
                 }
             }
         }
-        self.orders = next;
+        let because = |vip| self.because.get(&vip).cloned().unwrap_or_default();
+        let with_reasons = |vips: BTreeSet<IpAddr>| vips.into_iter().map(|vip| (vip, because(vip))).collect();
+        self.orders = next.into_iter().map(|(pnn, vips)| (pnn, with_reasons(vips))).collect();
         self.sent = Some(public);
         Some(self.current(scene))
     }
@@ -215,6 +227,16 @@ impl Placing {
         let mut reasons = self.because.clone();
         reasons.extend(self.waiting.iter().map(|(v, w)| (*v, w.clone())));
         reasons
+    }
+
+    /// As `reasons`, into a map that mostly has them already.
+    pub(crate) fn update_reasons(&self, known: &mut BTreeMap<IpAddr, String>) {
+        let waiting = self.waiting.keys().filter(|v| !self.because.contains_key(v)).count();
+        let same = known.len() == self.because.len() + waiting
+            && known.iter().all(|(vip, why)| self.waiting.get(vip).or_else(|| self.because.get(vip)) == Some(why));
+        if !same {
+            *known = self.reasons();
+        }
     }
 
     pub(crate) fn revision(&self) -> u64 {
@@ -341,11 +363,17 @@ impl Placing {
             );
         }
         let spreads = scene.config.fail_back.allows(scene.minute);
-        let ideal = place(&wanted, spreads.is_ok());
+        // Most reports change nothing that matters for the placement.
+        let spread = spreads.is_ok();
+        let ideal = match self.placed.take() {
+            Some(placed) if placed.wanted == wanted && placed.spread == spread => placed.ideal,
+            _ => place(&wanted, spread),
+        };
         self.adopt(scene, &wanted, &draining, &ideal, &why_not);
         if let Err(why) = spreads {
             self.explain_stay(scene, &wanted, &why);
         }
+        self.placed = Some(Placed { wanted, spread, ideal });
     }
 
     /// Takes over the ideal placement: at once for addresses without a fit host, one by one off a drained node, and

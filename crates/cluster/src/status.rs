@@ -47,6 +47,11 @@ impl Seen {
         changes
     }
 
+    /// The last snapshot, while it is young enough to stand.
+    fn fresh(&self, now: Time) -> Option<&Snapshot> {
+        self.last.as_deref().filter(|last| now.since(last.at) < AT_LEAST)
+    }
+
     /// The snapshot to publish, if it says anything new or the last one is old.
     pub(crate) fn changed(&mut self, mut next: Snapshot) -> Option<Arc<Snapshot>> {
         for (vip, status) in &mut next.vips {
@@ -78,22 +83,50 @@ impl Seen {
     }
 }
 
+/// What an address is doing; as [`VipStatus`], of borrowed parts.
+struct VipNow<'a> {
+    state: VipState,
+    holder: Option<Pnn>,
+    target: Option<Pnn>,
+    prefix_len: u8,
+    interface: &'a str,
+    healthy: bool,
+    because: &'a str,
+}
+
+impl VipNow<'_> {
+    fn status(&self, since: Time) -> VipStatus {
+        let Self { state, holder, target, prefix_len, interface, healthy, because } = *self;
+        VipStatus {
+            state,
+            holder,
+            target,
+            prefix_len,
+            interface: interface.to_owned(),
+            healthy,
+            because: because.to_owned(),
+            since,
+        }
+    }
+
+    /// The same but for the time, which stays with state and holder?
+    fn is(&self, known: &VipStatus) -> bool {
+        let VipStatus { state, holder, target, prefix_len, interface, healthy, because, since: _ } = known;
+        (self.state, self.holder, self.target) == (*state, *holder, *target)
+            && (self.prefix_len, self.healthy) == (*prefix_len, *healthy)
+            && (self.interface, self.because) == (interface.as_str(), because.as_str())
+    }
+}
+
 impl Cluster {
     /// The cluster as this node knows it.
     #[must_use]
     pub fn snapshot(&self, now: Time) -> Snapshot {
         let view = self.view();
-        let timing = &self.config.timing;
-        let lease = LeaseStatus {
-            valid: self.has_lease(now),
-            until: self.lease.until(),
-            grants: view.map_or(0, |v| self.lease.fresh(v, timing.lease, now)),
-            voters: view.map_or(0, |v| v.voters.len()),
-        };
+        let lease = self.lease_status(view, now);
         let nodes: BTreeMap<Pnn, NodeStatus> =
             self.config.nodes.keys().map(|p| (*p, self.node_status(*p, view))).collect();
-        let vips = self.config.vips.keys().map(|v| (*v, self.vip_status(*v, view, &nodes))).collect();
-        let coarse = self.reports.values().any(|r| r.whole_seconds);
+        let vips = self.config.vips.keys().map(|v| (*v, self.vip_now(*v, view, &nodes).status(now))).collect();
         Snapshot {
             at: now,
             serial: 0,
@@ -107,10 +140,137 @@ impl Cluster {
             nodes,
             vips,
             lock: self.lock.clone(),
-            takeover_wait: timing.lease + timing.margin + if coarse { timing.whole_seconds } else { Duration::ZERO },
+            takeover_wait: self.takeover_wait(),
             pace: self.pace.status.clone(),
             warnings: self.all_warnings(view),
         }
+    }
+
+    /// Is everything still as the last snapshot says? Asked after every change; most change nothing that readers see, and
+    /// comparing is much cheaper than making a snapshot to compare.
+    pub(crate) fn as_published(&self, now: Time) -> bool {
+        // Taken apart, so that a new field cannot be forgotten here.
+        let Some(Snapshot {
+            at: _,
+            serial: _,
+            cluster,
+            me,
+            view: known,
+            leader,
+            member,
+            lease,
+            harmless,
+            nodes,
+            vips,
+            lock,
+            takeover_wait,
+            pace,
+            warnings,
+        }) = self.seen.fresh(now)
+        else {
+            return false;
+        };
+        let view = self.view();
+        let lease_now = self.lease_status(view, now);
+        lease.valid == lease_now.valid
+            && (lease.grants, lease.voters) == (lease_now.grants, lease_now.voters)
+            && known.as_ref() == view
+            && *leader == view.and_then(View::leader)
+            && *member == self.is_member()
+            && *harmless == (lease_now.valid && self.harmless())
+            && *lock == self.lock
+            && *pace == self.pace.status
+            && *me == self.config.me
+            && *cluster == self.config.cluster
+            && *takeover_wait == self.takeover_wait()
+            && nodes.keys().eq(self.config.nodes.keys())
+            && nodes.iter().all(|(pnn, status)| self.node_as_published(*pnn, view, status))
+            && vips.keys().eq(self.config.vips.keys())
+            && vips.iter().all(|(vip, status)| self.vip_now(*vip, view, nodes).is(status))
+            && *warnings == self.all_warnings(view)
+    }
+
+    fn node_as_published(&self, pnn: Pnn, view: Option<&View>, status: &NodeStatus) -> bool {
+        let NodeStatus {
+            name,
+            role,
+            addresses,
+            state,
+            because,
+            uid,
+            member,
+            voter,
+            evicted,
+            since,
+            admin,
+            lingers,
+            links_down,
+            services,
+            vips,
+            version,
+            warnings,
+        } = status;
+        let Some(conf) = self.config.nodes.get(&pnn) else { return false };
+        let report = self.fresh_report(pnn);
+        let said = match report {
+            Some(r) => {
+                *uid == Some(r.uid)
+                    && (*admin, *lingers) == (r.admin, r.lingers)
+                    && *links_down == r.links_down
+                    && *services == r.services
+                    && if *member { *vips == r.serving } else { vips.is_empty() }
+                    && *version == r.version
+                    && *warnings == r.warnings
+            }
+            None => {
+                uid.is_none()
+                    && (*admin, *lingers) == (AdminState::default(), false)
+                    && links_down.is_empty()
+                    && services.is_empty()
+                    && vips.is_empty()
+                    && version.is_empty()
+                    && warnings.is_empty()
+            }
+        };
+        said && *member == self.is_in(pnn, view)
+            && *voter == view.is_some_and(|v| v.voters.contains_key(&pnn))
+            && *since == self.since(pnn)
+            && evicted.as_ref() == self.shut_out.get(&pnn)
+            && (name, *role, addresses) == (&conf.name, conf.role, &conf.addresses)
+            && {
+                let (now_state, why) = self.node_state(pnn, conf.role, view, report);
+                *state == now_state && *because == why
+            }
+    }
+
+    fn takeover_wait(&self) -> Duration {
+        let timing = &self.config.timing;
+        let coarse = self.reports.values().any(|r| r.whole_seconds);
+        timing.lease + timing.margin + if coarse { timing.whole_seconds } else { Duration::ZERO }
+    }
+
+    fn lease_status(&self, view: Option<&View>, now: Time) -> LeaseStatus {
+        LeaseStatus {
+            valid: self.has_lease(now),
+            until: self.lease.until(),
+            grants: view.map_or(0, |v| self.lease.fresh(v, self.config.timing.lease, now)),
+            voters: view.map_or(0, |v| v.voters.len()),
+        }
+    }
+
+    fn hears(&self, pnn: Pnn) -> bool {
+        pnn == self.config.me || self.reach.hears(pnn)
+    }
+
+    /// Is the run of a node that is there a member?
+    fn is_in(&self, pnn: Pnn, view: Option<&View>) -> bool {
+        let run = if pnn == self.config.me { Some(self.run) } else { self.reach.run(pnn) };
+        view.is_some_and(|v| run.is_some_and(|r| v.has_run(pnn, r)))
+    }
+
+    /// Since when it is heard, or silent.
+    fn since(&self, pnn: Pnn) -> Time {
+        self.reach.peers.get(&pnn).map_or(self.started, |p| p.since)
     }
 
     /// The report of a node, if it is about its present run and the node can be heard.
@@ -124,11 +284,8 @@ impl Cluster {
         let conf = self.config.nodes.get(&pnn);
         let role = conf.map_or(Role::Server, |c| c.role);
         let report = self.fresh_report(pnn);
-        let heard = pnn == self.config.me || self.reach.hears(pnn);
-        let run = if pnn == self.config.me { Some(self.run) } else { self.reach.run(pnn) };
-        let member = view.is_some_and(|v| run.is_some_and(|r| v.has_run(pnn, r)));
-        let in_view = view.is_some_and(|v| v.members.contains_key(&pnn));
-        let (state, because) = self.node_state(pnn, role, heard, member, in_view, report);
+        let member = self.is_in(pnn, view);
+        let (state, because) = self.node_state(pnn, role, view, report);
         NodeStatus {
             name: self.name(pnn),
             role,
@@ -139,7 +296,7 @@ impl Cluster {
             member,
             voter: view.is_some_and(|v| v.voters.contains_key(&pnn)),
             evicted: self.shut_out.get(&pnn).cloned(),
-            since: self.reach.peers.get(&pnn).map_or(self.started, |p| p.since),
+            since: self.since(pnn),
             admin: report.map(|r| r.admin).unwrap_or_default(),
             lingers: report.is_some_and(|r| r.lingers),
             links_down: report.map(|r| r.links_down.clone()).unwrap_or_default(),
@@ -150,16 +307,8 @@ impl Cluster {
         }
     }
 
-    fn node_state(
-        &self,
-        pnn: Pnn,
-        role: Role,
-        heard: bool,
-        member: bool,
-        in_view: bool,
-        report: Option<&Report>,
-    ) -> (NodeState, String) {
-        if !heard {
+    fn node_state(&self, pnn: Pnn, role: Role, view: Option<&View>, report: Option<&Report>) -> (NodeState, String) {
+        if !self.hears(pnn) {
             let silent = match self.reach.peers.get(&pnn).and_then(|p| p.last) {
                 Some(t) => format!(
                     "no heartbeat for {} s; is it on, is its network up, does its daemon run?",
@@ -167,12 +316,13 @@ impl Cluster {
                 ),
                 None => "never heard since this daemon started; is it on, does its daemon run?".to_string(),
             };
+            let in_view = view.is_some_and(|v| v.members.contains_key(&pnn));
             return (if in_view { NodeState::Suspected } else { NodeState::Down }, silent);
         }
         if role == Role::Witness {
             return (NodeState::Witness, String::new());
         }
-        if !member {
+        if !self.is_in(pnn, view) {
             let because = match report {
                 _ if pnn == self.config.me && !self.waits.is_empty() => self.waits.clone(),
                 Some(r) if r.left || r.leaving => "its daemon is being stopped".to_string(),
@@ -242,18 +392,19 @@ impl Cluster {
         (!starting.is_empty()).then(|| (NodeState::Starting, starting.join("; ")))
     }
 
-    fn vip_status(&self, vip: IpAddr, view: Option<&View>, nodes: &BTreeMap<Pnn, NodeStatus>) -> VipStatus {
+    /// What an address is doing, by what the nodes say.
+    fn vip_now(&self, vip: IpAddr, view: Option<&View>, nodes: &BTreeMap<Pnn, NodeStatus>) -> VipNow<'_> {
         let conf = self.config.vips.get(&vip);
         let holder = nodes.iter().find(|(_, n)| n.vips.contains(&vip)).map(|(p, _)| *p);
         let target = self.placement.get(&vip).copied().filter(|p| view.is_some_and(|v| v.members.contains_key(p)));
         let at = holder.or(target);
         let healthy = at.and_then(|p| nodes.get(&p)).is_some_and(|n| n.state == NodeState::Ok);
-        let told = self.because.get(&vip).cloned().unwrap_or_default();
+        let told = self.because.get(&vip).map_or("", String::as_str);
         let (state, because) = match (holder, target) {
             (Some(h), Some(t)) if h != t => (VipState::Moving, told),
             (Some(_), _) => (VipState::Held, told),
             (None, Some(_)) => (VipState::Moving, told),
-            (None, None) if !self.waits.is_empty() && !self.leased => (VipState::Unserved, self.waits.clone()),
+            (None, None) if !self.waits.is_empty() && !self.leased => (VipState::Unserved, self.waits.as_str()),
             (None, None) if told.starts_with("no node") || told.is_empty() => (VipState::Unserved, told),
             (None, None) => (VipState::Waiting, told),
         };
@@ -263,18 +414,8 @@ impl Cluster {
                     .or_else(|| c.hosts.get(&self.config.me))
                     .or_else(|| c.hosts.values().next())
             })
-            .cloned()
-            .unwrap_or_default();
-        VipStatus {
-            state,
-            holder,
-            target,
-            prefix_len: conf.map_or(0, |c| c.prefix_len),
-            interface,
-            healthy,
-            because,
-            since: self.now(),
-        }
+            .map_or("", String::as_str);
+        VipNow { state, holder, target, prefix_len: conf.map_or(0, |c| c.prefix_len), interface, healthy, because }
     }
 
     fn all_warnings(&self, view: Option<&View>) -> Vec<String> {

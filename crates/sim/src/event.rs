@@ -2,7 +2,8 @@
 
 use crate::clock::Micros;
 use cluster::{Epoch, Input, LockRecord, Message, Output, Pnn};
-use std::cmp::Ordering;
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
 use std::net::IpAddr;
 
 /// Something that will happen. `generation` ties it to one start of a daemon, `power` to one power cycle.
@@ -54,32 +55,75 @@ pub(crate) enum What {
     Pulse,
 }
 
-/// An event with its time; `seq` makes the order total.
-#[derive(Debug)]
-pub(crate) struct Entry {
-    /// When.
-    pub(crate) at: Micros,
-    /// Order of scheduling.
-    pub(crate) seq: u64,
-    /// What.
-    pub(crate) what: What,
+/// What will happen, in the order of its time; of equal times in the order in which it was planned.
+///
+/// The heap holds small keys only: it is what a simulation does most.
+#[derive(Debug, Default)]
+pub(crate) struct Agenda {
+    heap: BinaryHeap<Reverse<(Micros, u64, u32)>>,
+    slots: Vec<Option<What>>,
+    free: Vec<u32>,
+    /// The next wake-up of each host. A new one replaces the one before, as nobody would heed that any more.
+    wakes: Vec<Option<(Micros, u64, u64)>>,
+    first_wake: Option<(Micros, u64, usize)>,
+    seq: u64,
 }
 
-impl PartialEq for Entry {
-    fn eq(&self, other: &Self) -> bool {
-        (self.at, self.seq) == (other.at, other.seq)
+impl Agenda {
+    pub(crate) fn new(hosts: usize) -> Self {
+        Self { wakes: vec![None; hosts], ..Self::default() }
     }
-}
-impl Eq for Entry {}
-impl PartialOrd for Entry {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
+
+    pub(crate) fn plan(&mut self, at: Micros, what: What) {
+        self.seq += 1;
+        let slot = match self.free.pop() {
+            Some(slot) => {
+                self.slots[slot as usize] = Some(what);
+                slot
+            }
+            None => {
+                self.slots.push(Some(what));
+                self.slots.len() as u32 - 1
+            }
+        };
+        self.heap.push(Reverse((at, self.seq, slot)));
     }
-}
-impl Ord for Entry {
-    /// Earliest first out of a `BinaryHeap`.
-    fn cmp(&self, other: &Self) -> Ordering {
-        (other.at, other.seq).cmp(&(self.at, self.seq))
+
+    /// A host's daemon of that start is to be woken, then and not before.
+    pub(crate) fn wake(&mut self, host: usize, at: Micros, generation: u64) {
+        self.seq += 1;
+        self.wakes[host] = Some((at, self.seq, generation));
+        match self.first_wake {
+            Some((_, _, first)) if first == host => self.look_for_first_wake(),
+            Some((first, seq, _)) if (first, seq) < (at, self.seq) => {}
+            _ => self.first_wake = Some((at, self.seq, host)),
+        }
+    }
+
+    fn look_for_first_wake(&mut self) {
+        let all = self.wakes.iter().enumerate();
+        self.first_wake = all.filter_map(|(host, wake)| wake.map(|(at, seq, _)| (at, seq, host))).min();
+    }
+
+    /// When the next thing happens.
+    pub(crate) fn next_at(&self) -> Option<Micros> {
+        let heap = self.heap.peek().map(|Reverse((at, ..))| *at);
+        let wake = self.first_wake.map(|(at, ..)| at);
+        heap.into_iter().chain(wake).min()
+    }
+
+    pub(crate) fn next(&mut self) -> Option<(Micros, What)> {
+        let heap = self.heap.peek().map(|Reverse((at, seq, _))| (*at, *seq));
+        if let Some((at, seq, host)) = self.first_wake
+            && heap.is_none_or(|heap| (at, seq) < heap)
+        {
+            let generation = self.wakes[host].take().map_or(0, |(_, _, generation)| generation);
+            self.look_for_first_wake();
+            return Some((at, What::Wake { host, generation }));
+        }
+        let Reverse((at, _, slot)) = self.heap.pop()?;
+        self.free.push(slot);
+        Some((at, self.slots[slot as usize].take()?))
     }
 }
 

@@ -9,6 +9,9 @@ use cluster::{AdminRequest, AdminState, Epoch, Pnn};
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
+/// Faults of a calm seed fall within this.
+const HOUR: Micros = 3_600 * S;
+
 /// One kind of fault, with whom it hits.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -93,11 +96,12 @@ impl Plan {
         self.faults.iter().map(|f| f.at + f.lasts).max().unwrap_or(0)
     }
 
-    /// A plan drawn from a seed; faults begin after `quiet`.
+    /// A plan drawn from a seed; faults begin after `quiet`. Dense: one every second or two. Calm: as many within an hour.
     #[must_use]
-    pub fn random(rng: &mut Rng, setup: &Setup, quiet: Micros) -> Self {
+    pub fn random(rng: &mut Rng, setup: &Setup, quiet: Micros, calm: bool) -> Self {
         let count = rng.range(1..=10);
-        let span = rng.range(2..=5) * count * S / 2;
+        let dense = rng.range(2..=5) * count * S / 2;
+        let span = if calm { HOUR } else { dense };
         let faults = (0..count)
             .map(|_| Fault {
                 at: quiet + rng.below(span),

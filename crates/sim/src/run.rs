@@ -44,6 +44,8 @@ pub struct Outcome {
     pub settled: Option<Micros>,
     /// World time that passed.
     pub simulated: Micros,
+    /// Was it a calm one, with an hour of world time for its faults?
+    pub calm: bool,
     /// Faults of the plan.
     pub faults: usize,
     /// Counters.
@@ -54,12 +56,19 @@ pub struct Outcome {
     pub story: Vec<String>,
 }
 
+/// One seed of 64 is calm: as many faults as the others have within seconds fall within an hour. Long rest between
+/// faults finds what grows, drifts and runs out.
+#[must_use]
+pub fn is_calm(seed: u64) -> bool {
+    seed % 64 == 9
+}
+
 /// Runs one seed.
 #[must_use]
 pub fn run(task: &Task) -> Outcome {
     let rng = Rng::new(task.seed);
     let setup = Setup::random(&mut rng.fork(1), task.nodes);
-    let plan = Plan::random(&mut rng.fork(2), &setup, QUIET);
+    let plan = Plan::random(&mut rng.fork(2), &setup, QUIET, is_calm(task.seed));
     let faults = plan.faults.len();
     let end = plan.end().max(QUIET);
     let mut world = World::new(task.seed, setup, task.story);
@@ -83,6 +92,7 @@ pub fn run(task: &Task) -> Outcome {
         stuck,
         settled,
         simulated: world.now,
+        calm: is_calm(task.seed),
         faults,
         totals: world.totals,
         fingerprint: world.fingerprint,

@@ -2,7 +2,7 @@
 
 use crate::checks::{Checks, Violation};
 use crate::clock::{Clock, MS, Micros};
-use crate::event::{Entry, What, input_name, mark, output_name};
+use crate::event::{Agenda, What, input_name, mark, output_name};
 use crate::faults::Plan;
 use crate::host::{Disk, Host, Kernel};
 use crate::lock::Lock;
@@ -13,7 +13,7 @@ use crate::story::Story;
 use cluster::{
     AdminReply, Config, Durable, Epoch, Incarnation, Input, Member, NodeUid, Output, Pnn, Rules, RunId, View,
 };
-use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 /// Datagrams and inputs that a stopped daemon's sockets keep; more are lost.
@@ -69,8 +69,7 @@ pub struct World {
     pub fingerprint: u64,
     pub(crate) rng: Rng,
     pub(crate) checks: Option<Checks>,
-    queue: BinaryHeap<Entry>,
-    seq: u64,
+    agenda: Agenda,
     scratch: Vec<Output>,
 }
 
@@ -123,8 +122,7 @@ impl World {
             tickets: 0,
             fingerprint: 0xcbf2_9ce4_8422_2325,
             checks: Some(Checks::new(&setup)),
-            queue: BinaryHeap::new(),
-            seq: 0,
+            agenda: Agenda::new(setup.nodes),
             scratch: Vec::new(),
             hosts,
             setup,
@@ -147,8 +145,7 @@ impl World {
 
     /// Schedules `what` for `delay` from now.
     pub(crate) fn after(&mut self, delay: Micros, what: What) {
-        self.seq += 1;
-        self.queue.push(Entry { at: self.now + delay, seq: self.seq, what });
+        self.agenda.plan(self.now + delay, what);
     }
 
     /// A random delay, microseconds.
@@ -158,7 +155,7 @@ impl World {
 
     /// Runs until world time `end` or the first violation.
     pub fn run_to(&mut self, end: Micros) {
-        while self.violation.is_none() && self.queue.peek().is_some_and(|e| e.at <= end) {
+        while self.violation.is_none() && self.agenda.next_at().is_some_and(|at| at <= end) {
             self.step();
         }
         if self.violation.is_none() {
@@ -178,7 +175,7 @@ impl World {
             if done(self) {
                 return Some(self.now - begin);
             }
-            if self.violation.is_some() || self.queue.peek().is_none_or(|e| e.at > begin + limit) {
+            if self.violation.is_some() || self.agenda.next_at().is_none_or(|at| at > begin + limit) {
                 return None;
             }
             self.step();
@@ -187,12 +184,12 @@ impl World {
 
     /// The next event.
     fn step(&mut self) {
-        let Some(entry) = self.queue.pop() else { return };
-        self.now = entry.at;
+        let Some((at, what)) = self.agenda.next() else { return };
+        self.now = at;
         self.totals.events += 1;
-        self.hash(entry.at);
-        self.hash(mark(&entry.what));
-        self.happen(entry.what);
+        self.hash(at);
+        self.hash(mark(&what));
+        self.happen(what);
     }
 
     pub(crate) fn hash(&mut self, value: u64) {
@@ -274,7 +271,7 @@ impl World {
             return;
         };
         if !daemon.paused && daemon.slow == 0 && daemon.inbox.is_empty() {
-            self.process(host, vec![input]);
+            self.process(host, [input]);
             return;
         }
         if droppable && daemon.inbox.len() >= SOCKET_BUFFER {
@@ -316,7 +313,9 @@ impl World {
         let count = self.some(0..=waiting as u64) as usize;
         if let Some(daemon) = self.hosts[host].daemon.as_mut() {
             let inputs: Vec<Input> = daemon.inbox.drain(..count.max(1).min(waiting)).collect();
-            self.process(host, inputs);
+            if !inputs.is_empty() {
+                self.process(host, inputs);
+            }
         }
         self.schedule_process(host);
     }
@@ -337,10 +336,7 @@ impl World {
     }
 
     /// Feeds inputs to a core, all at the same time, and carries out what comes out.
-    fn process(&mut self, host: usize, inputs: Vec<Input>) {
-        if inputs.is_empty() {
-            return;
-        }
+    fn process(&mut self, host: usize, inputs: impl AsRef<[Input]> + IntoIterator<Item = Input>) {
         let now = self.now;
         let local = self.hosts[host].clock.local(now);
         let mut out = std::mem::take(&mut self.scratch);
@@ -354,11 +350,11 @@ impl World {
             daemon.busy.kinds.clear();
         }
         if self.story.keep {
-            for input in &inputs {
+            for input in inputs.as_ref() {
                 *daemon.busy.kinds.entry(input_name(input)).or_default() += 1;
             }
         }
-        let count = inputs.len() as u64;
+        let count = inputs.as_ref().len() as u64;
         daemon.core.handle_all(local, inputs, &mut out);
         daemon.busy.count += count + out.len() as u64;
         if self.story.keep {
@@ -388,17 +384,17 @@ impl World {
         let now = self.now;
         let late = self.some(0..=400);
         let generation = self.hosts[host].generation;
-        let clock = self.hosts[host].clock.clone();
-        let Some(daemon) = self.hosts[host].daemon.as_mut() else {
+        let machine = &mut self.hosts[host];
+        let Some(daemon) = machine.daemon.as_mut() else {
             return;
         };
         if daemon.paused {
             return;
         }
-        let at = clock.world(daemon.core.next_timeout()).max(now) + 1 + late;
+        let at = machine.clock.world(daemon.core.next_timeout()).max(now) + 1 + late;
         if daemon.wake_at.is_none_or(|planned| planned < now || at < planned) {
             daemon.wake_at = Some(at);
-            self.after(at - now, What::Wake { host, generation });
+            self.agenda.wake(host, at, generation);
         }
     }
 

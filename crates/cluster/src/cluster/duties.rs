@@ -2,34 +2,26 @@
 
 use super::*;
 
+/// What a look at the others has shown.
+struct Look {
+    /// Half of the voters are here: the lock would make them a quorum.
+    half: bool,
+    wish: Wish,
+    recheck: Option<Time>,
+    /// Voters and members that are not here.
+    absent: BTreeSet<Pnn>,
+}
+
 impl Cluster {
     /// Wants the next view, and proposes it when it is this node's turn.
     pub(super) fn consider_view(&mut self, now: Time, out: &mut Vec<Output>) {
         self.wake = None;
-        let Some(view) = self.view().cloned() else {
+        let Some(look) = self.look(now) else {
             self.waits = "this node has not joined a cluster yet: `steadfast init` on the first node, `steadfast join TOKEN` on the others".into();
             return;
         };
-        let present = self.present(&view);
-        let reachable =
-            view.voters.iter().filter(|(p, u)| present.get(p).is_some_and(|n| n.direct && n.uid == **u)).count();
-        self.half = view.is_half_with_lock(reachable);
-        let silent =
-            view.members.keys().filter_map(|p| Some((*p, now.since(self.reach.peers.get(p)?.last?)))).collect();
-        let edge = |a: Pnn, b: Pnn| self.reach.edge(a, b);
-        let site = Site {
-            now,
-            config: &self.config,
-            view: &view,
-            present,
-            edge: &edge,
-            lock_usable: self.lock.usable,
-            silent,
-            dead: view.members.iter().filter(|(p, m)| self.guards.gone(**p, m.run)).map(|(p, _)| *p).collect(),
-        };
-        let (wish, recheck) = membership::wish(&site);
-        let absent: BTreeSet<Pnn> =
-            view.voters.keys().chain(view.members.keys()).filter(|p| !site.present.contains_key(p)).copied().collect();
+        let Look { half, wish, recheck, absent } = look;
+        self.half = half;
         self.wake = recheck;
         let (wished, order) = match wish {
             Wish::Content => {
@@ -78,6 +70,31 @@ impl Cluster {
             self.kicked = Some(absent);
         }
         self.arbiter.propose(now, wished, out);
+    }
+
+    /// What this node sees of the others, and the view that it would have; nothing before it has joined.
+    fn look(&self, now: Time) -> Option<Look> {
+        let view = self.view()?;
+        let present = self.present(view);
+        let reachable =
+            view.voters.iter().filter(|(p, u)| present.get(p).is_some_and(|n| n.direct && n.uid == **u)).count();
+        let silent =
+            view.members.keys().filter_map(|p| Some((*p, now.since(self.reach.peers.get(p)?.last?)))).collect();
+        let edge = |a: Pnn, b: Pnn| self.reach.edge(a, b);
+        let site = Site {
+            now,
+            config: &self.config,
+            view,
+            present,
+            edge: &edge,
+            lock_usable: self.lock.usable,
+            silent,
+            dead: view.members.iter().filter(|(p, m)| self.guards.gone(**p, m.run)).map(|(p, _)| *p).collect(),
+        };
+        let (wish, recheck) = membership::wish(&site);
+        let absent =
+            view.voters.keys().chain(view.members.keys()).filter(|p| !site.present.contains_key(p)).copied().collect();
+        Some(Look { half: view.is_half_with_lock(reachable), wish, recheck, absent })
     }
 
     /// The leader keeps the lock in the background; a tie needs it.

@@ -243,8 +243,8 @@ impl Cluster {
                     self.holder.sighted(now, *vip);
                 }
                 // Most reports only repeat the last one; nothing follows from those.
-                if self.reports.get(&from) != Some(&report) {
-                    self.reports.insert(from, report);
+                if self.reports.get(&from) != Some(&*report) {
+                    self.reports.insert(from, *report);
                     self.dirty = true;
                 }
             }

@@ -53,6 +53,9 @@ pub struct Start {
     pub version: String,
 }
 
+/// Later than any time that a core lives to see.
+const NEVER: Time = Time(u64::MAX);
+
 /// How far a daemon that ends has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stopping {
@@ -198,7 +201,7 @@ impl Cluster {
             next_heartbeat: now,
             next_refresh: now,
             // Nothing was planned yet that could be late.
-            planned: Time(u64::MAX),
+            planned: NEVER,
             now,
         }
     }
@@ -225,12 +228,17 @@ impl Cluster {
         }
         self.consequences(now, out);
         self.place_at = self.placing.as_ref().and_then(|p| p.next_timeout(now, &self.config, &self.fences));
-        self.planned = self.next_timeout();
+        self.planned = self.plan();
     }
 
     /// When to feed [`Input::Tick`] at the latest.
     #[must_use]
     pub fn next_timeout(&self) -> Time {
+        // Nothing has changed since the last input.
+        if self.planned == NEVER { self.plan() } else { self.planned }
+    }
+
+    fn plan(&self) -> Time {
         let stopping = match self.stopping {
             Stopping::Moving(t) | Stopping::Gone(t) => Some(t),
             Stopping::No | Stopping::Closing | Stopping::Done => None,

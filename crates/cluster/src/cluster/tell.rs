@@ -4,9 +4,6 @@ use super::*;
 
 impl Cluster {
     pub(super) fn own_report(&self) -> Report {
-        let mut warnings: Vec<String> = self.warnings.values().cloned().collect();
-        warnings.extend(self.arbiter.disk_error.iter().map(|e| format!("votes cannot be written: {e}")));
-        warnings.extend(self.evict_error.iter().map(|e| format!("lost nodes cannot be shut out of the storage: {e}")));
         Report {
             run: self.run,
             uid: self.arbiter.durable.uid,
@@ -28,8 +25,63 @@ impl Cluster {
             clean: self.is_clean(),
             fingerprint: self.config.fingerprint,
             version: self.version.clone(),
-            warnings,
+            warnings: self.own_warnings(),
         }
+    }
+
+    /// Would `own_report` say the same? Asked at every change, and mostly so.
+    fn is_own_report(&self, said: &Report) -> bool {
+        // Taken apart, so that a new field cannot be forgotten here.
+        let Report {
+            run,
+            uid,
+            epoch,
+            orders,
+            holding,
+            serving,
+            failed,
+            conflicts,
+            evicted,
+            admin,
+            lingers,
+            services,
+            links_down,
+            whole_seconds,
+            leased,
+            leaving,
+            left,
+            clean,
+            fingerprint,
+            version,
+            warnings,
+        } = said;
+        *run == self.run
+            && *uid == self.arbiter.durable.uid
+            && *epoch == self.epoch()
+            && *orders == self.holder.revision
+            && self.holder.holds_exactly(holding, serving)
+            && *evicted == self.evicted
+            && *admin == self.admin()
+            && *lingers == self.lingers.is_some()
+            && *whole_seconds == self.whole_seconds
+            && *leased == self.leased
+            && *leaving == (self.stopping != Stopping::No)
+            && *left == matches!(self.stopping, Stopping::Gone(_) | Stopping::Done)
+            && *clean == self.is_clean()
+            && *fingerprint == self.config.fingerprint
+            && *version == self.version
+            && *links_down == self.links_down
+            && *services == self.services
+            && *conflicts == self.holder.conflicts()
+            && *failed == self.failed()
+            && *warnings == self.own_warnings()
+    }
+
+    fn own_warnings(&self) -> Vec<String> {
+        let mut warnings: Vec<String> = self.warnings.values().cloned().collect();
+        warnings.extend(self.arbiter.disk_error.iter().map(|e| format!("votes cannot be written: {e}")));
+        warnings.extend(self.evict_error.iter().map(|e| format!("lost nodes cannot be shut out of the storage: {e}")));
+        warnings
     }
 
     /// Addresses that cannot be here, with the reason.
@@ -45,20 +97,20 @@ impl Cluster {
     }
 
     pub(super) fn report(&mut self, anyway: bool, out: &mut Vec<Output>) {
-        let report = self.own_report();
-        if !anyway && self.reports.get(&self.config.me) == Some(&report) {
+        if !anyway && self.reports.get(&self.config.me).is_some_and(|said| self.is_own_report(said)) {
             return;
         }
-        self.reports.insert(self.config.me, report.clone());
+        let report = self.own_report();
         for (to, _) in self.reach.peers.iter().filter(|(_, p)| p.link) {
-            out.push(Output::Send { to: *to, message: Message::Report(report.clone()) });
+            out.push(Output::Send { to: *to, message: Message::Report(Box::new(report.clone())) });
         }
+        self.reports.insert(self.config.me, report);
     }
 
     /// A link has come up: the peer knows nothing of us.
     pub(super) fn greet(&mut self, peer: Pnn, out: &mut Vec<Output>) {
         self.news.remove(&peer);
-        out.push(Output::Send { to: peer, message: Message::Report(self.own_report()) });
+        out.push(Output::Send { to: peer, message: Message::Report(Box::new(self.own_report())) });
     }
 
     pub(super) fn with_placing<T>(&mut self, f: impl FnOnce(&mut Placing, &Scene<'_>) -> T) -> Option<T> {
@@ -99,7 +151,6 @@ impl Cluster {
         if !self.leased {
             return;
         }
-        let before = self.placement.clone();
         let decided = self.with_placing(|placing, scene| {
             let changed = placing.step(scene, refresh);
             match changed {
@@ -113,7 +164,7 @@ impl Cluster {
         });
         let Some((orders, changed)) = decided else { return };
         if changed {
-            self.note_placement(&before, out);
+            self.note_placement(out);
         }
         let me = self.config.me;
         for (to, orders) in orders {
@@ -124,13 +175,17 @@ impl Cluster {
             }
         }
         if let Some(p) = self.placing.as_ref().filter(|p| p.revision() > 0) {
-            self.placement.clone_from(&p.target);
-            self.because = p.reasons();
+            if self.placement != p.target {
+                self.placement.clone_from(&p.target);
+            }
+            p.update_reasons(&mut self.because);
         }
     }
 
-    pub(super) fn note_placement(&self, before: &BTreeMap<IpAddr, Pnn>, out: &mut Vec<Output>) {
+    /// Tells of what the leader has moved: `self.placement` is still as it was.
+    pub(super) fn note_placement(&self, out: &mut Vec<Output>) {
         let Some(placing) = &self.placing else { return };
+        let before = &self.placement;
         for (vip, to) in placing.target.iter().filter(|(v, p)| before.get(v) != Some(p)) {
             let text = match before.get(vip) {
                 Some(from) => format!("{vip} goes from {} to {}", self.name(*from), self.name(*to)),
@@ -142,6 +197,9 @@ impl Cluster {
     }
 
     pub(super) fn publish(&mut self, now: Time, out: &mut Vec<Output>) {
+        if self.as_published(now) {
+            return;
+        }
         let snapshot = self.snapshot(now);
         if let Some(snapshot) = self.seen.changed(snapshot) {
             out.push(Output::Publish(snapshot));
