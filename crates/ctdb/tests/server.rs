@@ -282,6 +282,7 @@ fn addresses_that_leave_are_told_and_empty_records_are_forgotten() {
     world.vip_on.insert(1, 1);
     world.tell(0, true, true);
     assert_eq!(world.messages(clients[0]), [(srvid::RELEASE_IP, b"192.168.1.1\0".to_vec())]);
+    move_between_two_words(&mut world, clients[0], clients[1]);
 
     for client in &clients {
         assert!(world.count(*client, db, KEY));
@@ -296,6 +297,39 @@ fn addresses_that_leave_are_told_and_empty_records_are_forgotten() {
     for node in &world.nodes {
         assert!(node.files[&db].records.is_empty(), "{:?}", node.files[&db].records);
     }
+}
+
+/// All that Samba hears of an address that goes from node 1 to node 0, and comes back.
+fn move_between_two_words(world: &mut World, heir: Client, holder: Client) {
+    world.tell(1, true, true);
+    for srvid in [srvid::RELEASE_IP, srvid::TAKE_IP, srvid::START_IPREALLOCATE, srvid::IPREALLOCATED] {
+        world.listen(heir, srvid);
+        world.listen(holder, srvid);
+    }
+    let words =
+        |world: &mut World, client| -> Vec<u64> { world.messages(client).into_iter().map(|(s, _)| s).collect() };
+    let address = "192.168.1.2".parse().unwrap();
+    world.input(1, Input::Leaves(address));
+    world.run();
+    assert_eq!(words(world, holder), [srvid::START_IPREALLOCATE, srvid::RELEASE_IP], "before it leaves");
+    world.moving = true;
+    world.tell(0, true, true);
+    world.tell(1, true, true);
+    assert_eq!((words(world, heir), words(world, holder)), (vec![srvid::START_IPREALLOCATE], vec![]));
+    (world.moving, _) = (false, world.vip_on.insert(2, 0));
+    world.tell(0, true, true);
+    world.tell(1, true, true);
+    assert_eq!(words(world, heir), [srvid::TAKE_IP, srvid::IPREALLOCATED]);
+    assert_eq!(words(world, holder), [srvid::IPREALLOCATED], "the address is not told twice");
+    // It comes back, and is then lost without an order.
+    world.input(1, Input::Comes(address));
+    world.run();
+    world.vip_on.insert(2, 1);
+    world.tell(1, true, true);
+    world.vip_on.insert(2, 0);
+    world.tell(1, true, true);
+    let (start, end) = (srvid::START_IPREALLOCATE, srvid::IPREALLOCATED);
+    assert_eq!(words(world, holder), [start, srvid::TAKE_IP, end, start, srvid::RELEASE_IP, end]);
 }
 
 #[test]

@@ -362,6 +362,8 @@ pub(crate) enum ProbeKind {
     Database(bench::db::worker::Options),
     /// A client of the clustered databases that counts through a fault
     ClientOfDatabases(crate::probe::databases::Options),
+    /// Whether Samba is told of each address before it leaves
+    Told,
     /// The drill's clients, as the line on standard input says
     Drill,
     /// Throw garbage at ports

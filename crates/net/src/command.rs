@@ -79,9 +79,12 @@ pub enum Command {
     },
     /// Start hosting an address; needs a lease.
     Take { addr: IpAddr },
-    /// Stop hosting an address: silence it, take it off its interface, give the servers up to [`crate::FINISH`] to read
-    /// what has arrived, then say `Released` and destroy its connections.
+    /// Stop hosting an address: silence it, say `Releasing` and wait up to [`crate::TELL`] for `Told`, take it off its
+    /// interface, give the servers up to [`crate::FINISH`] to read what has arrived, then say `Released` and destroy its
+    /// connections.
     Release { addr: IpAddr },
+    /// Who had to know of these addresses' `Releasing` knows.
+    Told { addrs: Vec<IpAddr> },
     /// The node lease now ends at `until`. A time that has passed is a lost lease.
     Renew { until: BootTime },
     /// No lease any more: silence and release everything at once.
@@ -111,6 +114,8 @@ pub enum Event {
     Taken { addr: IpAddr },
     /// It could not be taken; nothing of it is left on this node.
     TakeFailed { addr: IpAddr, why: String },
+    /// These addresses are silent and about to leave their interfaces by an order: they wait for `Told`, but not for long.
+    Releasing { addrs: Vec<IpAddr> },
     /// The address is silent and gone from the interface. Also the answer when it was not held, and news when it comes
     /// later than a `ReleaseFailed`.
     Released { addr: IpAddr },

@@ -31,7 +31,7 @@ pub use clock::BootTime;
 pub use command::{ClientConnection, Command, Event, LeaseKind, Mac, VipSpec};
 pub use error::{Error, Result};
 pub use hold::HoldSpec;
-pub use worker::{FINISH, Parts, SendError, Worker};
+pub use worker::{FINISH, Parts, SendError, TELL, Worker};
 
 /// Entry points for the fuzzing of every parser of foreign bytes; they must return for any input.
 #[doc(hidden)]

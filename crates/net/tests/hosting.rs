@@ -182,6 +182,50 @@ fn take_serve_release() {
 }
 
 #[test]
+fn a_planned_release_waits_until_samba_is_told_and_the_end_of_a_lease_does_not() {
+    let Some((a, b)) = pair() else { return };
+    let mut site = a.worker();
+    site.configure(&[V4, V6]);
+    site.renew(Duration::from_secs(60));
+    for v in [V4, V6] {
+        site.take(v);
+        let mut before = 0;
+        // Told late, then never: it is silent and on its interface all the while.
+        for tells in [true, false] {
+            let start = Instant::now();
+            site.send(Command::Release { addr: ip(v) });
+            site.expect("releasing", |e| *e == Event::Releasing { addrs: vec![ip(v)] });
+            if a.has_address(v) {
+                before += 1;
+            }
+            if tells {
+                site.send(Command::Told { addrs: vec![ip(v)] });
+            }
+            site.expect("released", |e| *e == Event::Released { addr: ip(v) });
+            let took = start.elapsed();
+            println!("{v}: released after {took:?}, told: {tells}");
+            assert!(!a.has_address(v));
+            assert!(tells || took >= net::TELL, "{took:?}");
+            site.take(v);
+            b.sh(&format!("ping -c1 -W2 {v}"));
+        }
+        // The look takes a process: with the bound of 20 ms it may come too late, but not twice.
+        assert!(before > 0, "{v} had left when Samba was to be told");
+        // Of a release that nobody is told of, a new order to take makes an end.
+        site.send(Command::Release { addr: ip(v) });
+        site.take(v);
+        b.sh(&format!("ping -c1 -W2 {v}"));
+    }
+    let start = Instant::now();
+    site.send(Command::LeaseLost);
+    site.expect("released", |e| *e == Event::Released { addr: ip(V4) });
+    site.expect("released", |e| *e == Event::Released { addr: ip(V6) });
+    println!("both gone {:?} after the end of the lease", start.elapsed());
+    assert!(start.elapsed() < net::TELL, "{:?}", start.elapsed());
+    assert!(!site.seen.iter().any(|e| matches!(e, Event::ReleaseFailed { .. } | Event::StrayRemoved { .. })));
+}
+
+#[test]
 fn a_lease_that_runs_out_drops_everything_by_itself() {
     let Some((a, _b)) = pair() else { return };
     let mut site = a.worker();

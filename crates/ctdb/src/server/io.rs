@@ -57,6 +57,10 @@ pub enum Input {
     },
     /// The cluster has changed.
     Picture(Picture),
+    /// This node is about to give this address up, by an order: it is still on its interface.
+    Leaves(IpAddr),
+    /// This node has this address now.
+    Comes(IpAddr),
     /// A file's answer to an order.
     File {
         /// The database.
@@ -350,6 +354,8 @@ pub struct AddressFacts {
     pub prefix: u8,
     /// Who has it.
     pub holder: Option<u32>,
+    /// Is it on its way to another node?
+    pub moving: bool,
     /// Is it in this node's list? Then the interface.
     pub here: Option<String>,
 }

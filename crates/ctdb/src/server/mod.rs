@@ -47,6 +47,7 @@ use databases::{Call, Database};
 use remote::Asked;
 use statistics::Statistics;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::IpAddr;
 use timers::Timers;
 use traverse::Traverse;
 use tunables::Tunables;
@@ -106,6 +107,10 @@ pub struct Server {
     traverses: BTreeMap<u64, Traverse>,
     /// Connections that were told of and belong to no client here.
     tickles: BTreeSet<Connection>,
+    /// Addresses that clients have been told of as leaving, and that this node does not have again.
+    leaving: BTreeSet<IpAddr>,
+    /// Clients have been told that addresses move, and not yet that they are at rest.
+    reallocating: bool,
     tunables: Tunables,
     statistics: Statistics,
     timers: Timers,
@@ -145,6 +150,8 @@ impl Server {
             asked: BTreeMap::new(),
             traverses: BTreeMap::new(),
             tickles: BTreeSet::new(),
+            leaving: BTreeSet::new(),
+            reallocating: false,
             tunables: Tunables::default(),
             statistics: Statistics { since: now, ..Statistics::default() },
             timers: Timers::new(now),
@@ -208,6 +215,10 @@ impl Server {
             },
             Input::Link { peer, up } => self.link(peer, up),
             Input::Picture(picture) => self.look(picture),
+            Input::Leaves(address) => self.address_leaves(address),
+            Input::Comes(address) => {
+                self.leaving.remove(&address);
+            }
             Input::File { db, answer } => self.file_answers(db, answer),
             Input::Wake => self.wake(),
         }

@@ -108,9 +108,7 @@ impl Server {
         self.ran = true;
         let took = self.now.mono.saturating_sub(self.recovery_began.mono).as_millis();
         self.log(Level::Info, format!("all databases are in use again after {took} ms"));
-        for client in self.clients.listeners(srvid::RECONFIGURE) {
-            self.message_to(client, srvid::RECONFIGURE, &[]);
-        }
+        self.say_to_listeners(srvid::RECONFIGURE);
     }
 
     /// A link came up or went down.
@@ -153,33 +151,54 @@ impl Server {
         self.orders(orders);
     }
 
+    /// An address is about to leave this node by an order. Samba hears of it while it is there; once it has left, the
+    /// picture says so too.
+    pub(super) fn address_leaves(&mut self, address: IpAddr) {
+        self.addresses_begin_to_move();
+        self.say_address(srvid::RELEASE_IP, address);
+        self.leaving.insert(address);
+    }
+
     /// Samba is told of addresses that came or went.
     fn addresses_moved(&mut self, old: &Picture) {
-        let mine = |picture: &Picture| -> BTreeMap<IpAddr, bool> {
-            picture.addresses.iter().map(|a| (a.address, a.holder == Some(self.me))).collect()
+        let holders = |picture: &Picture| -> BTreeMap<IpAddr, Option<u32>> {
+            picture.addresses.iter().map(|a| (a.address, a.holder)).collect()
         };
-        let (before, after) = (mine(old), mine(&self.picture));
+        let (before, after) = (holders(old), holders(&self.picture));
         if old.addresses != self.picture.addresses {
             self.timers.addresses_moved(self.now);
         }
-        let mut moved = false;
-        for (address, here) in &after {
-            match (before.get(address).copied().unwrap_or(false), here) {
-                (true, false) => self.say_address(srvid::RELEASE_IP, *address),
-                (false, true) => self.say_address(srvid::TAKE_IP, *address),
-                _ => continue,
-            }
-            moved = true;
+        let moving = self.picture.addresses.iter().any(|a| a.moving);
+        if before != after || moving {
+            self.addresses_begin_to_move();
         }
-        let gone = before.iter().filter(|(a, here)| **here && !after.contains_key(a)).map(|(a, _)| *a);
-        for address in gone.collect::<Vec<_>>() {
-            self.say_address(srvid::RELEASE_IP, address);
-            moved = true;
-        }
-        if moved {
-            for client in self.clients.listeners(srvid::IPREALLOCATED) {
-                self.message_to(client, srvid::IPREALLOCATED, &[]);
+        let me = Some(self.me);
+        let gone = before.iter().filter(|(a, holder)| **holder == me && after.get(a).copied().flatten() != me);
+        for address in gone.map(|(a, _)| *a).collect::<Vec<_>>() {
+            // Not a second time.
+            if !self.leaving.remove(&address) {
+                self.say_address(srvid::RELEASE_IP, address);
             }
+        }
+        let come = after.iter().filter(|(a, holder)| **holder == me && before.get(a).copied().flatten() != me);
+        for address in come.map(|(a, _)| *a).collect::<Vec<_>>() {
+            self.say_address(srvid::TAKE_IP, address);
+        }
+        if !moving && mem::take(&mut self.reallocating) {
+            self.say_to_listeners(srvid::IPREALLOCATED);
+        }
+    }
+
+    /// Said once, until all addresses are at rest again.
+    fn addresses_begin_to_move(&mut self) {
+        if !mem::replace(&mut self.reallocating, true) {
+            self.say_to_listeners(srvid::START_IPREALLOCATE);
+        }
+    }
+
+    fn say_to_listeners(&mut self, srvid: u64) {
+        for client in self.clients.listeners(srvid) {
+            self.message_to(client, srvid, &[]);
         }
     }
 }

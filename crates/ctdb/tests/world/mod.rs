@@ -44,6 +44,8 @@ pub(crate) struct World {
     next_client: u32,
     reqid: u32,
     pub(crate) vip_on: BTreeMap<u8, u32>,
+    /// They are on their way.
+    pub(crate) moving: bool,
 }
 
 impl World {
@@ -70,6 +72,7 @@ impl World {
             dice: None,
             next_client: 0,
             reqid: 0,
+            moving: false,
             vip_on: (0..nodes).map(|n| (n as u8 + 1, n)).collect(),
         };
         for a in 0..nodes {
@@ -109,6 +112,7 @@ impl World {
                     address: format!("192.168.1.{last}").parse().unwrap(),
                     prefix: 24,
                     holder: Some(*holder),
+                    moving: self.moving,
                     here: Some("eth0".into()),
                 })
                 .collect(),

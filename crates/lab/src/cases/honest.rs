@@ -1,6 +1,6 @@
 //! Tests of tests: with the part switched off that makes a failover short, the test of that failover must fail.
 
-use super::{Ctx, faults, links, outage, returning};
+use super::{Ctx, faults, links, outage, returning, told};
 use crate::steadfast;
 use anyhow::{Result, bail};
 
@@ -64,4 +64,9 @@ pub(crate) fn no_hold(ctx: &Ctx<'_>) -> Result<()> {
 /// A node that nobody tells of its lost carrier keeps its addresses, for its leases come over the other network.
 pub(crate) fn no_link(ctx: &Ctx<'_>) -> Result<()> {
     must_fail(ctx, "link", links::public)
+}
+
+/// Samba hears of an address when it has left.
+pub(crate) fn no_telling(ctx: &Ctx<'_>) -> Result<()> {
+    must_fail(ctx, "tell", told::before_it_leaves)
 }

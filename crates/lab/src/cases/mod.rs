@@ -26,6 +26,7 @@ mod services;
 mod split;
 mod state;
 mod storage;
+mod told;
 mod trust;
 mod vm;
 
@@ -146,6 +147,8 @@ pub(crate) const CASES: &[Case] = &[
     case(Group::Samba, "samba-outlives-a-node", samba::outlives_a_node),
     case(Group::Samba, "databases-outlive-a-node", databases::outlive_a_node),
     case(Group::Samba, "databases-outlive-a-stopped-daemon", databases::outlive_a_stopped_daemon),
+    long(Group::Samba, "samba-told-before-its-address-leaves", told::before_it_leaves),
+    long(Group::Samba, "honest-without-telling-samba", honest::no_telling),
     long(Group::Samba, "ctdb-tool-twice-on-stock", golden::stock_twice),
     long(Group::Samba, "ctdb-tool-golden", golden::beside_stock),
     case(Group::Nets, "public-interface-down-beside-a-private-network", links::public),

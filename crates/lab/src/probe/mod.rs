@@ -19,6 +19,7 @@ pub(crate) mod nfs_writer;
 pub(crate) mod run;
 pub(crate) mod sweep;
 pub(crate) mod tcp;
+pub(crate) mod told;
 
 pub(crate) use drill::now_us;
 use std::io::{Read, Write};

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Parts;
-use super::leaving::Leaving;
+use super::leaving::{Leaving, Telling};
 use crate::address::{self, Address, Addresses};
 use crate::announce::{Announcer, SharedLease};
 use crate::clock::BootTime;
@@ -51,6 +51,7 @@ pub(super) struct Hosting {
     pub(super) held: Vec<Held>,
     renewals_fail: bool,
     pub(super) parts: Parts,
+    pub(super) telling: Vec<Telling>,
     pub(super) leaving: Vec<Leaving>,
     /// Connections of addresses that other nodes hold.
     clients: BTreeMap<IpAddr, Arc<[ClientConnection]>>,
@@ -72,6 +73,7 @@ impl Hosting {
             held: Vec::new(),
             renewals_fail: false,
             parts,
+            telling: Vec::new(),
             leaving: Vec::new(),
             clients: BTreeMap::new(),
             unreleased: BTreeSet::new(),
@@ -103,6 +105,9 @@ impl Hosting {
     ) {
         let leaving: Vec<IpAddr> = self.held.iter().filter(|h| !vips.contains(&h.spec)).map(|h| h.spec.addr).collect();
         self.release(&leaving, events);
+        // The gate is about to forget them.
+        let forgotten: Vec<IpAddr> = self.telling().filter(|a| !vips.iter().any(|v| v.addr == *a)).collect();
+        self.told(&forgotten, events);
         self.vips = vips;
         self.service_ports = service_ports;
         self.clients.retain(|addr, _| self.vips.iter().any(|v| v.addr == *addr));

@@ -1,4 +1,9 @@
-//! The worker's order of releasing addresses: silence, remove, let the servers finish, confirm, destroy the connections.
+//! The worker's order of releasing addresses: silence, tell, remove, let the servers finish, confirm, destroy the
+//! connections.
+//!
+//! Samba is told while the address is still on its interface, so that it ends its clients in its own order; nothing of
+//! that gets out, for the address is silent already. It costs a planned move the time of writing a message, [`TELL`] at
+//! most; the end of a lease waits for nobody.
 //!
 //! Nothing of an address goes in or out any more while a server reads what had arrived: a request that it has read is
 //! done before the next node may take the address, and not behind the back of the client, which sends it again there.
@@ -12,10 +17,19 @@ use std::time::{Duration, Instant};
 use super::hosting::Hosting;
 use crate::command::{ClientConnection, Event};
 
+/// How long a planned release waits until Samba has been told of it ([`crate::Command::Told`]).
+pub const TELL: Duration = Duration::from_millis(20);
 /// How long a release waits for servers to read what has arrived.
 pub const FINISH: Duration = Duration::from_millis(100);
 /// Between two looks at the receive queues.
 const LOOK: Duration = Duration::from_millis(5);
+
+/// Addresses that are silent, but on their interfaces until Samba has been told.
+#[derive(Clone, Debug)]
+pub(super) struct Telling {
+    addrs: BTreeSet<IpAddr>,
+    until: Instant,
+}
 
 /// An address that is silent and off its interface, and whose servers have not read everything yet.
 #[derive(Clone, Copy, Debug)]
@@ -29,18 +43,70 @@ impl Hosting {
     /// An administrator or the leader wants them elsewhere.
     pub(super) fn release(&mut self, addrs: &[IpAddr], events: &dyn Fn(Event)) {
         // Of a repeated order `Released` comes when it is true.
-        let addrs: Vec<IpAddr> =
-            addrs.iter().copied().filter(|addr| !self.leaving.iter().any(|l| l.addr == *addr)).collect();
-        let gone = self.silence_and_remove(&addrs, events);
-        if gone.is_empty() {
-            return;
+        let (held, others): (Vec<IpAddr>, Vec<IpAddr>) =
+            addrs.iter().copied().filter(|addr| !self.leaves(*addr)).partition(|addr| self.has(*addr));
+        if held.is_empty() {
+            return self.remove_and_wait(&others, events);
         }
-        let mut busy = BTreeSet::new();
-        match self.connections.alive_on(&gone) {
+        let silenced = self.silence(&held);
+        if let Err(error) = &silenced {
+            tracing::warn!(%error, addrs = ?held, "addresses are removed without being silenced before");
+        }
+        self.tell_last(&held, events);
+        if self.parts.tell {
+            events(Event::Releasing { addrs: held.clone() });
+        }
+        if silenced.is_ok() && self.gated() && self.parts.tell {
+            self.telling.push(Telling { addrs: held.into_iter().collect(), until: Instant::now() + TELL });
+            self.remove_and_wait(&others, events);
+        } else {
+            // A server that closes its connections would be heard.
+            self.remove_and_wait(&[held, others].concat(), events);
+        }
+    }
+
+    /// Samba has been told that these leave.
+    pub(super) fn told(&mut self, addrs: &[IpAddr], events: &dyn Fn(Event)) {
+        let mut now = Vec::new();
+        self.telling.retain_mut(|telling| {
+            telling.addrs.retain(|addr| {
+                let done = addrs.contains(addr);
+                if done {
+                    now.push(*addr);
+                }
+                !done
+            });
+            !telling.addrs.is_empty()
+        });
+        self.remove_and_wait(&now, events);
+    }
+
+    /// On its interface and to be spoken for.
+    fn has(&self, addr: IpAddr) -> bool {
+        self.held.iter().any(|h| h.spec.addr == addr)
+    }
+
+    /// Its release has begun and is not confirmed.
+    pub(super) fn leaves(&self, addr: IpAddr) -> bool {
+        self.tells(addr) || self.leaving.iter().any(|l| l.addr == addr)
+    }
+
+    /// Stays on its interface until Samba has been told.
+    pub(super) fn tells(&self, addr: IpAddr) -> bool {
+        self.telling().any(|a| a == addr)
+    }
+
+    /// All that stay until Samba has been told.
+    pub(super) fn telling(&self) -> impl Iterator<Item = IpAddr> {
+        self.telling.iter().flat_map(|telling| telling.addrs.iter().copied())
+    }
+
+    /// The connections of addresses that have just been silenced, for those who take them next.
+    fn tell_last(&mut self, addrs: &[IpAddr], events: &dyn Fn(Event)) {
+        match self.connections.established_on(&addrs.iter().copied().collect()) {
             Ok(list) => {
-                busy = list.iter().filter(|c| c.unread > 0).map(|c| c.local.ip()).collect();
                 let mut last: BTreeMap<IpAddr, Vec<ClientConnection>> = BTreeMap::new();
-                for c in list.iter().filter(|c| c.is_established()) {
+                for c in list {
                     let connection = ClientConnection { vip: c.local, client: c.remote };
                     last.entry(c.local.ip()).or_default().push(connection);
                 }
@@ -49,9 +115,24 @@ impl Hosting {
                 }
             }
             Err(error) => {
-                tracing::warn!(?gone, %error, "connections of addresses that are being released cannot be listed");
+                tracing::warn!(?addrs, %error, "connections of addresses that are being released cannot be listed");
             }
         }
+    }
+
+    /// Takes silent addresses off their interfaces, then waits for their servers.
+    fn remove_and_wait(&mut self, addrs: &[IpAddr], events: &dyn Fn(Event)) {
+        let gone = self.remove(addrs, events);
+        if gone.is_empty() {
+            return;
+        }
+        let busy: BTreeSet<IpAddr> = match self.connections.alive_on(&gone) {
+            Ok(list) => list.iter().filter(|c| c.unread > 0).map(|c| c.local.ip()).collect(),
+            Err(error) => {
+                tracing::warn!(?gone, %error, "receive queues of addresses that are being released cannot be read");
+                BTreeSet::new()
+            }
+        };
         let now = Instant::now();
         let (busy, idle): (BTreeSet<IpAddr>, BTreeSet<IpAddr>) = gone.into_iter().partition(|a| busy.contains(a));
         self.leaving.extend(busy.into_iter().map(|addr| Leaving { addr, until: now + FINISH, look: now + LOOK }));
@@ -60,16 +141,19 @@ impl Hosting {
 
     /// The lease is over: others take the addresses when it ends, whatever servers here have read by then.
     pub(super) fn release_all(&mut self, addrs: &[IpAddr], events: &dyn Fn(Event)) {
-        let gone = self.silence_and_remove(addrs, events);
+        if let Err(error) = self.silence(addrs) {
+            tracing::warn!(%error, ?addrs, "addresses are removed without being silenced before");
+        }
+        let gone = self.remove(addrs, events);
         self.confirm(&gone, events);
     }
 
-    /// Silences all, then removes all: in this order no address waits for another's. Returns those that are gone.
-    fn silence_and_remove(&mut self, addrs: &[IpAddr], events: &dyn Fn(Event)) -> BTreeSet<IpAddr> {
+    /// Removes addresses that were silenced, all of them before that: in this order no address waits for another's.
+    /// Returns those that are gone.
+    fn remove(&mut self, addrs: &[IpAddr], events: &dyn Fn(Event)) -> BTreeSet<IpAddr> {
         if addrs.is_empty() {
             return BTreeSet::new();
         }
-        let silenced = self.silence(addrs);
         let mut gone: BTreeSet<IpAddr> = addrs.iter().copied().collect();
         let failed: BTreeMap<IpAddr, String> = match self.addresses.purge_all(&gone) {
             Ok((_, failed)) => failed.into_iter().map(|(addr, e)| (addr, e.to_string())).collect(),
@@ -79,12 +163,9 @@ impl Hosting {
         self.unreleased.retain(|addr| !gone.contains(addr));
         for (addr, e) in failed {
             self.unreleased.insert(addr);
-            let silent = if silenced.is_ok() && self.gated() { "silenced, but" } else { "" };
+            let silent = if self.gated() { "silenced, but" } else { "" };
             let why = format!("{silent} still on an interface: {e}").trim().to_owned();
             events(Event::ReleaseFailed { addr, why });
-        }
-        if let Err(error) = silenced {
-            tracing::warn!(%error, ?addrs, "addresses were removed without being silenced before");
         }
         gone
     }
@@ -104,8 +185,7 @@ impl Hosting {
     /// back by the same port; when the address is here again its segments would reach the old connection, which neither
     /// serves nor resets it, until the client's own time-out (60 s and more).
     pub(super) fn destroy_strays(&mut self, events: &dyn Fn(Event)) {
-        let here =
-            |addr: IpAddr| self.held.iter().any(|h| h.spec.addr == addr) || self.leaving.iter().any(|l| l.addr == addr);
+        let here = |addr: IpAddr| self.has(addr) || self.leaves(addr);
         let elsewhere = self.vips.iter().map(|v| v.addr).filter(|addr| !here(*addr)).collect();
         self.destroy(&elsewhere, events);
     }
@@ -123,9 +203,9 @@ impl Hosting {
         }
     }
 
-    /// When to look at the receive queues again.
+    /// When to look at the receive queues again, or to go on without Samba's having been told.
     pub(super) fn next_look(&self) -> Option<Instant> {
-        self.leaving.iter().map(|l| l.look.min(l.until)).min()
+        self.leaving.iter().map(|l| l.look.min(l.until)).chain(self.telling.iter().map(|t| t.until)).min()
     }
 
     /// Confirms those whose servers have read everything, or had their time.
@@ -133,6 +213,12 @@ impl Hosting {
         let now = Instant::now();
         if self.next_look().is_none_or(|at| at > now) {
             return;
+        }
+        let late: Vec<IpAddr> =
+            self.telling.iter().filter(|t| t.until <= now).flat_map(|t| t.addrs.iter().copied()).collect();
+        if !late.is_empty() {
+            tracing::warn!(addrs = ?late, "released though Samba could not be told within {} ms", TELL.as_millis());
+            self.told(&late, events);
         }
         let addrs: BTreeSet<IpAddr> = self.leaving.iter().map(|l| l.addr).collect();
         let unread: BTreeSet<IpAddr> = match self.connections.alive_on(&addrs) {
@@ -160,6 +246,8 @@ impl Hosting {
 
     /// No more waiting for these.
     pub(super) fn finish_now(&mut self, which: impl Fn(IpAddr) -> bool, events: &dyn Fn(Event)) {
+        let telling: Vec<IpAddr> = self.telling().filter(|a| which(*a)).collect();
+        self.told(&telling, events);
         let done = self.leaving.iter().map(|l| l.addr).filter(|a| which(*a)).collect();
         self.leaving.retain(|l| !which(l.addr));
         self.confirm(&done, events);

@@ -23,7 +23,7 @@ use crate::probe;
 use crate::watch::{News, Watch};
 
 use hosting::Hosting;
-pub use leaving::FINISH;
+pub use leaving::{FINISH, TELL};
 use storage::Storage;
 
 /// How many commands may wait.
@@ -53,11 +53,13 @@ pub struct Parts {
     pub hold: bool,
     /// An interface that goes down is told of; without it every one is up.
     pub link: bool,
+    /// An address stays until its servers have been told that it leaves.
+    pub tell: bool,
 }
 
 impl Default for Parts {
     fn default() -> Self {
-        Self { gate: true, lifetimes: true, announce: true, tickle: true, hold: true, link: true }
+        Self { gate: true, lifetimes: true, announce: true, tickle: true, hold: true, link: true, tell: true }
     }
 }
 
@@ -285,6 +287,7 @@ impl State {
                 Command::Release { addr } => self.hosting.release(&[addr], events),
                 Command::Renew { until } => self.hosting.renew(until, events),
                 Command::LeaseLost => self.hosting.lease_lost(events),
+                Command::Told { addrs } => self.hosting.told(&addrs, events),
                 Command::Shutdown => {}
             },
             Message::News(News::Interface { name, up }) => {

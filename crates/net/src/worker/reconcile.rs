@@ -55,7 +55,7 @@ impl Hosting {
         };
         for a in existing {
             let held = self.held.iter().any(|h| h.spec.addr == a.addr && h.link.index == a.index);
-            if held || !(a.ours || self.vips.iter().any(|v| v.addr == a.addr)) {
+            if held || self.tells(a.addr) || !(a.ours || self.vips.iter().any(|v| v.addr == a.addr)) {
                 continue;
             }
             let spec = self.vips.iter().find(|v| v.addr == a.addr);

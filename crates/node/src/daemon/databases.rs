@@ -1,6 +1,7 @@
 //! The databases' thread, as a part of this daemon: what it starts from, and what it wants of the others.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -42,6 +43,10 @@ impl Outside for Daemon {
         let _ = self.wishes.send(wish);
     }
 
+    fn told(&self, addrs: Vec<IpAddr>) {
+        self.inbox.put(super::inbox::Item::ToNet(net::Command::Told { addrs }));
+    }
+
     fn warn(&self, text: String) {
         self.inbox.input(cluster::Input::Warning { key: KEY.to_owned(), text });
     }
@@ -72,7 +77,9 @@ pub(super) fn start(
     let dirs = Dirs { volatile: db.join("volatile"), persistent: db.join("persistent"), state: db.join("state") };
     let answers = post.clone();
     let make = move || {
-        let answer = Arc::new(move |db, answer| answers.put(Item::Input(Input::File { db, answer })));
+        let answer = Arc::new(move |db, answer| {
+            answers.put(Item::Input(Input::File { db, answer }));
+        });
         let (files, found) = Files::new(dirs, me, answer).map_err(|error| error.to_string())?;
         Ok((Server::new(me, getpid().as_raw_nonzero().get(), found, now()), files))
     };

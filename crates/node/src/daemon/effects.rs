@@ -19,6 +19,7 @@ use super::inbox::{Inbox, Item};
 use super::lock::LockOrder;
 use super::tickles::{self, News};
 use super::timeline::{Recorder, timed};
+use crate::databases::{Item as Data, Post};
 use crate::guard::Guard;
 use crate::peer::Peers;
 
@@ -43,6 +44,8 @@ pub(crate) struct Wiring {
     pub(crate) snapshots: watch::Sender<Option<Arc<Snapshot>>>,
     pub(crate) timeline: Recorder,
     pub(crate) tickles: tickles::Sender,
+    /// The databases' thread, which tells Samba of addresses that leave and come.
+    pub(crate) databases: Post,
     pub(crate) held: Held,
     /// Evicts where it is not the network's to do.
     pub(crate) evict: mpsc::UnboundedSender<Evict>,
@@ -121,9 +124,17 @@ impl Effects for Wiring {
         Some(match event {
             E::Taken { addr } => {
                 self.news(News::Taken(addr));
+                self.databases.put(Data::Input(ctdb::server::Input::Comes(addr)));
                 Input::Taken { vip: addr }
             }
             E::TakeFailed { addr, why } => return self.gone(addr, Some(why), now),
+            E::Releasing { addrs } => {
+                // Without the databases nobody needs to be told.
+                if !self.databases.put(Data::Releasing(addrs.clone())) {
+                    self.net.order(Command::Told { addrs }, now);
+                }
+                return None;
+            }
             E::Released { addr } => {
                 self.news(News::Released(addr));
                 if self.net.forget(addr) {

@@ -172,6 +172,7 @@ fn serve(options: &Options, log: &Log) -> anyhow::Result<()> {
         snapshots,
         timeline: recorder,
         tickles,
+        databases: post.clone(),
         held: Held::default(),
         guard: guard.clone(),
         evicts: evicts_now,

@@ -21,10 +21,12 @@ pub enum Without {
     Hold,
     /// A public interface that has lost its carrier is not noticed.
     Link,
+    /// An address leaves without Samba's having been told before.
+    Tell,
 }
 
 impl Without {
-    const ALL: [Self; 6] = [Self::Tickle, Self::Announce, Self::Guard, Self::Lease, Self::Hold, Self::Link];
+    const ALL: [Self; 7] = [Self::Tickle, Self::Announce, Self::Guard, Self::Lease, Self::Hold, Self::Link, Self::Tell];
 
     /// What is left of the network worker without these.
     pub(super) fn parts(list: &[Self]) -> Parts {
@@ -36,6 +38,7 @@ impl Without {
             hold: !list.contains(&Self::Hold),
             tickle: !list.contains(&Self::Tickle),
             link: !list.contains(&Self::Link),
+            tell: !list.contains(&Self::Tell),
         }
     }
 }
@@ -49,6 +52,7 @@ impl fmt::Display for Without {
             Self::Lease => "lease",
             Self::Hold => "hold",
             Self::Link => "link",
+            Self::Tell => "tell",
         })
     }
 }

@@ -6,6 +6,7 @@ use rustix::event::{EventfdFlags, eventfd};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::io::{Errno, read, write};
 use std::io;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
 
 /// Something for the thread.
@@ -15,6 +16,8 @@ pub(crate) enum Item {
     Input(Input),
     /// A link to a peer came up or went down; its number, as the peers count them.
     Link { peer: u32, up: bool, number: u64 },
+    /// This node is about to give these addresses up: tell the clients, then say that they have been told.
+    Releasing(Vec<IpAddr>),
     /// End: close all clients, remove the socket.
     Stop,
 }
@@ -40,11 +43,11 @@ impl Post {
         Ok(Self(Arc::new(Shared { items: Mutex::new(Some(Vec::new())), wake })))
     }
 
-    /// Puts an item in. After [`Post::close`] it is forgotten.
-    pub(crate) fn put(&self, item: Item) {
+    /// Puts an item in; false after [`Post::close`]: it is forgotten.
+    pub(crate) fn put(&self, item: Item) -> bool {
         let first = {
             let mut items = locked(&self.0.items);
-            let Some(items) = &mut *items else { return };
+            let Some(items) = &mut *items else { return false };
             items.push(item);
             items.len() == 1
         };
@@ -52,6 +55,7 @@ impl Post {
             // Not even possible when the counter is full: then it is readable.
             tracing::error!("the databases' thread cannot be woken: {error}");
         }
+        true
     }
 
     /// Nobody takes anything out any more: nothing is kept from now on.

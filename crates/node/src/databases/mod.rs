@@ -25,6 +25,7 @@ pub(crate) use inbox::{Item, Post};
 pub(crate) use links::CHANNEL;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::io;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, SystemTime};
@@ -69,6 +70,8 @@ pub(crate) trait Outside: Send {
     fn send(&self, to: u32, link: u64, bytes: Vec<Vec<u8>>);
     /// A wish of an administrator.
     fn wish(&self, wish: Wish);
+    /// The clients have been told that these addresses leave: it is written to the sockets of all that take it at once.
+    fn told(&self, addresses: Vec<IpAddr>);
     /// The standing warning; empty: all is well.
     fn warn(&self, text: String);
 }

@@ -1,7 +1,7 @@
 //! What the databases' server needs to know of the cluster, from what the core publishes.
 
 use crate::config::Config;
-use cluster::{AdminState, Health, NodeState, NodeStatus, Role, Snapshot, View};
+use cluster::{AdminState, Health, NodeState, NodeStatus, Role, Snapshot, View, VipState};
 use ctdb::node::flags;
 use ctdb::server::{AddressFacts, IfaceFacts, NodeFacts, Picture};
 use std::collections::BTreeSet;
@@ -38,6 +38,7 @@ pub fn picture(snapshot: &Snapshot, config: &Config) -> Picture {
         address: *address,
         prefix: vip.prefix_len,
         holder: vip.holder.map(|pnn| u32::from(pnn.0)),
+        moving: vip.state == VipState::Moving,
         here: here(address),
     });
     let interfaces: BTreeSet<String> = config.vips.keys().filter_map(here).collect();
@@ -120,7 +121,7 @@ mod tests {
     use crate::config::{Machine, load_text};
     use cluster::{
         Epoch, Incarnation, LeaseStatus, LockStatus, Member, NodeUid, PaceStatus, Pnn, RunId, ServiceHealth, Time,
-        VipState, VipStatus,
+        VipStatus,
     };
     use std::collections::BTreeMap;
     use std::path::Path;

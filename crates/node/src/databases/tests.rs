@@ -23,6 +23,10 @@ struct Seen {
     sent: Vec<(u32, u64, Vec<Vec<u8>>)>,
     wishes: Vec<Wish>,
     warning: String,
+    /// Clients' ends that [`Outside::told`] reads from.
+    listeners: Vec<UnixStream>,
+    /// What was told, and how many bytes each of the listeners had then.
+    told: Vec<(Vec<IpAddr>, Vec<usize>)>,
 }
 
 type Shared = Arc<Mutex<Seen>>;
@@ -90,6 +94,14 @@ impl Core for Scripted {
                 seen.links.push((peer, up));
                 out.push(Output::Peer { to: peer, bytes: b"hello".to_vec() });
             }
+            Input::Leaves(address) => {
+                for client in seen.pids.keys() {
+                    out.push(Output::Client {
+                        client: ClientId(*client),
+                        packet: packet(address.to_string().as_bytes()),
+                    });
+                }
+            }
             Input::Wake => {
                 seen.wakes += 1;
                 self.wake = None;
@@ -127,6 +139,15 @@ impl Outside for Noted {
     }
     fn wish(&self, wish: Wish) {
         locked(&self.0).wishes.push(wish);
+    }
+    fn told(&self, addresses: Vec<IpAddr>) {
+        let mut seen = locked(&self.0);
+        let readable = seen.listeners.iter().map(|stream| {
+            stream.set_nonblocking(true).unwrap();
+            (&*stream).read(&mut [0; 256]).unwrap_or(0)
+        });
+        let readable = readable.collect();
+        seen.told.push((addresses, readable));
     }
     fn warn(&self, text: String) {
         locked(&self.0).warning = text;
@@ -252,6 +273,27 @@ fn packets_are_answered_however_they_come_in() {
     assert_eq!(seen.wakes, 1);
     let me = i32::try_from(std::process::id()).unwrap();
     assert!(seen.pids.values().all(|pid| *pid == me), "{seen:?}");
+}
+
+#[test]
+fn clients_have_in_hand_that_an_address_leaves_before_anybody_hears_that_they_were_told() {
+    let mut server = start();
+    let mut clients: Vec<UnixStream> = (0..20).map(|_| server.connect()).collect();
+    for client in &mut clients {
+        assert_eq!(ask(client, b"hello"), b"hello");
+    }
+    // One that has not read for long keeps nobody.
+    let mut slow = clients.pop().unwrap();
+    slow.write_all(&packet(b"flood 3000 20000")).unwrap();
+    locked(&server.seen).listeners = clients;
+    let address: IpAddr = "192.168.1.9".parse().unwrap();
+    assert!(server.post.put(Item::Releasing(vec![address])));
+    until("told", || !locked(&server.seen).told.is_empty());
+    let told = locked(&server.seen).told.clone();
+    let all = packet(address.to_string().as_bytes()).len();
+    assert_eq!(told, [(vec![address], vec![all; 19])]);
+    server.stop();
+    assert!(!server.post.put(Item::Releasing(vec![address])), "nobody tells, and it is known");
 }
 
 #[test]

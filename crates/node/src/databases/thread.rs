@@ -245,6 +245,13 @@ impl<'a, C: Core, F: Files, O: Outside> Loop<'a, C, F, O> {
                     self.links.change(peer, up, number);
                     self.feed(Input::Link { peer, up });
                 }
+                Item::Releasing(addresses) => {
+                    for address in &addresses {
+                        self.feed(Input::Leaves(*address));
+                    }
+                    self.write();
+                    self.outside.told(addresses);
+                }
                 Item::Stop => return true,
             }
         }
