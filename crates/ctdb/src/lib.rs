@@ -7,6 +7,7 @@
 pub mod call;
 pub mod control;
 pub mod database;
+pub mod eventd;
 mod hash;
 pub mod node;
 pub mod peer;

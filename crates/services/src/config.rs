@@ -210,6 +210,40 @@ impl HealthConfig {
     }
 }
 
+/// `[events]`: CTDB's event scripts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct EventsConfig {
+    /// Run the scripts.
+    pub enabled: bool,
+    /// CTDB's directory; the scripts are in `events/legacy` below it.
+    pub base: PathBuf,
+    /// Where CTDB's event daemon would answer the `ctdb` tool. Node-local.
+    pub socket: PathBuf,
+    /// Seconds that all scripts of an event may take together.
+    pub timeout: u64,
+    /// Seconds between `monitor` events.
+    pub monitor_interval: u64,
+    /// `monitor` events in a row that may not end in time before the node is unhealthy.
+    pub monitor_timeouts: u32,
+    /// Run with a hung script's process id and the event before it is killed; empty: nothing.
+    pub debug_script: PathBuf,
+}
+
+impl Default for EventsConfig {
+    fn default() -> Self {
+        Self {
+            enabled: false,
+            base: "/etc/ctdb".into(),
+            socket: "/run/ctdb/eventd.socket".into(),
+            timeout: 30,
+            monitor_interval: 15,
+            monitor_timeouts: 1,
+            debug_script: PathBuf::new(),
+        }
+    }
+}
+
 /// Everything that [`Manager`](crate::Manager) needs to know, apart from the storage.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -217,6 +251,7 @@ pub struct ServicesConfig {
     pub samba: SambaConfig,
     pub nfs: NfsConfig,
     pub health: HealthConfig,
+    pub events: EventsConfig,
     /// Process ids and output of the services that the daemon runs itself. Node-local, gone after a boot.
     pub run_dir: PathBuf,
 }
@@ -227,6 +262,7 @@ impl Default for ServicesConfig {
             samba: SambaConfig::default(),
             nfs: NfsConfig::default(),
             health: HealthConfig::default(),
+            events: EventsConfig::default(),
             run_dir: "/run/steadfast/services".into(),
         }
     }
@@ -300,6 +336,40 @@ impl ServicesConfig {
                 format!("\"{}\" cannot be a socket", socket.display()),
                 "write a full path of at most 107 bytes",
             );
+        }
+        let events = &self.events;
+        if events.enabled && !events.base.is_absolute() {
+            wrong(
+                "events",
+                "base",
+                format!("\"{}\" is no full path", events.base.display()),
+                "write CTDB's directory, as \"/etc/ctdb\"",
+            );
+        }
+        if events.enabled && (!events.socket.is_absolute() || events.socket.as_os_str().len() > LONGEST_SOCKET) {
+            wrong(
+                "events",
+                "socket",
+                format!("\"{}\" cannot be a socket", events.socket.display()),
+                "write a full path of at most 107 bytes",
+            );
+        }
+        if events.enabled && !events.debug_script.as_os_str().is_empty() && !events.debug_script.is_absolute() {
+            wrong(
+                "events",
+                "debug_script",
+                format!("\"{}\" is no full path", events.debug_script.display()),
+                "write the full path of the script, or \"\"",
+            );
+        }
+        for (key, value, most) in [
+            ("timeout", events.timeout, 3600),
+            ("monitor_interval", events.monitor_interval, 3600),
+            ("monitor_timeouts", u64::from(events.monitor_timeouts), 1000),
+        ] {
+            if !(1..=most).contains(&value) {
+                wrong("events", key, format!("{value} is out of range"), &format!("write 1 to {most}"));
+            }
         }
         let health = &self.health;
         for (key, value, least, most) in [

@@ -10,12 +10,15 @@
 //!                                                       └────────── Report ──────────> daemon
 //! ```
 //!
+//! CTDB's event scripts are run beside that, by a task of their own ([`events`]).
+//!
 //! What it does not do: decide about addresses (a [`State::Failed`] report is only an input of the cluster
-//! core), run event scripts, or touch the shared filesystem itself: a call into a hung mount never returns,
+//! core), or touch the shared filesystem itself: a call into a hung mount never returns,
 //! so probes here use sockets only and everything that touches the mount lives in killable helpers
 //! ([`storage`]).
 
 pub mod config;
+pub mod events;
 pub mod ganesha;
 pub mod health;
 mod kind;
@@ -30,7 +33,7 @@ pub mod storage;
 pub mod supervisor;
 mod told;
 
-pub use config::{NfsConfig, SambaConfig, ServicesConfig};
+pub use config::{EventsConfig, NfsConfig, SambaConfig, ServicesConfig};
 pub use manager::Manager;
 pub use report::{Report, Serve, State};
 pub use seam::{NoStorage, Storage};

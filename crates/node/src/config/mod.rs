@@ -28,7 +28,7 @@ pub use diagnostic::{Diagnostic, Diagnostics, Mark, Severity, Source};
 pub use import::{Did, Imported, Line, Places, import};
 pub use machine::Machine;
 pub(crate) use model::DEFAULT_CONTROL_PORT;
-pub use model::{Config, Dns, DnsName, Lock, NFS, PublicList, SAMBA, STORAGE, Storage};
+pub use model::{Config, Dns, DnsName, EVENTS, Lock, NFS, PublicList, SAMBA, STORAGE, Storage};
 
 use check::Purpose;
 use files::Files;

@@ -19,6 +19,9 @@ pub const SAMBA: &str = "samba";
 /// Name of the NFS service in health reports.
 pub const NFS: &str = "nfs";
 
+/// Name of CTDB's event scripts in health reports.
+pub const EVENTS: &str = "events";
+
 /// Everything that one node needs to know of the site. Made by [`load`](super::load).
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -192,11 +195,14 @@ impl Config {
     #[must_use]
     pub fn service_names(&self) -> BTreeSet<String> {
         let storage = !matches!(self.storage, Storage::None);
-        [(STORAGE, storage), (SAMBA, self.services.samba.enabled), (NFS, self.services.nfs.enabled)]
-            .into_iter()
-            .filter(|(_, on)| *on)
-            .map(|(name, _)| name.to_owned())
-            .collect()
+        let services = &self.services;
+        let names = [
+            (STORAGE, storage),
+            (SAMBA, services.samba.enabled),
+            (NFS, services.nfs.enabled),
+            (EVENTS, services.events.enabled),
+        ];
+        names.into_iter().filter(|(_, on)| *on).map(|(name, _)| name.to_owned()).collect()
     }
 
     /// What the nodes said about their own `public_addresses` files: who can host what, and on which interface.

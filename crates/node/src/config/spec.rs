@@ -5,7 +5,7 @@
 
 use cluster::Role;
 use serde::Deserialize;
-use services::config::{HealthConfig, NfsConfig, SambaConfig};
+use services::config::{EventsConfig, HealthConfig, NfsConfig, SambaConfig};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use toml::Spanned;
@@ -23,6 +23,7 @@ pub(super) struct Spec {
     pub(super) samba: Option<SambaConfig>,
     pub(super) nfs: Option<NfsConfig>,
     pub(super) health: Option<HealthConfig>,
+    pub(super) events: Option<EventsConfig>,
     pub(super) dns: Option<Spanned<DnsSpec>>,
 }
 

@@ -13,6 +13,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::core::Effects;
 use super::disk::Write;
+use super::events::Moved;
 use super::evict::Evict;
 use super::held::Held;
 use super::inbox::{Inbox, Item};
@@ -46,6 +47,8 @@ pub(crate) struct Wiring {
     pub(crate) tickles: tickles::Sender,
     /// The databases' thread, which tells Samba of addresses that leave and come.
     pub(crate) databases: Post,
+    /// The event scripts' task.
+    pub(crate) moved: mpsc::UnboundedSender<Moved>,
     pub(crate) held: Held,
     /// Evicts where it is not the network's to do.
     pub(crate) evict: mpsc::UnboundedSender<Evict>,
@@ -272,7 +275,15 @@ impl Wiring {
     }
 
     fn news(&self, news: News) {
-        // The task ends with the daemon.
+        let moved = match &news {
+            News::Taken(addr) => Some(Moved::Taken(*addr)),
+            News::Released(addr) => Some(Moved::Released(*addr)),
+            _ => None,
+        };
+        // Both tasks end with the daemon.
+        if let Some(moved) = moved {
+            let _ = self.moved.send(moved);
+        }
         let _ = self.tickles.send(news);
     }
 

@@ -19,6 +19,8 @@ mod databases;
 mod disk;
 mod dns;
 mod effects;
+mod eventd;
+mod events;
 mod evict;
 mod facts;
 mod handler;

@@ -18,6 +18,7 @@ use tokio::time::timeout;
 use super::check::{self, Checks};
 use super::core::{Core, Ended};
 use super::effects::{NetOrders, Wiring};
+use super::events::EventsTask;
 use super::evict::EvictTask;
 use super::facts::Facts;
 use super::handler::{Admin, Reload};
@@ -157,6 +158,8 @@ fn serve(options: &Options, log: &Log) -> anyhow::Result<()> {
     let (lock, lock_orders) = mpsc::unbounded_channel();
     let (serve, serve_wanted) = watch::channel(::services::Serve::Off);
     let (holds, held) = watch::channel(false);
+    let (moved, moves) = mpsc::unbounded_channel();
+    let scripts_serve = serve.subscribe();
     let (evict, evictions) = mpsc::unbounded_channel();
     let (snapshots, snapshots_seen) = watch::channel(None);
     let (evicts, evicts_now) = watch::channel(site::evicts(&config));
@@ -173,6 +176,7 @@ fn serve(options: &Options, log: &Log) -> anyhow::Result<()> {
         timeline: recorder,
         tickles,
         databases: post.clone(),
+        moved,
         held: Held::default(),
         guard: guard.clone(),
         evicts: evicts_now,
@@ -221,8 +225,11 @@ fn serve(options: &Options, log: &Log) -> anyhow::Result<()> {
         tokio::spawn(databases::tell(post, config_seen.clone(), snapshots_seen.clone()));
         tokio::spawn(databases::carry_out(inbox.clone(), snapshots_seen.clone(), reload, wished));
         tokio::spawn(Tickles::new(inbox.clone(), peers.clone()).run(tickles_news));
+        let events_see = snapshots_seen.clone();
         let dns = tokio::spawn(dns::run(config_seen.clone(), snapshots_seen, facts.clone()));
         let plan = site::services_plan(&config_seen.borrow());
+        let events = EventsTask::new(inbox.clone(), facts.clone(), config_seen.clone());
+        let events = tokio::spawn(events.run(moves, scripts_serve, events_see));
         let services = ServicesTask::new(inbox.clone(), facts, back, plan);
         tokio::spawn(EvictTask::new(inbox.clone(), config_seen.clone()).run(evictions));
         let services = tokio::spawn(services.run(serve_wanted, held, plans_wanted));
@@ -238,7 +245,7 @@ fn serve(options: &Options, log: &Log) -> anyhow::Result<()> {
         stop(&mut core, &inbox).await;
         admin.abort();
         dns.abort();
-        end(services, databases, lock_task, &lock, site, &options.run_dir).await;
+        end(services, events, databases, lock_task, &lock, site, &options.run_dir).await;
         result
     });
     peers.stop();
@@ -423,6 +430,7 @@ async fn stop(core: &mut Running, inbox: &Inbox) {
 
 async fn end(
     services: JoinHandle<()>,
+    events: JoinHandle<()>,
     databases: Option<Databases>,
     lock_task: JoinHandle<()>,
     lock: &mpsc::UnboundedSender<LockOrder>,
@@ -436,7 +444,7 @@ async fn end(
     // Fails when the task has ended.
     let _ = lock.send(LockOrder::End);
     let mut quiet = true;
-    for (task, what) in [(services, "services"), (lock_task, "cluster lock's")] {
+    for (task, what) in [(services, "services"), (events, "event scripts'"), (lock_task, "cluster lock's")] {
         if timeout(Duration::from_secs(20), task).await.is_err() {
             quiet = false;
             tracing::warn!("the {what} task did not end in time");

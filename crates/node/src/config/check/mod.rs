@@ -135,7 +135,7 @@ pub(super) fn check(
     let vips = vips::vips(&mut context, &spec.vip, section.public_addresses_file.as_ref(), &nodes, me);
     let storage = storage::storage(&mut context, spec.storage.as_ref());
     let lock = cluster::lock(&mut context, section.lock.as_ref(), section.lock_records.as_ref(), &storage);
-    let services = services(&mut context, spec.samba, spec.nfs, spec.health);
+    let services = services(&mut context, spec.samba, spec.nfs, spec.health, spec.events);
     let dns = dns::dns(&mut context, spec.dns.as_ref(), &nodes, me, &vips.all, &services);
     cluster::ports(&mut context, control_port, section.control_port.as_ref(), dns.as_ref());
     if spec.storage.is_none() && !context.problems.has_errors() {
@@ -179,17 +179,19 @@ fn no_storage(context: &mut Context<'_>) {
     context.problems.push(diagnostic);
 }
 
-/// `[samba]`, `[nfs]` and `[health]`, by their own rules.
+/// `[samba]`, `[nfs]`, `[health]` and `[events]`, by their own rules.
 fn services(
     context: &mut Context<'_>,
     samba: Option<services::config::SambaConfig>,
     nfs: Option<services::config::NfsConfig>,
     health: Option<services::config::HealthConfig>,
+    events: Option<services::config::EventsConfig>,
 ) -> ServicesConfig {
     let config = ServicesConfig {
         samba: samba.unwrap_or_default(),
         nfs: nfs.unwrap_or_default(),
         health: health.unwrap_or_default(),
+        events: events.unwrap_or_default(),
         ..ServicesConfig::default()
     };
     for problem in config.check() {

@@ -9,6 +9,8 @@ pub(super) const NFS: &str = "the server is NFS-Ganesha here: list its exports i
 #[derive(Debug)]
 pub(super) enum Tunable {
     NoFailback,
+    /// A key of `[events]`, and the most that it can be.
+    Events(&'static str, u32),
     Other(Did, &'static str),
 }
 
@@ -35,9 +37,10 @@ pub(super) fn tunable(name: &str) -> Option<Tunable> {
         "noipfailback" => Some(Tunable::NoFailback),
         "keepaliveinterval" | "keepalivelimit" | "electiontimeout" | "takeovertimeout" | "recdpingtimeout"
         | "recdfailcount" => none("a lost node is noticed by its lease: [cluster] lease_ms"),
-        "monitorinterval" | "eventscripttimeout" | "monitortimeoutcount" | "eventscriptunhealthyontimeout" => {
-            none("no event scripts: services are probed all the time, see [health]")
-        }
+        "monitorinterval" => Some(Tunable::Events("monitor_interval", 3600)),
+        "eventscripttimeout" => Some(Tunable::Events("timeout", 3600)),
+        "monitortimeoutcount" => Some(Tunable::Events("monitor_timeouts", 1000)),
+        "eventscriptunhealthyontimeout" => none("obsolete in CTDB as well: [events] monitor_timeouts"),
         "ipallocalgorithm" | "lcp2publicips" | "deterministicips" | "deferredrebalanceonnodeadd" => {
             none("addresses are always spread evenly with as few moves as can be")
         }
@@ -72,7 +75,6 @@ pub(super) fn conf(section: &str, key: &str) -> (Did, &'static str) {
         ("database", "lock debug script" | "tdb mutexes") => {
             none("no process of ours waits for a lock that it would have to debug")
         }
-        ("event", "debug script") => none("no event scripts"),
         ("failover", "disabled") => {
             (Did::ToDo, "addresses always move here; if CTDB did not move them, leave out the [[vip]] sections")
         }
@@ -86,7 +88,7 @@ pub(super) fn conf(section: &str, key: &str) -> (Did, &'static str) {
         ("legacy", "start as stopped" | "start as disabled") => {
             (Did::ToDo, "a node keeps its state over restarts: `steadfast stop` or `drain` it once")
         }
-        ("legacy", "script log level") => none("no event scripts"),
+        ("legacy", "script log level") => none("what event scripts say is in the journal"),
         _ => (Did::Unknown, "CTDB has no such setting in this section"),
     }
 }
@@ -107,7 +109,6 @@ pub(super) fn legacy(name: &str) -> (Did, &'static str) {
             none("our databases are in /var/lib/steadfast/db; docs/samba.md says how to take CTDB's along")
         }
         "CTDB_DEBUG_LOCKS"
-        | "CTDB_DEBUG_HUNG_SCRIPT"
         | "CTDB_DEBUG_HUNG_SCRIPT_STACKPAT"
         | "CTDB_SUPPRESS_COREFILE"
         | "CTDB_MAX_OPEN_FILES"
@@ -134,9 +135,10 @@ pub(super) fn legacy(name: &str) -> (Did, &'static str) {
         | "CTDB_SCRIPT_VARDIR"
         | "CTDB_HELPER_BINDIR"
         | "CTDB_SYS_ETCDIR" => none("about how ctdbd was started; systemd starts us"),
-        "CTDB_EVENT_SCRIPT_DIR" | "CTDB_NOTIFY_SCRIPT" => {
-            todo("no event or notification scripts are run: `steadfast events --follow --json` tells")
+        "CTDB_EVENT_SCRIPT_DIR" => {
+            todo("event scripts are run from events/legacy in CTDB's directory, as NN.name.script: [events] base")
         }
+        "CTDB_NOTIFY_SCRIPT" => todo("no notification script is run: `steadfast events --follow --json` tells"),
         "CTDB_PUBLIC_INTERFACE" => todo("only for addresses without an interface: each [[vip]] names its own"),
         "CTDB_MANAGES_WINBIND" | "CTDB_SERVICE_WINBIND" => {
             todo("winbindd is not started here: systemctl enable it on all nodes")
@@ -183,7 +185,25 @@ pub(super) fn legacy(name: &str) -> (Did, &'static str) {
     }
 }
 
-/// An event script that is enabled and is neither Samba's nor NFS's.
+/// The script of CTDB's package that reads an option.
+pub(super) fn option_of(name: &str) -> Option<&'static str> {
+    let begins = |with: &str| name.starts_with(with);
+    Some(match name {
+        _ if begins("CTDB_MONITOR_") || name == "CTDB_CHECK_FS_USE" || name == "CTDB_CHECK_SWAP_IS_NOT_USED" => {
+            "05.system"
+        }
+        _ if begins("CTDB_NATGW_") => "11.natgw",
+        _ if begins("CTDB_PER_IP_ROUTING_") => "13.per_ip_routing",
+        "CTDB_CLAMD_SOCKET" => "31.clamd",
+        "CTDB_SERVICE_NMB" => "48.netbios",
+        "CTDB_SERVICE_WINBIND" => "49.winbind",
+        "CTDB_START_ISCSI_SCRIPTS" => "70.iscsi",
+        _ if begins("CTDB_LVS_") => "91.lvs",
+        _ => return None,
+    })
+}
+
+/// An event script that is enabled, is neither Samba's nor NFS's, and is not run.
 pub(super) fn script(base: &str) -> (Did, String) {
     let none = |why: &str| (Did::NoMeaning, why.to_owned());
     let todo = |what: &str| (Did::ToDo, what.to_owned());
@@ -206,7 +226,8 @@ pub(super) fn script(base: &str) -> (Did, String) {
         "91.lvs" => todo("there is no LVS here: give clients several addresses by DNS, see [dns]"),
         _ => (
             Did::Unknown,
-            "not one of CTDB's; no scripts are run here: `steadfast events --follow --json` tells what happens".into(),
+            "not one of CTDB's, and not run from here: as events/legacy/NN.name.script it is, with CTDB's arguments"
+                .into(),
         ),
     }
 }
@@ -239,7 +260,7 @@ pub(super) fn other_file(name: &str) -> (Did, String) {
         | "gdb_backtrace"
         | "gcore_trace.sh"
         | "rc.local.d" => (Did::NoMeaning, "a program of CTDB's package, not run here"),
-        "events" => (Did::NoMeaning, "events/legacy is listed by script; events/notification: none are run here"),
+        "events" => (Did::NoMeaning, "events/legacy is listed by script; scripts in events/notification are not run"),
         "notify.sh" | "notify.d" => (Did::ToDo, "notifications: `steadfast events --follow --json` tells what happens"),
         "nfs-checks.d" | "nfs-rpc-checks.d" => (Did::NoMeaning, "checks of NFS are built in: [nfs] and [health]"),
         "static-routes" | "policy_routing" => (Did::ToDo, "set these routes in the network's own configuration"),

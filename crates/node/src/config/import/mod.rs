@@ -87,8 +87,23 @@ struct Found {
     samba: bool,
     nfs: bool,
     smb_unit: Option<String>,
+    events: Events,
     nodes_file: Option<PathBuf>,
     public_file: Option<PathBuf>,
+}
+
+/// Of CTDB's event scripts.
+#[derive(Debug, Default)]
+struct Events {
+    /// Those in `events/legacy` that are enabled, without `.script`.
+    enabled: BTreeSet<String>,
+    /// CTDB's directory, where it is not the usual one.
+    base: Option<PathBuf>,
+    /// Is one of them run?
+    run: bool,
+    /// Keys and numbers for `[events]`.
+    numbers: BTreeMap<&'static str, u32>,
+    debug_script: Option<PathBuf>,
 }
 
 /// Reads all files and makes one.
@@ -104,6 +119,7 @@ pub fn import(places: &Places, machine: &Machine) -> Result<Imported, Diagnostic
         found: Found::default(),
         seen: BTreeMap::new(),
     };
+    import.enabled_scripts();
     import.settings();
     import.events();
     import.nodes();
@@ -233,6 +249,15 @@ impl Import<'_> {
         self.comments(&source, rest);
     }
 
+    /// Which event scripts are run by their executable bit; their options are read by themselves.
+    fn enabled_scripts(&mut self) {
+        let base = &self.places.base;
+        // What cannot be read is a problem when each script is looked at.
+        let scripts = services::events::list(base).unwrap_or_default();
+        self.found.events.enabled = scripts.into_iter().filter(|s| s.enabled).map(|s| s.name).collect();
+        self.found.events.base = (base != Path::new("/etc/ctdb")).then(|| base.clone());
+    }
+
     /// Event scripts that are enabled: executable, in `events/legacy` or (to 4.8) in `events.d`.
     fn events(&mut self) {
         for (folder, by_bit) in [("events/legacy", true), ("events.d", false)] {
@@ -270,6 +295,13 @@ impl Import<'_> {
             "60.nfs" | "60.ganesha" => {
                 self.found.nfs = true;
                 (Did::Taken, format!("[nfs] enabled = true; {}", meaning::NFS))
+            }
+            _ if by_bit && self.found.events.enabled.contains(base) => {
+                if let Some(why) = services::events::BuiltIn::default().refuses(base) {
+                    return (Did::NoMeaning, format!("built in, and not run: {why}"));
+                }
+                self.found.events.run = true;
+                (Did::Taken, "[events] enabled = true: it is run as it is, with CTDB's events and arguments".into())
             }
             _ => meaning::script(base),
         }

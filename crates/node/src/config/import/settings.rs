@@ -114,6 +114,7 @@ impl Import<'_> {
             let key = key.split_whitespace().collect::<Vec<_>>().join(" ").to_ascii_lowercase();
             match (section.as_str(), key.as_str()) {
                 ("cluster", "cluster lock" | "recovery lock") => self.lock(source, at, value.trim()),
+                ("event", "debug script") => self.debug_script(source, at, value.trim()),
                 ("cluster", "nodes list") => self.named_file(source, at, value.trim(), "nodes"),
                 (section, key) => {
                     let (did, says) = meaning::conf(section, key);
@@ -165,6 +166,11 @@ impl Import<'_> {
             (Some(Tunable::NoFailback), Some(_)) => {
                 self.found.fail_back_never = true;
                 self.line(source, at, Did::Taken, "[cluster] fail_back = \"never\"");
+            }
+            (Some(Tunable::Events(key, most)), Some(number)) => {
+                let number = number.clamp(1, most);
+                self.found.events.numbers.insert(key, number);
+                self.line(source, at, Did::Taken, format!("[events] {key} = {number}, if event scripts are run"));
             }
             (Some(Tunable::Other(did, why)), Some(_)) => self.line(source, at, did, why),
         }
@@ -226,6 +232,8 @@ impl Import<'_> {
                 self.line(source, at, Did::Taken, format!("[samba] unit = \"{unit}\", if Samba is managed"));
                 self.found.smb_unit = Some(unit);
             }
+            "CTDB_DEBUG_HUNG_SCRIPT" if !expands => self.debug_script(source, at, value),
+            _ if self.is_read_by_script(source, at, name) => {}
             _ => match name.strip_prefix("CTDB_SET_") {
                 Some(tunable) => self.tunable(source, at, tunable, value),
                 None => {
@@ -233,6 +241,27 @@ impl Import<'_> {
                     self.line(source, at, did, says);
                 }
             },
+        }
+    }
+
+    fn debug_script(&mut self, source: &Arc<Source>, at: usize, value: &str) {
+        if value.is_empty() {
+            return self.line(source, at, Did::NoMeaning, "empty: nothing is run");
+        }
+        self.line(source, at, Did::Taken, "[events] debug_script, if event scripts are run");
+        self.found.events.debug_script = Some(self.places.base.join(value));
+    }
+
+    /// An option of a script that is run, in a file that scripts read.
+    fn is_read_by_script(&mut self, source: &Arc<Source>, at: usize, name: &str) -> bool {
+        let reads = source.path.starts_with(&self.places.base)
+            && source.path.extension().is_some_and(|extension| extension == "options");
+        match meaning::option_of(name) {
+            Some(script) if reads && self.found.events.enabled.contains(script) => {
+                self.line(source, at, Did::Taken, format!("{script}.script reads it itself, and is run"));
+                true
+            }
+            _ => false,
         }
     }
 

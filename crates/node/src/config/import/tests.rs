@@ -109,10 +109,14 @@ fn debian_12_with_samba_and_a_lock() {
     assert_eq!(did(&imported, "cluster lock").0, Did::Taken);
     assert_eq!(did(&imported, "location = syslog").0, Did::NoMeaning);
     assert_eq!(did(&imported, "CTDB_SAMBA_SKIP").0, Did::NoMeaning);
-    assert_eq!(did(&imported, "MonitorInterval").0, Did::NoMeaning);
+    assert_eq!(did(&imported, "MonitorInterval").0, Did::Taken);
     assert_eq!(did(&imported, "Frobnicate").0, Did::Unknown);
-    assert_eq!(did(&imported, "49.winbind.script").0, Did::ToDo);
-    assert_eq!(did(&imported, "99.mine.script").0, Did::Unknown);
+    for (script, what) in [("00.ctdb", Did::NoMeaning), ("50.samba", Did::Taken), ("49.winbind", Did::Taken)] {
+        assert_eq!(did(&imported, &format!("{script}.script")).0, what, "{script}");
+    }
+    assert_eq!(did(&imported, "99.mine.script").0, Did::Taken);
+    let events = &config.services.events;
+    assert!(events.enabled && events.monitor_interval == 10 && events.base == site.0.path().join("etc/ctdb"));
     assert_eq!(did(&imported, "strange").0, Did::Unknown);
     assert!(imported.notes.iter().any(|n| n.contains("node3 for 10.0.0.4")), "{:#?}", imported.notes);
     let text = imported.lines.iter().find(|l| l.text == "192.168.1.11/24 eth1,eth2").expect("said");
@@ -141,6 +145,36 @@ fn a_server_of_2012() {
     assert_eq!(did(&imported, "CTDB_MANAGES_WINBIND").0, Did::ToDo);
     assert_eq!(did(&imported, "CTDB_FROB").0, Did::Unknown);
     assert_eq!(did(&imported, "ulimit").0, Did::Unknown);
+}
+
+#[test]
+fn event_scripts_and_their_options() {
+    let with = |scripts: &[&str]| {
+        let site = Site::new(&[
+            ("etc/ctdb/nodes", "10.0.0.1\n"),
+            ("etc/ctdb/ctdb.conf", "[event]\n  debug script = debug-hung-script.sh\n"),
+            ("etc/ctdb/ctdb.tunables", "EventScriptTimeout = 0\nMonitorTimeoutCount=5\n"),
+            ("etc/ctdb/script.options", "CTDB_MONITOR_FILESYSTEM_USAGE=\"/:90:95\"\nCTDB_NATGW_NODES=x\n"),
+            ("etc/ctdb/events.d/05.old", ""),
+        ]);
+        for script in scripts {
+            site.put(&format!("etc/ctdb/events/legacy/{script}.script"), "");
+        }
+        (site.good(), site.0.path().join("etc/ctdb"))
+    };
+    let (imported, base) = with(&["01.reclock", "05.system", "10.interface"]);
+    let events = config(&imported).services.events;
+    assert!(events.enabled && events.base == base, "{}", imported.config);
+    assert_eq!((events.timeout, events.monitor_timeouts, events.monitor_interval), (1, 5, 15));
+    assert_eq!(events.debug_script, base.join("debug-hung-script.sh"));
+    assert_eq!(did(&imported, "10.interface.script").0, Did::NoMeaning);
+    assert_eq!(did(&imported, "CTDB_MONITOR_FILESYSTEM_USAGE").0, Did::Taken, "05.system reads it");
+    assert_eq!(did(&imported, "CTDB_NATGW_NODES").0, Did::ToDo);
+    is_complete(&imported, "ctdb.tunables", "x\nx\n");
+    is_complete(&imported, "script.options", "x\nx\n");
+    // Without a script that is run there is nothing to set up.
+    let (imported, _) = with(&["01.reclock", "10.interface"]);
+    assert!(!imported.config.contains("[events]"), "{}", imported.config);
 }
 
 #[test]

@@ -63,7 +63,30 @@ pub(super) fn write(found: &Found, hosts: &str, mounts: &str) -> (String, Vec<St
     if found.nfs {
         text.push_str("\n[nfs]\nenabled = true\n");
     }
+    events(found, &mut text, &mut notes);
     (text, notes)
+}
+
+fn events(found: &Found, text: &mut String, notes: &mut Vec<String>) {
+    let events = &found.events;
+    if !events.run {
+        return;
+    }
+    text.push_str("\n[events]\nenabled = true\n");
+    if let Some(base) = &events.base {
+        let _ = writeln!(text, "base = {}", quoted(&base.to_string_lossy()));
+    }
+    for (key, number) in &events.numbers {
+        let _ = writeln!(text, "{key} = {number}");
+    }
+    if let Some(script) = &events.debug_script {
+        let _ = writeln!(text, "debug_script = {}", quoted(&script.to_string_lossy()));
+    }
+    notes.push(
+        "[events]: the enabled scripts of this node are run as they are; a node without them runs none, and they do not keep \
+         an address from moving"
+            .into(),
+    );
 }
 
 fn lock(found: &Found, mount: Option<&Mount>, text: &mut String, notes: &mut Vec<String>) {
