@@ -9,8 +9,14 @@ pub mod control;
 pub mod database;
 pub mod eventd;
 mod hash;
+#[doc(hidden)]
+pub mod memory;
 pub mod node;
 pub mod peer;
+#[cfg(feature = "planted")]
+pub mod planted;
+#[cfg(not(feature = "planted"))]
+mod planted;
 pub mod recovery;
 pub mod server;
 pub mod srvid;

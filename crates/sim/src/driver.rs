@@ -4,7 +4,7 @@
 use crate::clock::{MS, Micros, S};
 use crate::event::{What, message_name};
 use crate::host::VipJob;
-use crate::network::side;
+use crate::network::{Cargo, side};
 use crate::setup::interface_of;
 use crate::world::World;
 use cluster::{Durable, Epoch, Health, Input, LockRecord, Message, Output, Pnn, ServiceHealth, Time};
@@ -43,9 +43,13 @@ impl World {
             }
             Output::Send { to, message } => self.send_message(host, to, message),
             Output::Persist { ticket, state } => self.persist(host, ticket, state),
-            Output::RenewLease { until } => self.renew_lease(host, until),
+            Output::RenewLease { until } => {
+                self.hosts[host].core_lease = until;
+                self.renew_lease(host, until);
+            }
             Output::LeaseLost => {
                 let local = self.hosts[host].clock.local(now);
+                self.hosts[host].core_lease = self.hosts[host].core_lease.min(local);
                 let kernel = &mut self.hosts[host].kernel;
                 kernel.lease_until = kernel.lease_until.min(local);
                 self.story.node(now, host, || "node lease lost, addresses silenced".to_owned());
@@ -99,6 +103,7 @@ impl World {
             }
             Output::Serve(wanted) => self.serve(host, wanted),
             Output::Publish(snapshot) => {
+                self.databases_published(host, &snapshot);
                 if let Some(daemon) = self.hosts[host].daemon.as_mut() {
                     daemon.snapshot = Some(snapshot);
                 }
@@ -143,6 +148,18 @@ impl World {
         if !matches!(message, Message::Report(_) | Message::Orders(_)) {
             self.story.node(self.now, from, || format!("-> n{to} {}", message_text(&message)));
         }
+        self.send_cargo(from, to, Cargo::Message(Box::new(message)));
+    }
+
+    /// Between the databases' servers: over the same links.
+    pub(crate) fn send_bytes(&mut self, from: usize, to: usize, bytes: Vec<u8>) {
+        if to < self.hosts.len() && to != from {
+            self.totals.messages += 1;
+            self.send_cargo(from, to, Cargo::Bytes(bytes));
+        }
+    }
+
+    fn send_cargo(&mut self, from: usize, to: usize, cargo: Cargo) {
         let me = side(from, to);
         if !self.net.pair(from, to).is_whole() {
             return;
@@ -151,7 +168,7 @@ impl World {
         let now = self.now;
         let pair = self.net.pair_mut(from, to);
         let session = pair.session;
-        pair.queue[me].push_back(message);
+        pair.queue[me].push_back(cargo);
         pair.tail[me] = pair.tail[me].max(now + delay);
         let at = pair.tail[me];
         self.after(at - now, What::LinkDeliver { from, to, session });

@@ -1,6 +1,7 @@
 //! What the scheduler's queue holds.
 
 use crate::clock::Micros;
+use crate::databases;
 use cluster::{Epoch, Input, LockRecord, Message, Output, Pnn};
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -45,6 +46,8 @@ pub(crate) enum What {
     PowerOn { host: usize, power: u64 },
     /// A supervisor ends a daemon that did not stop by itself.
     Reap { host: usize, generation: u64 },
+    /// Something about the databases of a node.
+    Databases { host: usize, generation: u64, event: Box<databases::Event> },
     /// Who answers is looked at again.
     Recheck { host: usize },
     /// A fault of the plan begins.
@@ -153,6 +156,7 @@ pub(crate) fn mark(what: &What) -> u64 {
         What::Fault(i) => (20, *i),
         What::Undo(i) => (21, *i),
         What::Pulse => (22, 0),
+        What::Databases { host, .. } => (23, *host),
     };
     kind * 1_000 + node as u64
 }

@@ -119,6 +119,8 @@ pub struct Host {
     pub disk: Disk,
     /// Kernel state.
     pub kernel: Kernel,
+    /// Until when the daemon's core has said that the node may serve, by the machine's clock.
+    pub core_lease: Time,
     /// The daemon, if one runs.
     pub daemon: Option<Daemon>,
     /// The guard of a dead daemon that has not ended yet, with what it will say.

@@ -4,7 +4,7 @@ use crate::clock::{MS, Micros, S};
 use crate::driver::service;
 use crate::event::What;
 use crate::host::{Busy, Daemon, Kernel};
-use crate::network::side;
+use crate::network::{Cargo, side};
 use crate::setup::interface_of;
 use crate::world::World;
 use cluster::{Cluster, Durable, GuardWord, Health, Input, NodeUid, Pnn, RunId, Start, Time, public_interfaces};
@@ -30,6 +30,7 @@ impl World {
             machine.disk.durable = state;
         }
         machine.kernel = Kernel::default();
+        machine.core_lease = Time(0);
         machine.guard = None;
         machine.clock.thaw(self.now);
         let pnn = self.hosts[host].pnn();
@@ -116,6 +117,7 @@ impl World {
         if self.hosts[host].daemon.take().is_none() {
             return;
         }
+        self.databases_end(host);
         self.lock_outlives(host, power_lost);
         for other in 0..self.hosts.len() {
             if other != host {
@@ -176,6 +178,7 @@ impl World {
         // The start removes what an earlier run left, before it says a word.
         machine.kernel.addresses.clear();
         machine.kernel.lease_until = Time(0);
+        machine.core_lease = Time(0);
         machine.generation += 1;
         let local = machine.clock.local(now);
         let start = Start {
@@ -208,6 +211,7 @@ impl World {
         });
         self.story.node(now, host, || format!("daemon starts, run {:08x}", run.0 >> 32));
         self.check(|checks, world| checks.started(world, host));
+        self.databases_start(host);
         let usable = self.setup.lock;
         let mut first = vec![
             Input::LockUsable { usable, because: if usable { "tested" } else { "no lock is configured" }.to_owned() },
@@ -264,6 +268,7 @@ impl World {
         self.recheck_links(host);
         self.carry_out(host, &mut stalled);
         self.schedule_process(host);
+        self.databases_go_on(host);
     }
 
     /// The whole machine stands still, its clock with it.
@@ -300,6 +305,7 @@ impl World {
         let (config, minute) = (self.hosts[host].config.clone(), self.hosts[host].minute);
         self.arrive(host, Input::Config(Box::new(config)), false);
         self.arrive(host, Input::TimeOfDay { minute }, false);
+        self.databases_go_on(host);
     }
 
     /// For how long after a machine's pause its addresses may answer beside somebody else's.
@@ -403,6 +409,7 @@ impl World {
         for (me, other) in [(a, b), (b, a)] {
             let peer = self.hosts[other].pnn();
             self.arrive(me, Input::Link { peer, up: true }, false);
+            self.databases_input(me, ctdb::server::Input::Link { peer: u32::from(peer.0), up: true });
         }
     }
 
@@ -421,6 +428,7 @@ impl World {
         let peer = self.hosts[other].pnn();
         self.story.node(self.now, me, || format!("link to n{other} is down"));
         self.arrive(me, Input::Link { peer, up: false }, false);
+        self.databases_input(me, ctdb::server::Input::Link { peer: u32::from(peer.0), up: false });
         self.recheck_link(me, other);
     }
 
@@ -446,9 +454,15 @@ impl World {
             self.after(delay, What::LinkDeliver { from, to, session });
             return;
         }
-        if let Some(message) = pair.queue[me].pop_front() {
-            let from = self.hosts[from].pnn();
-            self.arrive(to, Input::Message { from, message }, false);
+        match pair.queue[me].pop_front() {
+            Some(Cargo::Message(message)) => {
+                let from = self.hosts[from].pnn();
+                self.arrive(to, Input::Message { from, message: *message }, false);
+            }
+            Some(Cargo::Bytes(bytes)) => {
+                self.databases_input(to, ctdb::server::Input::Peer { from: from as u32, bytes });
+            }
+            None => {}
         }
     }
 }

@@ -10,6 +10,15 @@ use crate::setup::Noise;
 use cluster::Message;
 use std::collections::VecDeque;
 
+/// What travels over a link.
+#[derive(Debug)]
+pub enum Cargo {
+    /// Between the cluster cores.
+    Message(Box<Message>),
+    /// Between the databases' servers.
+    Bytes(Vec<u8>),
+}
+
 /// Link between two nodes; side 0 is the lower one.
 #[derive(Debug, Default)]
 pub struct Pair {
@@ -18,7 +27,7 @@ pub struct Pair {
     /// Number of the connection that a side believes in.
     pub session: u64,
     /// On the way from this side.
-    pub queue: [VecDeque<Message>; 2],
+    pub queue: [VecDeque<Cargo>; 2],
     /// Nothing sent by this side arrives before this.
     pub tail: [Micros; 2],
     /// Grows when anything changes; older plans for this pair are void.

@@ -3,6 +3,7 @@
 use crate::checks::Violation;
 use crate::checks::rest::{can_decide, unrest};
 use crate::clock::{MS, Micros, S};
+use crate::databases::{Done, has_databases};
 use crate::faults::Plan;
 use crate::rng::Rng;
 use crate::setup::Setup;
@@ -15,6 +16,8 @@ use std::collections::BTreeSet;
 pub const BOUND: Micros = 90 * S;
 /// Before the first fault: members have found each other.
 const QUIET: Micros = 9 * S;
+/// At rest a process of Samba gets what it wants within this: a control that was lost is given up after a minute.
+const PATIENCE: Micros = 70 * S;
 /// At rest is what stays so for this long.
 const STEADY: Micros = 1_500 * MS;
 
@@ -48,6 +51,8 @@ pub struct Outcome {
     pub calm: bool,
     /// Faults of the plan.
     pub faults: usize,
+    /// What Samba's processes got done, if there were any.
+    pub databases: Option<Done>,
     /// Counters.
     pub totals: Totals,
     /// Of every event.
@@ -72,6 +77,9 @@ pub fn run(task: &Task) -> Outcome {
     let faults = plan.faults.len();
     let end = plan.end().max(QUIET);
     let mut world = World::new(task.seed, setup, task.story);
+    if has_databases(task.seed) {
+        world.with_databases();
+    }
     world.power_on_all();
     world.adopt(plan, task.only.as_ref());
     world.run_to(end);
@@ -86,6 +94,9 @@ pub fn run(task: &Task) -> Outcome {
             text: format!("{} s after the last fault: {text}", BOUND / S),
         });
     }
+    if settled.is_some() {
+        wind_down(&mut world);
+    }
     Outcome {
         seed: task.seed,
         violation: world.violation.clone(),
@@ -94,9 +105,33 @@ pub fn run(task: &Task) -> Outcome {
         simulated: world.now,
         calm: is_calm(task.seed),
         faults,
+        databases: world.databases.as_ref().map(|d| d.done),
         totals: world.totals,
         fingerprint: world.fingerprint,
         story: std::mem::take(&mut world.story.lines),
+    }
+}
+
+/// With everything at rest Samba's processes end what they do; then the databases are looked at.
+fn wind_down(world: &mut World) {
+    if world.databases.is_none() {
+        return;
+    }
+    world.run_for(2 * S);
+    world.databases_wind_down();
+    let begin = world.now;
+    while world.violation.is_none() && world.databases_stuck(0).is_some() {
+        world.run_for(100 * MS);
+        if world.now < begin + PATIENCE {
+            continue;
+        }
+        if let Some(text) = world.databases_stuck(PATIENCE) {
+            world.story.world(world.now, || format!("VIOLATION (rest): {text}"));
+            world.violation = Some(Violation { check: "rest", at: world.now, text });
+        }
+    }
+    if world.violation.is_none() {
+        world.databases_at_rest();
     }
 }
 

@@ -2,6 +2,7 @@
 
 use crate::checks::{Checks, Violation};
 use crate::clock::{Clock, MS, Micros};
+use crate::databases::Databases;
 use crate::event::{Agenda, What, input_name, mark, output_name};
 use crate::faults::Plan;
 use crate::host::{Disk, Host, Kernel};
@@ -11,7 +12,7 @@ use crate::rng::Rng;
 use crate::setup::Setup;
 use crate::story::Story;
 use cluster::{
-    AdminReply, Config, Durable, Epoch, Incarnation, Input, Member, NodeUid, Output, Pnn, Rules, RunId, View,
+    AdminReply, Config, Durable, Epoch, Incarnation, Input, Member, NodeUid, Output, Pnn, Rules, RunId, Time, View,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -67,6 +68,8 @@ pub struct World {
     pub tickets: u64,
     /// Of every event and output; equal for equal runs.
     pub fingerprint: u64,
+    /// The databases, if the site has them.
+    pub(crate) databases: Option<Box<Databases>>,
     pub(crate) rng: Rng,
     pub(crate) checks: Option<Checks>,
     agenda: Agenda,
@@ -95,6 +98,7 @@ impl World {
                 ),
                 disk: Disk { durable, writing: None, queued: None, full: false, slow: 0 },
                 kernel: Kernel::default(),
+                core_lease: Time(0),
                 daemon: None,
                 generation: 0,
                 guard: None,
@@ -122,6 +126,7 @@ impl World {
             tickets: 0,
             fingerprint: 0xcbf2_9ce4_8422_2325,
             checks: Some(Checks::new(&setup)),
+            databases: None,
             agenda: Agenda::new(setup.nodes),
             scratch: Vec::new(),
             hosts,
@@ -220,6 +225,7 @@ impl World {
             What::Start { host } => self.start_daemon(host),
             What::PowerOn { host, power } => self.power_on(host, power),
             What::Reap { host, generation } => self.reap(host, generation),
+            What::Databases { host, generation, event } => self.databases_event(host, generation, *event),
             What::Recheck { host } => self.answers_changed(host),
             What::Fault(i) => self.begin_fault(i),
             What::Undo(i) => self.end_fault(i),

@@ -7,6 +7,7 @@
 //! ended it, finds out which by the file's sequence number. It is told only then.
 
 use super::migration::Token;
+use crate::planted::{Planted, planted};
 use crate::recovery::Generation;
 use crate::wire::Record;
 use std::collections::{BTreeMap, BTreeSet};
@@ -121,7 +122,8 @@ impl Commits {
             Change::Updated { id, result: Ok(()) } => {
                 if let Some(commit) = self.running.get_mut(&id) {
                     commit.missing.remove(&from);
-                    if commit.missing.is_empty()
+                    let enough = usize::from(planted(Planted::EarlyCommit));
+                    if commit.missing.len() <= enough
                         && let Some(commit) = self.running.remove(&id)
                     {
                         out.push(CommitOutput::Reply { token: commit.token, status: 0 });

@@ -1,5 +1,6 @@
 //! What a node writes into its file when a record of a volatile database is stored, and when it rather forgets it.
 
+use crate::planted::{Planted, planted};
 use crate::wire::{LtdbHeader, record_flags as flag};
 
 /// What becomes of a record that is to be stored.
@@ -37,7 +38,7 @@ pub fn store(mut header: LtdbHeader, empty: bool, me: u32, lmaster: u32) -> Stor
     let automatic = has(flag::AUTOMATIC);
     let mut delete_later = automatic && empty;
     if mine && !has(flag::READONLY) {
-        header.rsn += 1;
+        header.rsn += u64::from(!planted(Planted::RsnNotRaised));
         delete_later |= empty;
     }
     header.flags &= !(flag::VACUUM_MIGRATED | flag::AUTOMATIC);

@@ -2,6 +2,7 @@
 
 use super::word::{Content, Generation, Have, Word};
 use crate::database::Kind;
+use crate::planted::{Planted, planted};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Words for members, the leader itself among them.
@@ -199,7 +200,8 @@ impl Lead {
         };
         let same =
             |c: &Option<Content>| c.is_some_and(|c| (c.seqnum, c.checksum) == (content.seqnum, content.checksum));
-        let to: Vec<u32> = stopped.iter().filter(|(_, c)| !same(c)).map(|(n, _)| *n).collect();
+        let to: Vec<u32> =
+            stopped.iter().filter(|(_, c)| !same(c) && !planted(Planted::ContentsDiffer)).map(|(n, _)| *n).collect();
         database.phase = Phase::Merging(to.iter().copied().collect());
         if !to.is_empty() {
             out.push((source, Word::Source { generation, db, to }));
@@ -216,7 +218,7 @@ impl Lead {
     }
 
     fn go(&mut self, db: u32, out: &mut Orders) {
-        if !self.harmless {
+        if !self.harmless && !planted(Planted::HarmNotAwaited) {
             return;
         }
         let Some(database) = self.known.get_mut(&db).filter(|d| matches!(d.phase, Phase::Merged)) else { return };

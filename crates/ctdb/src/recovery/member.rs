@@ -4,6 +4,7 @@ use super::merge::{Claim, Merge, Verdict};
 use super::word::{Content, Edit, Generation, Have, Standing, Word};
 use crate::database::Kind;
 use crate::hash::lookup3;
+use crate::planted::{Planted, planted};
 use crate::wire::{LtdbHeader, record_flags as flag};
 use std::collections::{BTreeMap, BTreeSet};
 use std::mem;
@@ -409,7 +410,8 @@ impl Member {
         database.forget_recovery();
         database.generation = generation;
         database.phase = Phase::Stopping;
-        let wipe = database.have.kind == Kind::Volatile && (database.lost || database.standing.merged < valid);
+        let kept = planted(Planted::StaleCopiesKept);
+        let wipe = !kept && database.have.kind == Kind::Volatile && (database.lost || database.standing.merged < valid);
         out.push(Effect::Freeze { db, generation, wipe });
     }
 
@@ -468,12 +470,13 @@ impl Member {
     fn decide(&mut self, generation: Generation, db: u32, out: &mut Vec<Effect>) {
         let me = self.me;
         let members = self.members.len();
-        let Some(database) = self.databases.get_mut(&db).filter(|d| d.complete.len() == members) else { return };
+        let needed = if planted(Planted::MemberForgotten) { members.saturating_sub(1).max(1) } else { members };
+        let Some(database) = self.databases.get_mut(&db).filter(|d| d.complete.len() == needed) else { return };
         let mut edits = Vec::new();
         let mut orders: BTreeMap<u32, Orders> = BTreeMap::new();
         for decision in mem::take(&mut database.merge).decide() {
             let key = decision.key;
-            for node in decision.demoted.into_iter().filter(|n| *n != me) {
+            for node in decision.demoted.into_iter().filter(|n| *n != me && !planted(Planted::StaleHolderKept)) {
                 orders.entry(node).or_default().demote.push(key.clone());
             }
             match decision.verdict {

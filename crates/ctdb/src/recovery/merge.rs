@@ -1,5 +1,6 @@
 //! Who holds a record after a recovery: decided by its location master, from what every member has of it.
 
+use crate::planted::{Planted, planted};
 use crate::wire::LtdbHeader;
 use std::collections::BTreeMap;
 
@@ -58,7 +59,7 @@ fn newer(a: (u32, Claim), b: (u32, Claim)) -> bool {
     let rank = |(from, claim): (u32, Claim)| {
         (claim.header.rsn, claim.header.dmaster == from, !claim.empty, std::cmp::Reverse(from))
     };
-    rank(a) > rank(b)
+    rank(a) > rank(b) && !planted(Planted::NewestNotPreferred)
 }
 
 impl Merge {

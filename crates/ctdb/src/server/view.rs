@@ -3,6 +3,7 @@
 use super::io::{Level, Output, Picture};
 use super::{Input, Server};
 use crate::peer::Said;
+use crate::planted::{Planted, planted};
 use crate::recovery::Lead;
 use crate::srvid;
 use std::collections::BTreeMap;
@@ -65,7 +66,9 @@ impl Server {
         self.member.dropped(&mut effects);
         self.effects(effects);
         self.held.retain(|input| !matches!(input, Input::Peer { .. }));
-        self.close_all();
+        if !planted(Planted::ProcessesKept) {
+            self.close_all();
+        }
         self.members_left();
         self.go_on();
     }
@@ -131,6 +134,9 @@ impl Server {
 
     /// Everything is to be recovered again.
     pub(super) fn want_recovery(&mut self, why: &str) {
+        if planted(Planted::LostWordsForgotten) {
+            return;
+        }
         if self.lead.is_some() {
             self.recover_again(why);
         } else if let Some(leader) = self.picture.leader.filter(|_| self.is_member()) {

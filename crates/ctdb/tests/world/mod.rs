@@ -3,22 +3,18 @@
 
 #![allow(dead_code, reason = "each test uses its part of it")]
 
-mod file;
-
 use ctdb::control::Opcode;
 use ctdb::database::Kind;
+use ctdb::memory::File;
 use ctdb::node::flags;
 use ctdb::recovery::Have;
 use ctdb::server::{AddressFacts, ClientId, IfaceFacts, Input, Level, NodeFacts, Now, Output, Picture, Server, Wish};
 use ctdb::wire::{Body, Call, Control, ControlReply, Header, LtdbHeader, Message, Packet};
 use ctdb::{call, node};
-use file::File;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use super::common::Dice;
-
-type Records = BTreeMap<Vec<u8>, Vec<u8>>;
 
 pub(crate) struct Node {
     pub(crate) server: Server,

@@ -1,37 +1,48 @@
-//! A database's file in memory, with its locks.
+//! A database's file in memory, with its locks: what the servers' tests and the simulator have in place of the files.
 
-use super::{Records, number};
-use ctdb::database::{Kind, Stored, Write, store};
-use ctdb::lookup3;
-use ctdb::recovery::{Answer, Claim, Content, Edit, Generation, Have};
-use ctdb::server::{FileAnswer, FileOrder};
-use ctdb::wire::{LtdbHeader, record_flags as flag};
-use std::collections::BTreeSet;
+use crate::database::{Kind, Stored, Write, store};
+use crate::lookup3;
+use crate::recovery::{Answer, Claim, Content, Edit, Generation, Have};
+use crate::server::{FileAnswer, FileOrder};
+use crate::wire::{LtdbHeader, record_flags as flag};
+use std::collections::{BTreeMap, BTreeSet};
 
-#[derive(Default)]
-pub(crate) struct File {
-    pub(crate) kind: Option<Kind>,
-    pub(super) name: String,
-    pub(crate) records: Records,
-    pub(super) frozen: bool,
-    synced: Generation,
+/// Keys and values, headers included.
+pub type Records = BTreeMap<Vec<u8>, Vec<u8>>;
+
+/// One database's file on one node.
+#[derive(Debug, Default)]
+pub struct File {
+    /// What kind of database; none before it is opened.
+    pub kind: Option<Kind>,
+    /// Its name.
+    pub name: String,
+    /// What is in it.
+    pub records: Records,
+    /// The daemon has the lock on all of it.
+    pub frozen: bool,
+    /// The generation that it was last let go under.
+    pub synced: Generation,
     sequence: u32,
     /// Keys that a client has locked, and lock orders that wait for that or for the thaw.
-    pub(crate) locked: BTreeSet<Vec<u8>>,
+    pub locked: BTreeSet<Vec<u8>>,
     /// Keys that the daemon has locked.
     ours: BTreeSet<Vec<u8>>,
     waiting: Vec<Vec<u8>>,
     freezing: Option<(Generation, bool)>,
-    pub(crate) broken: bool,
+    /// It cannot be opened.
+    pub broken: bool,
 }
 
 impl File {
     /// Is a client kept from changing this key?
-    pub(crate) fn is_locked(&self, key: &[u8]) -> bool {
+    #[must_use]
+    pub fn is_locked(&self, key: &[u8]) -> bool {
         self.frozen || self.freezing.is_some() || self.locked.contains(key) || self.ours.contains(key)
     }
 
-    pub(super) fn unlock_all(&mut self) {
+    /// Nobody holds a lock any more: their processes have ended.
+    pub fn unlock_all(&mut self) {
         self.frozen = false;
         self.freezing = None;
         self.locked.clear();
@@ -39,7 +50,11 @@ impl File {
         self.waiting.clear();
     }
 
-    pub(super) fn order(&mut self, me: u32, order: FileOrder, out: &mut Vec<FileAnswer>) {
+    /// Carries an order out; appends the answers.
+    ///
+    /// # Panics
+    /// A key is let go that is not held: an error of the server.
+    pub fn order(&mut self, me: u32, order: FileOrder, out: &mut Vec<FileAnswer>) {
         match order {
             FileOrder::Open(Have { name, kind, .. }) => {
                 self.kind = Some(kind);
@@ -71,7 +86,7 @@ impl File {
             }
             FileOrder::Scan { generation } => {
                 let claim = |v: &Vec<u8>| {
-                    let (header, data) = LtdbHeader::split(v).unwrap();
+                    let (header, data) = LtdbHeader::split(v).unwrap_or_default();
                     Claim { header, empty: data.is_empty() }
                 };
                 let records = self.records.iter().map(|(k, v)| (k.clone(), claim(v))).collect();
@@ -92,7 +107,7 @@ impl File {
                 out.push(FileAnswer::Recovery { generation, answer: Answer::Replaced(Ok(())) });
             }
             FileOrder::Prune { masters } => self.records.retain(|key, value| {
-                let (header, data) = LtdbHeader::split(value).unwrap();
+                let (header, data) = LtdbHeader::split(value).unwrap_or_default();
                 let lmaster = masters[lookup3(key) as usize % masters.len()];
                 store(header, data.is_empty(), me, lmaster) != Stored::Forgotten
             }),
@@ -113,7 +128,7 @@ impl File {
             }
             FileOrder::Traverse { token, held_by, empty } => {
                 let wanted = |v: &Vec<u8>| {
-                    let (header, data) = LtdbHeader::split(v).unwrap();
+                    let (header, data) = LtdbHeader::split(v).unwrap_or_default();
                     held_by.is_none_or(|n| header.dmaster == n) && (empty || !data.is_empty())
                 };
                 let records =
@@ -130,8 +145,8 @@ impl File {
         }
     }
 
-    /// What waits for locks.
-    pub(super) fn go_on(&mut self, out: &mut Vec<FileAnswer>) {
+    /// A lock was let go: what waited for it gets it. Appends the answers.
+    pub fn go_on(&mut self, out: &mut Vec<FileAnswer>) {
         if let Some((generation, wipe)) = self.freezing
             && self.locked.is_empty()
             && self.ours.is_empty()
@@ -164,7 +179,7 @@ impl File {
 
     fn edit(&mut self, me: u32, key: Vec<u8>, edit: Edit) {
         let split = |v: &Vec<u8>| {
-            let (header, data) = LtdbHeader::split(v).unwrap();
+            let (header, data) = LtdbHeader::split(v).unwrap_or_default();
             (header, data.to_vec())
         };
         let (mut header, data) = self.records.get(&key).map(split).unwrap_or_default();
@@ -190,4 +205,9 @@ impl File {
         value.extend(data);
         self.records.insert(key, value);
     }
+}
+
+/// Eight bytes as a number; 0 if they are not there.
+fn number(bytes: Option<&[u8]>) -> u64 {
+    bytes.and_then(|b| b.try_into().ok()).map_or(0, u64::from_ne_bytes)
 }

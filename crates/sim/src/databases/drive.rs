@@ -1,0 +1,271 @@
+//! Starts, feeds and obeys the servers; delays of files and of the picture.
+
+use super::{Databases, Event, Node, Process};
+use crate::clock::{MS, S};
+use crate::event::What;
+use crate::world::World;
+use cluster::{Snapshot, View};
+use ctdb::database::Kind;
+use ctdb::node::flags;
+use ctdb::recovery::Have;
+use ctdb::server::{ClientId, FileAnswer, Input, NodeFacts, Now, Output, Picture, Server};
+use ctdb::wire::Packet;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+/// 2026, as far as anybody cares.
+const WALL: Duration = Duration::from_secs(1_800_000_000);
+
+/// A number that grows with every view: lives of the cluster before epochs.
+fn epoch(view: &View) -> u64 {
+    (u64::from(view.incarnation.number) << 48) | view.epoch.0
+}
+
+/// The cluster as a server shall see it.
+fn picture(snapshot: &Snapshot) -> Picture {
+    let members = snapshot.view.as_ref().map(|view| {
+        let others = view.members.keys().filter(|pnn| **pnn != snapshot.me || snapshot.member);
+        others.map(|pnn| u32::from(pnn.0)).collect()
+    });
+    let nodes = snapshot.nodes.iter().map(|(pnn, node)| NodeFacts {
+        pnn: u32::from(pnn.0),
+        flags: if node.member { 0 } else { flags::STOPPED },
+        address: SocketAddr::new(node.addresses.first().copied().unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)), 4390),
+    });
+    Picture {
+        epoch: snapshot.view.as_ref().map_or(0, epoch),
+        members: members.unwrap_or_default(),
+        leader: snapshot.leader.map(|pnn| u32::from(pnn.0)),
+        leased: snapshot.lease.valid,
+        harmless: snapshot.harmless,
+        nodes: nodes.collect(),
+        ..Picture::default()
+    }
+}
+
+impl World {
+    fn databases_after(&mut self, delay: u64, host: usize, event: Event) {
+        let generation = self.hosts[host].generation;
+        self.after(delay, What::Databases { host, generation, event: Box::new(event) });
+    }
+
+    /// The site runs databases from now on.
+    pub(crate) fn with_databases(&mut self) {
+        self.databases = Some(Box::new(Databases::new(self.hosts.len(), self.rng.fork(0xdb))));
+        for host in 0..self.hosts.len() {
+            if !self.setup.is_witness(host) {
+                self.databases_after(MS, host, Event::Work);
+            }
+        }
+    }
+
+    pub(crate) fn databases_event(&mut self, host: usize, generation: u64, event: Event) {
+        if matches!(event, Event::Work) {
+            // Processes come and go with any daemon.
+            let delay = self.databases.as_mut().map_or(S, |d| d.some(1_000..=15_000));
+            self.databases_after(delay, host, Event::Work);
+            return self.work(host);
+        }
+        if !self.is_current(host, generation) {
+            return;
+        }
+        match event {
+            Event::Look => self.databases_look(host),
+            Event::File { db, answer } => self.databases_input(host, Input::File { db, answer }),
+            Event::Wake => {
+                let due = self.databases.as_mut().and_then(|d| d.nodes[host].wake_at.take_if(|at| *at == self.now));
+                if due.is_some() {
+                    self.databases_input(host, Input::Wake);
+                }
+            }
+            Event::Work => {}
+        }
+    }
+
+    /// A daemon starts: its server finds the persistent databases on disk; volatile ones are wiped.
+    pub(crate) fn databases_start(&mut self, host: usize) {
+        let now = self.databases_now(host);
+        let witness = self.setup.is_witness(host);
+        let Some(databases) = self.databases.as_mut().filter(|_| !witness) else { return };
+        let node = &mut databases.nodes[host];
+        let have = |(id, file): (&u32, &ctdb::memory::File)| {
+            let name = file.name.clone();
+            (file.kind == Some(Kind::Persistent)).then_some(Have { db: *id, name, kind: Kind::Persistent })
+        };
+        let found = node.files.iter().filter_map(have).collect();
+        node.files.retain(|_, file| file.kind == Some(Kind::Persistent));
+        for file in node.files.values_mut() {
+            file.unlock_all();
+        }
+        node.server = Some(Server::new(host as u32, 1_000, found, now));
+        node.told = None;
+        node.look_planned = false;
+        node.wake_at = None;
+    }
+
+    /// A daemon ends, somehow: its processes end with their connections. What it had counted may be gone for good.
+    pub(crate) fn databases_end(&mut self, host: usize) {
+        let Some(databases) = self.databases.as_mut() else { return };
+        databases.truth.lose(host);
+        let node = &mut databases.nodes[host];
+        node.server = None;
+        node.inbox.clear();
+        for client in node.processes.keys().copied().collect::<Vec<_>>() {
+            self.process_ends(host, client);
+        }
+    }
+
+    fn databases_now(&self, host: usize) -> Now {
+        let mono = Duration::from_micros(self.hosts[host].clock.local(self.now).0);
+        Now { mono, wall: WALL + mono }
+    }
+
+    /// Something for a server: handled at once, or when the daemon goes on.
+    pub(crate) fn databases_input(&mut self, host: usize, input: Input) {
+        let Some(databases) = self.databases.as_mut() else { return };
+        let node = &mut databases.nodes[host];
+        if node.server.is_none() {
+            return;
+        }
+        if matches!(input, Input::Link { .. }) {
+            node.link_changes += 1;
+        }
+        node.inbox.push_back(input);
+        self.databases_go_on(host);
+    }
+
+    /// What waits for a server.
+    pub(crate) fn databases_go_on(&mut self, host: usize) {
+        while self.hosts[host].is_live() {
+            let now = self.databases_now(host);
+            let Some(node) = self.databases.as_mut().map(|d| &mut d.nodes[host]) else { return };
+            let Some(server) = node.server.as_mut() else { return };
+            let Some(input) = node.inbox.pop_front() else { break };
+            let mut out = Vec::new();
+            server.handle(now, input, &mut out);
+            for output in out {
+                self.databases_carry_out(host, output);
+            }
+        }
+        self.databases_alarm(host);
+    }
+
+    fn databases_alarm(&mut self, host: usize) {
+        if !self.hosts[host].is_live() {
+            // It wakes up when it goes on.
+            return;
+        }
+        let now = self.now;
+        let Some(node) = self.databases.as_mut().map(|d| &mut d.nodes[host]) else { return };
+        let Some(at) = node.server.as_ref().and_then(Server::next_wake) else { return };
+        let local = cluster::Time(u64::try_from(at.as_micros()).unwrap_or(u64::MAX / 4));
+        let at = self.hosts[host].clock.world(local).max(now) + 1;
+        if node.wake_at.is_none_or(|planned| planned < now || at < planned) {
+            node.wake_at = Some(at);
+            self.databases_after(at - now, host, Event::Wake);
+        }
+    }
+
+    /// The core has published something.
+    pub(crate) fn databases_published(&mut self, host: usize, snapshot: &Snapshot) {
+        let Some(databases) = self.databases.as_mut() else { return };
+        if let Some(view) = &snapshot.view {
+            databases.truth.published(view);
+        }
+        let node = &mut databases.nodes[host];
+        if node.server.is_some() && !node.look_planned {
+            node.look_planned = true;
+            let delay = databases.some(20..=3_000);
+            self.databases_after(delay, host, Event::Look);
+        }
+    }
+
+    fn databases_look(&mut self, host: usize) {
+        let new = self.hosts[host].snapshot().map(|s| picture(s));
+        let Some(node) = self.databases.as_mut().map(|d| &mut d.nodes[host]) else { return };
+        node.look_planned = false;
+        if new.is_some() && node.told != new {
+            node.told.clone_from(&new);
+            if let Some(new) = new {
+                self.databases_input(host, Input::Picture(new));
+            }
+        }
+    }
+
+    fn databases_carry_out(&mut self, host: usize, output: Output) {
+        match output {
+            Output::Client { client, packet } => {
+                let Some(node) = self.databases.as_mut().map(|d| &mut d.nodes[host]) else { return };
+                if let (Some(process), Ok(packet)) = (node.processes.get_mut(&client), Packet::decode(&packet)) {
+                    process.packets.push_back(packet);
+                }
+            }
+            Output::Close { client } => self.process_ends(host, client),
+            Output::Peer { to, bytes } => self.send_bytes(host, to as usize, bytes),
+            Output::File { db, order } => {
+                let mut answers = Vec::new();
+                if let Some(node) = self.databases.as_mut().map(|d| &mut d.nodes[host]) {
+                    node.files.entry(db).or_default().order(host as u32, order, &mut answers);
+                }
+                self.files_answer(host, db, answers);
+            }
+            Output::Admin(_) => {}
+            Output::Log { text, .. } => self.story.node(self.now, host, || format!("databases: {text}")),
+        }
+    }
+
+    /// Files take their time, and answer in order.
+    pub(super) fn files_answer(&mut self, host: usize, db: u32, answers: Vec<FileAnswer>) {
+        for answer in answers {
+            let now = self.now;
+            let Some(databases) = self.databases.as_mut() else { return };
+            let delay = databases.some(10..=400);
+            let node = &mut databases.nodes[host];
+            node.answers_after = node.answers_after.max(now + delay);
+            let at = node.answers_after;
+            self.databases_after(at - now, host, Event::File { db, answer });
+        }
+    }
+
+    /// A process ends, and the kernel lets its locks go.
+    pub(super) fn process_ends(&mut self, host: usize, client: ClientId) {
+        let Some(databases) = self.databases.as_mut() else { return };
+        let volatile = databases.volatile;
+        let node = &mut databases.nodes[host];
+        let Some(process) = node.processes.remove(&client) else { return };
+        databases.truth.ended(client);
+        let mut answers = Vec::new();
+        if let (super::Doing::Holds { key }, Some(file)) = (&process.doing, node.files.get_mut(&volatile)) {
+            file.locked.remove(&super::work::name(*key));
+            file.go_on(&mut answers);
+        }
+        self.files_answer(host, volatile, answers);
+        self.databases_input(host, Input::Disconnected { client });
+    }
+
+    /// Processes of Samba that want something for longer than `limit`, with what their servers wait for.
+    pub(crate) fn databases_stuck(&self, limit: u64) -> Option<String> {
+        let databases = self.databases.as_ref()?;
+        databases.nodes.iter().enumerate().find_map(|(host, node)| {
+            let old = |p: &&Process| p.doing != super::Doing::Nothing && p.since + limit < self.now;
+            let process = node.processes.values().find(old)?;
+            let waiting: Vec<_> = databases.nodes.iter().flat_map(|n| n.server.as_ref()).map(Server::waiting).collect();
+            Some(format!("a process on n{host} waits for ever: {:?} ({waiting:?})", process.doing))
+        })
+    }
+
+    /// Nobody begins anything new.
+    pub(crate) fn databases_wind_down(&mut self) {
+        if let Some(databases) = self.databases.as_mut() {
+            databases.winding_down = true;
+        }
+    }
+}
+
+impl Node {
+    /// What a generation of a database's content is called, and how often links came or went.
+    pub(super) fn mark(&self, db: u32) -> (Option<(u64, u32)>, u64) {
+        let file = self.files.get(&db).filter(|f| !f.frozen);
+        (file.map(|f| (f.synced.epoch, f.synced.attempt)), self.link_changes)
+    }
+}

@@ -1,0 +1,162 @@
+//! Samba's clustered databases: on every server the real [`ctdb::server::Server`] beside the real cluster core, with
+//! files in memory and processes as smbd's that count in records, commit, traverse and ask who is alive.
+//!
+//! | file | what it does |
+//! |---|---|
+//! | `drive` | carries out what the servers ask for, with delays; start, end, pause |
+//! | `work` | what smbd's processes do |
+//! | `truth` | what they have done, and what must therefore be so, at every step |
+//!
+//! Its chances are its own, so that seeds without databases are what they were before.
+
+mod drive;
+mod truth;
+mod work;
+
+use crate::clock::Micros;
+use crate::rng::Rng;
+use ctdb::memory::File;
+use ctdb::server::{ClientId, FileAnswer, Input, Picture, Server};
+use ctdb::wire::Packet;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use truth::Truth;
+
+/// A database whose records move.
+const VOLATILE: &str = "locking.tdb";
+/// A database that every node has all of.
+const PERSISTENT: &str = "secrets.tdb";
+/// Hot keys, which all processes want.
+pub(crate) const HOT: usize = 4;
+
+/// One seed of four runs databases.
+#[must_use]
+pub fn has_databases(seed: u64) -> bool {
+    matches!(seed % 16, 1 | 3 | 8 | 10)
+}
+
+/// What happens to a node's databases.
+#[derive(Debug)]
+pub(crate) enum Event {
+    /// The server hears what the cluster looks like.
+    Look,
+    /// A file answers.
+    File { db: u32, answer: FileAnswer },
+    /// The server asked to be woken.
+    Wake,
+    /// A process does something.
+    Work,
+}
+
+/// What a process is doing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Doing {
+    /// Opens the databases.
+    Attaches {
+        volatile: u32,
+        persistent: u32,
+    },
+    Nothing,
+    /// Waits for a record.
+    Waits {
+        reqid: u32,
+        key: usize,
+    },
+    /// Has a record's chain locked.
+    Holds {
+        key: usize,
+    },
+    /// Asks whether a process is alive.
+    Asks {
+        reqid: u32,
+        node: usize,
+        process: ClientId,
+    },
+    /// Waits for a transaction.
+    Commits {
+        reqid: u32,
+        wanted: u64,
+    },
+    /// Waits for the records of all nodes.
+    Traverses {
+        srvid: u64,
+        seen: BTreeSet<Vec<u8>>,
+        expects: BTreeSet<Vec<u8>>,
+        mark: (Option<(u64, u32)>, u64),
+    },
+}
+
+/// One process of Samba, with its connection.
+#[derive(Debug)]
+struct Process {
+    doing: Doing,
+    since: Micros,
+    packets: VecDeque<Packet>,
+}
+
+/// One node.
+#[derive(Debug, Default)]
+struct Node {
+    server: Option<Server>,
+    files: BTreeMap<u32, File>,
+    /// Arrived, not handled yet: the daemon is paused.
+    inbox: VecDeque<Input>,
+    /// Files answer in order.
+    answers_after: Micros,
+    told: Option<Picture>,
+    look_planned: bool,
+    wake_at: Option<Micros>,
+    processes: BTreeMap<ClientId, Process>,
+    /// Links that came or went.
+    link_changes: u64,
+}
+
+/// The databases of a simulated cluster.
+#[derive(Debug)]
+pub(crate) struct Databases {
+    nodes: Vec<Node>,
+    rng: Rng,
+    truth: Truth,
+    volatile: u32,
+    persistent: u32,
+    next_client: u32,
+    next_reqid: u32,
+    /// Nobody begins anything new.
+    winding_down: bool,
+    /// Increments, commits, traverses and questions that came to an end.
+    pub(crate) done: Done,
+}
+
+/// What the processes got done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Done {
+    /// Locked increments.
+    pub increments: u64,
+    /// Acknowledged transactions.
+    pub commits: u64,
+    /// Traverses.
+    pub traverses: u64,
+    /// Questions about life that were answered, and how many of them by "dead".
+    pub questions: u64,
+    /// See `questions`.
+    pub dead: u64,
+}
+
+impl Databases {
+    pub(crate) fn new(nodes: usize, rng: Rng) -> Self {
+        Self {
+            nodes: (0..nodes).map(|_| Node::default()).collect(),
+            rng,
+            truth: Truth::default(),
+            volatile: ctdb::database_id(VOLATILE),
+            persistent: ctdb::database_id(PERSISTENT),
+            next_client: 0,
+            next_reqid: 0,
+            winding_down: false,
+            done: Done::default(),
+        }
+    }
+
+    fn some(&mut self, range: std::ops::RangeInclusive<u64>) -> Micros {
+        self.rng.range(range)
+    }
+}

@@ -1,0 +1,392 @@
+//! What Samba's processes do: count under the chain lock, commit, traverse, ask who is alive.
+
+use super::truth::{Person, decode, encode, violation};
+use super::{Databases, Doing, HOT, Node, PERSISTENT, Process, VOLATILE};
+use crate::world::World;
+use ctdb::control::Opcode;
+use ctdb::server::{ClientId, Input};
+use ctdb::wire::{
+    Body, Call, Control, ControlReply, Header, LtdbHeader, Packet, Reader, Record, RecordBuffer, Writer, record_flags,
+};
+use ctdb::{call, node};
+use std::collections::{BTreeSet, VecDeque};
+
+/// Processes of a node.
+const PROCESSES: usize = 3;
+const SEQNUM: &[u8] = b"__db_sequence_number__\0";
+
+/// A key's name: the first few are everybody's, the others belong to one process each.
+pub(super) fn name(key: usize) -> Vec<u8> {
+    if key < HOT { format!("hot-{key}").into_bytes() } else { format!("cold-{}", key - HOT).into_bytes() }
+}
+
+impl Node {
+    /// Number of the newest transaction in the file.
+    pub(super) fn seqnum(&self, db: u32) -> u64 {
+        let value = self.files.get(&db).and_then(|f| f.records.get(SEQNUM)).and_then(|v| v.get(24..));
+        value.and_then(|v| v.try_into().ok()).map_or(0, u64::from_ne_bytes)
+    }
+}
+
+impl Databases {
+    /// The answer to a request, if it has come.
+    fn answer(&mut self, host: usize, client: ClientId, reqid: u32) -> Option<Body> {
+        let packets = &mut self.nodes[host].processes.get_mut(&client)?.packets;
+        let at = packets.iter().position(|p| p.header.reqid == reqid)?;
+        packets.remove(at).map(|p| p.body)
+    }
+
+    fn reply(&mut self, host: usize, client: ClientId, reqid: u32) -> Option<ControlReply> {
+        match self.answer(host, client, reqid)? {
+            Body::ControlReply(reply) => Some(reply),
+            _ => None,
+        }
+    }
+}
+
+impl World {
+    fn send_packet(&mut self, host: usize, client: ClientId, dest: u32, body: Body) -> u32 {
+        let Some(databases) = self.databases.as_mut() else { return 0 };
+        databases.next_reqid += 1;
+        let reqid = databases.next_reqid;
+        let packet = Packet { header: Header { generation: 0, dest, source: 0, reqid }, body }.encode();
+        self.databases_input(host, Input::Packet { client, packet });
+        reqid
+    }
+
+    fn control(&mut self, host: usize, client: ClientId, dest: u32, opcode: Opcode, srvid: u64, data: &[u8]) -> u32 {
+        let control = Control { opcode: opcode.0, srvid, flags: 0, data: data.to_vec() };
+        self.send_packet(host, client, dest, Body::Control(control))
+    }
+
+    fn doing(&mut self, host: usize, client: ClientId, doing: Doing) {
+        let now = self.now;
+        if let Some(process) = self.databases.as_mut().and_then(|d| d.nodes[host].processes.get_mut(&client)) {
+            process.doing = doing;
+            process.since = now;
+        }
+    }
+
+    fn object(&mut self, text: String) {
+        if self.violation.is_none() {
+            self.story.world(self.now, || format!("VIOLATION (databases): {text}"));
+            self.violation = Some(violation(self.now, text));
+        }
+    }
+
+    /// One process of a node does one thing.
+    pub(super) fn work(&mut self, host: usize) {
+        if !self.hosts[host].runs() {
+            return;
+        }
+        let served = self.hosts[host].daemon.as_ref().is_some_and(|d| d.services_up);
+        let live = self.hosts[host].is_live();
+        let Some(databases) = self.databases.as_mut() else { return };
+        let node = &databases.nodes[host];
+        if !served {
+            // The supervisor has stopped Samba.
+            for client in node.processes.keys().copied().collect::<Vec<_>>() {
+                self.process_ends(host, client);
+            }
+            return;
+        }
+        let member = node.server.as_ref().is_some_and(ctdb::server::Server::is_member);
+        if live && member && node.processes.len() < PROCESSES && !databases.winding_down {
+            return self.process_begins(host);
+        }
+        let clients: Vec<ClientId> = node.processes.keys().copied().collect();
+        if !clients.is_empty() {
+            let client = clients[databases.rng.index(clients.len())];
+            self.process_works(host, client);
+        }
+    }
+
+    fn process_begins(&mut self, host: usize) {
+        let run = self.hosts[host].daemon.as_ref().map(|d| d.run);
+        let now = self.now;
+        let Some(databases) = self.databases.as_mut() else { return };
+        databases.next_client += 1;
+        let client = ClientId(databases.next_client);
+        let pid = databases.next_client as i32 + 10_000;
+        // A node that others have dropped, and that does not know it yet.
+        let lost = run.is_none_or(|run| !databases.truth.is_member(host, run));
+        databases.truth.people.insert(client, Person { node: host, pid, lives: true, lost });
+        let process = Process { doing: Doing::Nothing, since: now, packets: VecDeque::new() };
+        databases.nodes[host].processes.insert(client, process);
+        self.databases_input(host, Input::Connected { client, pid });
+        let attach = |name: &str| format!("{name}\0").into_bytes();
+        let volatile = self.control(host, client, node::CURRENT, Opcode::DB_ATTACH, 0, &attach(VOLATILE));
+        let persistent =
+            self.control(host, client, node::CURRENT, Opcode::DB_ATTACH_PERSISTENT, 0, &attach(PERSISTENT));
+        self.doing(host, client, Doing::Attaches { volatile, persistent });
+    }
+
+    fn process_works(&mut self, host: usize, client: ClientId) {
+        let Some(databases) = self.databases.as_mut() else { return };
+        let Some(process) = databases.nodes[host].processes.get(&client) else { return };
+        match process.doing.clone() {
+            Doing::Attaches { volatile, persistent } => {
+                let come = |r: u32| process.packets.iter().any(|p| p.header.reqid == r);
+                if !come(volatile) || !come(persistent) {
+                    return;
+                }
+                let fails =
+                    [volatile, persistent].map(|r| databases.reply(host, client, r).is_none_or(|r| r.status != 0));
+                if fails.contains(&true) {
+                    return self.process_ends(host, client);
+                }
+                self.doing(host, client, Doing::Nothing);
+            }
+            Doing::Nothing => self.process_begins_something(host, client),
+            Doing::Waits { reqid, key } => {
+                if databases.answer(host, client, reqid).is_some() {
+                    self.try_key(host, client, key);
+                }
+            }
+            Doing::Holds { key } => {
+                let volatile = databases.volatile;
+                let mut answers = Vec::new();
+                if let Some(file) = databases.nodes[host].files.get_mut(&volatile) {
+                    file.locked.remove(&name(key));
+                    file.go_on(&mut answers);
+                }
+                self.files_answer(host, volatile, answers);
+                self.doing(host, client, Doing::Nothing);
+            }
+            Doing::Asks { reqid, node, process } => {
+                if let Some(reply) = databases.reply(host, client, reqid) {
+                    databases.done.questions += 1;
+                    databases.done.dead += u64::from(reply.status != 0);
+                    if reply.status != 0
+                        && let Err(text) = self.may_be_dead(host, node, process)
+                    {
+                        self.object(text);
+                    }
+                    self.doing(host, client, Doing::Nothing);
+                }
+            }
+            Doing::Commits { reqid, wanted } => {
+                if let Some(reply) = databases.reply(host, client, reqid) {
+                    if reply.status == 0 {
+                        self.acknowledged(host, wanted);
+                    }
+                    if let Some(databases) = self.databases.as_mut() {
+                        databases.truth.committing = None;
+                    }
+                    self.doing(host, client, Doing::Nothing);
+                }
+            }
+            Doing::Traverses { .. } => self.traversing(host, client),
+        }
+    }
+
+    fn process_begins_something(&mut self, host: usize, client: ClientId) {
+        let Some(databases) = self.databases.as_mut() else { return };
+        if databases.winding_down {
+            return;
+        }
+        match databases.rng.index(100) {
+            // It ends; another one comes.
+            0 => self.process_ends(host, client),
+            1 => {
+                self.control(host, client, node::CURRENT, Opcode::SET_RECMODE, 0, &1u32.to_ne_bytes());
+            }
+            2..=11 => {
+                let people: Vec<(ClientId, Person)> =
+                    databases.truth.people.iter().rev().take(40).map(|(c, p)| (*c, *p)).collect();
+                let (process, person) = people[databases.rng.index(people.len())];
+                let to = person.node as u32;
+                let reqid = self.control(host, client, to, Opcode::PROCESS_EXISTS, 0, &person.pid.to_ne_bytes());
+                self.doing(host, client, Doing::Asks { reqid, node: person.node, process });
+            }
+            12..=21 => self.commit(host, client),
+            22..=25 => self.traverse(host, client),
+            26..=40 => self.try_key(host, client, HOT + client.0 as usize),
+            _ => {
+                let key = databases.rng.index(HOT);
+                self.try_key(host, client, key);
+            }
+        }
+    }
+
+    /// Locks the chain and counts, if the record is here; else has it brought.
+    fn try_key(&mut self, host: usize, client: ClientId, key: usize) {
+        let Some(databases) = self.databases.as_mut() else { return };
+        let volatile = databases.volatile;
+        let Some(file) = databases.nodes[host].files.get_mut(&volatile) else { return };
+        let text = name(key);
+        if file.is_locked(&text) {
+            return self.doing(host, client, Doing::Nothing);
+        }
+        let value = file.records.get(&text).cloned().unwrap_or_default();
+        let (header, data) = match LtdbHeader::split(&value) {
+            Ok((header, data)) if header.dmaster == host as u32 => (header, data),
+            _ => {
+                let call = Call {
+                    flags: call::flags::IMMEDIATE_MIGRATION,
+                    db: volatile,
+                    function: call::NULL,
+                    hops: 0,
+                    key: text,
+                    argument: Vec::new(),
+                };
+                let reqid = self.send_packet(host, client, 0, Body::Call(call));
+                return self.doing(host, client, Doing::Waits { reqid, key });
+            }
+        };
+        let mut counts = decode(data);
+        let found = counts.clone();
+        *counts.entry(client.0).or_default() += 1;
+        let header = LtdbHeader { flags: header.flags & !record_flags::AUTOMATIC, ..header };
+        let mut value = header.to_bytes();
+        value.extend(encode(&counts));
+        file.records.insert(text.clone(), value);
+        file.locked.insert(text.clone());
+        let generation = file.synced;
+        let other = databases.nodes.iter().enumerate().find_map(|(other, node)| {
+            let file = node.files.get(&volatile).filter(|f| other != host && !f.frozen && f.synced == generation)?;
+            let (theirs, _) = LtdbHeader::split(file.records.get(&text)?).ok()?;
+            (node.server.is_some() && theirs.dmaster == other as u32).then_some(other)
+        });
+        let truth = &mut databases.truth;
+        let looked = truth.check(key, client.0, &found);
+        let lost = truth.is_lost(client.0);
+        let grown = if lost { Ok(()) } else { truth.used(key, generation, header) };
+        truth.count(key, client.0);
+        databases.done.increments += 1;
+        self.doing(host, client, Doing::Holds { key });
+        if let Err(text) = looked.and(grown) {
+            self.object(text);
+        }
+        if let Some(other) = other.filter(|_| !lost) {
+            self.object(format!("n{host} and n{other} both hold key {key} in {generation:?}"));
+        }
+    }
+
+    /// "Dead" may be said of what has ended, or of a node that can do no harm any more.
+    fn may_be_dead(&self, host: usize, node: usize, process: ClientId) -> Result<(), String> {
+        let Some(databases) = self.databases.as_ref() else { return Ok(()) };
+        let Some(person) = databases.truth.people.get(&process).filter(|p| p.lives) else { return Ok(()) };
+        let peer = &self.hosts[node];
+        let fresh = |h: usize| self.hosts[h].thawed_at.is_some_and(|at| self.now <= at + self.excused());
+        let leased = peer.runs() && peer.clock.local(self.now) < peer.core_lease;
+        let known_dropped = person.lost && !leased;
+        // A node that was dropped itself and has not noticed asks and answers for nobody else's sake.
+        if known_dropped || fresh(node) || fresh(host) || !self.is_in_newest(host) {
+            return Ok(());
+        }
+        Err(format!("n{host} is told that process {} on n{node} is dead, and it lives", process.0))
+    }
+
+    fn is_in_newest(&self, host: usize) -> bool {
+        let run = self.hosts[host].daemon.as_ref().map(|d| d.run);
+        self.databases.as_ref().zip(run).is_some_and(|(d, run)| d.truth.is_member(host, run))
+    }
+
+    /// One transaction at a time, as Samba's lock on them sees to it.
+    fn commit(&mut self, host: usize, client: ClientId) {
+        let member = self.is_in_newest(host);
+        let Some(databases) = self.databases.as_mut() else { return };
+        // The lock of a process whose node was dropped is free: it is known to be dead.
+        if let Some(holder) = databases.truth.committing
+            && databases.truth.people.get(&holder).is_some_and(|p| p.lives && !p.lost)
+        {
+            return;
+        }
+        let persistent = databases.persistent;
+        let node = &databases.nodes[host];
+        if !member || node.files.get(&persistent).is_none_or(|f| f.is_locked(SEQNUM)) {
+            return;
+        }
+        let wanted = node.seqnum(persistent) + 1;
+        databases.truth.committing = Some(client);
+        let header = LtdbHeader { rsn: wanted, dmaster: host as u32, reserved: 0, flags: 0 };
+        let data = [&header.to_bytes()[..], &wanted.to_ne_bytes()].concat();
+        let record = |key: &[u8]| Record { reqid: 0, key: key.to_vec(), data: data.clone() };
+        let mut out = Writer::default();
+        RecordBuffer { db: persistent, records: vec![record(b"value"), record(SEQNUM)] }.put(&mut out);
+        let reqid = self.control(host, client, node::CURRENT, Opcode::TRANS3_COMMIT, persistent.into(), &out.finish());
+        self.doing(host, client, Doing::Commits { reqid, wanted });
+    }
+
+    /// A transaction is acknowledged: every member in the same generation has it.
+    fn acknowledged(&mut self, host: usize, wanted: u64) {
+        let Some(databases) = self.databases.as_mut() else { return };
+        databases.done.commits += 1;
+        databases.truth.committed = databases.truth.committed.max(wanted);
+        let persistent = databases.persistent;
+        let generation = databases.nodes[host].files.get(&persistent).map(|f| f.synced);
+        let mut without = databases.nodes.iter().enumerate().filter(|(_, node)| {
+            let same = node.server.as_ref().is_some_and(ctdb::server::Server::is_member)
+                && node.files.get(&persistent).map(|f| f.synced) == generation;
+            same && node.seqnum(persistent) < wanted
+        });
+        if let Some((other, _)) = without.next() {
+            let text = format!("n{host} acknowledges transaction {wanted}, n{other} does not have it");
+            drop(without);
+            self.object(text);
+        }
+    }
+
+    fn traverse(&mut self, host: usize, client: ClientId) {
+        // Of nodes that cannot be reached nothing can be shown.
+        let members = self.members();
+        let all = members.iter().all(|m| *m == host || self.net.pair(host, *m).is_whole());
+        let Some(databases) = self.databases.as_mut() else { return };
+        let volatile = databases.volatile;
+        databases.next_reqid += 1;
+        let (number, srvid) = (databases.next_reqid, 0x7000_0000_0000_0000 | u64::from(databases.next_reqid));
+        let expects = databases.truth.cold_keys().into_iter().filter(|_| all).map(name).collect();
+        let mark = databases.nodes[host].mark(volatile);
+        self.control(host, client, node::CURRENT, Opcode::REGISTER_SRVID, srvid, &[]);
+        let mut out = Writer::default();
+        out.u32(volatile).u32(number).u64(srvid);
+        self.control(host, client, node::CURRENT, Opcode::TRAVERSE_START, 0, &out.finish());
+        self.doing(host, client, Doing::Traverses { srvid, seen: BTreeSet::new(), expects, mark });
+    }
+
+    fn traversing(&mut self, host: usize, client: ClientId) {
+        let member = self.is_in_newest(host);
+        let Some(databases) = self.databases.as_mut() else { return };
+        let volatile = databases.volatile;
+        let mark_now = databases.nodes[host].mark(volatile);
+        let kept: BTreeSet<Vec<u8>> = databases.truth.cold_keys().into_iter().map(name).collect();
+        let Some(process) = databases.nodes[host].processes.get_mut(&client) else { return };
+        let Doing::Traverses { srvid, mut seen, expects, mark } = process.doing.clone() else { return };
+        let mut done = false;
+        for packet in std::mem::take(&mut process.packets) {
+            if let Body::Message(message) = packet.body
+                && message.srvid == srvid
+            {
+                match Record::get(&mut Reader::new(&message.data)) {
+                    Ok(record) if !record.key.is_empty() => drop(seen.insert(record.key)),
+                    _ => done = true,
+                }
+            }
+        }
+        if !done {
+            if let Doing::Traverses { seen: known, .. } = &mut process.doing {
+                *known = seen;
+            }
+            return;
+        }
+        databases.done.traverses += 1;
+        // A recovery, a link that broke or a node that was dropped meanwhile excuses what is missing.
+        let missing = expects.intersection(&kept).find(|key| !seen.contains(*key)).cloned();
+        self.control(host, client, node::CURRENT, Opcode::DEREGISTER_SRVID, srvid, &[]);
+        self.doing(host, client, Doing::Nothing);
+        if let Some(key) = missing.filter(|_| member && mark.0.is_some() && mark == mark_now) {
+            self.object(format!("a traverse on n{host} does not show {}", String::from_utf8_lossy(&key)));
+        }
+    }
+
+    /// With everything at rest and nobody at work: what must be in the files.
+    pub(crate) fn databases_at_rest(&mut self) {
+        let members: Vec<usize> = self.members().into_iter().collect();
+        let Some(databases) = self.databases.as_ref() else { return };
+        let found = databases.truth.at_rest(&databases.nodes, &members, databases.volatile, databases.persistent);
+        if let Err(text) = found {
+            self.object(text);
+        }
+    }
+}
