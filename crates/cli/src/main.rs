@@ -6,6 +6,7 @@
 mod args;
 mod client;
 mod ctdb;
+mod ctdbd;
 mod exit;
 mod out;
 mod render;
@@ -20,8 +21,12 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let mut args = std::env::args_os();
-    if args.next().is_some_and(|name| Path::new(&name).file_name().is_some_and(|name| name == "ctdb")) {
-        return ctdb::run(args);
+    let name = args.next().unwrap_or_default();
+    let called = Path::new(&name).file_name().and_then(|name| name.to_str());
+    match called {
+        Some("ctdb") => return ctdb::run(args),
+        Some("ctdbd") => return ctdbd::run(name, args),
+        _ => {}
     }
     match Cli::try_parse() {
         Ok(cli) => run::run(cli).unwrap_or_else(|fail| failed(&fail)),

@@ -3,6 +3,7 @@
 pub mod admin;
 pub mod clock;
 pub mod config;
+pub mod ctdbd;
 pub mod daemon;
 pub mod databases;
 pub mod guard;

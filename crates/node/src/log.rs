@@ -7,6 +7,7 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,7 +21,7 @@ use tracing_subscriber::fmt::format::{Format, Writer};
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, MakeWriter, time};
 use tracing_subscriber::registry::LookupSpan;
 
-/// What is logged unless `STEADFAST_LOG` says otherwise (the syntax of tracing's filters).
+/// What is logged unless something else is asked for.
 pub const DEFAULT_FILTER: &str = "info,hickory_server=warn,hickory_proto=warn,rustls=warn";
 
 /// Lines that may wait for the writer; at 200 bytes each, 400 KiB.
@@ -37,6 +38,19 @@ enum Order {
 enum Sink {
     Stderr,
     File { path: PathBuf, file: File },
+    Syslog(UnixDatagram),
+}
+
+/// Where the log goes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Place {
+    /// Standard error; the journal, where systemd has made it that.
+    #[default]
+    Stderr,
+    /// A file, appended to.
+    File(PathBuf),
+    /// The machine's syslog (`/dev/log`), under this program's name.
+    Syslog(&'static str),
 }
 
 /// A handle on the log; dropping it does not end it.
@@ -57,31 +71,38 @@ impl std::fmt::Debug for Order {
 }
 
 impl Log {
-    /// Starts the log and makes it the program's. `file`: append to it instead of standard error or the journal.
+    /// Starts the log and makes it the program's. `filter`: what is logged unless `STEADFAST_LOG` says otherwise, in the
+    /// syntax of tracing's filters.
     ///
     /// # Errors
-    /// The file cannot be opened, the thread not started, or a log is running already.
-    pub fn start(file: Option<&Path>) -> anyhow::Result<Self> {
-        let journal = file.is_none() && stderr_is_journal();
-        let sink = match file {
-            Some(path) => Sink::File { path: path.to_owned(), file: open(path)? },
-            None => Sink::Stderr,
+    /// The file cannot be opened, nobody listens at `/dev/log`, the thread cannot be started, or a log is running already.
+    pub fn start(to: &Place, filter: &str) -> anyhow::Result<Self> {
+        let form = match to {
+            Place::Stderr if stderr_is_journal() => Form::Journal,
+            Place::Syslog(name) => Form::Syslog(name),
+            Place::Stderr | Place::File(_) => Form::Timed,
         };
-        let place = match file {
-            Some(path) => path.display().to_string(),
-            None if journal => "journalctl -u steadfast".to_owned(),
-            None => "standard error of the daemon".to_owned(),
+        let sink = match to {
+            Place::Stderr => Sink::Stderr,
+            Place::File(path) => Sink::File { path: path.clone(), file: open(path)? },
+            Place::Syslog(_) => Sink::Syslog(syslog()?),
+        };
+        let place = match to {
+            Place::File(path) => path.display().to_string(),
+            Place::Stderr if form == Form::Journal => "journalctl -u steadfast".to_owned(),
+            Place::Stderr => "standard error of the daemon".to_owned(),
+            Place::Syslog(name) => format!("syslog, lines of {name}"),
         };
         let (orders, queue) = mpsc::sync_channel(QUEUE);
         let lost = Arc::new(AtomicU64::new(0));
         let writer = Lines { orders: orders.clone(), lost: Arc::clone(&lost) };
         thread::Builder::new().name("log".into()).stack_size(128 << 10).spawn(move || write(sink, &queue, &lost))?;
-        let filter = EnvFilter::try_from_env("STEADFAST_LOG").unwrap_or_else(|_| EnvFilter::new(DEFAULT_FILTER));
+        let filter = EnvFilter::try_from_env("STEADFAST_LOG").unwrap_or_else(|_| EnvFilter::new(filter));
         tracing_subscriber::fmt()
             .with_env_filter(filter)
             .with_writer(writer)
             .with_ansi(false)
-            .event_format(Lined { journal })
+            .event_format(Lined(form))
             .try_init()
             .map_err(|e| anyhow::anyhow!("the log cannot be started: {e}"))?;
         Ok(Self { orders, place })
@@ -129,6 +150,14 @@ fn open(path: &Path) -> anyhow::Result<File> {
         .map_err(|e| anyhow::anyhow!("cannot open the log file {}: {e}", path.display()))
 }
 
+fn syslog() -> anyhow::Result<UnixDatagram> {
+    let socket = UnixDatagram::unbound()?;
+    socket
+        .connect("/dev/log")
+        .map_err(|e| anyhow::anyhow!("no syslog answers at /dev/log ({e}): start one, or log to a file"))?;
+    Ok(socket)
+}
+
 fn write(mut sink: Sink, queue: &Receiver<Order>, lost: &AtomicU64) {
     while let Ok(order) = queue.recv() {
         match order {
@@ -152,6 +181,7 @@ impl Sink {
         let _ = match self {
             Self::Stderr => io::stderr().lock().write_all(line),
             Self::File { file, .. } => file.write_all(line),
+            Self::Syslog(socket) => socket.send(line.trim_ascii_end()).map(drop),
         };
     }
 
@@ -210,11 +240,19 @@ impl Drop for Line<'_> {
     }
 }
 
-/// Time, level and text; for the journal, which knows the time, the level as sd-daemon(3) wants it.
-#[derive(Debug)]
-struct Lined {
-    journal: bool,
+/// What a line looks like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Form {
+    /// Time, level and text.
+    Timed,
+    /// For the journal, which knows the time: the level as sd-daemon(3) wants it, and the text.
+    Journal,
+    /// For syslog, which knows the time: the facility `daemon` with the level, who says it, and the text.
+    Syslog(&'static str),
 }
+
+#[derive(Debug)]
+struct Lined(Form);
 
 impl<S, N> FormatEvent<S, N> for Lined
 where
@@ -227,8 +265,12 @@ where
         mut writer: Writer<'_>,
         event: &Event<'_>,
     ) -> std::fmt::Result {
-        if self.journal {
-            write!(writer, "<{}>", priority(*event.metadata().level()))?;
+        let level = priority(*event.metadata().level());
+        if self.0 != Form::Timed {
+            match self.0 {
+                Form::Syslog(name) => write!(writer, "<{}>{name}[{}]: ", 24 + level, std::process::id())?,
+                Form::Journal | Form::Timed => write!(writer, "<{level}>")?,
+            }
             let format = Format::default().without_time().with_level(false).with_target(false);
             return format.format_event(context, writer, event);
         }
@@ -255,7 +297,7 @@ mod tests {
     fn lines_reach_the_file_and_a_moved_file_is_left_alone() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("log");
-        let log = Log::start(Some(&path)).unwrap();
+        let log = Log::start(&Place::File(path.clone()), DEFAULT_FILTER).unwrap();
         assert_eq!(log.place(), path.display().to_string());
         tracing::warn!(node = 3, "first line");
         log.flush();

@@ -5,7 +5,8 @@ use crate::exit::{Exit, Fail, output};
 use crate::out;
 use clap::{CommandFactory, Parser};
 use node::config::{self, Config, Machine, Outcome};
-use node::daemon::Without;
+use node::daemon::{Origin, Without};
+use node::log;
 use node::pki::{Ledger, PkiDir, Token};
 use serde_json::json;
 use std::io::ErrorKind;
@@ -143,7 +144,20 @@ pub(super) fn man(dir: &Path) -> Result<(), Fail> {
 pub(super) fn daemon(place: Place, run_dir: PathBuf, log: Option<PathBuf>, without: Vec<Without>) -> Exit {
     let Place { config, node, state_dir } = place;
     // The daemon has said why in its log already.
-    match node::daemon::run(&node::daemon::Options { config, node, state_dir, run_dir, log, without }) {
+    let options = node::daemon::Options {
+        origin: Origin::File { path: config, node },
+        state_dir,
+        run_dir,
+        log: log.map_or(log::Place::Stderr, log::Place::File),
+        filter: log::DEFAULT_FILTER,
+        without,
+        trial: false,
+        begin: None,
+        until_stdin: false,
+        ready: None,
+        notes: Vec::new(),
+    };
+    match node::daemon::run(&options) {
         Ok(()) => Exit::Ok,
         Err(_) => Exit::Failure,
     }

@@ -167,6 +167,13 @@ impl Server {
         server
     }
 
+    /// Sets one of CTDB's tunables, before anything is served: for those of a file. One of another name changes nothing.
+    pub fn tune(&mut self, name: &str, value: u32) {
+        if let Some(known) = Tunables::find(name) {
+            self.tunables.set(known, value);
+        }
+    }
+
     /// Something happens.
     pub fn handle(&mut self, now: Now, input: Input, out: &mut Vec<Output>) {
         self.now = now;

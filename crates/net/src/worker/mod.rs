@@ -5,6 +5,7 @@
 //! thread. When the lease ends by the clock and no renewal came, the worker drops the addresses by itself.
 
 mod hosting;
+mod imagined;
 mod leaving;
 mod reconcile;
 mod storage;

@@ -15,8 +15,8 @@ fn wrong<T>(label: impl Into<String>, help: impl Into<String>) -> Result<T, Wron
     Err(Wrong { label: label.into(), help: help.into() })
 }
 
-/// A host's address, without a prefix length.
-pub(super) fn parse_unicast(text: &str) -> Result<IpAddr, Wrong> {
+/// A host's address, without a prefix length. `loopback`: one of the loopback network will do.
+pub(super) fn parse_unicast(text: &str, loopback: bool) -> Result<IpAddr, Wrong> {
     let address: IpAddr = match text.parse() {
         Ok(address) => address,
         Err(_) => {
@@ -32,6 +32,7 @@ pub(super) fn parse_unicast(text: &str) -> Result<IpAddr, Wrong> {
         }
     };
     match not_a_host(address) {
+        Some(_) if loopback && address.is_loopback() => Ok(address),
         Some(kind) => wrong(kind, "write an address of a network interface that other machines reach"),
         None => Ok(address),
     }
@@ -174,7 +175,7 @@ mod tests {
         for text in ["10.0.0.0/31", "10.0.0.1/31", "10.0.0.7/32", "192.168.122.200/24", "fd00::/64", "fd00::200/128"] {
             parse_vip(text).unwrap_or_else(|e| panic!("{text}: {e:?}"));
         }
-        assert!(parse_unicast("10.0.0.1/24").is_err_and(|w| w.help == "write 10.0.0.1"));
+        assert!(parse_unicast("10.0.0.1/24", false).is_err_and(|w| w.help == "write 10.0.0.1"));
     }
 
     #[test]

@@ -39,15 +39,15 @@ fn lines(source: &Source) -> impl Iterator<Item = (&str, Range<usize>)> {
     })
 }
 
-/// Reads a `nodes` file.
-pub(super) fn nodes(source: &Arc<Source>, problems: &mut Diagnostics) -> Vec<NodeLine> {
+/// Reads a `nodes` file. `loopback`: loopback addresses will do.
+pub(super) fn nodes(source: &Arc<Source>, loopback: bool, problems: &mut Diagnostics) -> Vec<NodeLine> {
     let mut found = Vec::new();
     for (text, span) in lines(source).filter(|(text, _)| !text.is_empty()) {
         if text.starts_with('#') {
             found.push(NodeLine { address: None, span });
             continue;
         }
-        match parse_unicast(text) {
+        match parse_unicast(text, loopback) {
             Ok(address) => found.push(NodeLine { address: Some(address), span }),
             Err(wrong) => problems.push(
                 Diagnostic::error(format!("`{text}` cannot be a node's address"))
@@ -105,7 +105,7 @@ mod tests {
     fn a_commented_node_keeps_its_number_and_an_empty_line_has_none() {
         let mut problems = Diagnostics::default();
         let text = "10.0.0.1\n\n#10.0.0.2\n  10.0.0.3 \r\nfd00::4";
-        let addresses: Vec<_> = nodes(&source(text), &mut problems).into_iter().map(|l| l.address).collect();
+        let addresses: Vec<_> = nodes(&source(text), false, &mut problems).into_iter().map(|l| l.address).collect();
         assert_eq!(problems.errors(), 0, "{problems}");
         let ip = |text: &str| Some(text.parse::<IpAddr>().expect("an address"));
         assert_eq!(addresses, [ip("10.0.0.1"), None, ip("10.0.0.3"), ip("fd00::4")]);
@@ -125,7 +125,7 @@ mod tests {
     #[test]
     fn wrong_lines_are_named() {
         let mut problems = Diagnostics::default();
-        nodes(&source("gluster1\n10.0.0.0/8\n127.0.0.1\n"), &mut problems);
+        nodes(&source("gluster1\n10.0.0.0/8\n127.0.0.1\n"), false, &mut problems);
         public_addresses(&source("10.0.0.1 eth0\n10.0.0.1/24\n10.0.0.1/24 eth0 eth1\n10.0.0.1/24 ,\n"), &mut problems);
         assert_eq!(problems.errors(), 7, "{problems}");
         assert!(problems.to_string().contains("/etc/ctdb/x:3:1"), "{problems}");

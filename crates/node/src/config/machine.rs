@@ -16,6 +16,9 @@ pub struct Machine {
     pub hostname: String,
     /// Which node it is, when the operator says so (`--node NAME`).
     pub node: Option<String>,
+    /// It stands for all nodes of a trial, each on a loopback address: those may be nodes' addresses then, and the
+    /// interfaces of public addresses are not looked for.
+    pub loopback: bool,
 }
 
 impl Machine {
@@ -36,7 +39,7 @@ impl Machine {
             })
             .collect();
         let hostname = std::fs::read_to_string("/proc/sys/kernel/hostname")?;
-        Ok(Self { addresses, interfaces, hostname: hostname.trim().to_owned(), node })
+        Ok(Self { addresses, interfaces, hostname: hostname.trim().to_owned(), node, loopback: false })
     }
 }
 

@@ -25,10 +25,10 @@ mod tests;
 
 pub use command::{Outcome, check_file, show};
 pub use diagnostic::{Diagnostic, Diagnostics, Mark, Severity, Source};
-pub use import::{Did, Imported, Line, Places, import};
+pub use import::{CtdbFiles, CtdbPlaces, CtdbSetup, Did, Imported, Line, LogLevel, LogPlace, Places, import};
 pub use machine::Machine;
 pub(crate) use model::DEFAULT_CONTROL_PORT;
-pub use model::{Config, Dns, DnsName, EVENTS, Lock, NFS, PublicList, SAMBA, STORAGE, Storage};
+pub use model::{Config, DatabasePlaces, Dns, DnsName, EVENTS, Lock, NFS, PublicList, SAMBA, STORAGE, Storage};
 
 use check::Purpose;
 use files::Files;

@@ -52,6 +52,8 @@ pub struct Config {
     pub storage: Storage,
     /// Samba, the NFS server and when they count as failed.
     pub services: ServicesConfig,
+    /// Samba's clustered databases, if they are wanted.
+    pub databases: Option<DatabasePlaces>,
     /// The DNS server, if it is wanted.
     pub dns: Option<Dns>,
     /// Of what must be equal on all nodes.
@@ -62,6 +64,19 @@ pub struct Config {
 
 /// The public addresses that one node can host: prefix length and interface, by address.
 pub type PublicList = BTreeMap<IpAddr, (u8, String)>;
+
+/// Samba's clustered databases: where they are served, and what CTDB's own files say of them if those are in force.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DatabasePlaces {
+    /// The socket that Samba and the `ctdb` tool connect to.
+    pub socket: PathBuf,
+    /// Directories of volatile and persistent databases and of their state; none: `db` in the state directory.
+    pub dirs: Option<[PathBuf; 3]>,
+    /// CTDB's tunables that are not at their defaults.
+    pub tunables: Vec<(String, u32)>,
+    /// The cluster lock in CTDB's words, for `ctdb getreclock`; none: as it stands in [`Config::lock`].
+    pub lock: Option<String>,
+}
 
 /// Where the cluster lock is.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]

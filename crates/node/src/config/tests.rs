@@ -18,7 +18,7 @@ fn machine(index: u8) -> Machine {
         addresses: [ip("127.0.0.1"), IpAddr::from([192, 168, 122, 100 + index])].into(),
         interfaces: ["lo".to_owned(), "eth0".to_owned()].into(),
         hostname: format!("gluster{}", index + 1),
-        node: None,
+        ..Machine::default()
     }
 }
 
@@ -376,8 +376,7 @@ fn the_commands_say_what_is_there() {
         assert!(shown.text.contains(part), "{part} in\n{}", shown.text);
     }
     // on the operator's own computer: said, not refused
-    let laptop =
-        Machine { addresses: BTreeSet::new(), interfaces: BTreeSet::new(), hostname: "laptop".into(), node: None };
+    let laptop = Machine { hostname: "laptop".into(), ..Machine::default() };
     let outcome = check_file(&path, &laptop, false);
     assert!(outcome.code == 0 && outcome.text.contains("1 warning"), "{}", outcome.text);
     std::fs::write(&path, SMALL.replace("eth0", "eth3")).expect("written");

@@ -54,8 +54,7 @@ impl Outside for Daemon {
 
 /// Where the thread is to serve, if this configuration wants it.
 pub(super) fn wanted(config: &Config) -> Option<&Path> {
-    let samba = &config.services.samba;
-    (samba.enabled && samba.clustering).then_some(&*samba.ctdb_socket)
+    config.databases.as_ref().map(|databases| &*databases.socket)
 }
 
 /// Starts the thread, if the configuration wants it. Without it the daemon serves on, with a standing warning.
@@ -67,24 +66,32 @@ pub(super) fn start(
     inbox: Inbox,
     wishes: mpsc::UnboundedSender<Wish>,
 ) -> Option<Databases> {
-    let Some(socket) = wanted(config) else {
+    let Some(places) = config.databases.clone() else {
         post.close();
         return None;
     };
     let me = u32::from(config.me.0);
-    // Samba's processes open the files by the paths that they are told, wherever they stand.
-    let db = std::path::absolute(state_dir).unwrap_or_else(|_| state_dir.to_owned()).join("db");
-    let dirs = Dirs { volatile: db.join("volatile"), persistent: db.join("persistent"), state: db.join("state") };
+    let [volatile, persistent, state] = places.dirs.unwrap_or_else(|| {
+        // Samba's processes open the files by the paths that they are told, wherever they stand.
+        let db = std::path::absolute(state_dir).unwrap_or_else(|_| state_dir.to_owned()).join("db");
+        [db.join("volatile"), db.join("persistent"), db.join("state")]
+    });
+    let dirs = Dirs { volatile, persistent, state };
+    let tunables = places.tunables;
     let answers = post.clone();
     let make = move || {
         let answer = Arc::new(move |db, answer| {
             answers.put(Item::Input(Input::File { db, answer }));
         });
         let (files, found) = Files::new(dirs, me, answer).map_err(|error| error.to_string())?;
-        Ok((Server::new(me, getpid().as_raw_nonzero().get(), found, now()), files))
+        let mut server = Server::new(me, getpid().as_raw_nonzero().get(), found, now());
+        for (name, value) in &tunables {
+            server.tune(name, *value);
+        }
+        Ok((server, files))
     };
     let daemon = Daemon { peers, inbox: inbox.clone(), wishes };
-    match Databases::start(post.clone(), socket.to_owned(), make, daemon) {
+    match Databases::start(post.clone(), places.socket, make, daemon) {
         Ok(databases) => Some(databases),
         Err(error) => {
             let text = format!("Samba's databases are off: their thread cannot be started: {error}");

@@ -27,6 +27,7 @@ mod handler;
 mod held;
 mod inbox;
 mod lock;
+mod origin;
 mod run;
 mod services;
 mod site;
@@ -38,6 +39,7 @@ pub mod timeline;
 mod without;
 
 pub(crate) use inbox::Inbox;
+pub use origin::Origin;
 pub use run::{Options, run};
 pub use start::{fence, release_all};
 pub use without::Without;

@@ -2,13 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use cluster::{Cluster, Input, Start};
+use cluster::{AdminState, Cluster, Input, Start};
+use rustix::fs::{FileType, fstat};
+use rustix::stdio::stdin;
 use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -25,6 +28,7 @@ use super::handler::{Admin, Reload};
 use super::held::Held;
 use super::inbox::{Inbox, Item, Outlet, inbox};
 use super::lock::{LockOrder, LockTask};
+use super::origin::Origin;
 use super::services::ServicesTask;
 use super::site::{Site, Word};
 use super::tickles::{News, Tickles};
@@ -35,7 +39,7 @@ use crate::admin::server::AdminSocket;
 use crate::config::Config;
 use crate::databases::{CHANNEL, Databases, Item as Data, Post};
 use crate::guard::{self, Guard, GuardLock, Keeper};
-use crate::log::Log;
+use crate::log::{self, Log};
 use crate::peer::{PeerConfig, PeerEvent, Peers};
 use crate::pki::PkiDir;
 use crate::state::StateStore;
@@ -47,18 +51,29 @@ const STOP: Duration = Duration::from_secs(10);
 /// What the command line says.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Configuration file.
-    pub config: PathBuf,
-    /// Which node of the list this is, when it cannot be told by its addresses.
-    pub node: Option<String>,
+    /// Where the configuration comes from.
+    pub origin: Origin,
     /// Votes, certificates, timeline.
     pub state_dir: PathBuf,
     /// Admin socket.
     pub run_dir: PathBuf,
-    /// Log file instead of the journal or standard error.
-    pub log: Option<PathBuf>,
+    /// Where the log goes.
+    pub log: log::Place,
+    /// What is logged, in the syntax of tracing's filters.
+    pub filter: &'static str,
     /// Parts to leave out; for tests only.
     pub without: Vec<Without>,
+    /// One of several daemons that try a cluster out on one machine: public addresses are kept in mind and put on no
+    /// interface, and nothing of the kernel's is touched.
+    pub trial: bool,
+    /// What the node is at its beginning, whatever an administrator made it before; none: what it was.
+    pub begin: Option<AdminState>,
+    /// Ends when the other end of standard input is closed.
+    pub until_stdin: bool,
+    /// Called once the sockets are there, before anything is served.
+    pub ready: Option<fn()>,
+    /// What the log is to warn of at the start.
+    pub notes: Vec<String>,
 }
 
 /// Runs the daemon until it is told to end (SIGTERM, SIGINT).
@@ -66,7 +81,7 @@ pub struct Options {
 /// # Errors
 /// It cannot start, or a part that it cannot be without has ended. No public address is left on the node either way.
 pub fn run(options: &Options) -> anyhow::Result<()> {
-    let log = Log::start(options.log.as_deref())?;
+    let log = Log::start(&options.log, options.filter)?;
     let result = serve(options, &log);
     if let Err(error) = &result {
         tracing::error!("{error:#}");
@@ -78,10 +93,10 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
 fn serve(options: &Options, log: &Log) -> anyhow::Result<()> {
     let started_unix_ms = unix_ms();
     // A wrong configuration is refused before anything is touched.
-    let config =
-        site::read(&options.config, options.node.as_deref(), &options.state_dir).map_err(anyhow::Error::msg)?;
+    let config = options.origin.read(&options.state_dir).map_err(anyhow::Error::msg)?;
     let store = StateStore::open(&options.state_dir)?;
-    let votes = start::votes(&store, &config)?;
+    let mut votes = start::votes(&store, &config)?;
+    votes.admin = options.begin.unwrap_or(votes.admin);
     tracing::info!(
         version = crate::VERSION,
         node = config.me.0,
@@ -90,8 +105,14 @@ fn serve(options: &Options, log: &Log) -> anyhow::Result<()> {
         config.this_node().name,
         config.cluster
     );
+    for note in &options.notes {
+        tracing::warn!("{note}");
+    }
     for part in &options.without {
         tracing::warn!("this daemon runs without its {part}, as a test asked: clients will notice failures for longer");
+    }
+    if options.trial {
+        priority::ordinary();
     }
     priority::lock_memory();
     let (timeline, recorder) = Timeline::start(store.dir()).context("the timeline's thread cannot be started")?;
@@ -112,7 +133,8 @@ fn serve(options: &Options, log: &Log) -> anyhow::Result<()> {
         let (config, votes, inbox, outlet) = (&config, &votes, &inbox, &mut outlet);
         let starter = scope.spawn(move || {
             priority::realtime();
-            start::network(config, votes, Without::parts(&options.without), inbox, outlet)
+            let parts = (!options.trial).then(|| Without::parts(&options.without));
+            start::network(config, votes, parts, inbox, outlet)
         });
         starter.join().unwrap_or_else(|_| anyhow::bail!("the thread that starts the network part has panicked"))
     })?;
@@ -130,7 +152,7 @@ fn serve(options: &Options, log: &Log) -> anyhow::Result<()> {
     )
     .map_err(|e| anyhow::anyhow!("the links to the other nodes cannot be started: {e}"))?;
     let sealer = peers.clone();
-    let guarded = !options.without.contains(&Without::Guard);
+    let guarded = !options.trial && !options.without.contains(&Without::Guard);
     let keeper = guarded.then(|| {
         Keeper::start(
             (guard.clone(), guard_news),
@@ -189,8 +211,7 @@ fn serve(options: &Options, log: &Log) -> anyhow::Result<()> {
     let (config_now, config_seen) = watch::channel(Arc::new(config));
     let (plans, plans_wanted) = mpsc::channel(4);
     let mut site = Site {
-        path: options.config.clone(),
-        node: options.node.clone(),
+        origin: options.origin.clone(),
         state_dir: options.state_dir.clone(),
         run_dir: options.run_dir.clone(),
         inbox: inbox.clone(),
@@ -240,12 +261,16 @@ fn serve(options: &Options, log: &Log) -> anyhow::Result<()> {
         let admin = tokio::spawn(socket.serve(admin));
         // Without systemd there is nobody to tell.
         let _ = sd_notify::notify(&[NotifyState::Ready]);
-        let result = attend(&mut core, &mut site, &inbox, reloads, words_heard, log).await;
+        if let Some(ready) = options.ready {
+            ready();
+        }
+        let stdin = options.until_stdin.then(stdin_closed).transpose()?;
+        let result = attend(&mut core, &mut site, &inbox, (reloads, words_heard, stdin), log).await;
         let _ = sd_notify::notify(&[NotifyState::Stopping]);
         stop(&mut core, &inbox).await;
         admin.abort();
         dns.abort();
-        end(services, events, databases, lock_task, &lock, site, &options.run_dir).await;
+        end(services, events, databases, lock_task, &lock, site, options).await;
         result
     });
     peers.stop();
@@ -266,7 +291,7 @@ fn peer_config(config: &Config, options: &Options, store: &StateStore) -> PeerCo
         lease: config.timing.lease,
         version: crate::VERSION.to_owned(),
         pki: PkiDir::in_state_dir(store.dir()),
-        config_text: site::text(&options.config),
+        config_text: options.origin.text(),
     }
 }
 
@@ -381,18 +406,32 @@ async fn attend(
     core: &mut Running,
     site: &mut Site,
     inbox: &Inbox,
-    mut reloads: mpsc::Receiver<Reload>,
-    mut words: mpsc::UnboundedReceiver<Word>,
+    (mut reloads, mut words, stdin): (
+        mpsc::Receiver<Reload>,
+        mpsc::UnboundedReceiver<Word>,
+        Option<oneshot::Receiver<()>>,
+    ),
     log: &Log,
 ) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
+    let mut stdin = pin!(async {
+        match stdin {
+            // The thread says so, or has ended with an error: nobody is there any more either way.
+            Some(closed) => drop(closed.await),
+            None => std::future::pending().await,
+        }
+    });
     loop {
         tokio::select! {
             why = core.ended() => anyhow::bail!("the cluster core has ended by itself ({why:?}): this is a bug"),
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
+            () = &mut stdin => {
+                tracing::info!("standard input is closed");
+                break;
+            }
             _ = hangup.recv() => {
                 log.reopen();
                 match site.reload().await {
@@ -416,6 +455,24 @@ async fn attend(
     Ok(())
 }
 
+/// Tells when the other end of standard input is closed, if there is one: a pipe or a socket.
+fn stdin_closed() -> anyhow::Result<oneshot::Receiver<()>> {
+    let (sender, closed) = oneshot::channel();
+    let kind = FileType::from_raw_mode(fstat(stdin())?.st_mode);
+    // Blocks, and ends with the process.
+    thread::Builder::new().name("stdin".into()).stack_size(128 << 10).spawn(move || {
+        if !matches!(kind, FileType::Fifo | FileType::Socket) {
+            std::mem::forget(sender);
+            return;
+        }
+        // What comes is for nobody.
+        let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
+        // The daemon may be ending already.
+        let _ = sender.send(());
+    })?;
+    Ok(closed)
+}
+
 /// Waits until the core has stopped and the network worker has released everything; after [`STOP`] only the latter.
 async fn stop(core: &mut Running, inbox: &Inbox) {
     if core.over || timeout(STOP, core.ended()).await.is_ok() {
@@ -435,7 +492,7 @@ async fn end(
     lock_task: JoinHandle<()>,
     lock: &mpsc::UnboundedSender<LockOrder>,
     site: Site,
-    run_dir: &std::path::Path,
+    options: &Options,
 ) {
     let config = Arc::clone(&site.config.borrow());
     if let Some((_, task)) = &site.storage {
@@ -454,9 +511,12 @@ async fn end(
     if let Some(databases) = databases {
         databases.stop().await;
     }
-    storage::unmount_lock(&config.storage, run_dir, config.me).await;
+    storage::unmount_lock(&config.storage, &options.run_dir, config.me).await;
     if !quiet {
         return tracing::warn!("what still runs on this node stays held from the storage until the daemon runs again");
+    }
+    if options.trial {
+        return;
     }
     // Without nf_tables there was none.
     if let Err(error) = net::hold::remove()

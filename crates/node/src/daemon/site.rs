@@ -3,11 +3,8 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::mpsc as sync;
-use std::thread;
-use std::time::Duration;
 
 use cluster::{Input, Pnn};
 use net::fence::StoragePorts;
@@ -19,43 +16,11 @@ use super::check::Checks;
 use super::facts::Facts;
 use super::inbox::{Inbox, Item};
 use super::lock::LockOrder;
+use super::origin::{Origin, render};
 use super::{databases, services, storage};
-use crate::config::{Config, Diagnostics, Machine, PublicList, Storage, load_or_last_good};
+use crate::config::{Config, PublicList, Storage};
 use crate::guard::Guard;
 use crate::peer::Peers;
-
-/// Reading the text for joiners may take this long: the file may lie on a mount that hangs.
-const READ: Duration = Duration::from_secs(2);
-/// Longest configuration text that joiners get, in bytes.
-const MAX_TEXT: u64 = 512 << 10;
-
-/// Reads the configuration of this machine.
-///
-/// # Errors
-/// All its problems, rendered for people.
-pub(crate) fn read(path: &Path, node: Option<&str>, state_dir: &Path) -> Result<Config, String> {
-    let machine = Machine::probe(node.map(str::to_owned))
-        .map_err(|e| format!("cannot tell this machine's addresses and interfaces: {e}"))?;
-    load_or_last_good(path, &machine, state_dir).map_err(|d| render(&d))
-}
-
-/// Without colours: it goes to logs and over the admin socket.
-pub(crate) fn render(diagnostics: &Diagnostics) -> String {
-    diagnostics.render(false)
-}
-
-/// The configuration file's text, for joining nodes that have none.
-pub(crate) fn text(path: &Path) -> Option<String> {
-    let (sender, text) = sync::channel();
-    let path = path.to_owned();
-    let reader = move || {
-        let small = std::fs::metadata(&path).is_ok_and(|m| m.len() <= MAX_TEXT);
-        // Too late or too large: joiners bring their own file then.
-        let _ = sender.send(small.then(|| std::fs::read_to_string(&path).ok()).flatten());
-    };
-    thread::Builder::new().name("config".into()).spawn(reader).ok()?;
-    text.recv_timeout(READ).ok().flatten()
-}
 
 /// What the network worker needs.
 pub(crate) fn network(config: &Config) -> Command {
@@ -112,8 +77,7 @@ pub(crate) fn evicts(config: &Config) -> bool {
 /// All that a new configuration reaches.
 #[derive(Debug)]
 pub(crate) struct Site {
-    pub(crate) path: PathBuf,
-    pub(crate) node: Option<String>,
+    pub(crate) origin: Origin,
     pub(crate) state_dir: PathBuf,
     pub(crate) run_dir: PathBuf,
     pub(crate) inbox: Inbox,
@@ -133,10 +97,10 @@ pub(crate) struct Site {
 impl Site {
     /// Reads the file again and applies it: all or, when it is refused, nothing.
     pub(crate) async fn reload(&mut self) -> Result<String, String> {
-        let (path, node, state_dir) = (self.path.clone(), self.node.clone(), self.state_dir.clone());
+        let (origin, state_dir) = (self.origin.clone(), self.state_dir.clone());
         let work = tokio::task::spawn_blocking(move || {
-            let config = read(&path, node.as_deref(), &state_dir)?;
-            let text = text(&path);
+            let config = origin.read(&state_dir)?;
+            let text = origin.text();
             Ok::<_, String>((config, text))
         });
         let (new, text) = work.await.map_err(|e| format!("reading the configuration broke off: {e}"))??;

@@ -9,7 +9,7 @@ use net::{Command, Parts, Worker};
 
 use super::effects::forward;
 use super::inbox::{Inbox, Item, Outlet};
-use super::site;
+use super::{origin, site};
 use crate::config::{Config, DEFAULT_CONTROL_PORT};
 use crate::pki::PkiDir;
 use crate::random;
@@ -42,11 +42,14 @@ pub(super) fn votes(store: &StateStore, config: &Config) -> anyhow::Result<Durab
 pub(super) fn network(
     config: &Config,
     votes: &Durable,
-    parts: Parts,
+    parts: Option<Parts>,
     inbox: &Inbox,
     outlet: &Outlet,
 ) -> anyhow::Result<Worker> {
-    let worker = Worker::start_with(parts, forward(inbox.clone()))?;
+    let worker = match parts {
+        Some(parts) => Worker::start_with(parts, forward(inbox.clone()))?,
+        None => Worker::imagined(forward(inbox.clone()))?,
+    };
     worker.send(site::network(config))?;
     let view = votes.view.as_ref().filter(|_| site::evicts(config));
     if let Some(view) = view {
@@ -90,7 +93,7 @@ pub(super) fn network(
 /// # Errors
 /// The configuration cannot be read, or the kernel refuses.
 pub fn release_all(config: &Path, node: Option<&str>, state_dir: &Path) -> anyhow::Result<()> {
-    let config = site::read(config, node, state_dir).map_err(anyhow::Error::msg)?;
+    let config = origin::read(config, node, state_dir).map_err(anyhow::Error::msg)?;
     // Held by a running daemon: then its addresses are none of our business.
     let _store = StateStore::open(state_dir)?;
     let (inbox, outlet) = super::inbox::inbox();
@@ -134,7 +137,7 @@ pub fn fence(config: &Path, node: Option<&str>, state_dir: &Path) -> anyhow::Res
         Err(error) => return Err(error.into()),
     };
     let Some(view) = store.load()?.and_then(|votes| votes.view) else { return Ok(()) };
-    let ports = match site::read(config, node, state_dir) {
+    let ports = match origin::read(config, node, state_dir) {
         Ok(config) if !site::evicts(&config) => return Ok(()),
         Ok(config) => site::fenced(&config),
         Err(why) => {

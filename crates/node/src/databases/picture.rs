@@ -106,6 +106,9 @@ fn private_address(node: &NodeStatus) -> IpAddr {
 
 /// As CTDB writes it: a file, or `!` and a command.
 fn lock(config: &Config) -> String {
+    if let Some(lock) = config.databases.as_ref().and_then(|d| d.lock.as_ref()) {
+        return lock.clone();
+    }
     match &config.lock {
         None => String::new(),
         Some(lock) => match &lock.command {
@@ -163,7 +166,7 @@ kind = "none"
             addresses: ["10.0.0.1".parse().unwrap()].into(),
             interfaces: ["eth0".to_owned(), "eth1".to_owned()].into(),
             hostname: "a".into(),
-            node: None,
+            ..Machine::default()
         };
         load_text(Path::new("steadfast.toml"), SITE, &machine).unwrap_or_else(|p| panic!("{p}"))
     }

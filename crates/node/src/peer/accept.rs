@@ -67,6 +67,7 @@ enum Met {
 }
 
 async fn meet(shared: &Shared, site: &Site, stream: TcpStream) -> Result<Met, String> {
+    shared.may_link(&stream)?;
     socket::tune(&stream, shared.patience).map_err(|e| e.to_string())?;
     let start = LazyConfigAcceptor::new(Acceptor::default(), stream)
         .await

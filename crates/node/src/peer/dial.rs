@@ -45,6 +45,9 @@ async fn once(shared: &Shared, slot: &Arc<Slot>) -> Ended {
         Ok(Err(error)) => return Ended::lost(format!("{to}: {error}")),
         Err(_) => return Ended::lost(format!("{to} does not answer")),
     };
+    if let Err(why) = shared.may_link(&stream) {
+        return Ended::lost(format!("{to}: {why}"));
+    }
     if let Err(error) = socket::tune(&stream, shared.patience) {
         return Ended::lost(format!("{to}: {error}"));
     }

@@ -13,6 +13,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
+use tokio::net::TcpStream;
 
 /// Where events go.
 pub(super) type Sink = Arc<dyn Fn(PeerEvent) + Send + Sync>;
@@ -94,6 +95,23 @@ impl std::fmt::Debug for Shared {
 }
 
 impl Shared {
+    /// May this connection be a link? Certificates that prove nothing are good between loopback addresses only.
+    pub(super) fn may_link(&self, stream: &TcpStream) -> Result<(), String> {
+        if !self.site().identity.cluster.is_loopback() {
+            return Ok(());
+        }
+        for address in [stream.peer_addr(), stream.local_addr()] {
+            let ip = address.map_err(|e| format!("its address cannot be told: {e}"))?.ip();
+            if !ip.to_canonical().is_loopback() {
+                return Err(format!(
+                    "this node has no certificate of its own, and {ip} is no loopback address: only nodes on loopback \
+                     addresses go without; make certificates with `steadfast init` and `steadfast join`"
+                ));
+            }
+        }
+        Ok(())
+    }
+
     pub(super) fn site(&self) -> Arc<Site> {
         Arc::clone(&locked(&self.site))
     }

@@ -21,7 +21,10 @@ impl Authority {
     /// # Errors
     /// The library refuses; not expected.
     pub fn create(cluster: ClusterId, cluster_name: &str) -> Result<Self, PkiError> {
-        let key = KeyPair::generate().map_err(PkiError::crypto("make a key"))?;
+        Self::of(cluster, cluster_name, KeyPair::generate().map_err(PkiError::crypto("make a key"))?)
+    }
+
+    fn of(cluster: ClusterId, cluster_name: &str, key: KeyPair) -> Result<Self, PkiError> {
         let mut params = always_valid();
         params.distinguished_name = common_name(&format!("Steadfast CA of {cluster_name}"));
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
@@ -29,6 +32,20 @@ impl Authority {
         params.subject_alt_names = vec![uri(&format!("steadfast://{cluster}"))?];
         let certificate = params.self_signed(&key).map_err(PkiError::crypto("make the CA's certificate"))?;
         Self::load(cluster, certificate.pem(), key.serialize_pem())
+    }
+
+    /// The CA of all clusters whose nodes are on one machine's loopback addresses. Its key is known to everybody: who is
+    /// certified by it has proved nothing, and only loopback addresses may use it ([`super::loopback`]).
+    ///
+    /// # Errors
+    /// The library refuses; not expected.
+    pub(super) fn known_to_all() -> Result<Self, PkiError> {
+        let cluster = ClusterId::of_loopback();
+        // RFC 8410: the PKCS #8 frame of an Ed25519 key, and 32 bytes of it.
+        let mut der = vec![0x30, 0x2e, 2, 1, 0, 0x30, 5, 6, 3, 0x2b, 0x65, 0x70, 4, 0x22, 4, 0x20];
+        der.extend_from_slice(b"steadfast: loopback without keys");
+        let key = KeyPair::try_from(der).map_err(PkiError::crypto("make the key of loopback clusters"))?;
+        Self::of(cluster, "loopback", key)
     }
 
     /// From the two PEM texts.

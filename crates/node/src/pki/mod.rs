@@ -24,6 +24,7 @@ mod error;
 mod found;
 mod join;
 mod ledger;
+mod loopback;
 mod name;
 #[cfg(test)]
 mod tests;
@@ -40,6 +41,7 @@ pub use error::PkiError;
 pub use found::{Founded, found};
 pub use join::{Joined, join};
 pub use ledger::Ledger;
+pub use loopback::loopback;
 pub use name::{ClusterId, Identity};
 pub use tls::{JOIN_PROTOCOL, LINK_PROTOCOL, Tls};
 pub use token::Token;

@@ -21,6 +21,17 @@ impl ClusterId {
         Ok(Self(u128::from_be_bytes(random::bytes()?)))
     }
 
+    /// Of all clusters on one machine's loopback addresses.
+    pub(super) fn of_loopback() -> Self {
+        Self(u128::from_be_bytes(*b"loopback cluster"))
+    }
+
+    /// Are its certificates anybody's ([`super::loopback`])?
+    #[must_use]
+    pub fn is_loopback(self) -> bool {
+        self == Self::of_loopback()
+    }
+
     /// From 32 hex digits.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {

@@ -14,7 +14,7 @@ pub(super) use nodes::is_host_name;
 use super::diagnostic::{Diagnostic, Diagnostics, Source};
 use super::files::Files;
 use super::machine::Machine;
-use super::model::{Config, DEFAULT_CONTROL_PORT};
+use super::model::{Config, DEFAULT_CONTROL_PORT, DatabasePlaces};
 use super::spec::Spec;
 use ::cluster::Timing;
 use services::config::ServicesConfig;
@@ -160,6 +160,7 @@ pub(super) fn check(
         control_port,
         lock,
         storage,
+        databases: databases(&services),
         services,
         dns,
         fingerprint: 0,
@@ -177,6 +178,16 @@ fn no_storage(context: &mut Context<'_>) {
              a lost node is not evicted from it; write kind = \"none\" if that is what you want",
         );
     context.problems.push(diagnostic);
+}
+
+fn databases(services: &ServicesConfig) -> Option<DatabasePlaces> {
+    let samba = &services.samba;
+    (samba.enabled && samba.clustering).then(|| DatabasePlaces {
+        socket: samba.ctdb_socket.clone(),
+        dirs: None,
+        tunables: Vec::new(),
+        lock: None,
+    })
 }
 
 /// `[samba]`, `[nfs]`, `[health]` and `[events]`, by their own rules.

@@ -71,7 +71,8 @@ fn from_file(context: &mut Context<'_>, nodes: &mut Nodes, file: &Spanned<PathBu
     let Some(source) = context.named_file("nodes_file", file) else {
         return;
     };
-    for (index, line) in ctdb_files::nodes(&source, context.problems).into_iter().enumerate() {
+    for (index, line) in ctdb_files::nodes(&source, context.machine.loopback, context.problems).into_iter().enumerate()
+    {
         let Some(pnn) = number(context, index, Mark::new(&source, line.span.clone(), "")) else {
             return;
         };
@@ -124,7 +125,7 @@ fn from_specs(context: &mut Context<'_>, nodes: &mut Nodes, specs: &[Spanned<Nod
             }
             Some((_, list)) => {
                 for text in list {
-                    match parse_unicast(text.get_ref()) {
+                    match parse_unicast(text.get_ref(), context.machine.loopback) {
                         Ok(address) => {
                             let mark = Mark::new(&source, text.span(), "");
                             if add_address(context, nodes, pnn, address, mark) {

@@ -192,7 +192,7 @@ fn exists_here(context: &mut Context<'_>, interface: &Spanned<String>) {
 
 fn missing_interface(context: &mut Context<'_>, interface: &str, mark: Mark) {
     let machine = context.machine;
-    if !context.is_node || machine.interfaces.contains(interface) {
+    if !context.is_node || machine.loopback || machine.interfaces.contains(interface) {
         return;
     }
     let real: Vec<&str> = machine.interfaces.iter().map(String::as_str).filter(|i| *i != "lo").collect();

@@ -93,6 +93,21 @@ pub(super) fn conf(section: &str, key: &str) -> (Did, &'static str) {
     }
 }
 
+/// Section and key of `ctdb.conf` that a name of the 2012 style has become, where ctdbd itself reads it.
+pub(super) fn modern(name: &str) -> Option<(&'static str, &'static str)> {
+    Some(match name {
+        "CTDB_NODE_ADDRESS" => ("cluster", "node address"),
+        "CTDB_DBDIR" => ("database", "volatile database directory"),
+        "CTDB_DBDIR_PERSISTENT" => ("database", "persistent database directory"),
+        "CTDB_DBDIR_STATE" => ("database", "state database directory"),
+        "CTDB_LOGGING" => ("logging", "location"),
+        "CTDB_DEBUGLEVEL" => ("logging", "log level"),
+        "CTDB_START_AS_DISABLED" => ("legacy", "start as disabled"),
+        "CTDB_START_AS_STOPPED" => ("legacy", "start as stopped"),
+        _ => return None,
+    })
+}
+
 /// A name of the options files, or of the 2012 style, that is not carried over.
 pub(super) fn legacy(name: &str) -> (Did, &'static str) {
     let none = |why| (Did::NoMeaning, why);

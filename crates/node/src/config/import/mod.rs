@@ -9,11 +9,14 @@
 //! Nothing is run and no shell word is expanded. A line that cannot be read where it matters stops the import; a text
 //! that would not pass the check is never given out.
 
+mod ctdbd;
 mod meaning;
 mod settings;
 #[cfg(test)]
 mod tests;
 mod write;
+
+pub use ctdbd::{CtdbFiles, CtdbPlaces, CtdbSetup, LogLevel, LogPlace};
 
 use super::check::Purpose;
 use super::ctdb_files;
@@ -90,6 +93,28 @@ struct Found {
     events: Events,
     nodes_file: Option<PathBuf>,
     public_file: Option<PathBuf>,
+    /// The file of public addresses that was read.
+    public_read: Option<PathBuf>,
+    /// Names in lower case, as they were first given: the first counts for CTDB's newest style.
+    conf: BTreeMap<(String, String), Setting>,
+    tunables: Vec<(String, u32)>,
+}
+
+/// A setting of `ctdb.conf`, or the older name of one.
+#[derive(Clone, Debug)]
+struct Setting {
+    value: String,
+    source: Arc<Source>,
+    at: usize,
+}
+
+/// All that CTDB's files say.
+#[derive(Debug)]
+struct Gathered {
+    found: Found,
+    lines: Vec<Line>,
+    hosts: String,
+    mounts: String,
 }
 
 /// Of CTDB's event scripts.
@@ -111,6 +136,16 @@ struct Events {
 /// # Errors
 /// All that cannot be read or is wrong, with file and line; then nothing is given out.
 pub fn import(places: &Places, machine: &Machine) -> Result<Imported, Diagnostics> {
+    let Gathered { found, lines, hosts, mounts } = gather(places, machine, false)?;
+    let (config, mut notes) = write::write(&found, &hosts, &mounts, None);
+    let source = Source::new(Path::new("steadfast.toml"), config.clone());
+    let checked = super::checked(&source.path, &source, machine, Purpose::Inspect, &mut Files::default())?;
+    notes.extend(checked.warnings.lines());
+    Ok(Imported { config, lines, notes })
+}
+
+/// Reads all files. `as_ctdbd`: what ctdbd does not start with is an error.
+fn gather(places: &Places, machine: &Machine, as_ctdbd: bool) -> Result<Gathered, Diagnostics> {
     let mut import = Import {
         places,
         files: Files::default(),
@@ -118,11 +153,12 @@ pub fn import(places: &Places, machine: &Machine) -> Result<Imported, Diagnostic
         lines: Vec::new(),
         found: Found::default(),
         seen: BTreeMap::new(),
+        as_ctdbd,
     };
     import.enabled_scripts();
     import.settings();
     import.events();
-    import.nodes();
+    import.nodes(machine);
     import.public_addresses(machine);
     import.others();
     if import.problems.has_errors() {
@@ -130,11 +166,7 @@ pub fn import(places: &Places, machine: &Machine) -> Result<Imported, Diagnostic
     }
     let hosts = import.system_file("/etc/hosts").map(|s| s.text.clone()).unwrap_or_default();
     let mounts = import.system_file("/proc/mounts").map(|s| s.text.clone()).unwrap_or_default();
-    let (config, mut notes) = write::write(&import.found, &hosts, &mounts);
-    let source = Source::new(Path::new("steadfast.toml"), config.clone());
-    let checked = super::checked(&source.path, &source, machine, Purpose::Inspect, &mut Files::default())?;
-    notes.extend(checked.warnings.lines());
-    Ok(Imported { config, lines: import.lines, notes })
+    Ok(Gathered { found: import.found, lines: import.lines, hosts, mounts })
 }
 
 struct Import<'a> {
@@ -145,6 +177,7 @@ struct Import<'a> {
     found: Found,
     /// Settings that can stand in several files: which line has decided.
     seen: BTreeMap<&'static str, String>,
+    as_ctdbd: bool,
 }
 
 impl Import<'_> {
@@ -191,19 +224,22 @@ impl Import<'_> {
         }
     }
 
-    fn nodes(&mut self) {
+    fn nodes(&mut self, machine: &Machine) {
         let path = self.found.nodes_file.clone().unwrap_or_else(|| self.places.base.join("nodes"));
         let Some(source) = self.file(&path) else {
             if !self.problems.has_errors() {
-                let diagnostic = Diagnostic::error(format!("there is no {}", path.display())).help(
-                    "CTDB's list of nodes, one address per line, is needed: run this on a node of the cluster, or name the \
-                     directory of its files with --base DIR",
-                );
+                let diagnostic = Diagnostic::error(format!("there is no {}", path.display())).help(if self.as_ctdbd {
+                    "write the private address of each node into it, one per line and the same on all nodes, or set \
+                         CTDB_BASE to the directory that has it"
+                } else {
+                    "CTDB's list of nodes, one address per line, is needed: run this on a node of the cluster, or name \
+                         the directory of its files with --base DIR"
+                });
                 self.problems.push(diagnostic);
             }
             return;
         };
-        let nodes = ctdb_files::nodes(&source, &mut self.problems);
+        let nodes = ctdb_files::nodes(&source, machine.loopback, &mut self.problems);
         if nodes.iter().all(|n| n.address.is_none()) && !self.problems.has_errors() {
             let diagnostic = Diagnostic::error(format!("{} lists no node", path.display())).help(
                 "write the private address of each node into it, one per line, as CTDB wants it, and run this again",
@@ -234,6 +270,7 @@ impl Import<'_> {
             self.whole(&path, Did::NoMeaning, "not there: this node has no public addresses");
             return;
         };
+        self.found.public_read = Some(path.clone());
         for vip in ctdb_files::public_addresses(&source, &mut self.problems) {
             let here = vip.interfaces.iter().find(|i| machine.interfaces.contains(*i));
             let interface = here.or_else(|| vip.interfaces.first()).cloned().unwrap_or_default();

@@ -1,7 +1,7 @@
 //! The files of settings: `ctdb.conf`, tunables, and shell assignments, line by line.
 
 use super::meaning::{self, Tunable};
-use super::{Did, Import};
+use super::{Did, Import, Setting};
 use crate::config::diagnostic::{Diagnostic, Source};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -112,6 +112,9 @@ impl Import<'_> {
                 continue;
             };
             let key = key.split_whitespace().collect::<Vec<_>>().join(" ").to_ascii_lowercase();
+            let setting = Setting { value: value.trim().to_owned(), source: Arc::clone(source), at };
+            // within the file the last counts, as it does for ctdbd
+            self.found.conf.insert((section.clone(), key.clone()), setting);
             match (section.as_str(), key.as_str()) {
                 ("cluster", "cluster lock" | "recovery lock") => self.lock(source, at, value.trim()),
                 ("event", "debug script") => self.debug_script(source, at, value.trim()),
@@ -147,7 +150,14 @@ impl Import<'_> {
 
     fn tunable(&mut self, source: &Arc<Source>, at: usize, name: &str, value: &str) {
         let number = value.parse::<u32>().ok();
+        if let Some(number) = number {
+            self.found.tunables.push((name.to_owned(), number));
+        }
         match (meaning::tunable(name), number) {
+            (None, _) if self.as_ctdbd => {
+                let title = format!("there is no tunable {name}");
+                self.wrong(source, at, title, "`ctdb listvars` lists them; correct the name, or remove the line");
+            }
             (None, _) => {
                 self.line(source, at, Did::Unknown, "CTDB 4.17 has no such tunable and would not start with it")
             }
@@ -208,6 +218,10 @@ impl Import<'_> {
         if matters && expands {
             let title = format!("the value of {name} is made by a shell");
             return self.wrong(source, at, title, "no shell is run here: write the value out, and run this again");
+        }
+        if let Some((section, key)) = meaning::modern(name) {
+            let setting = Setting { value: value.to_owned(), source: Arc::clone(source), at };
+            self.found.conf.entry((section.to_owned(), key.to_owned())).or_insert(setting);
         }
         match name {
             "CTDB_RECOVERY_LOCK" => self.lock(source, at, value),

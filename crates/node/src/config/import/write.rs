@@ -16,8 +16,18 @@ struct Mount {
     volume: Option<(String, String)>,
 }
 
+/// For a daemon that runs from CTDB's files, instead of a file for people.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Run {
+    /// All nodes are on this machine.
+    pub(super) loopback: bool,
+}
+
 /// The file, and what in it was made up.
-pub(super) fn write(found: &Found, hosts: &str, mounts: &str) -> (String, Vec<String>) {
+pub(super) fn write(found: &Found, hosts: &str, mounts: &str, run: Option<Run>) -> (String, Vec<String>) {
+    let loopback = run.is_some_and(|run| run.loopback);
+    // Every loopback address may be called localhost there.
+    let hosts = if loopback { "" } else { hosts };
     let mut notes =
         vec![format!("[cluster] name = \"{NAME}\": CTDB's clusters have no name; choose one before `steadfast init`")];
     let mut text = String::from(
@@ -25,10 +35,14 @@ pub(super) fn write(found: &Found, hosts: &str, mounts: &str) -> (String, Vec<St
     );
     let _ = writeln!(text, "name = {}", quoted(NAME));
     let path = found.lock.as_deref().filter(|l| !l.starts_with('!'));
-    let mount = path.and_then(|lock| mount_of(Path::new(lock), mounts));
+    let mount = path.filter(|_| !loopback).and_then(|lock| mount_of(Path::new(lock), mounts));
     lock(found, mount.as_ref(), &mut text, &mut notes);
     if found.fail_back_never {
         text.push_str("fail_back = \"never\"\n");
+    }
+    if let (Some(_), Some(file)) = (run, &found.public_read) {
+        // The nodes' lists may differ.
+        let _ = writeln!(text, "public_addresses_file = {}", quoted(&file.to_string_lossy()));
     }
     for ((address, place), name) in found.nodes.iter().zip(names(found, hosts, &mut notes)) {
         match address {
@@ -41,18 +55,27 @@ pub(super) fn write(found: &Found, hosts: &str, mounts: &str) -> (String, Vec<St
             }
         }
     }
-    for (address, bits, interface, place) in &found.vips {
+    let vips = if run.is_none() { found.vips.as_slice() } else { &[] };
+    for (address, bits, interface, place) in vips {
         let _ =
             write!(text, "\n[[vip]]\naddress = \"{address}/{bits}\"    # {place}\ninterface = {}\n", quoted(interface));
     }
-    if !found.vips.is_empty() {
+    if !vips.is_empty() {
         notes.push(
             "[[vip]]: from the public_addresses of this node, for all nodes; compare with the other nodes' files, and name \
              `nodes` or `interfaces` where they differ"
                 .into(),
         );
     }
-    storage(mount.as_ref(), &mut text, &mut notes);
+    if run.is_some() && mount.is_none() {
+        text.push_str("\n[storage]\nkind = \"none\"\n");
+    } else {
+        storage(mount.as_ref(), &mut text, &mut notes);
+    }
+    if loopback {
+        events(found, &mut text, &mut notes);
+        return (text, notes);
+    }
     if found.samba {
         text.push_str("\n[samba]\nenabled = true\nclustering = true\n");
         if let Some(unit) = &found.smb_unit {
