@@ -5,14 +5,16 @@ use rustix::process::{getpriority_process, setpriority_process};
 use std::sync::Once;
 use std::sync::atomic::{AtomicBool, Ordering};
 use thread_priority::{
-    RealtimeThreadSchedulePolicy, ThreadPriority, ThreadPriorityValue, ThreadSchedulePolicy,
-    set_thread_priority_and_policy, thread_native_id,
+    NormalThreadSchedulePolicy, RealtimeThreadSchedulePolicy, ThreadPriority, ThreadPriorityValue,
+    ThreadSchedulePolicy, set_thread_priority_and_policy, thread_native_id,
 };
 
 /// Nice value of the threads that a lease depends on.
 const NICE: i32 = -15;
 /// Their real-time priority: before all ordinary work, behind the kernel's interrupt threads (50).
 const REALTIME: u8 = 10;
+/// Of the thread that Samba's processes wait for: before all ordinary work, behind what a lease depends on.
+const PROMPT: u8 = 1;
 
 /// Nothing of this is done: the process is one of several that try a cluster out.
 static ORDINARY: AtomicBool = AtomicBool::new(false);
@@ -57,12 +59,7 @@ pub(crate) fn realtime() {
     if is_ordinary() {
         return;
     }
-    let set = ThreadPriorityValue::try_from(REALTIME).and_then(|value| {
-        let policy = ThreadSchedulePolicy::Realtime(RealtimeThreadSchedulePolicy::RoundRobin);
-        set_thread_priority_and_policy(thread_native_id(), ThreadPriority::Crossplatform(value), policy)
-            .map_err(|e| e.to_string())
-    });
-    if let Err(error) = set {
+    if let Err(error) = round_robin(REALTIME) {
         TOLD.call_once(|| {
             tracing::warn!(
                 "no real-time priority ({error}): on a machine whose processors are all busy this node may lose its \
@@ -70,4 +67,35 @@ pub(crate) fn realtime() {
             );
         });
     }
+}
+
+/// Lets the calling thread, and threads that it starts, run before ordinary work: the databases' thread, for which every
+/// smbd of the cluster waits in turn. Where it is not allowed that has been told: see [`realtime`].
+pub(crate) fn prompt() {
+    if is_ordinary() {
+        return;
+    }
+    if let Err(error) = round_robin(PROMPT) {
+        tracing::debug!("the databases' thread runs as ordinary work does: {error}");
+    }
+}
+
+/// Takes the calling thread back from [`prompt`]: it may be busy for long.
+pub(crate) fn unhurried() {
+    if is_ordinary() {
+        return;
+    }
+    let policy = ThreadSchedulePolicy::Normal(NormalThreadSchedulePolicy::Other);
+    match set_thread_priority_and_policy(thread_native_id(), ThreadPriority::Min, policy) {
+        // That was the lowest nice value.
+        Ok(()) => raise(),
+        Err(error) => tracing::debug!("a thread stays at the priority that it was started with: {error}"),
+    }
+}
+
+fn round_robin(priority: u8) -> Result<(), String> {
+    let policy = ThreadSchedulePolicy::Realtime(RealtimeThreadSchedulePolicy::RoundRobin);
+    let value = ThreadPriorityValue::try_from(priority)?;
+    set_thread_priority_and_policy(thread_native_id(), ThreadPriority::Crossplatform(value), policy)
+        .map_err(|error| error.to_string())
 }

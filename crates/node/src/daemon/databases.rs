@@ -17,27 +17,18 @@ use super::inbox::Inbox;
 use crate::config::Config;
 use crate::databases::files::{Dirs, Files};
 use crate::databases::picture::picture;
-use crate::databases::{CHANNEL, Databases, Item, Outside, Post, now};
-use crate::peer::Peers;
+use crate::databases::{Databases, Item, Outside, Post, now};
 
 /// Standing warning.
 const KEY: &str = "databases";
 
 /// What the thread wants of the daemon.
 struct Daemon {
-    peers: Peers,
     inbox: Inbox,
     wishes: mpsc::UnboundedSender<Wish>,
 }
 
 impl Outside for Daemon {
-    fn send(&self, to: u32, link: u64, bytes: Vec<Vec<u8>>) {
-        // Over a link that has ended meanwhile nothing is sent: the core is about to learn it.
-        if let Ok(to) = u16::try_from(to) {
-            self.peers.send_bulk(Pnn(to), link, CHANNEL, bytes);
-        }
-    }
-
     fn wish(&self, wish: Wish) {
         // The task ends with the daemon only.
         let _ = self.wishes.send(wish);
@@ -62,7 +53,6 @@ pub(super) fn start(
     post: &Post,
     config: &Config,
     state_dir: &Path,
-    peers: Peers,
     inbox: Inbox,
     wishes: mpsc::UnboundedSender<Wish>,
 ) -> Option<Databases> {
@@ -90,7 +80,7 @@ pub(super) fn start(
         }
         Ok((server, files))
     };
-    let daemon = Daemon { peers, inbox: inbox.clone(), wishes };
+    let daemon = Daemon { inbox: inbox.clone(), wishes };
     match Databases::start(post.clone(), places.socket, make, daemon) {
         Ok(databases) => Some(databases),
         Err(error) => {

@@ -37,7 +37,7 @@ use super::without::Without;
 use super::{databases, disk, dns, site, start, storage, tickles, time_of_day};
 use crate::admin::server::AdminSocket;
 use crate::config::Config;
-use crate::databases::{CHANNEL, Databases, Item as Data, Post};
+use crate::databases::{Databases, Post};
 use crate::guard::{self, Guard, GuardLock, Keeper};
 use crate::log::{self, Log};
 use crate::peer::{PeerConfig, PeerEvent, Peers};
@@ -148,7 +148,8 @@ fn serve(options: &Options, log: &Log) -> anyhow::Result<()> {
     let peers = Peers::start(
         peer_config(&config, options, &store),
         runtime.handle(),
-        deliver(inbox.clone(), checks_ready, tickles.clone(), words, guard.clone(), post.clone()),
+        post.clone(),
+        deliver(inbox.clone(), checks_ready, tickles.clone(), words, guard.clone()),
     )
     .map_err(|e| anyhow::anyhow!("the links to the other nodes cannot be started: {e}"))?;
     let sealer = peers.clone();
@@ -206,7 +207,7 @@ fn serve(options: &Options, log: &Log) -> anyhow::Result<()> {
     let mut core = spawn_core(cluster, wiring, outlet)?;
 
     let (wishes, wished) = mpsc::unbounded_channel();
-    let databases = databases::start(&post, &config, &options.state_dir, peers.clone(), inbox.clone(), wishes);
+    let databases = databases::start(&post, &config, &options.state_dir, inbox.clone(), wishes);
     let facts = Facts::default();
     let (config_now, config_seen) = watch::channel(Arc::new(config));
     let (plans, plans_wanted) = mpsc::channel(4);
@@ -302,7 +303,6 @@ fn deliver(
     tickles: tickles::Sender,
     words: mpsc::UnboundedSender<Word>,
     guard: Guard,
-    post: Post,
 ) -> impl Fn(PeerEvent) + Send + Sync + 'static {
     let behind = AtomicBool::new(false);
     move |event| {
@@ -317,14 +317,13 @@ fn deliver(
             }
             PeerEvent::Guard { from, word } => inbox.input(Input::Guard { from, word }),
             PeerEvent::Message { from, message } => inbox.input(Input::Message { from, message }),
-            PeerEvent::Link { peer, up, number } => {
+            PeerEvent::Link { peer, up } => {
                 if up {
                     // New keys.
                     guard.reseal();
                     // Both tasks end with the daemon only.
                     let _ = words.send(Word::Up(peer));
                 }
-                post.put(Data::Link { peer: u32::from(peer.0), up, number });
                 inbox.input(Input::Link { peer, up })
             }
             PeerEvent::Bytes { from, channel: check::CHANNEL, bytes } => {
@@ -338,10 +337,6 @@ fn deliver(
             }
             PeerEvent::Bytes { from, channel: site::LISTS, bytes } => {
                 let _ = words.send(Word::List(from, bytes));
-                true
-            }
-            PeerEvent::Bytes { from, channel: CHANNEL, bytes } => {
-                post.put(Data::Input(ctdb::server::Input::Peer { from: u32::from(from.0), bytes }));
                 true
             }
             PeerEvent::Bytes { from, channel, .. } => {

@@ -1,5 +1,6 @@
 //! What waits for the databases' thread: put in by any thread, none of which waits.
 
+use crate::peer::{DataLink, DataSink};
 use crate::sync::locked;
 use ctdb::server::Input;
 use rustix::event::{EventfdFlags, eventfd};
@@ -14,8 +15,8 @@ use std::sync::{Arc, Mutex};
 pub(crate) enum Item {
     /// For the core as it is.
     Input(Input),
-    /// A link to a peer came up or went down; its number, as the peers count them.
-    Link { peer: u32, up: bool, number: u64 },
+    /// A data link to a peer, in place of an older one.
+    Link(Box<DataLink>),
     /// This node is about to give these addresses up: tell the clients, then say that they have been told.
     Releasing(Vec<IpAddr>),
     /// End: close all clients, remove the socket.
@@ -63,6 +64,10 @@ impl Post {
         locked(&self.0.items).take();
     }
 
+    fn taken(&self) -> bool {
+        locked(&self.0.items).is_some()
+    }
+
     /// Becomes readable when something is put into the empty queue.
     pub(super) fn wakes(&self) -> BorrowedFd<'_> {
         self.0.wake.as_fd()
@@ -76,5 +81,14 @@ impl Post {
             Err(error) => tracing::error!("the databases' queue: {error}"),
         }
         locked(&self.0.items).as_mut().map(std::mem::take).unwrap_or_default()
+    }
+}
+
+impl DataSink for Post {
+    fn wanted(&self) -> bool {
+        self.taken()
+    }
+    fn take(&self, link: DataLink) {
+        self.put(Item::Link(Box::new(link)));
     }
 }

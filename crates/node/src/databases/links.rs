@@ -1,42 +1,94 @@
-//! What goes to the other nodes' servers: gathered in a turn, sent at its end, and only over the link that the core
-//! knew when it said it.
+//! The data links to the other nodes' servers, and which of them have something to be written.
 
+use super::link::Link;
+use crate::peer::DataLink;
+use rustix::event::epoll;
+use rustix::fd::OwnedFd;
 use std::collections::BTreeMap;
+use std::io;
 
-/// Channel of the peer links.
-pub(crate) const CHANNEL: u8 = 4;
-
-/// The links as the core knows them.
+/// The links that are up.
 #[derive(Debug, Default)]
 pub(super) struct Links {
-    /// Numbers of those that are up.
-    up: BTreeMap<u32, u64>,
-    waiting: BTreeMap<u32, Vec<Vec<u8>>>,
+    up: BTreeMap<u32, Link>,
+    /// Those with something to be written that is not awaited yet.
+    unwritten: Vec<u32>,
 }
 
 impl Links {
-    /// The core is about to learn this. What it said before must have been sent.
-    pub(super) fn change(&mut self, peer: u32, up: bool, number: u64) {
-        if up {
-            self.up.insert(peer, number);
-        } else {
-            self.up.remove(&peer);
-        }
+    /// A new one. There must be none to this peer.
+    ///
+    /// # Errors
+    /// The poller does not take it.
+    pub(super) fn insert(&mut self, link: DataLink, poll: &OwnedFd) -> io::Result<()> {
+        let peer = u32::from(link.peer.0);
+        let link = Link::new(link);
+        watch(poll, peer, &link, false)?;
+        self.up.insert(peer, link);
+        Ok(())
+    }
+
+    /// True if there was one. Closing its only descriptor here takes it from the poller too, unless the peers still
+    /// hold theirs: they have shut it down then, or do it next.
+    pub(super) fn remove(&mut self, peer: u32) -> bool {
+        self.unwritten.retain(|other| *other != peer);
+        self.up.remove(&peer).is_some()
     }
 
     /// Dropped if the link is down.
-    pub(super) fn push(&mut self, to: u32, bytes: Vec<u8>) {
-        if self.up.contains_key(&to) {
-            self.waiting.entry(to).or_default().push(bytes);
+    pub(super) fn push(&mut self, to: u32, bytes: &[u8]) {
+        let Some(link) = self.up.get_mut(&to) else { return };
+        link.push(bytes);
+        if !link.awaited {
+            self.again(to);
         }
     }
 
-    /// Gives all that waits to `send`, with the number of the link that it is for.
-    pub(super) fn flush(&mut self, mut send: impl FnMut(u32, u64, Vec<Vec<u8>>)) {
-        while let Some((peer, bytes)) = self.waiting.pop_first() {
-            if let Some(number) = self.up.get(&peer) {
-                send(peer, *number, bytes);
-            }
+    /// It can be written to.
+    pub(super) fn again(&mut self, peer: u32) {
+        if !self.unwritten.contains(&peer) {
+            self.unwritten.push(peer);
         }
     }
+
+    /// All that has come, in order, behind what is in `frames` already.
+    ///
+    /// # Errors
+    /// The link is over; what came before is in `frames`.
+    pub(super) fn read(&mut self, peer: u32, frames: &mut Vec<Vec<u8>>) -> Result<(), String> {
+        self.up.get_mut(&peer).map_or(Ok(()), |link| link.read(frames))
+    }
+
+    /// Writes what can be written, and has the poller tell when there is room for the rest. Gives a link that is over,
+    /// and why: to be called again then.
+    pub(super) fn write(&mut self, poll: &OwnedFd) -> Option<(u32, String)> {
+        while let Some(peer) = self.unwritten.pop() {
+            let Some(link) = self.up.get_mut(&peer) else { continue };
+            let written = link.write().and_then(|done| {
+                if done == link.awaited {
+                    link.awaited = !done;
+                    watch(poll, peer, link, true).map_err(|error| error.to_string())?;
+                }
+                Ok(())
+            });
+            if let Err(ended) = written {
+                return Some((peer, ended));
+            }
+        }
+        None
+    }
+}
+
+fn watch(poll: &OwnedFd, peer: u32, link: &Link, known: bool) -> io::Result<()> {
+    let mut flags = epoll::EventFlags::IN;
+    if link.awaited {
+        flags |= epoll::EventFlags::OUT;
+    }
+    let data = epoll::EventData::new_u64(super::thread::LINKS + u64::from(peer));
+    if known {
+        epoll::modify(poll, link, data, flags)?
+    } else {
+        epoll::add(poll, link, data, flags)?
+    }
+    Ok(())
 }

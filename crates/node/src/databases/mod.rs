@@ -2,16 +2,17 @@
 //!
 //! ```text
 //!   smbd, ctdb ─ socket ─> clients ──┐              ┌──> clients (written at once, the rest when they read)
-//!   peers' links ─> inbox (eventfd) ─┼─> the core ──┼──> files (what they cannot answer at once comes by the inbox)
-//!   snapshots, files ─> inbox ───────┘              └──> links (bulk), administrator's wishes, log
+//!   peers ─ data links ──> links ────┼─> the core ──┼──> files (what they cannot answer at once comes by the inbox)
+//!   snapshots, files ─> inbox ───────┘              └──> links, administrator's wishes, log
 //! ```
 //!
-//! One thread with its own poller, since a call of Samba is answered within the turn that reads it: no other thread
-//! needs to be woken. Nothing here waits for a client, a file or a peer, and nothing is decided here.
+//! One thread with its own poller, since a call of Samba is answered within the turn that reads it, and what a peer
+//! says within the turn that decrypts it: no other thread needs to be woken. Nothing here waits for a client, a file or a peer, and nothing is decided here.
 
 mod clients;
 pub(crate) mod files;
 mod inbox;
+mod link;
 mod links;
 pub mod picture;
 mod socket;
@@ -19,10 +20,9 @@ mod socket;
 mod tests;
 mod thread;
 
-use crate::clock;
+use crate::{clock, priority};
 use ctdb::server::{FileAnswer, FileOrder, Input, Now, Output, Server, Wish};
 pub(crate) use inbox::{Item, Post};
-pub(crate) use links::CHANNEL;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::io;
 use std::net::IpAddr;
@@ -66,8 +66,6 @@ impl Files for files::Files {
 
 /// The rest of the daemon, as the thread sees it. No method may block.
 pub(crate) trait Outside: Send {
-    /// Bytes for another node's server, in order, over link number `link` only.
-    fn send(&self, to: u32, link: u64, bytes: Vec<Vec<u8>>);
     /// A wish of an administrator.
     fn wish(&self, wish: Wish);
     /// The clients have been told that these addresses leave: it is written to the sockets of all that take it at once.
@@ -100,6 +98,7 @@ impl Databases {
         let (sender, ended) = oneshot::channel();
         let its = post.clone();
         let thread = Builder::new().name("databases".into()).spawn(move || {
+            priority::prompt();
             run(its, socket, make, outside);
             // Who started it may have gone.
             let _ = sender.send(());

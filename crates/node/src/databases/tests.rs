@@ -1,5 +1,7 @@
 //! The thread with a scripted core, and real clients.
 
+mod links;
+
 use super::*;
 use crate::sync::locked;
 use ctdb::server::{ClientId, Level};
@@ -20,7 +22,8 @@ struct Seen {
     pids: BTreeMap<u32, i32>,
     links: Vec<(u32, bool)>,
     wakes: u32,
-    sent: Vec<(u32, u64, Vec<Vec<u8>>)>,
+    /// From peers.
+    heard: Vec<(u32, Vec<u8>)>,
     wishes: Vec<Wish>,
     warning: String,
     /// Clients' ends that [`Outside::told`] reads from.
@@ -57,6 +60,12 @@ impl Core for Scripted {
                             out.push(Output::Client { client, packet: packet.clone() });
                         }
                     }
+                    "drown" => {
+                        for _ in 0..80 {
+                            out.push(Output::Peer { to: 7, bytes: vec![b'x'; 1 << 20] });
+                        }
+                        out.push(Output::Client { client, packet: bytes });
+                    }
                     "now" => {
                         self.asker = Some(client);
                         out.push(Output::File { db: 1, order: FileOrder::LookSequence });
@@ -90,6 +99,7 @@ impl Core for Scripted {
                 let packet = packet(format!("{db} {number}").as_bytes());
                 out.push(Output::Client { client, packet });
             }
+            Input::Peer { from, bytes } => seen.heard.push((from, bytes)),
             Input::Link { peer, up } => {
                 seen.links.push((peer, up));
                 out.push(Output::Peer { to: peer, bytes: b"hello".to_vec() });
@@ -134,9 +144,6 @@ impl Files for Answers {
 struct Noted(Shared);
 
 impl Outside for Noted {
-    fn send(&self, to: u32, link: u64, bytes: Vec<Vec<u8>>) {
-        locked(&self.0).sent.push((to, link, bytes));
-    }
     fn wish(&self, wish: Wish) {
         locked(&self.0).wishes.push(wish);
     }
@@ -419,23 +426,6 @@ fn who_is_to_be_closed_reads_what_was_said_before_and_no_more() {
     assert_eq!(receive(&mut client), b"end");
     expect_end(&mut client);
     until("its end", || locked(&server.seen).gone.len() == gone + 2);
-}
-
-#[test]
-fn what_is_for_a_peer_goes_over_the_link_that_the_core_knew() {
-    let server = start();
-    let mut client = server.connect();
-    assert_eq!(ask(&mut client, b"peer lost"), b"peer lost");
-    server.post.put(Item::Link { peer: 7, up: true, number: 3 });
-    server.post.put(Item::Link { peer: 7, up: false, number: 3 });
-    server.post.put(Item::Link { peer: 7, up: true, number: 4 });
-    until("three links", || locked(&server.seen).links.len() == 3);
-    assert_eq!(ask(&mut client, b"peer a b"), b"peer a b");
-    until("it is sent", || locked(&server.seen).sent.len() == 3);
-    let seen = locked(&server.seen);
-    let (hello, a, b) = (b"hello".to_vec(), b"a".to_vec(), b"b".to_vec());
-    assert_eq!(seen.sent, [(7, 3, vec![hello.clone()]), (7, 4, vec![hello]), (7, 4, vec![a, b])]);
-    assert_eq!(seen.wishes, [Wish::Reload, Wish::Reload]);
 }
 
 #[test]

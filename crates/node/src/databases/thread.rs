@@ -5,6 +5,7 @@ use super::inbox::{Item, Post};
 use super::links::Links;
 use super::socket::Socket;
 use super::{Core, Files, Outside, mono, now};
+use crate::peer::DataLink;
 use ctdb::server::{ClientId, Input, Level, Output};
 use rustix::event::{Timespec, epoll};
 use rustix::fd::{AsFd, OwnedFd};
@@ -18,6 +19,8 @@ use std::time::Duration;
 const LISTENER: u64 = 0;
 const INBOX: u64 = 1;
 const FIRST_CLIENT: u32 = 2;
+/// Links by their peers' numbers above this.
+pub(super) const LINKS: u64 = 1 << 32;
 
 /// Of one client in one turn, so that the others get theirs.
 const READ: usize = 64 << 10;
@@ -49,6 +52,8 @@ pub(super) struct Loop<'a, C, F, O> {
     clients: HashMap<ClientId, Client>,
     next_client: u32,
     links: Links,
+    /// What came over a link, until the core has heard it.
+    frames: Vec<Vec<u8>>,
     out: Vec<Output>,
     /// For the core, after what it is about to hear.
     pending: VecDeque<Input>,
@@ -76,6 +81,7 @@ impl<'a, C: Core, F: Files, O: Outside> Loop<'a, C, F, O> {
             clients: HashMap::new(),
             next_client: FIRST_CLIENT,
             links: Links::default(),
+            frames: Vec::new(),
             out: Vec::new(),
             pending: VecDeque::new(),
             unwritten: Vec::new(),
@@ -108,6 +114,10 @@ impl<'a, C: Core, F: Files, O: Outside> Loop<'a, C, F, O> {
                             self.end();
                             return Ok(());
                         }
+                    }
+                    link if link >= LINKS => {
+                        // Only peers' numbers are given to the poller.
+                        self.link(u32::try_from(link - LINKS).unwrap_or(0), event.flags);
                     }
                     client => {
                         // Only clients' numbers are given to the poller.
@@ -239,12 +249,7 @@ impl<'a, C: Core, F: Files, O: Outside> Loop<'a, C, F, O> {
         for item in self.post.take() {
             match item {
                 Item::Input(input) => self.feed(input),
-                Item::Link { peer, up, number } => {
-                    // What the core said before it knows this is not for the new link.
-                    self.flush();
-                    self.links.change(peer, up, number);
-                    self.feed(Input::Link { peer, up });
-                }
+                Item::Link(link) => self.new_link(*link),
                 Item::Releasing(addresses) => {
                     for address in &addresses {
                         self.feed(Input::Leaves(*address));
@@ -330,7 +335,7 @@ impl<'a, C: Core, F: Files, O: Outside> Loop<'a, C, F, O> {
                             self.unwritten.push(id);
                         }
                     }
-                    Output::Peer { to, bytes } => self.links.push(to, bytes),
+                    Output::Peer { to, bytes } => self.links.push(to, &bytes),
                     Output::File { db, order } => {
                         self.files.order(db, order, &mut answers);
                         self.pending.extend(answers.drain(..).map(|(db, answer)| Input::File { db, answer }));
@@ -382,10 +387,56 @@ impl<'a, C: Core, F: Files, O: Outside> Loop<'a, C, F, O> {
         }
     }
 
-    /// Gathered in a turn, so that the links' task is woken once for many.
+    /// What was gathered in a turn goes together.
     fn flush(&mut self) {
-        let outside = self.outside;
-        self.links.flush(|to, link, bytes| outside.send(to, link, bytes));
+        while let Some((peer, ended)) = self.links.write(&self.poll) {
+            self.lost(peer, &ended);
+        }
+    }
+
+    /// A link in place of the one that there was.
+    fn new_link(&mut self, link: DataLink) {
+        let peer = u32::from(link.peer.0);
+        // What the core said until now was not for the new one.
+        self.flush();
+        if self.links.remove(peer) {
+            self.feed(Input::Link { peer, up: false });
+        }
+        match self.links.insert(link, &self.poll) {
+            Ok(()) => {
+                tracing::debug!(peer, "data link up");
+                self.feed(Input::Link { peer, up: true });
+                // It may have come with the handshake's last bytes.
+                self.link(peer, epoll::EventFlags::IN);
+            }
+            Err(error) => tracing::error!(peer, "a data link cannot be used: {error}"),
+        }
+    }
+
+    /// Something is ready at a link; it may be over already.
+    fn link(&mut self, peer: u32, flags: epoll::EventFlags) {
+        if flags.contains(epoll::EventFlags::OUT) {
+            self.links.again(peer);
+        }
+        if flags == epoll::EventFlags::OUT {
+            return;
+        }
+        let mut frames = std::mem::take(&mut self.frames);
+        let read = self.links.read(peer, &mut frames);
+        for bytes in frames.drain(..) {
+            self.feed(Input::Peer { from: peer, bytes });
+        }
+        self.frames = frames;
+        if let Err(ended) = read {
+            self.lost(peer, &ended);
+        }
+    }
+
+    fn lost(&mut self, peer: u32, because: &str) {
+        if self.links.remove(peer) {
+            tracing::info!(peer, "data link lost: {because}");
+            self.feed(Input::Link { peer, up: false });
+        }
     }
 
     /// A client's connection ends here; the core learns it next.

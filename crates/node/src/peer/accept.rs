@@ -1,9 +1,9 @@
-//! Accepting: links of nodes with lower PNNs, and joining nodes.
+//! Accepting: links and data links of nodes with lower PNNs, and joining nodes.
 
 use super::link::{self, Ended, SETUP};
 use super::shared::{Shared, Site};
 use super::socket;
-use crate::pki::{Enroller, JOIN_PROTOCOL, JoinAnswer, JoinRequest, LINK_PROTOCOL, MAX_JOIN};
+use crate::pki::{DATA_PROTOCOL, Enroller, JOIN_PROTOCOL, JoinAnswer, JoinRequest, LINK_PROTOCOL, MAX_JOIN};
 use rustls::server::Acceptor;
 use std::io;
 use std::net::SocketAddr;
@@ -78,7 +78,7 @@ async fn meet(shared: &Shared, site: &Site, stream: TcpStream) -> Result<Met, St
     if joining {
         return Ok(Met::Joiner(Box::new(stream)));
     }
-    if stream.get_ref().1.alpn_protocol() != Some(LINK_PROTOCOL) {
+    if !matches!(stream.get_ref().1.alpn_protocol(), Some(LINK_PROTOCOL | DATA_PROTOCOL)) {
         return Err("it does not say that it wants a link".into());
     }
     Ok(Met::Peer(Box::new(stream)))
@@ -104,6 +104,13 @@ async fn serve(shared: &Shared, site: &Site, stream: ServerStream<TcpStream>, fr
             return;
         }
     };
+    if stream.get_ref().1.alpn_protocol() == Some(DATA_PROTOCOL) {
+        if !slot.adopt(stream) {
+            // It dials again in a moment.
+            tracing::debug!(peer = slot.peer.0, "a data link without a link");
+        }
+        return;
+    }
     let ended = link::run(shared, site, &slot, stream, false).await;
     let name = site.nodes.get(&slot.peer).map_or("", |n| n.name.as_str());
     if ended.refused {

@@ -2,13 +2,16 @@
 
 use super::error::explained;
 use super::link::{self, Ended, SETUP};
-use super::shared::Shared;
+use super::shared::{Shared, Site};
 use super::slot::Slot;
 use super::socket;
+use cluster::Pnn;
+use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 use tokio_rustls::{TlsConnector, TlsStream};
 
@@ -35,38 +38,50 @@ pub(super) async fn keep_dialling(shared: Arc<Shared>, slot: Arc<Slot>) {
 
 async fn once(shared: &Shared, slot: &Arc<Slot>) -> Ended {
     let site = shared.site();
-    let first = |pnn| site.nodes.get(&pnn).and_then(|n| n.addresses.first()).copied();
-    let (Some(from), Some(to)) = (first(shared.me), first(slot.peer)) else {
-        return Ended::lost("it has no address in the nodes list");
-    };
-    let to = SocketAddr::new(to, shared.port);
-    let stream = match timeout(CONNECT, socket::connect(from, to)).await {
-        Ok(Ok(stream)) => stream,
-        Ok(Err(error)) => return Ended::lost(format!("{to}: {error}")),
-        Err(_) => return Ended::lost(format!("{to} does not answer")),
-    };
-    if let Err(why) = shared.may_link(&stream) {
-        return Ended::lost(format!("{to}: {why}"));
-    }
-    if let Err(error) = socket::tune(&stream, shared.patience) {
-        return Ended::lost(format!("{to}: {error}"));
-    }
-    let connector = TlsConnector::from(Arc::clone(&site.tls.dial));
-    let stream = match timeout(SETUP, connector.connect(ServerName::from(to.ip()), stream)).await {
-        Ok(Ok(stream)) => TlsStream::from(stream),
-        Ok(Err(error)) => return Ended::lost(format!("{to}: {error}")),
-        Err(_) => return Ended::lost(format!("{to} does not finish the TLS handshake")),
-    };
-    let mut ended = match link::who(shared, &site, &stream) {
-        Ok(pnn) if pnn == slot.peer => link::run(shared, &site, slot, stream, true).await,
-        Ok(pnn) => Ended::refused(format!("node {pnn} answers at the address of node {}", slot.peer)),
+    let mut ended = match open(shared, &site, slot.peer, &site.tls.dial).await {
+        Ok(stream) => link::run(shared, &site, slot, stream, true).await,
         Err(ended) => ended,
     };
-    if ended.refused {
+    let to = address(shared, &site, slot.peer);
+    if let Some(to) = to.filter(|_| ended.refused) {
         shared.refuse(to, &ended.because);
     }
-    if !ended.was_up {
+    if let Some(to) = to.filter(|_| !ended.was_up) {
         ended.because = format!("{to}: {}", ended.because);
     }
     ended
+}
+
+fn address(shared: &Shared, site: &Site, node: Pnn) -> Option<SocketAddr> {
+    let ip = site.nodes.get(&node)?.addresses.first()?;
+    Some(SocketAddr::new(*ip, shared.port))
+}
+
+/// Connects to that peer, and no other, with `tls`.
+pub(super) async fn open(
+    shared: &Shared,
+    site: &Site,
+    peer: Pnn,
+    tls: &Arc<ClientConfig>,
+) -> Result<TlsStream<TcpStream>, Ended> {
+    let (Some(from), Some(to)) = (address(shared, site, shared.me), address(shared, site, peer)) else {
+        return Err(Ended::lost("it has no address in the nodes list"));
+    };
+    let stream = match timeout(CONNECT, socket::connect(from.ip(), to)).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => return Err(Ended::lost(error)),
+        Err(_) => return Err(Ended::lost("it does not answer")),
+    };
+    shared.may_link(&stream).map_err(Ended::lost)?;
+    socket::tune(&stream, shared.patience).map_err(Ended::lost)?;
+    let connector = TlsConnector::from(Arc::clone(tls));
+    let stream = match timeout(SETUP, connector.connect(ServerName::from(to.ip()), stream)).await {
+        Ok(Ok(stream)) => TlsStream::from(stream),
+        Ok(Err(error)) => return Err(Ended::lost(error)),
+        Err(_) => return Err(Ended::lost("it does not finish the TLS handshake")),
+    };
+    match link::who(shared, site, &stream)? {
+        pnn if pnn == peer => Ok(stream),
+        pnn => Err(Ended::refused(format!("node {pnn} answers at the address of node {peer}"))),
+    }
 }

@@ -16,12 +16,10 @@ pub enum PeerEvent {
     Guard { from: Pnn, word: GuardWord },
     /// A message of the cluster core.
     Message { from: Pnn, message: Message },
-    /// Bytes of another part of the daemon (storage check, databases), at most [`super::MAX_FRAME`] long, or
-    /// [`super::MAX_BULK`] if they were sent as bulk.
+    /// Bytes of another part of the daemon, at most [`super::MAX_FRAME`] long.
     Bytes { from: Pnn, channel: u8, bytes: Vec<u8> },
-    /// The link came up or went down. Between an `up` and the next `down` messages arrive in order and none is lost;
-    /// bulk among itself too, but what is not bulk may overtake it. Each link of a peer has a higher number.
-    Link { peer: Pnn, up: bool, number: u64 },
+    /// The link came up or went down. Between an `up` and the next `down` messages arrive in order and none is lost.
+    Link { peer: Pnn, up: bool },
 }
 
 /// What the peers start from.

@@ -1,8 +1,5 @@
 //! Frames on a link: length of the payload (4 bytes, big-endian), kind (1 byte), payload.
 //!
-//! Bulk goes in pieces, so that what is urgent never waits for more than one: channel (1 byte), more to come (1 byte),
-//! bytes. Its pieces are put together by the reader of the link.
-//!
 //! Kinds that a version does not know are passed over, so later ones can say more. A length above the limit is
 //! refused before anything is allocated for it.
 
@@ -17,9 +14,6 @@ pub(super) const PROTOCOL: (u16, u16) = (1, 1);
 /// A `Hello` is never longer.
 pub(super) const MAX_HELLO: usize = 4096;
 
-/// Longest piece of bulk: at a gigabit it takes half a millisecond.
-pub(super) const PIECE: usize = 64 << 10;
-
 const HEADER: usize = 5;
 const HELLO: u8 = 1;
 const PING: u8 = 2;
@@ -27,7 +21,6 @@ const PONG: u8 = 3;
 const MESSAGE: u8 = 4;
 const BYTES: u8 = 5;
 const BYE: u8 = 6;
-const BULK: u8 = 7;
 
 /// First frame of each end.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,12 +45,6 @@ pub(super) enum Frame {
     Message(Box<Message>),
     Bytes {
         channel: u8,
-        bytes: Vec<u8>,
-    },
-    /// A piece of bulk, and is it to be continued?
-    Bulk {
-        channel: u8,
-        more: bool,
         bytes: Vec<u8>,
     },
     /// The other end closes, and says why.
@@ -86,15 +73,6 @@ pub(super) fn bytes(channel: u8, bytes: &[u8]) -> io::Result<Vec<u8>> {
 }
 pub(super) fn bye(because: &str) -> io::Result<Vec<u8>> {
     encode(BYE, because.as_bytes())
-}
-
-/// Appends one piece of bulk, at most [`PIECE`] long.
-pub(super) fn put_bulk(channel: u8, piece: &[u8], more: bool, out: &mut Vec<u8>) {
-    // A piece always fits.
-    let length = u32::try_from(2 + piece.len()).unwrap_or(0);
-    out.extend_from_slice(&length.to_be_bytes());
-    out.extend_from_slice(&[BULK, channel, u8::from(more)]);
-    out.extend_from_slice(piece);
 }
 
 fn encode(kind: u8, payload: &[u8]) -> io::Result<Vec<u8>> {
@@ -133,13 +111,6 @@ fn decode(kind: u8, mut payload: Vec<u8>) -> io::Result<Frame> {
         BYTES => {
             let channel = payload.remove(0);
             Frame::Bytes { channel, bytes: payload }
-        }
-        BULK => {
-            let Some((&[channel, more], _)) = payload.split_first_chunk::<2>() else {
-                return Err(invalid("a piece without its channel".into()));
-            };
-            payload.drain(..2);
-            Frame::Bulk { channel, more: more != 0, bytes: payload }
         }
         BYE => Frame::Bye(String::from_utf8_lossy(&payload).chars().take(500).collect()),
         _ => Frame::Unknown,

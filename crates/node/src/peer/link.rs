@@ -1,11 +1,11 @@
 //! One link, from the TLS handshake's end to its own.
 
-use super::frame::{self, Frame, Hello, MAX_HELLO, PIECE, PROTOCOL};
+use super::frame::{self, Frame, Hello, MAX_HELLO, PROTOCOL};
 use super::queue::{Queued, queue};
 use super::seal::{EXPORTED, LABEL, SessionKeys};
 use super::shared::{Shared, Site};
 use super::slot::Slot;
-use super::{MAX_BULK, MAX_FRAME, PeerEvent};
+use super::{MAX_FRAME, PeerEvent, data};
 use crate::pki::Identity;
 use cluster::Pnn;
 use std::sync::Arc;
@@ -85,7 +85,8 @@ pub(super) async fn run(
 
     let (queue, queued, closed) = queue(Arc::clone(&shared.counters));
     let closing = queue.clone();
-    let Some(generation) = slot.up(queue, greeted.version) else {
+    let (adopt, adopted) = mpsc::channel(1);
+    let Some(generation) = slot.up(queue, adopt, greeted.version) else {
         return Ended::lost("the node left the nodes list");
     };
     let (reader, writer) = tokio::io::split(stream);
@@ -93,6 +94,7 @@ pub(super) async fn run(
     let because = tokio::select! {
         because = receive(shared, slot, generation, reader, answers) => because,
         because = transmit(shared, writer, queued, pongs, shared.me < slot.peer) => because,
+        never = data::keep(shared, site, slot.peer, dialer, adopted) => match never {},
         () = closed.wait() => "too slow, or replaced by a newer connection".to_owned(),
     };
     closing.close();
@@ -109,7 +111,7 @@ fn export(stream: &TlsStream<TcpStream>) -> Result<[u8; EXPORTED], Ended> {
     .map_err(|e| Ended::lost(format!("the heartbeat keys: {e}")))
 }
 
-async fn greet(
+pub(super) async fn greet(
     shared: &Shared,
     site: &Site,
     peer: Pnn,
@@ -184,7 +186,6 @@ async fn receive(
     answers: mpsc::Sender<()>,
 ) -> String {
     let mut deadline = Instant::now() + shared.patience;
-    let mut bulk: Option<(u8, Vec<u8>)> = None;
     loop {
         let frame = match timeout_at(deadline, frame::read(&mut reader, MAX_FRAME)).await {
             Ok(Ok(frame)) => frame,
@@ -209,42 +210,12 @@ async fn receive(
             Frame::Hello(_) => return "it greeted twice".into(),
             Frame::Bye(because) => return format!("the peer closed the connection: {because}"),
             Frame::Message(message) => PeerEvent::Message { from: slot.peer, message: *message },
-            Frame::Bulk { channel, more, bytes } => match assemble(&mut bulk, channel, more, bytes) {
-                Ok(Some(bytes)) => PeerEvent::Bytes { from: slot.peer, channel, bytes },
-                Ok(None) => continue,
-                Err(why) => return why,
-            },
             Frame::Bytes { channel, bytes } => PeerEvent::Bytes { from: slot.peer, channel, bytes },
         };
         if !slot.deliver(generation, event) {
             return "replaced by a newer connection".into();
         }
     }
-}
-
-/// Takes one piece of bulk; gives all of it when it is the last.
-fn assemble(
-    begun: &mut Option<(u8, Vec<u8>)>,
-    channel: u8,
-    more: bool,
-    bytes: Vec<u8>,
-) -> Result<Option<Vec<u8>>, String> {
-    let whole = match begun.take() {
-        None => bytes,
-        Some((of, _)) if of != channel => return Err(format!("bulk of channel {channel} amidst that of channel {of}")),
-        Some((_, whole)) if whole.len() + bytes.len() > MAX_BULK => {
-            return Err(format!("more than {MAX_BULK} bytes of bulk in one"));
-        }
-        Some((_, mut whole)) => {
-            whole.extend_from_slice(&bytes);
-            whole
-        }
-    };
-    if more {
-        *begun = Some((channel, whole));
-        return Ok(None);
-    }
-    Ok(Some(whole))
 }
 
 async fn transmit(
@@ -257,21 +228,21 @@ async fn transmit(
     // One end asks, the lower PNN: the other knows by the questions that the link works, and is left when its answers stop.
     let mut pings = interval(shared.ping);
     pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut out = Vec::new();
     loop {
-        out.clear();
-        // After a big one.
-        out.shrink_to(4 * PIECE);
-        tokio::select! {
+        let frame = tokio::select! {
             biased;
-            Some(()) = pongs.recv() => out.extend_from_slice(&frame::pong()),
-            _ = pings.tick(), if asks => out.extend_from_slice(&frame::ping()),
-            some = queued.next(&mut out) => if !some { return "closed".into() },
-        }
-        // What is there already goes along, one flush for all; pings and answers come first again after it.
-        queued.fill(&mut out);
+            Some(()) = pongs.recv() => frame::pong(),
+            _ = pings.tick(), if asks => frame::ping(),
+            Some(frame) = queued.next() => frame,
+            else => return "closed".into(),
+        };
         let written = timeout(shared.patience, async {
-            writer.write_all(&out).await?;
+            writer.write_all(&frame).await?;
+            // What is there already goes along, one flush for all; pings and answers come first again after it.
+            for _ in 0..16 {
+                let Some(frame) = queued.ready() else { break };
+                writer.write_all(&frame).await?;
+            }
             writer.flush().await
         });
         match written.await {

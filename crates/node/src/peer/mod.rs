@@ -5,15 +5,20 @@
 //! keys exported from the link's TLS session, so they need no certificate check of their own and go on while a link
 //! is made anew. Nothing is decided here: what arrives is handed to the caller's function, authenticated.
 //!
+//! Beside its link a pair has a data link, a second connection that belongs to the databases: it is made here and then
+//! handed over, and lasts no longer than the link.
+//!
 //! ```text
 //!              tokio tasks                            own thread
 //!   dial ──┐                                     ┌── receive (poll, all networks)
 //!   accept ┴─> link ─> slot ─> PeerEvent         └─> keys.open ─> wire.read ─> PeerEvent
-//!               ^ queue (two lanes, bounded)
+//!          └─> data ─> DataSink
+//!               ^ queue (bounded)
 //!   send ───────┘              send_heartbeat, send_grant ─> keys.seal ─> sendto, from the caller's thread
 //! ```
 
 mod accept;
+mod data;
 mod datagrams;
 mod dial;
 mod error;
@@ -35,10 +40,10 @@ use crate::guard::SealedWord;
 use crate::pki::{PkiDir, Tls};
 use crate::sync::locked;
 use cluster::{Grant, GuardWord, Heartbeat, Message, NodeConf, Pnn};
+pub(crate) use data::{DataLink, DataSink};
 use datagrams::Datagrams;
 pub use error::PeerError;
 pub use event::{LinkInfo, PeerConfig, PeerEvent, PeerStats};
-use queue::Bulk;
 use shared::{Counters, Shared, Sink, Site};
 use slot::Slot;
 use std::collections::BTreeMap;
@@ -50,9 +55,6 @@ use tokio::task::AbortHandle;
 /// Longest payload of a frame on a link, in bytes.
 pub const MAX_FRAME: usize = 1 << 20;
 
-/// Longest bulk that is sent as one, in bytes.
-pub const MAX_BULK: usize = 256 << 20;
-
 /// All links and heartbeat sockets of this node. Cheap to clone; [`Peers::stop`] ends it.
 #[derive(Clone, Debug)]
 pub struct Peers {
@@ -63,13 +65,14 @@ pub struct Peers {
 
 impl Peers {
     /// Binds the sockets, starts the links on `runtime` and the thread that receives heartbeats. `events` is called
-    /// from both; it must not block, and not call back into the peers.
+    /// from both; it must not block, and not call back into the peers. `data` gets the data links.
     ///
     /// # Errors
     /// Certificates missing, unreadable or another node's; port in use.
-    pub fn start(
+    pub(crate) fn start(
         config: PeerConfig,
         runtime: &tokio::runtime::Handle,
+        data: impl DataSink + 'static,
         events: impl Fn(PeerEvent) + Send + Sync + 'static,
     ) -> Result<Self, PeerError> {
         let site = read_site(config.me, &config.pki, config.nodes, config.config_text)?;
@@ -83,6 +86,7 @@ impl Peers {
             patience: config.lease * 3,
             ping: config.lease.clamp(Duration::from_millis(200), Duration::from_secs(1)),
             events,
+            data: Box::new(data),
             site: Mutex::new(Arc::new(site)),
             slots: Mutex::default(),
             keys: keys::Keys::default(),
@@ -120,14 +124,6 @@ impl Peers {
             (Some(slot), Ok(frame)) => slot.send(frame),
             _ => false,
         }
-    }
-
-    /// Queues bulk, in order, for link number `link` to that node ([`PeerEvent::Link`]); false if it is over. It is
-    /// sent at once when the link is idle, never before what is not bulk, and each of it arrives as one
-    /// [`PeerEvent::Bytes`]. A peer that leaves 512 MiB unread loses its link. Never blocks.
-    pub fn send_bulk(&self, to: Pnn, link: u64, channel: u8, bulk: Vec<Vec<u8>>) -> bool {
-        let Some(slot) = self.shared.slot(to) else { return false };
-        slot.send_bulk(link, bulk.into_iter().map(|bytes| Bulk { channel, bytes }))
     }
 
     /// Sends a heartbeat on every network; never blocks. Lost before the first link has agreed on keys.

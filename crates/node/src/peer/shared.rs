@@ -1,5 +1,6 @@
 //! What all parts of the peers share.
 
+use super::data::DataSink;
 use super::error::explained;
 use super::gate::Gate;
 use super::keys::Keys;
@@ -77,6 +78,7 @@ pub(super) struct Shared {
     /// Between two pings.
     pub(super) ping: Duration,
     pub(super) events: Sink,
+    pub(super) data: Box<dyn DataSink>,
     pub(super) site: Mutex<Arc<Site>>,
     pub(super) slots: Mutex<BTreeMap<Pnn, Arc<Slot>>>,
     pub(super) keys: Keys,

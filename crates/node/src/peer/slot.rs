@@ -3,12 +3,15 @@
 //! Everything that ends or replaces a link goes through here under one lock, so the caller sees `up` and `down`
 //! strictly in turn, and nothing of a link after its `down`, whatever the tasks of old links still do.
 
-use super::queue::{Bulk, Queue};
+use super::queue::Queue;
 use super::{LinkInfo, PeerEvent, Sink};
 use crate::sync::locked;
 use cluster::Pnn;
 use std::sync::Mutex;
+use tokio::net::TcpStream;
+use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
+use tokio_rustls::TlsStream;
 
 /// One peer's.
 pub(super) struct Slot {
@@ -22,6 +25,8 @@ struct State {
     /// Number of the newest link; what carries an older one is over.
     generation: u64,
     queue: Option<Queue>,
+    /// Takes the data links that the peer has dialled, for the link that is up.
+    adopt: Option<mpsc::Sender<TlsStream<TcpStream>>>,
     version: String,
     because: String,
     /// The task that dials, if this end does.
@@ -42,20 +47,21 @@ impl Slot {
     }
 
     /// A link is established; an older one ends. `None` when the peer has left the list meanwhile.
-    pub(super) fn up(&self, queue: Queue, version: String) -> Option<u64> {
+    pub(super) fn up(&self, queue: Queue, adopt: mpsc::Sender<TlsStream<TcpStream>>, version: String) -> Option<u64> {
         let mut state = locked(&self.state);
         if state.closed {
             return None;
         }
         if let Some(old) = state.queue.take() {
             old.close();
-            (self.events)(PeerEvent::Link { peer: self.peer, up: false, number: state.generation });
+            (self.events)(PeerEvent::Link { peer: self.peer, up: false });
         }
         state.generation += 1;
         state.queue = Some(queue);
+        state.adopt = Some(adopt);
         state.version = version;
         state.because.clear();
-        (self.events)(PeerEvent::Link { peer: self.peer, up: true, number: state.generation });
+        (self.events)(PeerEvent::Link { peer: self.peer, up: true });
         Some(state.generation)
     }
 
@@ -63,8 +69,9 @@ impl Slot {
     pub(super) fn down(&self, generation: u64, because: &str) {
         let mut state = locked(&self.state);
         if state.generation == generation && state.queue.take().is_some() {
+            state.adopt = None;
             state.because = because.to_owned();
-            (self.events)(PeerEvent::Link { peer: self.peer, up: false, number: generation });
+            (self.events)(PeerEvent::Link { peer: self.peer, up: false });
         }
     }
 
@@ -93,11 +100,10 @@ impl Slot {
         locked(&self.state).queue.as_ref().is_some_and(|queue| queue.push(frame))
     }
 
-    /// Queues bulk for link number `generation`. False if that link is over; one that is too slow is closed.
-    pub(super) fn send_bulk(&self, generation: u64, bulk: impl IntoIterator<Item = Bulk>) -> bool {
-        let state = locked(&self.state);
-        let Some(queue) = state.queue.as_ref().filter(|_| state.generation == generation) else { return false };
-        bulk.into_iter().all(|bulk| queue.push_bulk(bulk))
+    /// Gives a data link that the peer has dialled to the link that is up. False if there is none, or it has one that
+    /// it has not looked at yet.
+    pub(super) fn adopt(&self, stream: TlsStream<TcpStream>) -> bool {
+        locked(&self.state).adopt.as_ref().is_some_and(|adopt| adopt.try_send(stream).is_ok())
     }
 
     /// Which task dials; it ends with the slot.
@@ -113,15 +119,15 @@ impl Slot {
     pub(super) fn close(&self, tell: bool) {
         let mut state = locked(&self.state);
         state.closed = true;
-        let number = state.generation;
         state.generation += 1;
+        state.adopt = None;
         if let Some(task) = state.dialer.take() {
             task.abort();
         }
         if let Some(queue) = state.queue.take() {
             queue.close();
             if tell {
-                (self.events)(PeerEvent::Link { peer: self.peer, up: false, number });
+                (self.events)(PeerEvent::Link { peer: self.peer, up: false });
             }
         }
     }

@@ -1,12 +1,13 @@
 //! Several nodes in one process, over loopback; strangers and misbehaving peers among them.
 
-mod bulk;
+mod data;
 
 use super::*;
 use crate::peer::frame::{Frame, Hello, PROTOCOL};
 use crate::pki::{Authority, ClusterId, Identity, found};
 use cluster::{Epoch, Incarnation, NodeUid, Role, RunId, Time};
 use std::net::{Ipv4Addr, UdpSocket};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Instant;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -84,6 +85,18 @@ fn node(test: u8, n: u16) -> NodeConf {
     }
 }
 
+/// For nodes without databases.
+struct NoData;
+
+impl DataSink for NoData {
+    fn wanted(&self) -> bool {
+        false
+    }
+    fn take(&self, link: DataLink) {
+        panic!("{link:?}");
+    }
+}
+
 pub(crate) struct Node {
     peers: Peers,
     events: Receiver<PeerEvent>,
@@ -92,10 +105,14 @@ pub(crate) struct Node {
 
 impl Node {
     fn start(config: PeerConfig) -> Self {
+        Self::start_with(config, NoData)
+    }
+
+    fn start_with(config: PeerConfig, data: impl DataSink + 'static) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let (sender, events) = channel();
         let handle = runtime.handle().clone();
-        let peers = Peers::start(config, &handle, move |event| drop(sender.send(event))).unwrap();
+        let peers = Peers::start(config, &handle, data, move |event| drop(sender.send(event))).unwrap();
         Self { peers, events, runtime: Some(runtime) }
     }
 
@@ -271,7 +288,7 @@ fn the_certificate_must_be_of_the_node_at_that_place() {
     let mut thief = site.config(1);
     thief.pki = PkiDir::in_state_dir(&site.state("thief"));
     let handle = n2.peers.shared.runtime.clone();
-    let error = Peers::start(thief.clone(), &handle, |_| {}).unwrap_err().to_string();
+    let error = Peers::start(thief.clone(), &handle, NoData, |_| {}).unwrap_err().to_string();
     assert!(error.contains("'elsewhere'") && error.contains("'n1'"), "{error}");
 
     // It lies to itself about the list: the others do not believe it.
@@ -491,10 +508,10 @@ fn a_taken_port_and_missing_certificates_are_said() {
     let site = Site0::new(9, 2);
     let n0 = site.start(0);
     let handle = n0.peers.shared.runtime.clone();
-    let error = Peers::start(site.config(0), &handle, |_| {}).unwrap_err().to_string();
+    let error = Peers::start(site.config(0), &handle, NoData, |_| {}).unwrap_err().to_string();
     assert!(error.contains("127.77.9.1") && error.contains("in use"), "{error}");
     let mut config = site.config(1);
     config.pki = PkiDir::in_state_dir(&site.state("nowhere"));
-    let error = Peers::start(config, &handle, |_| {}).unwrap_err().to_string();
+    let error = Peers::start(config, &handle, NoData, |_| {}).unwrap_err().to_string();
     assert!(error.contains("steadfast join"), "{error}");
 }

@@ -43,5 +43,5 @@ pub use join::{Joined, join};
 pub use ledger::Ledger;
 pub use loopback::loopback;
 pub use name::{ClusterId, Identity};
-pub use tls::{JOIN_PROTOCOL, LINK_PROTOCOL, Tls};
+pub use tls::{DATA_PROTOCOL, JOIN_PROTOCOL, LINK_PROTOCOL, Tls};
 pub use token::Token;

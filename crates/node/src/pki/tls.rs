@@ -1,8 +1,8 @@
 //! TLS settings: version 1.3 only, ring, the cluster's CA only, no resumption (each session gives fresh keys for
 //! the heartbeats).
 //!
-//! Two protocols share the control port, told apart by ALPN (RFC 7301): links, for which both ends show a
-//! certificate, and joining, for which only the member does.
+//! Three protocols share the control port, told apart by ALPN (RFC 7301): links and data links, for which both ends
+//! show a certificate, and joining, for which only the member does.
 
 use super::ledger::sha256;
 use super::{Credentials, PkiError};
@@ -18,16 +18,20 @@ use std::sync::Arc;
 
 /// ALPN name of the links.
 pub const LINK_PROTOCOL: &[u8] = b"steadfast-link/1";
+/// ALPN name of the data links.
+pub const DATA_PROTOCOL: &[u8] = b"steadfast-data/1";
 /// ALPN name of joining.
 pub const JOIN_PROTOCOL: &[u8] = b"steadfast-join/1";
 
 /// The settings of a node that has its certificate.
 #[derive(Clone, Debug)]
 pub struct Tls {
-    /// For links that this node accepts.
+    /// For links and data links that this node accepts.
     pub accept: Arc<ServerConfig>,
     /// For links that this node dials.
     pub dial: Arc<ClientConfig>,
+    /// For data links that this node dials.
+    pub dial_data: Arc<ClientConfig>,
     /// For joining nodes, which have no certificate yet.
     pub join: Arc<ServerConfig>,
 }
@@ -50,7 +54,7 @@ impl Tls {
             .with_client_cert_verifier(verifier)
             .with_single_cert(chain.clone(), credentials.key.clone_key())
             .map_err(PkiError::crypto("use this node's certificate"))?;
-        accept.alpn_protocols = vec![LINK_PROTOCOL.to_vec()];
+        accept.alpn_protocols = vec![LINK_PROTOCOL.to_vec(), DATA_PROTOCOL.to_vec()];
         accept.send_tls13_tickets = 0;
 
         let mut join = server(&crypto)?
@@ -70,8 +74,15 @@ impl Tls {
             .map_err(PkiError::crypto("use this node's certificate"))?;
         dial.alpn_protocols = vec![LINK_PROTOCOL.to_vec()];
         dial.resumption = Resumption::disabled();
+        let mut dial_data = dial.clone();
+        dial_data.alpn_protocols = vec![DATA_PROTOCOL.to_vec()];
 
-        Ok(Self { accept: Arc::new(accept), dial: Arc::new(dial), join: Arc::new(join) })
+        Ok(Self {
+            accept: Arc::new(accept),
+            dial: Arc::new(dial),
+            dial_data: Arc::new(dial_data),
+            join: Arc::new(join),
+        })
     }
 }
 

@@ -20,6 +20,7 @@ use tdb::{Kind, Store, Target, Tdb, Waiter};
 use super::database::{Database, Work, cancelled};
 use super::pieces::Pieces;
 use super::refuse;
+use crate::priority;
 
 /// The record with the number of transactions so far: 8 bytes after the header, in the machine's byte order.
 const SEQUENCE_NUMBER: &[u8] = b"__db_sequence_number__\0";
@@ -72,6 +73,7 @@ impl Frozen {
         let waiter = Waiter::start(main, target, move |got| match got {
             Ok(handle) => {
                 got_it.store(true, Ordering::Release);
+                priority::unhurried();
                 work_off(&worker, handle, &receiver);
             }
             Err(error) if cancelled(&error) => {}

@@ -7,6 +7,7 @@ use ctdb::database::Kind;
 use tdb::{Flags, Options, Tdb, Wait};
 
 use super::database::Database;
+use crate::priority;
 
 /// Hash chains of new files, as CTDB makes them.
 const HASH_SIZE: u32 = 100_001;
@@ -17,6 +18,10 @@ const STACK: usize = 128 * 1024;
 
 /// Runs `work` in a thread.
 pub(super) fn in_thread(work: impl FnOnce() + Send + 'static) -> Result<(), String> {
+    let work = || {
+        priority::unhurried();
+        work();
+    };
     let thread = thread::Builder::new().name("database-open".into()).stack_size(STACK).spawn(work);
     thread.map(drop).map_err(|error| format!("cannot start a thread that opens a database: {error}"))
 }

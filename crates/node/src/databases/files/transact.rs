@@ -8,6 +8,7 @@ use tdb::{Error, Store, Target, Tdb, Waiter};
 
 use super::database::{Database, Work, cancelled};
 use super::refuse;
+use crate::priority;
 
 /// Why nothing was written.
 enum Refusal {
@@ -33,6 +34,7 @@ impl Database {
         let written = move |result| FileAnswer::Written { generation, asker, id, result };
         let database = self.clone();
         let started = Waiter::start(main, Target::Transaction, move |got| {
+            priority::unhurried();
             let result = match got {
                 // Given up.
                 Err(error) if cancelled(&error) => return,

@@ -10,6 +10,7 @@ use tdb::{Tdb, Waiter};
 
 use super::database::{Database, Work, cancelled};
 use super::pieces::Pieces;
+use crate::priority;
 
 impl Database {
     pub(super) fn traverse(
@@ -28,6 +29,7 @@ impl Database {
 }
 
 fn walk(database: &Database, mut handle: Tdb, token: Token, held_by: Option<u32>, empty: bool) {
+    priority::unhurried();
     let mut pieces = Pieces::new(|records, last| {
         database.answer(FileAnswer::Traversed { token, records, last });
     });
