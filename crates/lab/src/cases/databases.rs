@@ -188,3 +188,43 @@ pub(crate) fn outlive_a_stopped_daemon(ctx: &Ctx<'_>) -> Result<()> {
     })?;
     steadfast::wait_whole(lab, &ctx.all(), Duration::from_secs(60)).map(drop)
 }
+
+/// Memory of a node's daemon that is its own, and its share of what it has in common with others: PSS, in KiB.
+fn memory(ctx: &Ctx<'_>, node: usize) -> Result<f64> {
+    let host = site::name(node);
+    let pid = ctx.lab.service_pid(&host, "steadfast")?;
+    let text = ctx.lab.exec(&host, &["cat", &format!("/proc/{pid}/smaps_rollup")], Duration::from_secs(5))?;
+    let pss = text.lines().find_map(|line| line.strip_prefix("Pss:")).context("no PSS")?;
+    pss.split_whitespace().next().context("no PSS")?.parse().context("PSS")
+}
+
+/// As many clients as a large server's smbds, and more databases than they have: memory, and whether others notice.
+pub(crate) fn ten_thousand_clients(ctx: &Ctx<'_>) -> Result<()> {
+    const CLIENTS: usize = 10_000;
+    let lab = ctx.lab;
+    ctx.figure(format!("the daemon before: {:.1} MB", memory(ctx, 0)? * 1.024 / 1000.0));
+    Worker::start(ctx, 0, &["attach"])?;
+    let before = memory(ctx, 0)?;
+    ctx.limit("the daemon with 16 more databases", before * 1.024 / 1000.0, 40.0, "MB")?;
+    let mut workers: Vec<Worker> =
+        (0..2).map(|n| Worker::start(ctx, n, &["count", "--set", "crowd"])).collect::<Result<_>>()?;
+    let mut crowd = Worker::start(ctx, 0, &["crowd", "--clients", &CLIENTS.to_string()])?;
+    ctx.limit("memory for each of 10,000 clients", (memory(ctx, 0)? - before) / CLIENTS as f64, 32.0, "KiB")?;
+    crowd.end()?;
+    // Killed at once, all of them.
+    let crowd = Worker::start(ctx, 0, &["crowd", "--clients", &CLIENTS.to_string()])?;
+    drop(crowd);
+    sh::wait_for("the crowd's clients to be forgotten", Duration::from_secs(20), || {
+        let text = lab.exec(&site::name(0), &["ctdb", "statistics"], Duration::from_secs(10))?;
+        let clients =
+            text.lines().find_map(|line| line.trim().strip_prefix("num_clients")).context("no num_clients")?;
+        let clients: usize = clients.trim().parse().context("num_clients")?;
+        Ok((clients < 1000).then_some(()))
+    })?;
+    for worker in &mut workers {
+        let seen = worker.end()?;
+        let (volatile, persistent) = seen.longest.unwrap_or_default();
+        ctx.bound(&format!("longest wait of a client on {} meanwhile", worker.host), volatile.max(persistent), 1000.0)?;
+    }
+    Ok(())
+}

@@ -135,11 +135,11 @@ pub(crate) const CASES: &[Case] = &[
     case(Group::Local, "config-mistakes-refused", input::config_mistakes),
     case(Group::Local, "ctdb-files-accepted", input::ctdb_files),
     case(Group::Local, "votes-file-damaged", state::votes_damaged),
-    case(Group::Local, "boot-clock-jumps", state::clock_jumps),
+    long(Group::Local, "boot-clock-jumps", state::clock_jumps),
     case(Group::Local, "peer-of-another-ca", trust::another_ca),
     case(Group::Local, "names-through-a-power-off", names::power_off),
-    case(Group::Local, "names-from-a-node-cut-off", names::cut_off),
-    case(Group::Local, "nodes-list-changed", list::node_removed_and_added),
+    long(Group::Local, "names-from-a-node-cut-off", names::cut_off),
+    long(Group::Local, "nodes-list-changed", list::node_removed_and_added),
     case(Group::Local, "power-off-with-200-addresses", many::power_off),
     case(Group::Local, "power-cut-everywhere", outage::power_cut_everywhere),
     case(Group::Samba, "samba-one-service", samba::one_service),
@@ -149,6 +149,7 @@ pub(crate) const CASES: &[Case] = &[
     case(Group::Samba, "databases-outlive-a-stopped-daemon", databases::outlive_a_stopped_daemon),
     long(Group::Samba, "samba-told-before-its-address-leaves", told::before_it_leaves),
     long(Group::Samba, "honest-without-telling-samba", honest::no_telling),
+    case(Group::Samba, "databases-with-ten-thousand-clients", databases::ten_thousand_clients),
     long(Group::Samba, "ctdb-tool-twice-on-stock", golden::stock_twice),
     long(Group::Samba, "ctdb-tool-golden", golden::beside_stock),
     case(Group::Nets, "public-interface-down-beside-a-private-network", links::public),
@@ -237,9 +238,15 @@ impl Ctx<'_> {
 
     /// Prints a figure in milliseconds and fails when it is above `most`.
     pub(crate) fn bound(&self, what: &str, ms: f64, most: f64) -> Result<()> {
-        self.figure(format!("{what}: {ms:.0} ms (bound {most:.0} ms)"));
-        if ms > most {
-            bail!("{what}: {ms:.0} ms, allowed are {most:.0} ms");
+        self.limit(what, ms, most, "ms")
+    }
+
+    /// The same for what is no time.
+    pub(crate) fn limit(&self, what: &str, value: f64, most: f64, unit: &str) -> Result<()> {
+        let digits = usize::from(value < 10.0);
+        self.figure(format!("{what}: {value:.digits$} {unit} (bound {most:.0} {unit})"));
+        if value > most {
+            bail!("{what}: {value:.digits$} {unit}, allowed are {most:.0} {unit}");
         }
         Ok(())
     }

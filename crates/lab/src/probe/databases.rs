@@ -14,6 +14,7 @@ use ctdb::control::Opcode;
 use ctdb::node::CURRENT;
 use ctdb::wire::{Body, Control, Header, Packet};
 use ctdb_client::{Client, Database, Error, Kind, Transaction};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -25,6 +26,10 @@ use std::time::{Duration, Instant};
 /// Counters of each set: their location masters are on all nodes.
 const COUNTERS: u64 = 16;
 const NUMBER: &[u8] = b"number";
+/// What Samba 4.17 has open, with a file server's load.
+const DATABASES: usize = 16;
+/// What an smbd registers for.
+const REGISTERED: u64 = 5;
 /// Requests of the client that reads no answer.
 const UNREAD: usize = 200_000;
 
@@ -39,6 +44,9 @@ pub(crate) struct Options {
     /// Number of nodes
     #[arg(long, default_value_t = 4)]
     nodes: u32,
+    /// Size of a crowd
+    #[arg(long, default_value_t = 10_000)]
+    clients: usize,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -49,6 +57,10 @@ enum Work {
     Look,
     /// Asks and asks, and reads no answer
     Deaf,
+    /// Attaches as many databases as Samba has, and ends
+    Attach,
+    /// Very many clients: half of them register as smbd does, the others never say a word
+    Crowd,
 }
 
 /// What the databases hold.
@@ -65,6 +77,8 @@ pub(crate) fn main(options: &Options) -> Result<i32> {
         Work::Count => count(options),
         Work::Look => look(options),
         Work::Deaf => deaf(),
+        Work::Attach => attach(),
+        Work::Crowd => crowd(options),
     };
     if let Err(e) = done {
         say(&format!("F {e:#}"));
@@ -157,5 +171,45 @@ fn deaf() -> Result<()> {
         std::thread::sleep(Duration::from_millis(20));
     }
     say(&format!("N {sent} 0 0 0"));
+    Ok(())
+}
+
+fn attach() -> Result<()> {
+    let mut client = Client::connect(Path::new(ctdb_client::SOCKET))?;
+    for i in 0..DATABASES {
+        let mut db = Database::attach(&mut client, &format!("lab_attached_{i}.tdb"), Kind::Volatile)?;
+        for record in 0..100u64 {
+            add(&mut client, &mut db, &record.to_ne_bytes(), 1)?;
+        }
+    }
+    say("ready");
+    Ok(())
+}
+
+fn crowd(options: &Options) -> Result<()> {
+    let limit = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }).context("cannot have many descriptors")?;
+    let stop = stop_flag();
+    let (mut speaking, mut silent) = (Vec::new(), Vec::new());
+    for i in 0..options.clients {
+        if i % 2 == 0 {
+            let mut client = Client::connect(Path::new(ctdb_client::SOCKET)).with_context(|| format!("client {i}"))?;
+            for n in 0..REGISTERED {
+                client.register((1 << 40) + n)?;
+            }
+            speaking.push(client);
+        } else {
+            silent.push(UnixStream::connect(ctdb_client::SOCKET).with_context(|| format!("client {i}"))?);
+        }
+    }
+    say("ready");
+    while !stop.load(Ordering::Relaxed) {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    // They are still served.
+    for client in speaking.iter_mut().step_by(1_000) {
+        client.vnn_map(CURRENT)?;
+    }
+    say(&format!("N {} 0 0 0", speaking.len() + silent.len()));
     Ok(())
 }
