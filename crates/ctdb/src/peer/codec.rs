@@ -196,7 +196,7 @@ enums! {
     1 Hello { epoch };
     2 Databases { epoch, have };
     3 Create { epoch, have };
-    4 Stop { generation, have, valid };
+    4 Stop { generation, have, valid, held };
     5 Stopped { generation, db, content };
     6 Merge { generation, db };
     7 Claims { generation, db, claims, last };
@@ -208,6 +208,7 @@ enums! {
     13 Failed { generation, db, why };
     14 Go { generation, db };
     15 Trouble { generation, db, why };
+    16 Hold { generation, db };
 
     Message, "a word about a record":
     1 Want { key };
@@ -284,7 +285,7 @@ mod tests {
         let commit = |what| Said::Commit(Under { generation, db: 9, what });
         vec![
             Said::Recovery(Word::Databases { epoch: 7, have: vec![(have.clone(), standing)] }),
-            Said::Recovery(Word::Stop { generation, have, valid: generation }),
+            Said::Recovery(Word::Stop { generation, have, valid: generation, held: true }),
             Said::Recovery(Word::Stopped { generation, db: 9, content }),
             Said::Recovery(Word::Claims { generation, db: 9, claims, last: true }),
             Said::Recovery(Word::Settle {

@@ -29,6 +29,8 @@ struct Database {
     /// The last recovery after which a member went on with it.
     valid: Generation,
     phase: Phase,
+    /// Its content is replaced by hand, on every member.
+    held: bool,
 }
 
 /// The leader of one view.
@@ -65,6 +67,7 @@ impl Lead {
         self.known.values().filter_map(|db| {
             let why = match &db.phase {
                 Phase::Stopping(_) => "members stop it",
+                Phase::Merging(_) if db.held => "somebody replaces its content by hand",
                 Phase::Merging(_) => "members compare what they have",
                 Phase::Merged => "a dropped node is not harmless yet",
                 Phase::Failed(why) => why,
@@ -117,12 +120,18 @@ impl Lead {
                     *phase = Phase::Failed(format!("node {from}: {why}"));
                 }
             }
+            Word::Hold { generation, db } => {
+                if let Some(Phase::Going) = self.phase(generation, db) {
+                    self.retry(db, true, out);
+                }
+            }
             // One that is being recovered already gets over its trouble by that.
             Word::Trouble { generation, db, .. } => {
-                if let Some(Phase::Going | Phase::Merging(_) | Phase::Merged | Phase::Failed(_)) =
-                    self.phase(generation, db)
-                {
-                    self.retry(db, out);
+                let held = self.known.get(&db).is_some_and(|d| d.held);
+                match self.phase(generation, db) {
+                    None => {}
+                    Some(Phase::Stopping(_)) if !held => {}
+                    Some(_) => self.retry(db, false, out),
                 }
             }
             _ => {}
@@ -134,13 +143,14 @@ impl Lead {
         out.extend(self.silent.iter().map(|m| (*m, Word::Hello { epoch: self.epoch })));
         let begun: Vec<u32> = self.known.iter().filter(|(_, d)| d.attempt > 0).map(|(db, _)| *db).collect();
         for db in begun {
-            self.retry(db, out);
+            self.retry(db, false, out);
         }
     }
 
-    fn retry(&mut self, db: u32, out: &mut Orders) {
+    fn retry(&mut self, db: u32, held: bool, out: &mut Orders) {
         if let Some(database) = self.known.get_mut(&db) {
             database.attempt += 1;
+            database.held = held;
             database.phase = Phase::Stopping(BTreeMap::new());
             self.stop_again(db, out);
         }
@@ -149,7 +159,7 @@ impl Lead {
     fn add(&mut self, have: Have, opened: Generation) {
         // A persistent one that a member takes for volatile (its client attached it so) stays persistent.
         let phase = Phase::Stopping(BTreeMap::new());
-        let new = Database { have: have.clone(), attempt: 0, valid: Generation::default(), phase };
+        let new = Database { have: have.clone(), attempt: 0, valid: Generation::default(), phase, held: false };
         let known = self.known.entry(have.db).or_insert(new);
         known.valid = known.valid.max(opened);
         if known.attempt == 0 && known.have.kind == Kind::Volatile {
@@ -173,7 +183,8 @@ impl Lead {
     fn stop_again(&self, db: u32, out: &mut Orders) {
         if let Some(database) = self.known.get(&db) {
             let generation = Generation { epoch: self.epoch, attempt: database.attempt };
-            let word = Word::Stop { generation, have: database.have.clone(), valid: database.valid };
+            let (valid, held) = (database.valid, database.held);
+            let word = Word::Stop { generation, have: database.have.clone(), valid, held };
             out.extend(self.members.iter().map(|m| (*m, word.clone())));
         }
     }
@@ -187,6 +198,10 @@ impl Lead {
         }
         let stopped = std::mem::take(stopped);
         let Some(database) = self.known.get_mut(&db) else { return };
+        if database.held {
+            database.phase = Phase::Merging(members);
+            return;
+        }
         if database.have.kind == Kind::Volatile {
             out.extend(members.iter().map(|m| (*m, Word::Merge { generation, db })));
             database.phase = Phase::Merging(members);

@@ -147,6 +147,8 @@ struct Database {
     /// The copy is worth nothing: this node was dropped, or the file is damaged.
     lost: bool,
     phase: Phase,
+    /// This recovery only waits for somebody who replaces the content by hand.
+    held: bool,
     merge: Merge,
     /// Members whose claims are complete.
     complete: BTreeSet<u32>,
@@ -166,6 +168,7 @@ impl Database {
             standing: Standing::default(),
             lost: false,
             phase: Phase::Idle,
+            held: false,
             merge: Merge::default(),
             complete: BTreeSet::new(),
             unsettled: 0,
@@ -278,6 +281,26 @@ impl Member {
         }
     }
 
+    /// The recovery in which a database waits to have its content replaced by hand, and has its file stopped.
+    #[must_use]
+    pub fn held(&self, db: u32) -> Option<Generation> {
+        self.databases.get(&db).filter(|d| d.held && d.phase == Phase::Stopped).map(|d| d.generation)
+    }
+
+    /// Somebody wants to replace the content of a database by hand: it is to be stopped on all members. False if it is
+    /// neither in use nor stopped for that already.
+    pub fn hold(&mut self, db: u32, out: &mut Vec<Effect>) -> bool {
+        let (Some(to), Some(database)) = (self.leader, self.databases.get(&db)) else { return false };
+        match database.phase {
+            Phase::Open => {
+                out.push(Effect::Send { to, word: Word::Hold { generation: database.generation, db } });
+                true
+            }
+            Phase::Stopping | Phase::Stopped => database.held,
+            Phase::Idle => false,
+        }
+    }
+
     /// Something is wrong with an open database: it is to be recovered.
     pub fn trouble(&mut self, db: u32, why: String, out: &mut Vec<Effect>) {
         if let (Some(to), Some(database)) = (self.leader, self.databases.get(&db))
@@ -300,6 +323,7 @@ impl Member {
             if mem::replace(&mut database.phase, Phase::Idle) == Phase::Open {
                 out.push(Effect::Suspend(*id));
             }
+            database.held = false;
             database.forget_recovery();
         }
     }
@@ -311,8 +335,10 @@ impl Member {
                 let have = self.databases.values().map(|d| (d.have.clone(), d.standing)).collect();
                 out.push(Effect::Send { to: from, word: Word::Databases { epoch, have } });
             }
-            Word::Stop { generation, have, valid } if generation.epoch == self.epoch && self.leader == Some(from) => {
-                self.stop(generation, have, valid, out);
+            Word::Stop { generation, have, valid, held }
+                if generation.epoch == self.epoch && self.leader == Some(from) =>
+            {
+                self.stop(generation, have, valid, held, out);
             }
             Word::Merge { generation, db } if self.recovering(generation, db).is_some() => {
                 out.push(Effect::Scan { db, generation });
@@ -394,7 +420,7 @@ impl Member {
         self.databases.get_mut(&db).filter(|d| d.generation == generation && d.phase == Phase::Stopped)
     }
 
-    fn stop(&mut self, generation: Generation, have: Have, valid: Generation, out: &mut Vec<Effect>) {
+    fn stop(&mut self, generation: Generation, have: Have, valid: Generation, held: bool, out: &mut Vec<Effect>) {
         let db = have.db;
         let known = self.databases.contains_key(&db);
         let database = self.databases.entry(db).or_insert_with(|| Database::new(have.clone()));
@@ -410,6 +436,7 @@ impl Member {
         database.forget_recovery();
         database.generation = generation;
         database.phase = Phase::Stopping;
+        database.held = held;
         let kept = planted(Planted::StaleCopiesKept);
         let wipe = !kept && database.have.kind == Kind::Volatile && (database.lost || database.standing.merged < valid);
         out.push(Effect::Freeze { db, generation, wipe });

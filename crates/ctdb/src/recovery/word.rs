@@ -75,6 +75,8 @@ pub enum Word {
         have: Have,
         /// Volatile: a member whose copy was merged before this one throws it away.
         valid: Generation,
+        /// Somebody replaces its content by hand: nothing else happens to it until every member has done so.
+        held: bool,
     },
     /// Answer to it: nothing changes it any more on this member.
     Stopped {
@@ -168,6 +170,13 @@ pub enum Word {
         /// The database.
         db: u32,
     },
+    /// Member to leader: stop it, for its content is to be replaced by hand.
+    Hold {
+        /// The recovery that it went on after.
+        generation: Generation,
+        /// The database.
+        db: u32,
+    },
     /// Member to leader: this one must be recovered again.
     Trouble {
         /// The recovery that it went on after.
@@ -196,6 +205,7 @@ impl Word {
             | Self::Merged { generation, .. }
             | Self::Failed { generation, .. }
             | Self::Go { generation, .. }
+            | Self::Hold { generation, .. }
             | Self::Trouble { generation, .. } => generation.epoch,
         }
     }
@@ -210,6 +220,7 @@ impl Word {
                 | Self::Stopped { .. }
                 | Self::Merged { .. }
                 | Self::Failed { .. }
+                | Self::Hold { .. }
                 | Self::Trouble { .. }
         )
     }

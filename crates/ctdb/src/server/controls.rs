@@ -115,8 +115,8 @@ impl Server {
                 let had = client.and_then(|id| self.clients.get(id)).and_then(|c| c.notify.remove(&number)).is_some();
                 self.answer_status(origin, if had { 0 } else { -1 });
             }
-            Request::Transaction(opcode, db, _) => self.refuse_manual(origin, opcode, db),
-            Request::Push(db, _) => self.refuse_manual(origin, Opcode::DB_PUSH_START, db),
+            Request::Transaction(opcode, db, _) => self.step_by_hand(origin, opcode, db, 0),
+            Request::Push(db, srvid) => self.step_by_hand(origin, Opcode::DB_PUSH_START, db, srvid),
             Request::Echo(data) => self.answer_data(origin, data),
             Request::Vacuum(db, _) => {
                 if self.dbs.contains_key(&db) {
@@ -309,14 +309,9 @@ impl Server {
                 self.answer_data(origin, data);
             }
             Opcode::DB_DETACH => self.answer_error(origin, "a database in use is not detached"),
-            _ => self.refuse_manual(origin, opcode, id),
+            Opcode::DB_FREEZE => self.stop_by_hand(origin, id),
+            _ => self.step_by_hand(origin, opcode, id, 0),
         }
-    }
-
-    /// Steps of a recovery by hand: a recovery is the leader's, and a client that stops a database could keep it so.
-    fn refuse_manual(&mut self, origin: Origin, opcode: Opcode, id: u32) {
-        self.log(Level::Info, format!("{opcode} for {id:#010x} is refused: recovery is not done by hand here"));
-        self.answer_error(origin, format!("{opcode}: recovery is not done by hand here"));
     }
 
     /// A file has answered what a client asked.

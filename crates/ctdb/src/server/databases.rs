@@ -332,9 +332,13 @@ impl Server {
                 self.migrated(id, out);
             }
             FileAnswer::Recovery { generation, answer } => {
+                if let Answer::Replaced(result) = &answer {
+                    self.written_by_hand(id, generation, result);
+                }
                 let mut effects = Vec::new();
                 self.member.answer(id, generation, answer, &mut effects);
                 self.effects(effects);
+                self.stopped_by_hand(id);
             }
             FileAnswer::Written { generation, asker, id: number, result } => {
                 // After a later recovery nobody waits for it.

@@ -73,7 +73,7 @@ impl Server {
                     self.reply_to(to, text.as_bytes());
                 }
             }
-            _ => {}
+            _ => self.pushed_by_hand(srvid, data),
         }
     }
 

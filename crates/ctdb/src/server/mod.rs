@@ -12,6 +12,7 @@
 //! | `clients` | who is connected, what each has registered |
 //! | `packets` | a client's packet, to where it belongs |
 //! | `view` | the cluster changes: recovery, lease, addresses |
+//! | `by_hand` | the content of a database is replaced |
 //! | `databases` | attaching, records, transactions: the cores of one database each, and its file |
 //! | `controls`, `answers` | controls that this node answers by itself |
 //! | `remote` | controls of clients for other nodes, and "is this process alive?" |
@@ -20,6 +21,7 @@
 //! | `timers` | what happens by the clock |
 
 mod answers;
+mod by_hand;
 mod clients;
 mod controls;
 mod databases;
@@ -42,6 +44,7 @@ use crate::node::{INVALID_GENERATION, flags};
 use crate::peer::Said;
 use crate::recovery::{Have, Lead, Member, Word};
 use crate::wire::{Connection, ControlReply};
+use by_hand::ByHand;
 use clients::Clients;
 use databases::{Call, Database};
 use remote::Asked;
@@ -105,6 +108,7 @@ pub struct Server {
     reads: BTreeMap<Token, Origin>,
     asked: BTreeMap<u64, Asked>,
     traverses: BTreeMap<u64, Traverse>,
+    by_hand: BTreeMap<u32, ByHand>,
     /// Connections that were told of and belong to no client here.
     tickles: BTreeSet<Connection>,
     /// Addresses that clients have been told of as leaving, and that this node does not have again.
@@ -149,6 +153,7 @@ impl Server {
             reads: BTreeMap::new(),
             asked: BTreeMap::new(),
             traverses: BTreeMap::new(),
+            by_hand: BTreeMap::new(),
             tickles: BTreeSet::new(),
             leaving: BTreeSet::new(),
             reallocating: false,

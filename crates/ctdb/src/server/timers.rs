@@ -45,7 +45,13 @@ impl Timers {
         let moves = self.moves.iter().map(|(.., at)| *at);
         let takeovers = self.takeovers.iter().map(|(asked, _)| (*asked).max(self.moved) + AT_REST);
         let fixed = [self.leader, self.sequence, self.vacuum];
-        let next = fixed.into_iter().chain(moves).chain(takeovers).chain(server.next_control()).min();
+        let next = fixed
+            .into_iter()
+            .chain(moves)
+            .chain(takeovers)
+            .chain(server.next_control())
+            .chain(server.next_by_hand())
+            .min();
         next.unwrap_or(self.leader)
     }
 
@@ -85,6 +91,7 @@ impl Server {
             self.timers.vacuum = now + self.vacuum();
         }
         self.controls_due();
+        self.by_hand_due();
         self.look_at_moves();
         self.takeover_done();
     }

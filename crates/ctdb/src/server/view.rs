@@ -34,6 +34,7 @@ impl Server {
     }
 
     fn new_view(&mut self) {
+        self.by_hand_over();
         let Some(leader) = self.picture.leader else { return };
         let (epoch, members) = (self.picture.epoch, self.picture.members.clone());
         self.round = 1;
@@ -61,6 +62,7 @@ impl Server {
     fn dropped(&mut self) {
         self.log(Level::Warning, "this node is dropped from the cluster: its Samba processes are disconnected".into());
         self.lead = None;
+        self.by_hand_over();
         self.recovering.clear();
         let mut effects = Vec::new();
         self.member.dropped(&mut effects);
