@@ -76,6 +76,30 @@ fn a_record_goes_round_and_every_count_counts() {
 }
 
 #[test]
+fn keys_that_go_to_and_fro_are_named() {
+    let mut world = World::new(2);
+    let (clients, db) = open(&mut world, 2, Opcode::DB_ATTACH, "hot.tdb");
+    for round in 0..6 {
+        assert!(world.count(clients[round % 2], db, b"hot"));
+    }
+    assert!(world.count(clients[1], db, b"cold"));
+    let data = world.ask(clients[1], node::CURRENT, Opcode::GET_DB_STATISTICS, 0, &db.to_ne_bytes()).unwrap().data;
+    let mut r = Reader::new(&data);
+    r.take(216, "counters").unwrap();
+    assert_eq!((r.u32("keys").unwrap(), r.u32("").unwrap()), (10, 0));
+    let counts: Vec<(u32, u64)> = (0..10)
+        .map(|_| {
+            let count = r.u32("count").unwrap();
+            r.take(12, "padding and pointer").unwrap();
+            (count, r.u64("size").unwrap())
+        })
+        .collect();
+    assert_eq!(counts[0], (3, 3));
+    assert!(counts[1].0 <= 1 && counts[2] == (0, 0), "{counts:?}");
+    assert!(r.rest().starts_with(b"hot"));
+}
+
+#[test]
 fn a_node_dies_and_the_others_go_on_when_it_can_do_no_harm() {
     let mut world = World::new(4);
     let (clients, db) = open(&mut world, 4, Opcode::DB_ATTACH, "locking.tdb");

@@ -12,6 +12,9 @@ use crate::wire::Writer;
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
+/// In `ctdb_db_statistics`, always so many.
+const HOT_KEYS: usize = 10;
+
 impl Server {
     /// The answer to a question without arguments; none: such a control is not answered.
     pub(super) fn picture_of(&self, opcode: Opcode, flags: u32) -> Option<Vec<u8>> {
@@ -146,9 +149,19 @@ impl Server {
     }
 
     /// Counters of one database: this server has none of the original's but the number of hot keys, which is sent always.
-    pub(super) fn database_statistics(&self, _id: u32) -> Vec<u8> {
+    /// `ctdb_db_statistics`: of its counters only the hot keys are kept here.
+    pub(super) fn database_statistics(&self, id: u32) -> Vec<u8> {
+        let mut top = self.dbs.get(&id).map(|db| db.hot_keys.top(HOT_KEYS)).unwrap_or_default();
+        top.resize(HOT_KEYS, (&[][..], 0));
         let mut out = Writer::default();
-        out.zeros(216).u32(10).u32(0).zeros(10 * 24);
+        out.zeros(216).u32(10).u32(0);
+        for (key, count) in &top {
+            // Between them a pointer of the original's.
+            out.u32(*count).u32(0).u64(0).u64(key.len() as u64);
+        }
+        for (key, _) in &top {
+            out.raw(key);
+        }
         out.finish()
     }
 

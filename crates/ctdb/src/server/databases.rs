@@ -1,5 +1,6 @@
 //! Databases: attaching, records, transactions, and what recovery does to them.
 
+use super::hot_keys::HotKeys;
 use super::io::{ClientId, FileAnswer, FileOrder, Level};
 use super::{Origin, Server};
 use crate::control::db_flags;
@@ -48,6 +49,7 @@ pub(super) struct Database {
     /// Empty records.
     pub(super) to_delete: BTreeSet<Vec<u8>>,
     pub(super) calls: u64,
+    pub(super) hot_keys: HotKeys,
     /// The how-many-th to be opened here.
     pub(super) nth: u64,
 }
@@ -68,6 +70,7 @@ impl Database {
             sticky: false,
             to_delete: BTreeSet::new(),
             calls: 0,
+            hot_keys: HotKeys::default(),
             nth: 0,
         }
     }

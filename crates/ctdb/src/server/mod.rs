@@ -25,6 +25,7 @@ mod by_hand;
 mod clients;
 mod controls;
 mod databases;
+mod hot_keys;
 mod io;
 mod messages;
 mod packets;

@@ -114,6 +114,7 @@ impl Server {
         self.calls.insert(token, Waiting { client, reqid });
         let mut out = Vec::new();
         db.calls += 1;
+        db.hot_keys.count(&call.key);
         db.migration.call(&call.key, Caller { token, function }, &mut out);
         self.migrated(call.db, out);
     }
