@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use cluster::{AdminRequest, AdminState, Pnn, Snapshot};
-use ctdb::server::{Input, Server, Wish};
+use ctdb::server::{FileAnswer, Input, Server, Wish};
 use rustix::process::{Signal, getpid, kill_process};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{AbortHandle, JoinHandle};
@@ -70,8 +70,16 @@ pub(super) fn start(
     let tunables = places.tunables;
     let answers = post.clone();
     let make = move || {
+        // Parts of files, and what comes in order with them, from threads that only do this.
+        let part = |answer: &FileAnswer| matches!(answer, FileAnswer::Recovery { .. } | FileAnswer::Traversed { .. });
         let answer = Arc::new(move |db, answer| {
-            answers.put(Item::Input(Input::File { db, answer }));
+            let bulky = part(&answer);
+            let item = Item::Input(Input::File { db, answer });
+            if bulky {
+                answers.put_part(item);
+            } else {
+                answers.put(item);
+            }
         });
         let (files, found) = Files::new(dirs, me, answer).map_err(|error| error.to_string())?;
         let mut server = Server::new(me, getpid().as_raw_nonzero().get(), found, now());

@@ -40,6 +40,11 @@ impl Link {
         Self { data, waiting: Vec::new(), begun: 0, come: Vec::new(), awaited: false }
     }
 
+    /// Bytes that wait to be written.
+    pub(super) fn waiting(&self) -> usize {
+        self.waiting.len() - self.begun
+    }
+
     /// Queues a frame; [`Link::write`] writes it, or says that there is too much.
     pub(super) fn push(&mut self, bytes: &[u8]) {
         // What is too long is too much at once: the link ends.
@@ -53,7 +58,7 @@ impl Link {
     /// # Errors
     /// The link is over, as a phrase.
     pub(super) fn write(&mut self) -> Result<bool, String> {
-        let left = self.waiting.len() - self.begun;
+        let left = self.waiting();
         if left > MAX_WAITING {
             return Err(format!("it has not read {} MiB", left >> 20));
         }

@@ -35,6 +35,11 @@ impl Links {
         self.up.remove(&peer).is_some()
     }
 
+    /// Bytes that the peers have not taken yet.
+    pub(super) fn waiting(&self) -> usize {
+        self.up.values().map(Link::waiting).max().unwrap_or(0)
+    }
+
     /// Dropped if the link is down.
     pub(super) fn push(&mut self, to: u32, bytes: &[u8]) {
         let Some(link) = self.up.get_mut(&to) else { return };

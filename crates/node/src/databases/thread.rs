@@ -27,6 +27,8 @@ const READ: usize = 64 << 10;
 /// Connections taken in one turn.
 const ACCEPTS: usize = 64;
 const EVENTS: usize = 256;
+/// With so many bytes waiting for the peers, parts of files wait too.
+const MUCH: usize = 32 << 20;
 /// Without descriptors for another connection.
 const PAUSE: Duration = Duration::from_secs(1);
 /// Between two tries to get the socket.
@@ -52,6 +54,8 @@ pub(super) struct Loop<'a, C, F, O> {
     clients: HashMap<ClientId, Client>,
     next_client: u32,
     links: Links,
+    /// Parts of files wait in the inbox.
+    parts_left: bool,
     /// What came over a link, until the core has heard it.
     frames: Vec<Vec<u8>>,
     out: Vec<Output>,
@@ -81,6 +85,7 @@ impl<'a, C: Core, F: Files, O: Outside> Loop<'a, C, F, O> {
             clients: HashMap::new(),
             next_client: FIRST_CLIENT,
             links: Links::default(),
+            parts_left: false,
             frames: Vec::new(),
             out: Vec::new(),
             pending: VecDeque::new(),
@@ -99,7 +104,15 @@ impl<'a, C: Core, F: Files, O: Outside> Loop<'a, C, F, O> {
         loop {
             let woken = self.timers();
             self.flush();
-            let wait = self.wait(woken);
+            if self.parts_left && self.links.waiting() < MUCH {
+                if self.inbox() {
+                    self.end();
+                    return Ok(());
+                }
+                self.write();
+                self.flush();
+            }
+            let wait = if self.parts_left && self.links.waiting() < MUCH { Duration::ZERO } else { self.wait(woken) };
             events.clear();
             let wait = Timespec::try_from(wait).ok();
             match epoll::wait(&self.poll, rustix::buffer::spare_capacity(&mut events), wait.as_ref()) {
@@ -246,7 +259,10 @@ impl<'a, C: Core, F: Files, O: Outside> Loop<'a, C, F, O> {
 
     /// True when it is to stop.
     fn inbox(&mut self) -> bool {
-        for item in self.post.take() {
+        let can = self.links.waiting() < MUCH;
+        let (items, left) = self.post.take(can);
+        self.parts_left = left;
+        for item in items {
             match item {
                 Item::Input(input) => self.feed(input),
                 Item::Link(link) => self.new_link(*link),

@@ -26,7 +26,7 @@ fn pair(tls: &Tls) -> (Box<DataLink>, Far) {
             StreamOwned::new(tls, far)
         }
     });
-    let name = ServerName::from(std::net::IpAddr::from(Ipv4Addr::LOCALHOST));
+    let name = ServerName::from(IpAddr::from(Ipv4Addr::LOCALHOST));
     let mut client = ClientConnection::new(Arc::clone(&tls.dial_data), name).unwrap();
     while client.is_handshaking() {
         client.complete_io(&mut near).unwrap();
