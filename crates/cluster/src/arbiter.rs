@@ -6,6 +6,7 @@
 //!
 //! This module decides *which* view is next once somebody wants one; what to want is [`crate::membership`]'s part.
 
+use crate::planted::{Planted, planted};
 use crate::rng::Rng;
 use crate::{
     Accepted, Ages, Ballot, Durable, Epoch, Incarnation, LockRecord, Message, Output, Pnn, Time, Timing, View,
@@ -40,7 +41,7 @@ struct Proposal {
 }
 
 /// A view that this node saw decided, with the end of the leases of those it dropped.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Decision {
     pub(crate) view: View,
     /// When the last lease of each node ends at the latest, by this node's clock, margin included. Only from the
@@ -48,7 +49,7 @@ pub(crate) struct Decision {
     pub(crate) fences: BTreeMap<Pnn, Time>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Arbiter {
     me: Pnn,
     timing: Timing,
@@ -116,7 +117,7 @@ impl Arbiter {
 
     /// May this node grant leases under its view? Not once it has accepted the next one.
     pub(crate) fn grants(&self) -> bool {
-        self.voter() && self.durable.accepted.is_none()
+        self.voter() && (self.durable.accepted.is_none() || planted(Planted::GrantsAfterAccept))
     }
 
     /// A grant left for this node.
@@ -152,8 +153,11 @@ impl Arbiter {
     pub(crate) fn persist(&mut self, answers: Vec<(Pnn, Message)>, out: &mut Vec<Output>) -> u64 {
         let ticket = self.next_ticket;
         self.next_ticket += 1;
+        let early = |to: Pnn| to != self.me && planted(Planted::VoteBeforeDisk);
+        let (early, answers): (Vec<_>, Vec<_>) = answers.into_iter().partition(|(to, _)| early(*to));
         self.waiting.push_back((ticket, answers));
         out.push(Output::Persist { ticket, state: self.durable.clone() });
+        out.extend(early.into_iter().map(|(to, message)| Output::Send { to, message }));
         ticket
     }
 
@@ -233,7 +237,9 @@ impl Arbiter {
             return false;
         }
         // A proposer that knows more will send the news; until then there is no vote to give.
-        incarnation == view.incarnation && epoch == view.epoch.next() && self.voter()
+        incarnation == view.incarnation
+            && epoch == view.epoch.next()
+            && (self.voter() || planted(Planted::AnybodyVotes))
     }
 
     fn prepare(
@@ -262,7 +268,7 @@ impl Arbiter {
             }
         }
         self.durable.promised = ballot;
-        let accepted = self.durable.accepted.clone();
+        let accepted = self.durable.accepted.clone().filter(|_| !planted(Planted::AcceptedUntold));
         self.persist(vec![(from, Message::Promise { epoch, ballot, accepted })], out);
     }
 
@@ -271,7 +277,7 @@ impl Arbiter {
         if !self.may_vote(from, view.incarnation, epoch, out) {
             return;
         }
-        if ballot < self.durable.promised {
+        if ballot < self.durable.promised && !planted(Planted::AcceptBelowPromise) {
             let promised = self.durable.promised;
             self.deliver(now, from, Message::Refused { epoch, ballot, promised }, out);
             return;
@@ -394,13 +400,16 @@ impl Arbiter {
         self.records_error = None;
         let mut found = Vec::new();
         for r in records.into_iter().filter(|r| r.pnn != self.me || r.uid != self.durable.uid) {
+            if planted(Planted::LockWithoutMemory) {
+                continue;
+            }
             let newer = (r.incarnation, r.epoch) > (incarnation, p.epoch);
             let same = (r.incarnation, r.epoch) == (incarnation, p.epoch);
-            if newer || (same && r.ballot > p.ballot) {
+            if (newer || (same && r.ballot > p.ballot)) && !planted(Planted::HigherRecordIgnored) {
                 self.highest_round = self.highest_round.max(r.ballot.round);
                 return self.give_up(now);
             }
-            if same {
+            if same && !planted(Planted::RecordValueIgnored) {
                 found.extend(r.accepted);
             }
         }
@@ -421,6 +430,11 @@ impl Arbiter {
         if p.value.is_some() {
             return;
         }
+        // Its own promise is among them, and so on disk: a run that crashed before that and begins again uses the same
+        // ballot, and two values under one ballot can both be decided.
+        if !p.promises.contains_key(&self.me) && !planted(Planted::BallotUsedTwice) {
+            return;
+        }
         let by_lock = match &p.lock {
             LockVote::Promised(found) if view.is_half_with_lock(p.promises.len()) => Some(found.clone()),
             _ => None,
@@ -429,7 +443,9 @@ impl Arbiter {
             return;
         }
         let records = by_lock.into_iter().flatten();
-        let taken = p.promises.values().flatten().cloned().chain(records).max_by_key(|a| a.ballot);
+        let mut taken: Vec<Accepted> = p.promises.values().flatten().cloned().chain(records).collect();
+        taken.sort_by_key(|a| a.ballot);
+        let taken = if planted(Planted::OldestValue) { taken.into_iter().next() } else { taken.pop() };
         let value = taken.map_or_else(|| p.wish.clone(), |a| a.view);
         p.value = Some(value.clone());
         let ballot = p.ballot;
@@ -493,5 +509,36 @@ impl Arbiter {
             self.give_up(now);
         }
         late
+    }
+
+    /// Is this the attempt that is under way?
+    #[cfg(test)]
+    pub(crate) fn listens(&self, epoch: Epoch, ballot: Ballot) -> bool {
+        self.proposal.as_ref().is_some_and(|p| p.epoch == epoch && p.ballot == ballot)
+    }
+
+    /// Does the attempt wait for this exchange?
+    #[cfg(test)]
+    pub(crate) fn waits_for(&self, exchange: u64) -> bool {
+        let waits = |l: &LockVote| matches!(l, LockVote::Waiting { ticket, .. } if *ticket == exchange);
+        self.proposal.as_ref().is_some_and(|p| waits(&p.lock))
+    }
+
+    /// All that later decisions depend on, times and the numbers of tickets apart.
+    #[cfg(test)]
+    pub(crate) fn fingerprint(&self, into: &mut impl std::hash::Hasher) {
+        use std::hash::Hash;
+        (&self.durable, self.highest_round).hash(into);
+        self.waiting.iter().map(|(_, answers)| answers).collect::<Vec<_>>().hash(into);
+        if let Some(p) = &self.proposal {
+            (p.epoch, p.ballot, &p.wish, &p.promises, &p.value).hash(into);
+            p.accepts.keys().collect::<Vec<_>>().hash(into);
+            match &p.lock {
+                LockVote::NotAsked => 0.hash(into),
+                LockVote::Waiting { second, .. } => (1, second).hash(into),
+                LockVote::Promised(found) => (2, found).hash(into),
+                LockVote::Accepted => 3.hash(into),
+            }
+        }
     }
 }

@@ -11,6 +11,8 @@ mod cluster;
 mod config;
 mod durable;
 mod event;
+#[cfg(test)]
+mod exhaust;
 mod guard;
 mod holder;
 mod id;
@@ -21,6 +23,10 @@ mod message;
 mod pace;
 pub mod placement;
 mod placing;
+#[cfg(feature = "planted")]
+pub mod planted;
+#[cfg(not(feature = "planted"))]
+mod planted;
 mod reach;
 mod rng;
 mod snapshot;

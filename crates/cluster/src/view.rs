@@ -1,5 +1,6 @@
 //! The view: who serves, who decides the next view, under which rules.
 
+use crate::planted::{Planted, planted};
 use crate::{Epoch, Incarnation, NodeUid, Pnn, RunId};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -89,7 +90,7 @@ impl View {
     /// Are `count` voters a quorum for the next view without the lock?
     #[must_use]
     pub fn is_majority(&self, count: usize) -> bool {
-        2 * count > self.voters.len()
+        2 * count > self.voters.len() || (planted(Planted::HalfIsEnough) && 2 * count == self.voters.len())
     }
 
     /// Are `count` voters a quorum together with the lock?

@@ -188,6 +188,30 @@ fn one_cut_link_costs_one_node_once() {
 }
 
 #[test]
+fn a_proposer_that_dies_between_accept_and_decision_costs_nobody_an_address() {
+    let mut net = settled(5, false);
+    net.power_off(4);
+    // The others have written the next view to their disks; nobody has heard that it is decided.
+    let before = net.now;
+    while !(1..4).all(|i| net.hosts[i].durable.accepted.is_some()) {
+        net.run(MS);
+        assert!(net.now.since(before) < 2000 * MS, "nobody has proposed\n{}", net.story());
+    }
+    net.power_off(0);
+    let theirs: Vec<(usize, std::collections::BTreeSet<std::net::IpAddr>)> =
+        (1..4).map(|i| (i, net.hosts[i].vips.clone())).collect();
+    for _ in 0..2000 {
+        net.run(MS);
+        for (i, vips) in &theirs {
+            let answers = net.now < net.hosts[*i].lease && vips.is_subset(&net.hosts[*i].vips);
+            assert!(answers, "node {i} has lost {vips:?} at {:?}\n{}", net.now, net.story());
+        }
+    }
+    assert!((1..4).all(|i| net.hosts[i].durable.accepted.is_none()), "decided\n{}", net.story());
+    assert_eq!(net.answering().len(), 4, "{}", net.story());
+}
+
+#[test]
 fn all_power_lost_and_back() {
     let mut net = settled(4, false);
     for i in 0..4 {

@@ -1,0 +1,64 @@
+//! Bugs on purpose, for tests: each leaves out one rule, and a checker that does not notice is no checker.
+//!
+//! Only there with the feature `planted` and in this crate's own tests; the product is built without. A bug is planted
+//! for the calling thread, so that tests beside each other stay whole.
+
+#![cfg_attr(not(feature = "planted"), allow(unreachable_pub))]
+
+/// A rule that can be left out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Planted {
+    /// A voter that accepted the next view goes on granting leases under this one.
+    GrantsAfterAccept,
+    /// A promise does not say what was accepted before.
+    AcceptedUntold,
+    /// The oldest of the values that were accepted before is taken over, not the newest.
+    OldestValue,
+    /// An accept is obeyed though a higher ballot was promised.
+    AcceptBelowPromise,
+    /// Votes are told before they are on disk.
+    VoteBeforeDisk,
+    /// A value is proposed before the proposer's own promise is on disk: after a crash it can use the ballot again.
+    BallotUsedTwice,
+    /// Half of the voters are a quorum, without the lock.
+    HalfIsEnough,
+    /// Nodes that are no voters of the view vote.
+    AnybodyVotes,
+    /// Grants of half of the voters are a lease.
+    LeaseByHalf,
+    /// A higher ballot beside the lock does not stop a proposer.
+    HigherRecordIgnored,
+    /// What others wanted accepted beside the lock is not taken over.
+    RecordValueIgnored,
+    /// The lock has no memory: whoever holds it has half a vote.
+    LockWithoutMemory,
+}
+
+#[cfg(any(test, feature = "planted"))]
+mod switch {
+    use super::Planted;
+    use std::cell::Cell;
+
+    thread_local! {
+        static BUG: Cell<Option<Planted>> = const { Cell::new(None) };
+    }
+
+    /// Plants a bug for this thread, or takes it out again.
+    pub fn plant(bug: Option<Planted>) {
+        BUG.set(bug);
+    }
+
+    pub(crate) fn planted(bug: Planted) -> bool {
+        BUG.get() == Some(bug)
+    }
+}
+
+#[cfg(any(test, feature = "planted"))]
+pub use switch::plant;
+#[cfg(any(test, feature = "planted"))]
+pub(crate) use switch::planted;
+
+#[cfg(not(any(test, feature = "planted")))]
+pub(crate) const fn planted(_bug: Planted) -> bool {
+    false
+}
