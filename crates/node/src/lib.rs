@@ -6,6 +6,8 @@ pub mod config;
 pub mod ctdbd;
 pub mod daemon;
 pub mod databases;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod guard;
 pub mod log;
 pub mod peer;

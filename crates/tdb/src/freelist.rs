@@ -42,11 +42,21 @@ impl Tdb {
         self.trim_dead(self.shape.chain(hash), 0)?;
         let roomy = u64::from(needed) + u64::from(needed / 4) + 4;
         let length = u32::try_from(roomy.next_multiple_of(4)).map_err(|_| self.too_large())?;
+        let mut expanded = false;
         loop {
             match self.best_fit(length)? {
                 Fit::Found { from, at } => return self.carve(length, from, at),
                 Fit::Merged => {}
-                Fit::None => self.expand(length.checked_add(Record::SIZE).ok_or_else(|| self.too_large())?)?,
+                // What was added joined a record that says it is free and is in no list. More would only fill the disk.
+                Fit::None if expanded => {
+                    return Err(
+                        self.corrupt(FREELIST_HEAD, "the free list does not lead to the space at the file's end")
+                    );
+                }
+                Fit::None => {
+                    self.expand(length.checked_add(Record::SIZE).ok_or_else(|| self.too_large())?)?;
+                    expanded = true;
+                }
             }
         }
     }

@@ -250,3 +250,20 @@ fn read_site(
     }
     Ok(Site { nodes, config_text, identity: credentials.identity, tls })
 }
+
+/// Reads frames as a link does; for [`crate::fuzzing`].
+pub(crate) fn fuzz_frames(mut bytes: &[u8]) {
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    // A slice is always ready.
+    while let std::task::Poll::Ready(Ok(_)) = std::pin::pin!(frame::read(&mut bytes, MAX_FRAME)).poll(&mut context) {}
+}
+
+/// Reads a datagram's envelope, and the same bytes as what was in one; for [`crate::fuzzing`].
+pub(crate) fn fuzz_datagram(bytes: &[u8]) {
+    let _ = seal::key_id(bytes);
+    let _ = wire::read(bytes);
+    let keys = seal::SessionKeys::new(&[7; seal::EXPORTED], true);
+    if let Ok(mut keys) = keys {
+        let _ = keys.receiving.open(0, &mut bytes.to_vec());
+    }
+}
