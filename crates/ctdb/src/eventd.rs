@@ -242,13 +242,15 @@ fn string(r: &mut Reader<'_>) -> Result<String, WireError> {
     r.counted_text("a name").map(str::to_owned)
 }
 
-/// `struct timeval`: seconds and microseconds, 32 bits each.
+/// `struct timeval` of a 64-bit machine: seconds in 64 bits, microseconds in 32, four bytes of nothing.
 fn time(out: &mut Writer, at: Duration) {
-    out.u32(u32::try_from(at.as_secs()).unwrap_or(u32::MAX)).u32(at.subsec_micros());
+    out.u64(at.as_secs()).u32(at.subsec_micros()).u32(0);
 }
 
 fn get_time(r: &mut Reader<'_>) -> Result<Duration, WireError> {
-    Ok(Duration::new(r.u32("seconds")?.into(), r.u32("microseconds")?.min(999_999) * 1000))
+    let (seconds, micros) = (r.u64("seconds")?, r.u32("microseconds")?);
+    r.u32("padding")?;
+    Ok(Duration::new(seconds, micros.min(999_999) * 1000))
 }
 
 #[cfg(test)]
@@ -300,6 +302,29 @@ mod tests {
             assert_eq!(Reply::decode(&reply.encode(9)), Ok((9, reply)));
         }
     }
+
+    /// What Debian's event daemon (4.17) answered for a script that was well and one that was not.
+    #[test]
+    fn the_originals_reply() {
+        let script = |name: &str, begin, end, result, output: &str| ScriptResult {
+            name: name.into(),
+            begin: Duration::new(1_795_668_960, begin),
+            end: Duration::new(1_795_668_960, end),
+            result,
+            output: output.into(),
+        };
+        let scripts =
+            vec![script("01.a", 257_831_000, 263_066_000, 0, ""), script("02.b", 263_071_000, 268_229_000, 3, "hi\n")];
+        let reply = Reply::Status(Ok(EventResult { summary: 3, scripts }));
+        let bytes: Vec<u8> = ORIGINAL.split_whitespace().map(|b| u8::from_str_radix(b, 16).unwrap()).collect();
+        assert_eq!(Reply::decode(&bytes), Ok((0x7fff_ff38, reply.clone())));
+        assert_eq!(reply.encode(0x7fff_ff38), bytes);
+    }
+
+    const ORIGINAL: &str = "82 00 00 00 00 00 00 00 38 ff ff 7f 02 00 00 00 00 00 00 00 03 00 00 00 02 00 00 00 05 00 00 00 \
+        30 31 2e 61 00 e0 bb 07 6b 00 00 00 00 27 ef 03 00 00 00 00 00 e0 bb 07 6b 00 00 00 00 9a 03 04 00 00 00 00 00 00 \
+        00 00 00 00 00 00 00 05 00 00 00 30 32 2e 62 00 e0 bb 07 6b 00 00 00 00 9f 03 04 00 00 00 00 00 e0 bb 07 6b 00 00 \
+        00 00 c5 17 04 00 00 00 00 00 03 00 00 00 04 00 00 00 68 69 0a 00";
 
     #[test]
     fn lengths_that_lie_are_told() {

@@ -24,7 +24,7 @@ fn config(base: &str, nodes: usize) -> String {
     text
 }
 
-fn put(ctx: &Ctx<'_>, text: &str) -> Result<()> {
+pub(super) fn put(ctx: &Ctx<'_>, text: &str) -> Result<()> {
     for name in ctx.lab.site.names() {
         ctx.lab.write(&name, CONFIG, text)?;
     }

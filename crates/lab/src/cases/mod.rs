@@ -22,6 +22,7 @@ mod partition;
 mod planned;
 mod returning;
 mod samba;
+mod scripts;
 mod services;
 mod split;
 mod state;
@@ -147,6 +148,7 @@ pub(crate) const CASES: &[Case] = &[
     case(Group::Samba, "samba-outlives-a-node", samba::outlives_a_node),
     case(Group::Samba, "databases-outlive-a-node", databases::outlive_a_node),
     case(Group::Samba, "databases-outlive-a-stopped-daemon", databases::outlive_a_stopped_daemon),
+    long(Group::Samba, "event-scripts-told-and-not-waited-for", scripts::told_and_not_waited_for),
     long(Group::Samba, "samba-told-before-its-address-leaves", told::before_it_leaves),
     long(Group::Samba, "honest-without-telling-samba", honest::no_telling),
     case(Group::Samba, "databases-with-ten-thousand-clients", databases::ten_thousand_clients),

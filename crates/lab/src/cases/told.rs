@@ -9,7 +9,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 const PROBE: [&str; 3] = ["/usr/local/sbin/steadfast-lab", "probe", "told"];
-const ROUNDS: usize = 3;
+const ROUNDS: usize = 5;
 /// Between moves; as in the other tests of planned moves.
 const APART: Duration = Duration::from_millis(2500);
 
@@ -28,7 +28,7 @@ pub(crate) fn before_it_leaves(ctx: &Ctx<'_>) -> Result<()> {
     let done = rounds(ctx, node, &all, &lines);
     sh::kill_group(&mut child);
     let (before, late) = done?;
-    ctx.figure(format!("{before} addresses left after Samba was told, {late} before"));
+    ctx.figure(format!("{before} addresses left after Samba was told of them, {late} too early"));
     if before + late == 0 {
         bail!("no address has left {host}");
     }

@@ -31,8 +31,8 @@ pub(super) enum End {
     Signal(i32),
     /// It was killed.
     TimedOut,
-    /// It did not begin.
-    NotStarted(String),
+    /// It did not begin: an errno.
+    NotStarted(i32),
 }
 
 impl End {
@@ -42,7 +42,7 @@ impl End {
             Self::Exit(status) => *status,
             Self::Signal(_) => -libc::EINTR,
             Self::TimedOut => -libc::ETIMEDOUT,
-            Self::NotStarted(_) => -libc::EIO,
+            Self::NotStarted(errno) => -errno,
         }
     }
 }
@@ -77,7 +77,7 @@ pub(super) async fn run(
 ) -> (End, String) {
     let (mut child, reader) = match start(path, args, base).await {
         Ok(started) => started,
-        Err(error) => return (End::NotStarted(error.to_string()), format!("{}: {error}\n", path.display())),
+        Err(error) => return (End::NotStarted(errno(&error)), format!("{}: {error}\n", path.display())),
     };
     let mut group = Group(child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw));
     let mut output = Output { reader: Some(reader), kept: Vec::new() };
@@ -92,7 +92,7 @@ pub(super) async fn run(
             let _ = timeout(LAST_WORDS, output.rest()).await;
             how(status)
         }
-        Some(Err(error)) => End::NotStarted(format!("it cannot be waited for: {error}")),
+        Some(Err(error)) => End::NotStarted(errno(&error)),
         None => {
             if let (Some(hung), Some(pid)) = (hung, group.0) {
                 look(hung, pid, args, base).await;
@@ -199,6 +199,11 @@ impl Output {
         // A client reads it as text that a NUL ends.
         String::from_utf8_lossy(&self.kept).replace('\0', "?")
     }
+}
+
+/// Never `ENOEXEC`: so a script is told that is disabled.
+fn errno(error: &io::Error) -> i32 {
+    error.raw_os_error().filter(|errno| *errno != libc::ENOEXEC).unwrap_or(libc::EIO)
 }
 
 fn how(status: ExitStatus) -> End {

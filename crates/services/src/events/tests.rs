@@ -153,6 +153,6 @@ async fn much_output_is_kept_from_its_end_and_what_cannot_be_run_is_told() {
     assert!(output.len() <= 4096 && output.ends_with("the end\n"), "{}", output.len());
     fs::write(site.dir.path().join("events/legacy/10.loud.script"), "#!/no/such/shell\n").unwrap();
     let record = site.run(Event::new("startup")).await;
-    assert_eq!(record.summary, -libc::EIO);
+    assert_eq!(record.summary, -libc::ENOENT);
     assert!(record.failure().unwrap().1.contains("10.loud.script cannot be run"), "{record:?}");
 }

@@ -223,6 +223,21 @@ fn a_helper_as_lock() {
     assert!(own.config.contains("lock = \"/mnt/vol/.steadfast/lock\""), "{}", own.config);
     let foreign = import("!/usr/libexec/ctdb/ctdb_mutex_ceph_rados_helper ceph client.a pool obj");
     assert!(foreign.config.contains("# lock = \"!/usr/libexec/ctdb/ctdb_mutex_ceph"), "{}", foreign.config);
+    // With a shared mount it is known where the records lie.
+    let with = |mounts: &str| {
+        let conf = "[cluster]\nrecovery lock = !/usr/libexec/ctdb/ctdb_etcd_lock -h x\n";
+        let nodes = ("etc/ctdb/nodes", "10.0.0.1\n10.0.0.2\n");
+        Site::new(&[nodes, ("etc/ctdb/ctdb.conf", conf), ("proc/mounts", mounts)]).good()
+    };
+    let one = "localhost:/vol1 /mnt/vol fuse.glusterfs rw 0 0\n/dev/vda / ext4 rw 0 0\n";
+    let lock = config(&with(one)).lock.expect("a lock");
+    assert_eq!(
+        (lock.dir.as_path(), lock.command.as_deref()),
+        (Path::new("/mnt/vol/.steadfast"), Some("/usr/libexec/ctdb/ctdb_etcd_lock -h x"))
+    );
+    assert!(with(one).config.contains("volume = \"vol1\""), "{}", with(one).config);
+    let two = with(&format!("{one}localhost:/vol2 /mnt/two fuse.glusterfs rw 0 0\n"));
+    assert!(two.config.contains("# lock = ") && !two.config.contains("\n[storage]"), "{}", two.config);
     let debian = import("!/bin/false CLUSTER LOCK NOT CONFIGURED");
     assert_eq!(did(&debian, "cluster lock").0, Did::NoMeaning);
 }

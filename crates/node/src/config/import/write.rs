@@ -35,7 +35,11 @@ pub(super) fn write(found: &Found, hosts: &str, mounts: &str, run: Option<Run>) 
     );
     let _ = writeln!(text, "name = {}", quoted(NAME));
     let path = found.lock.as_deref().filter(|l| !l.starts_with('!'));
-    let mount = path.filter(|_| !loopback).and_then(|lock| mount_of(Path::new(lock), mounts));
+    let mount = match path.filter(|_| !loopback) {
+        Some(lock) => mount_of(Path::new(lock), mounts),
+        None if loopback => None,
+        None => only_shared_mount(mounts),
+    };
     lock(found, mount.as_ref(), &mut text, &mut notes);
     if found.fail_back_never {
         text.push_str("fail_back = \"never\"\n");
@@ -70,7 +74,7 @@ pub(super) fn write(found: &Found, hosts: &str, mounts: &str, run: Option<Run>) 
     if run.is_some() && mount.is_none() {
         text.push_str("\n[storage]\nkind = \"none\"\n");
     } else {
-        storage(mount.as_ref(), &mut text, &mut notes);
+        storage(found, mount.as_ref(), &mut text, &mut notes);
     }
     if loopback {
         events(found, &mut text, &mut notes);
@@ -115,6 +119,12 @@ fn events(found: &Found, text: &mut String, notes: &mut Vec<String>) {
 fn lock(found: &Found, mount: Option<&Mount>, text: &mut String, notes: &mut Vec<String>) {
     match found.lock.as_deref() {
         None => notes.push("[cluster] lock: CTDB has none; without one an even split serves nobody".into()),
+        Some(command) if command.starts_with('!') && mount.is_some() => {
+            let dir = mount.map_or(Path::new("/"), |m| &m.path).join(".steadfast");
+            let records = quoted(&dir.to_string_lossy());
+            let _ = write!(text, "lock = {}\nlock_records = {records}\n", quoted(command));
+            notes.push(format!("[cluster] lock_records: {}, on the only shared mount here", dir.display()));
+        }
         Some(command) if command.starts_with('!') => {
             let _ = write!(text, "# lock = {}\n# lock_records = \"/SHARED-MOUNT/.steadfast\"\n", quoted(command));
             notes.push(
@@ -134,7 +144,7 @@ fn lock(found: &Found, mount: Option<&Mount>, text: &mut String, notes: &mut Vec
     }
 }
 
-fn storage(mount: Option<&Mount>, text: &mut String, notes: &mut Vec<String>) {
+fn storage(found: &Found, mount: Option<&Mount>, text: &mut String, notes: &mut Vec<String>) {
     let Some(mount) = mount else {
         text.push_str(
             "\n# CTDB does not know the shared filesystem; say what it is:\n# [storage]\n# kind = \"gluster\"\n# path = \
@@ -161,7 +171,26 @@ fn storage(mount: Option<&Mount>, text: &mut String, notes: &mut Vec<String>) {
             let _ = write!(text, "\n[storage]\nkind = \"local\"\npath = {path}\n");
         }
     }
-    notes.push(format!("[storage]: from what is mounted here on {}, where CTDB's lock lies", mount.path.display()));
+    let why = match found.lock.as_deref() {
+        Some(path) if !path.starts_with('!') => "where CTDB's lock lies",
+        _ => "the only shared filesystem",
+    };
+    notes.push(format!("[storage]: from what is mounted here on {}, {why}", mount.path.display()));
+}
+
+/// Kinds of filesystems that several servers mount at a time.
+const SHARED: [&str; 8] =
+    ["fuse.glusterfs", "ceph", "fuse.ceph-fuse", "fuse.cephfs", "gpfs", "lustre", "ocfs2", "gfs2"];
+
+/// The shared filesystem of this machine, if there is one, and no other that it could be.
+fn only_shared_mount(mounts: &str) -> Option<Mount> {
+    let mut shared = mounts.lines().filter_map(|line| {
+        let mut words = line.split(' ').skip(1);
+        let (place, kind) = (words.next()?, words.next()?);
+        SHARED.contains(&kind).then(|| PathBuf::from(place.replace("\\040", " ")))
+    });
+    let place = shared.next()?;
+    shared.next().is_none().then(|| mount_of(&place, mounts)).flatten()
 }
 
 /// The mount that holds `path`; `None` when that is the root filesystem, which is never shared.

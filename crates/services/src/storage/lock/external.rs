@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::io::AsyncReadExt;
-use tokio::process::{Child, ChildStdin, Command};
+use tokio::process::{Child, ChildStderr, ChildStdin, Command};
 use tokio::time::timeout;
 
 use super::{Acquired, LockError};
@@ -43,12 +43,16 @@ impl ExternalLock {
             .args(args)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
             .process_group(0)
             .kill_on_drop(true)
             .spawn();
         let mut child = spawned.map_err(|e| self.error(format!("cannot start it: {e}")))?;
         let stdin = child.stdin.take();
         let mut stdout = child.stdout.take().ok_or_else(|| self.error("no pipe to it"))?;
+        if let Some(stderr) = child.stderr.take() {
+            tokio::spawn(log(stderr, self.words.join(" ")));
+        }
         self.holding = Some((child, stdin));
         let mut answer = [0];
         let read = timeout(self.deadline, stdout.read(&mut answer)).await;
@@ -106,6 +110,16 @@ impl ExternalLock {
     }
 }
 
+/// What the command says on its standard error is part of our log, as CTDB's helpers expect. Ends with its output.
+async fn log(mut stderr: ChildStderr, command: String) {
+    let mut bytes = [0; 1024];
+    while let Ok(n @ 1..) = stderr.read(&mut bytes).await {
+        for line in String::from_utf8_lossy(&bytes[..n]).lines().filter(|line| !line.trim().is_empty()) {
+            tracing::warn!("lock helper {command}: {line}");
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -154,5 +168,30 @@ mod tests {
         *stdin = None;
         child.wait().await.unwrap();
         assert!(lock.not_held().unwrap().contains("ended"));
+    }
+
+    /// CTDB's own helper, as `ctdb.conf` names it: one holds the lock, the other hears that it is held, and gets it after.
+    #[tokio::test]
+    async fn ctdbs_own_helper() {
+        let program =
+            ["/usr/libexec/ctdb/ctdb_mutex_fcntl_helper", "/usr/lib/x86_64-linux-gnu/ctdb/ctdb_mutex_fcntl_helper"];
+        let Some(program) = program.iter().find(|path| std::path::Path::new(path).exists()) else {
+            return eprintln!("SKIPPED: CTDB's ctdb_mutex_fcntl_helper is not installed (Debian: ctdb)");
+        };
+        let dir = tempfile::tempdir().unwrap();
+        let command = format!("!{program} {}", dir.path().join("lock").display());
+        let [mut first, mut second] = [(); 2].map(|()| ExternalLock::new(&command, Duration::from_secs(20)));
+        assert_eq!(first.acquire().await.unwrap(), Acquired::Held);
+        assert_eq!(first.not_held(), None);
+        assert_eq!(second.acquire().await.unwrap(), Acquired::Contended { by: None });
+        first.release().await.unwrap();
+        assert_eq!(second.acquire().await.unwrap(), Acquired::Held);
+        assert_eq!(first.acquire().await.unwrap(), Acquired::Contended { by: None });
+        // It is killed: the lock is lost, and free.
+        let (child, _) = second.holding.as_mut().unwrap();
+        child.kill().await.unwrap();
+        assert!(second.not_held().unwrap().contains("ended"));
+        assert_eq!(first.acquire().await.unwrap(), Acquired::Held);
+        first.stop().await;
     }
 }
