@@ -84,7 +84,7 @@ const COMMANDS: &[Command] = &[
     ("dumpdbbackup", Alone(|_, out, args| backup::dumpdbbackup(out, args)), "<file>", "dump database from a backup file"),
     ("wipedb", Here(backup::wipedb), "<dbname|dbid>", "wipe the contents of a database."),
     ("leader", There(nodes::leader), "", "show the pnn of the leader"),
-    ("event", Alone(|_, _, args| helpers::event(args)), "", "event and event script commands"),
+    ("event", Alone(|_, out, args| helpers::event(out, args)), "", "event and event script commands"),
     ("scriptstatus", Alone(|_, out, args| helpers::scriptstatus(out, args)), "[init|setup|startup|monitor|takeip|releaseip|ipreallocated]", "show event script status"),
     ("natgw", Here(helpers::natgw), "leader|list|status", "show natgw configuration"),
     ("getreclock", There(nodes::getreclock), "", "get recovery lock file"),

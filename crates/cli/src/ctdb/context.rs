@@ -42,7 +42,7 @@ pub(super) fn socket() -> PathBuf {
 }
 
 /// The run directory of a test's daemon.
-fn run_directory() -> Option<PathBuf> {
+pub(super) fn run_directory() -> Option<PathBuf> {
     std::env::var_os("CTDB_TEST_MODE")?;
     Some(base().join("run"))
 }

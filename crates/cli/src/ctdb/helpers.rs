@@ -58,8 +58,12 @@ pub(super) fn lvs(ctx: &mut Context, args: &Args) -> Outcome {
     run("LVS helper", "CTDB_LVS_HELPER", "ctdb_lvs", args)
 }
 
-pub(super) fn event(args: &Args) -> Outcome {
-    run("event daemon helper", "CTDB_EVENT_HELPER", "ctdb-event", args)
+/// By ourselves, unless somebody wants the original's helper.
+pub(super) fn event(out: &mut Out, args: &Args) -> Outcome {
+    if std::env::var_os("CTDB_EVENT_HELPER").is_some() {
+        return run("event daemon helper", "CTDB_EVENT_HELPER", "ctdb-event", args);
+    }
+    super::event::event(out, args)
 }
 
 pub(super) fn scriptstatus(out: &mut Out, args: &Args) -> Outcome {
@@ -69,7 +73,7 @@ pub(super) fn scriptstatus(out: &mut Out, args: &Args) -> Outcome {
         _ => return usage(out, "scriptstatus"),
     };
     // How the scripts ended is what it prints, not how it ends.
-    let _ = event(&["status".into(), "legacy".into(), which]);
+    let _ = event(out, &["status".into(), "legacy".into(), which]);
     Ok(())
 }
 

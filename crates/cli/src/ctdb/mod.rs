@@ -9,6 +9,7 @@ mod backup;
 mod commands;
 mod context;
 mod databases;
+mod event;
 mod helpers;
 mod ip;
 mod nodes;

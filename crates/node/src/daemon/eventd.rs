@@ -220,7 +220,11 @@ mod tests {
         assert_eq!(ask(&mut stream, status("other", "monitor")).await, Reply::Status(Err(2)));
         let script =
             |script: &str| Request::Script { component: COMPONENT.into(), script: script.into(), enable: false };
-        assert_eq!(ask(&mut stream, script("11.b")).await, Reply::Script(2));
+        assert_eq!(
+            ask(&mut stream, script("11.b")).await,
+            Reply::Script(0),
+            "as the tool says of one that is not there"
+        );
         assert_eq!(ask(&mut stream, script("10.a")).await, Reply::Script(0));
         assert_eq!(ask(&mut stream, run("monitor", "", 0)).await, Reply::Run(0), "the script is disabled");
         drop(dir);

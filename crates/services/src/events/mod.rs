@@ -14,7 +14,7 @@ mod scripts;
 
 use std::collections::BTreeMap;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -22,7 +22,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use runner::Runner;
-pub use scripts::{BuiltIn, Script, enable, list};
+pub use scripts::{BuiltIn, LIBRARY, Script, enable, list, list_in};
 
 /// How the scripts are run.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -165,7 +165,7 @@ impl Events {
     /// # Errors
     /// There is no such script, or its mode cannot be changed.
     pub fn enable(&self, script: &str, on: bool) -> io::Result<()> {
-        enable(&self.base, script, on)
+        enable(&self.base, Path::new(LIBRARY), script, on)
     }
 
     /// How the last run of an event went, if it ever ran.

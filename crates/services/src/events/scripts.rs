@@ -41,13 +41,23 @@ impl BuiltIn {
     }
 }
 
+/// Where CTDB's package has its scripts; `events/legacy` has links to those that are enabled.
+pub const LIBRARY: &str = "/usr/share/ctdb/events/legacy";
+
 /// The scripts of an installation, in the order in which they run. A directory that is not there has none.
 ///
 /// # Errors
 /// The directory cannot be read.
 pub fn list(base: &Path) -> io::Result<Vec<Script>> {
-    let folder = base.join(FOLDER);
-    let entries = match fs::read_dir(&folder) {
+    list_in(&base.join(FOLDER))
+}
+
+/// The scripts of one directory.
+///
+/// # Errors
+/// The directory cannot be read.
+pub fn list_in(folder: &Path) -> io::Result<Vec<Script>> {
+    let entries = match fs::read_dir(folder) {
         Ok(entries) => entries,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => return Err(error),
@@ -76,18 +86,32 @@ fn script_name(file: &str) -> Option<&str> {
     }
 }
 
-/// Sets or takes the executable bits of a script, as the `ctdb` tool does.
+/// Enables or disables a script as the `ctdb` tool does: by its executable bits or, if it is one of CTDB's package, by the
+/// link to it. Nothing is to be done to disable one that is not there.
 ///
 /// # Errors
-/// There is no such script, or its mode cannot be changed.
-pub fn enable(base: &Path, name: &str, on: bool) -> io::Result<()> {
-    if script_name(&format!("{name}{SUFFIX}")).is_none() || name.contains('/') {
-        return Err(ErrorKind::InvalidInput.into());
+/// There is no such script, or it cannot be changed.
+pub fn enable(base: &Path, library: &Path, name: &str, on: bool) -> io::Result<()> {
+    let file = format!("{name}{SUFFIX}");
+    if script_name(&file).is_none() || name.contains('/') {
+        return Err(ErrorKind::NotFound.into());
     }
-    let path = base.join(FOLDER).join(format!("{name}{SUFFIX}"));
-    let mode = fs::metadata(&path)?.permissions().mode();
-    let mode = if on { mode | 0o111 } else { mode & !0o111 };
-    fs::set_permissions(&path, fs::Permissions::from_mode(mode))
+    let path = base.join(FOLDER).join(&file);
+    match fs::symlink_metadata(&path) {
+        Ok(meta) if meta.is_symlink() && on => fs::metadata(&path).map(drop),
+        Ok(meta) if meta.is_symlink() => fs::remove_file(&path),
+        Ok(meta) => {
+            let mode = meta.permissions().mode();
+            let mode = if on { mode | 0o111 } else { mode & !0o111 };
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode))
+        }
+        Err(error) if error.kind() == ErrorKind::NotFound && on => {
+            fs::metadata(library.join(&file))?;
+            std::os::unix::fs::symlink(library.join(&file), &path)
+        }
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+    }
 }
 
 #[cfg(test)]
@@ -106,15 +130,29 @@ mod tests {
             fs::write(folder.join(name), "#!/bin/sh\n").unwrap();
         }
         std::os::unix::fs::symlink("/nowhere", folder.join("07.gone.script")).unwrap();
-        enable(base.path(), "50.b", true).unwrap();
+        let library = base.path().join("library");
+        let enable = |name: &str, on| enable(base.path(), &library, name, on);
+        enable("50.b", true).unwrap();
         let names = |base: &Path| -> Vec<(String, bool)> {
             list(base).unwrap().into_iter().map(|s| (s.name, s.enabled)).collect()
         };
         assert_eq!(names(base.path()), [("05.a".into(), false), ("50.b".into(), true)]);
-        enable(base.path(), "50.b", false).unwrap();
+        enable("50.b", false).unwrap();
         assert_eq!(names(base.path())[1], ("50.b".into(), false));
-        assert_eq!(enable(base.path(), "06.x", true).unwrap_err().kind(), ErrorKind::NotFound);
-        assert!(enable(base.path(), "../../50.b", true).is_err());
+        assert_eq!(enable("06.x", true).unwrap_err().kind(), ErrorKind::NotFound);
+        assert!(enable("../../50.b", true).is_err());
+        // One of the package: the link is the switch, and its own bits stay.
+        fs::create_dir(&library).unwrap();
+        let packaged = library.join("49.w.script");
+        fs::write(&packaged, "#!/bin/sh\n").unwrap();
+        fs::set_permissions(&packaged, fs::Permissions::from_mode(0o755)).unwrap();
+        enable("49.w", true).unwrap();
+        enable("49.w", true).unwrap();
+        assert_eq!(names(base.path())[1], ("49.w".into(), true));
+        enable("49.w", false).unwrap();
+        enable("49.w", false).unwrap();
+        assert_eq!(names(base.path()).len(), 2);
+        assert!(list_in(&library).unwrap()[0].enabled);
     }
 
     #[test]

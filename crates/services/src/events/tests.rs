@@ -1,7 +1,6 @@
 use super::*;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
 use std::time::Instant;
 
 struct Site {
@@ -60,7 +59,7 @@ async fn scripts_run_by_name_with_ctdbs_arguments_until_one_fails() {
     let fails = "[ \"$1\" = monitor ] || exit 0\necho no disk\necho twice >&2\nexit 3";
     let site =
         site(&[("20.b", fails), ("10.a", "echo hello"), ("30.c", ""), ("10.interface", ""), ("25.off", "")], LONG);
-    enable(site.dir.path(), "25.off", false).unwrap();
+    site.events.enable("25.off", false).unwrap();
     let record = site.run(take("10.0.0.1")).await;
     assert_eq!(record.summary, 0);
     let results: Vec<(&str, i32)> = record.scripts.iter().map(|ran| (&*ran.name, ran.result)).collect();

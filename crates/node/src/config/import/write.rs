@@ -120,7 +120,7 @@ fn lock(found: &Found, mount: Option<&Mount>, text: &mut String, notes: &mut Vec
     match found.lock.as_deref() {
         None => notes.push("[cluster] lock: CTDB has none; without one an even split serves nobody".into()),
         Some(command) if command.starts_with('!') && mount.is_some() => {
-            let dir = mount.map_or(Path::new("/"), |m| &m.path).join(".steadfast");
+            let dir = mount.map_or_else(|| Path::new("/"), |m| &m.path).join(".steadfast");
             let records = quoted(&dir.to_string_lossy());
             let _ = write!(text, "lock = {}\nlock_records = {records}\n", quoted(command));
             notes.push(format!("[cluster] lock_records: {}, on the only shared mount here", dir.display()));
