@@ -31,7 +31,7 @@ use crate::config::{Config, EVENTS};
 
 /// After an `init`, `setup` or `startup` that failed.
 const AGAIN: Duration = Duration::from_secs(5);
-/// From `startup` to the second `monitor`; doubled from one to the next, up to the configured interval.
+/// Between `monitor` events; doubled from one to the next that finds the same, up to the configured interval.
 const FIRST: Duration = Duration::from_secs(2);
 /// After a change of health.
 const CHANGED: Duration = Duration::from_secs(5);
@@ -133,7 +133,8 @@ impl EventsTask {
         let mut config = self.config.clone();
         self.configure();
         loop {
-            let serves = *serve.borrow_and_update() == Serve::On;
+            // Not marked as seen: a change is still to be told below.
+            let serves = *serve.borrow() == Serve::On;
             let due = self.running.as_ref().and_then(|running| running.due(serves));
             let pending = self.running.as_mut().and_then(|running| running.outcome.as_mut());
             tokio::select! {
