@@ -364,3 +364,89 @@ impl EventsTask {
         running.socket.abort();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::inbox::{Item, Outlet, inbox};
+    use super::*;
+    use crate::config::{Machine, load_text};
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+    use std::path::Path;
+
+    const SCRIPT: &str =
+        "#!/bin/sh\necho \"$@\" >>\"$CTDB_BASE/log\"\n[ ! -e \"$CTDB_BASE/sick-$1\" ] || { echo ill; exit 2; }\n";
+
+    fn config(base: &Path) -> Arc<Config> {
+        let text = format!(
+            "[cluster]\nname = \"x\"\n[[node]]\nname = \"a\"\naddresses = [\"10.0.0.1\"]\n[storage]\nkind = \"none\"\n\
+             [[vip]]\naddress = \"192.168.1.201/24\"\ninterface = \"eth0\"\n\
+             [events]\nenabled = true\nbase = \"{0}\"\nsocket = \"{0}/eventd.socket\"\nmonitor_interval = 1\n",
+            base.display()
+        );
+        let machine = Machine {
+            addresses: ["10.0.0.1".parse().unwrap()].into(),
+            interfaces: ["eth0".to_owned()].into(),
+            hostname: "a".into(),
+            node: None,
+        };
+        Arc::new(load_text(Path::new("steadfast.toml"), &text, &machine).unwrap_or_else(|p| panic!("{p}")))
+    }
+
+    /// Waits until the core is told this state; the reason.
+    async fn until(outlet: &Outlet, state: Health) -> ServiceHealth {
+        let start = Instant::now();
+        while start.elapsed() < Duration::from_secs(30) {
+            match outlet.next(Duration::ZERO) {
+                Ok(Some(Item::Input(Input::Service { name, health }))) if name == EVENTS && health.state == state => {
+                    return health;
+                }
+                Ok(Some(_)) => {}
+                _ => tokio::time::sleep(Duration::from_millis(5)).await,
+            }
+        }
+        panic!("never {state:?}");
+    }
+
+    #[tokio::test]
+    async fn the_scripts_say_is_the_nodes_health() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("events/legacy");
+        fs::create_dir_all(&folder).unwrap();
+        fs::write(folder.join("01.a.script"), SCRIPT).unwrap();
+        fs::set_permissions(folder.join("01.a.script"), fs::Permissions::from_mode(0o755)).unwrap();
+        let sick = |event: &str| dir.path().join(format!("sick-{event}"));
+        let (inbox, outlet) = inbox();
+        let config = config(dir.path());
+        assert!(config.core().services.contains(EVENTS));
+        let (_config, seen) = watch::channel(config);
+        let (serve, serves) = watch::channel(Serve::Off);
+        let (_snapshots, snapshots) = watch::channel(None);
+        let (moved, moves) = mpsc::unbounded_channel();
+        fs::write(sick("setup"), "").unwrap();
+        let task = tokio::spawn(EventsTask::new(inbox, Facts::default(), seen).run(moves, serves, snapshots));
+        let why = until(&outlet, Health::Failed).await.because;
+        assert!(why.starts_with("setup failed, it is tried again") && why.contains("status 2: ill"), "{why}");
+        fs::remove_file(sick("setup")).unwrap();
+        serve.send_replace(Serve::On);
+        until(&outlet, Health::Ok).await;
+        fs::write(sick("monitor"), "").unwrap();
+        let health = until(&outlet, Health::Failed).await;
+        assert_eq!(health.because, "01.a.script ended with exit status 2: ill");
+        assert_eq!(health.output, ["ill"]);
+        fs::remove_file(sick("monitor")).unwrap();
+        until(&outlet, Health::Ok).await;
+        let vip = "192.168.1.201".parse().unwrap();
+        for word in [Moved::Released(vip), Moved::Taken(vip), Moved::Taken(vip)] {
+            moved.send(word).unwrap();
+        }
+        serve.send_replace(Serve::Off);
+        until(&outlet, Health::Off).await;
+        drop(moved);
+        task.await.unwrap();
+        let log = fs::read_to_string(dir.path().join("log")).unwrap();
+        let told: Vec<&str> = log.lines().filter(|line| *line != "monitor").collect();
+        let expected = ["init", "setup", "setup", "startup", "takeip eth0 192.168.1.201 24", "shutdown"];
+        assert_eq!(told, expected);
+    }
+}
