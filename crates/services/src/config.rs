@@ -210,7 +210,7 @@ impl HealthConfig {
     }
 }
 
-/// `[events]`: CTDB's event scripts.
+/// `[events]`: CTDB's event scripts, which the daemon runs beside the services.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct EventsConfig {

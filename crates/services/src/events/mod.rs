@@ -1,4 +1,4 @@
-//! CTDB's event scripts: one task runs them, one event at a time, in the order in which things happen.
+//! CTDB's event scripts: a single task runs them, one event at a time, in the order in which things happen.
 //!
 //! ```text
 //!   Events::happened, Events::run ──> queue ──> runner: one script after the other, by name ──> records ──> Events::status
