@@ -1,6 +1,6 @@
 //! A deterministic simulator: many nodes, one seed, one thread, no sockets.
 //!
-//! Every node runs the real [`cluster::Cluster`] core, and in one seed of four beside it the real
+//! Every node runs the real [`cluster::Cluster`] core, and in one seed of eight beside it the real
 //! [`ctdb::server::Server`] with processes as Samba's. Everything around it is simulated: clocks that drift, disks
 //! that are slow or lose what was not yet written, networks that lose, delay, repeat and reorder, machines that lose
 //! power or stand still, the kernel's address leases, the cluster lock and its records. Checkers look at every step.
@@ -35,6 +35,6 @@ pub use checks::rest::unrest;
 pub use clock::{MS, Micros, S};
 pub use databases::{Done, has_databases};
 pub use faults::Kind;
-pub use run::{Outcome, Task, run, settle, shrink};
+pub use run::{Outcome, Task, is_calm, run, settle, shrink, shrink_nodes, wind_down};
 pub use setup::Setup;
 pub use world::World;

@@ -4,13 +4,13 @@
 use clap::Parser;
 use serde::Serialize;
 use sim::story::stamp;
-use sim::{Outcome, S, Task, run, shrink};
+use sim::{Done, Outcome, S, Task, run, shrink, shrink_nodes};
 use std::collections::BTreeSet;
 use std::io::{self, Write};
 use std::process::ExitCode;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -27,11 +27,14 @@ struct Options {
     /// Number of seeds
     #[arg(long, default_value_t = 100)]
     seeds: u64,
+    /// Go on for so many minutes, whatever the number of seeds
+    #[arg(long, conflicts_with_all = ["seed", "seeds"])]
+    minutes: Option<u64>,
     /// Threads
     #[arg(long, default_value_t = 2)]
     jobs: usize,
-    /// Number of nodes, 2 to 16; without it the seed says
-    #[arg(long, value_parser = clap::value_parser!(u16).range(2..=16))]
+    /// Number of nodes, 2 to 64; without it the seed says
+    #[arg(long, value_parser = clap::value_parser!(u16).range(2..=64))]
     nodes: Option<u16>,
     /// Keep only these faults of the seed's plan, by number
     #[arg(long, value_delimiter = ',')]
@@ -64,6 +67,12 @@ struct Summary {
     wall_s: f64,
     events: u64,
     faults: u64,
+    /// Seeds that ran databases, and what the processes there got done.
+    database_seeds: usize,
+    increments: u64,
+    commits: u64,
+    traverses: u64,
+    questions: u64,
     slowest_settling_s: f64,
     found: Vec<Found>,
 }
@@ -80,6 +89,7 @@ fn main() -> anyhow::Result<ExitCode> {
         let all = outcomes.iter().filter(|o| calm <= o.calm).map(|o| o.simulated);
         all.sum::<u64>() as f64 / S as f64 / 3600.0
     };
+    let done = |what: fn(&Done) -> u64| outcomes.iter().flat_map(|o| &o.databases).map(what).sum();
     let summary = Summary {
         seeds: outcomes.len() as u64,
         violations: found.len(),
@@ -89,6 +99,11 @@ fn main() -> anyhow::Result<ExitCode> {
         wall_s: begin.elapsed().as_secs_f64(),
         events: outcomes.iter().map(|o| o.totals.events).sum(),
         faults: outcomes.iter().map(|o| o.totals.faults).sum(),
+        database_seeds: outcomes.iter().filter(|o| o.databases.is_some()).count(),
+        increments: done(|d| d.increments),
+        commits: done(|d| d.commits),
+        traverses: done(|d| d.traverses),
+        questions: done(|d| d.questions),
         slowest_settling_s: outcomes.iter().filter_map(|o| o.settled).max().unwrap_or(0) as f64 / S as f64,
         found,
     };
@@ -103,6 +118,11 @@ fn main() -> anyhow::Result<ExitCode> {
                 found.seed, found.check, found.at_s, found.what, found.replay
             )?;
         }
+        writeln!(
+            out,
+            "{} seeds with databases: {} locked increments, {} transactions, {} traverses, {} questions about life",
+            summary.database_seeds, summary.increments, summary.commits, summary.traverses, summary.questions
+        )?;
         writeln!(
             out,
             "{} seeds, {} violations, {} without a quorum of disks, {:.2} simulated hours ({:.2} of them calm), {} faults, {:.1} s, slowest settling {:.1} s",
@@ -150,6 +170,11 @@ fn one(options: &Options, seed: u64) -> anyhow::Result<Outcome> {
 
 /// A range of seeds on several threads; outcomes in the order of the seeds.
 fn many(options: &Options) -> Vec<Outcome> {
+    let begin = Instant::now();
+    let goes_on = |i| match options.minutes {
+        Some(minutes) => begin.elapsed() < Duration::from_secs(60 * minutes),
+        None => i < options.seeds,
+    };
     let next = AtomicU64::new(0);
     let outcomes = Mutex::new(Vec::new());
     std::thread::scope(|scope| {
@@ -157,7 +182,7 @@ fn many(options: &Options) -> Vec<Outcome> {
             scope.spawn(|| {
                 loop {
                     let i = next.fetch_add(1, Ordering::Relaxed);
-                    if i >= options.seeds {
+                    if !goes_on(i) {
                         return;
                     }
                     let outcome = run(&task(options, options.first_seed + i, false));
@@ -177,12 +202,18 @@ fn many(options: &Options) -> Vec<Outcome> {
 
 /// A violation with the command that shows it again.
 fn describe(options: &Options, outcome: &Outcome) -> Option<Found> {
-    let violation = outcome.violation.as_ref()?;
+    outcome.violation.as_ref()?;
     let mut replay = format!("cargo run -p sim -- --seed {}", outcome.seed);
-    if let Some(nodes) = options.nodes {
+    let mut task = task(options, outcome.seed, false);
+    let fewer = (!options.no_shrink && options.nodes.is_none()).then(|| shrink_nodes(&task, outcome)).flatten();
+    if let Some(fewer) = &fewer {
+        task.nodes = Some(fewer.nodes);
+    }
+    let outcome = fewer.as_ref().unwrap_or(outcome);
+    let violation = outcome.violation.as_ref()?;
+    if let Some(nodes) = task.nodes {
         replay += &format!(" --nodes {nodes}");
     }
-    let task = task(options, outcome.seed, false);
     if !options.no_shrink {
         let needed = shrink(&task, outcome);
         let list: Vec<String> = needed.iter().map(ToString::to_string).collect();

@@ -45,6 +45,8 @@ pub struct Outcome {
     pub stuck: bool,
     /// From the last fault to rest.
     pub settled: Option<Micros>,
+    /// Nodes of the list.
+    pub nodes: usize,
     /// World time that passed.
     pub simulated: Micros,
     /// Was it a calm one, with an hour of world time for its faults?
@@ -102,10 +104,11 @@ pub fn run(task: &Task) -> Outcome {
         violation: world.violation.clone(),
         stuck,
         settled,
+        nodes: world.setup.nodes,
         simulated: world.now,
         calm: is_calm(task.seed),
         faults,
-        databases: world.databases.as_ref().map(|d| d.done),
+        databases: world.databases_done(),
         totals: world.totals,
         fingerprint: world.fingerprint,
         story: std::mem::take(&mut world.story.lines),
@@ -113,7 +116,7 @@ pub fn run(task: &Task) -> Outcome {
 }
 
 /// With everything at rest Samba's processes end what they do; then the databases are looked at.
-fn wind_down(world: &mut World) {
+pub fn wind_down(world: &mut World) {
     if world.databases.is_none() {
         return;
     }
@@ -167,6 +170,19 @@ pub fn settle(world: &mut World, bound: Micros) -> Option<Micros> {
         }
     }
     None
+}
+
+/// The smallest number of nodes with which the seed still makes the same checker object, and what comes of it.
+#[must_use]
+pub fn shrink_nodes(task: &Task, found: &Outcome) -> Option<Outcome> {
+    if task.only.is_some() {
+        return None;
+    }
+    let check = found.violation.as_ref().map(|v| v.check);
+    (2..found.nodes).find_map(|nodes| {
+        let outcome = run(&Task { nodes: Some(nodes), story: false, ..task.clone() });
+        (outcome.violation.as_ref().map(|v| v.check) == check).then_some(outcome)
+    })
 }
 
 /// Leaves out faults one after the other while the same checker still objects; the faults that are needed.

@@ -25,7 +25,7 @@ pub struct Noise {
 /// Everything about a site that does not change while it is simulated.
 #[derive(Clone, Debug)]
 pub struct Setup {
-    /// Nodes of the list, 2 to 16.
+    /// Nodes of the list, 2 to 64.
     pub nodes: usize,
     /// The last node only votes.
     pub witness: bool,
@@ -199,7 +199,8 @@ pub fn interface_of(vip: IpAddr) -> &'static str {
 }
 
 fn v4(subnet: u8, i: usize) -> (IpAddr, u8) {
-    (IpAddr::V4(Ipv4Addr::new(10, 0, subnet, 200 + i as u8)), 24)
+    let last = if i < 55 { 200 + i } else { i - 54 };
+    (IpAddr::V4(Ipv4Addr::new(10, 0, subnet, last as u8)), 24)
 }
 
 fn v6(i: usize) -> (IpAddr, u8) {

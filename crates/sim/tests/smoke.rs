@@ -20,14 +20,13 @@ fn the_same_seed_tells_the_same_story_twice() {
     }
 }
 
-/// Seeds that once found something: a heartbeat avalanche after reordering (39, 2229); a view learned, not on disk and
-/// forgotten by a restart (60: allowed); a node that took an address again out of the orders of the leader before
-/// (2239); a healthy node put out on the word of a slow one (108); a leader without a vote, so that nobody ever joined
-/// again (10014, 10114, 10119); a pair out of which either may go (10116, 10516: allowed); a machine that was paused
-/// and takes what was ordered before (20400: allowed for one lease).
 #[test]
 fn past_findings_stay_mended() {
-    for seed in [39, 60, 108, 2_229, 2_239, 10_014, 10_114, 10_116, 10_119, 10_516, 20_400] {
+    let corpus = include_str!("../corpus.txt");
+    let lines = corpus.lines().filter(|line| !line.starts_with('#'));
+    let seeds: Vec<u64> = lines.filter_map(|line| line.split_once(' ')?.0.parse().ok()).collect();
+    assert!(seeds.len() >= 11, "the corpus cannot be read");
+    for seed in seeds {
         let outcome = run(&task(seed, false));
         assert_eq!(outcome.violation, None, "replay: cargo run -p sim -- --seed {seed}");
     }

@@ -6,6 +6,7 @@ mod bounds;
 mod exclusion;
 mod exclusive;
 mod harmless;
+mod moves;
 mod orders;
 pub mod rest;
 mod views;
@@ -65,6 +66,7 @@ impl Checks {
             Box::new(votes::Votes::new(setup.nodes)),
             Box::new(orders::OrdersOfLeader::default()),
             Box::new(exclusion::Exclusion::default()),
+            Box::new(moves::Moves::default()),
             Box::new(bounds::Bounds::new(setup)),
         ])
     }

@@ -50,7 +50,7 @@ impl World {
     }
 
     /// The site runs databases from now on.
-    pub(crate) fn with_databases(&mut self) {
+    pub fn with_databases(&mut self) {
         self.databases = Some(Box::new(Databases::new(self.hosts.len(), self.rng.fork(0xdb))));
         for host in 0..self.hosts.len() {
             if !self.setup.is_witness(host) {
@@ -62,7 +62,7 @@ impl World {
     pub(crate) fn databases_event(&mut self, host: usize, generation: u64, event: Event) {
         if matches!(event, Event::Work) {
             // Processes come and go with any daemon.
-            let delay = self.databases.as_mut().map_or(S, |d| d.some(1_000..=15_000));
+            let delay = self.databases.as_mut().map_or(S, |d| d.some(2_000..=25_000));
             self.databases_after(delay, host, Event::Work);
             return self.work(host);
         }
@@ -113,6 +113,12 @@ impl World {
         for client in node.processes.keys().copied().collect::<Vec<_>>() {
             self.process_ends(host, client);
         }
+    }
+
+    /// What Samba's processes got done, if the site has databases.
+    #[must_use]
+    pub fn databases_done(&self) -> Option<super::Done> {
+        self.databases.as_ref().map(|d| d.done)
     }
 
     fn databases_now(&self, host: usize) -> Now {
