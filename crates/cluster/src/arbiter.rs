@@ -297,7 +297,12 @@ impl Arbiter {
         members
             .into_iter()
             .filter_map(|n| {
-                let age = self.given.get(&n).map_or(up, |t| now.since(*t).min(up));
+                let forgets = planted(Planted::GrantsForgotten);
+                let age = match self.given.get(&n) {
+                    Some(t) => now.since(*t).min(up),
+                    None if forgets => OLD,
+                    None => up,
+                };
                 (age < OLD).then_some((n, age))
             })
             .collect()

@@ -1,5 +1,6 @@
 //! The addresses of this node: what the leader ordered, what is there, and the way from one to the other.
 
+use crate::planted::{Planted, planted};
 use crate::{Config, Epoch, Orders, Output, Time};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -54,7 +55,8 @@ impl Holder {
 
     /// Everything that may still answer from here, or may soon.
     pub(crate) fn holding(&self) -> BTreeSet<IpAddr> {
-        self.local.keys().copied().collect()
+        let early = planted(Planted::ReleaseSaidEarly);
+        self.local.iter().filter(|(_, s)| !early || **s != State::Releasing).map(|(v, _)| *v).collect()
     }
 
     pub(crate) fn serving(&self) -> BTreeSet<IpAddr> {
@@ -64,7 +66,11 @@ impl Holder {
     /// Are these what `holding` and `serving` say?
     pub(crate) fn holds_exactly(&self, holding: &BTreeSet<IpAddr>, serving: &BTreeSet<IpAddr>) -> bool {
         let held = self.local.iter().filter(|(_, s)| **s == State::Held).map(|(v, _)| v);
-        self.local.keys().eq(holding) && held.eq(serving)
+        let same = match planted(Planted::ReleaseSaidEarly) {
+            true => self.holding() == *holding,
+            false => self.local.keys().eq(holding),
+        };
+        same && held.eq(serving)
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -89,7 +95,8 @@ impl Holder {
 
     /// The leader's word. False if it is old.
     pub(crate) fn orders(&mut self, orders: &Orders) -> bool {
-        if orders.epoch != self.epoch || orders.revision <= self.revision {
+        let old = orders.epoch != self.epoch || orders.revision <= self.revision;
+        if old && !planted(Planted::OldOrdersObeyed) {
             return false;
         }
         self.revision = orders.revision;

@@ -30,8 +30,9 @@ impl Lease {
             && view.is_voter(from, grant.uid)
             && grant.sent <= now;
         if fits {
-            let sent = self.grants.entry(from).or_insert(grant.sent);
-            *sent = (*sent).max(grant.sent);
+            let begins = if planted(Planted::LeaseFromArrival) { now } else { grant.sent };
+            let sent = self.grants.entry(from).or_insert(begins);
+            *sent = (*sent).max(begins);
         }
     }
 

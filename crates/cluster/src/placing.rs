@@ -5,6 +5,7 @@
 //! lease is over, and every member has shut the dropped nodes out of the storage.
 
 use crate::placement::{Wanted, place};
+use crate::planted::{Planted, planted};
 use crate::{AdminState, Config, Epoch, Health, Orders, Pnn, Report, Time, View, VipConf};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -252,7 +253,7 @@ impl Placing {
 
     /// May `target` have this address now? Nobody else may be able to answer for it.
     fn free(&self, scene: &Scene<'_>, vip: IpAddr, target: Pnn) -> Result<(), String> {
-        for pnn in scene.view.members.keys().filter(|p| **p != target) {
+        for pnn in scene.view.members.keys().filter(|p| **p != target && !planted(Planted::TakeBeforeRelease)) {
             let report = scene.member(*pnn);
             let seen = report.map_or(0, |r| r.orders);
             let due = self.revoked.get(&(vip, *pnn)).copied().unwrap_or(0);
@@ -268,12 +269,13 @@ impl Placing {
     /// hold nothing), and every member has shut the dropped ones out of the storage.
     fn shut_out(&self, scene: &Scene<'_>) -> Result<(), String> {
         for (pnn, until) in scene.fences {
-            if scene.now < *until && !self.confirmed(scene, *pnn) {
+            if scene.now < *until && !self.confirmed(scene, *pnn) && !planted(Planted::OldLeaseNotAwaited) {
                 return Err(format!("waits for the end of {}'s lease", name(scene.config, *pnn)));
             }
         }
         let all_evicted = |p: &Pnn| scene.member(*p).is_some_and(|r| r.evicted.is_some_and(|e| e >= self.epoch));
-        if let Some(pnn) = scene.view.members.keys().find(|p| !all_evicted(p)) {
+        if let Some(pnn) = scene.view.members.keys().find(|p| !all_evicted(p) && !planted(Planted::EvictionNotAwaited))
+        {
             return Err(format!("waits until {} has shut the lost nodes out of the storage", name(scene.config, *pnn)));
         }
         Ok(())
@@ -357,10 +359,8 @@ impl Placing {
                     draining.insert(*vip);
                 }
             }
-            wanted.insert(
-                *vip,
-                Wanted { group: group(*vip, conf.prefix_len), candidates, current: self.target.get(vip).copied() },
-            );
+            let current = self.target.get(vip).copied().filter(|_| !planted(Planted::MovesTooMany));
+            wanted.insert(*vip, Wanted { group: group(*vip, conf.prefix_len), candidates, current });
         }
         let spreads = scene.config.fail_back.allows(scene.minute);
         // Most reports change nothing that matters for the placement.

@@ -32,6 +32,28 @@ pub enum Planted {
     RecordValueIgnored,
     /// The lock has no memory: whoever holds it has half a vote.
     LockWithoutMemory,
+    /// An address is given to a node before the one that had it has released it.
+    TakeBeforeRelease,
+    /// An address is no longer reported as held while it is still being released.
+    ReleaseSaidEarly,
+    /// The leases of nodes that a view dropped are not waited for.
+    OldLeaseNotAwaited,
+    /// Addresses move before all members have shut the dropped nodes out of the storage.
+    EvictionNotAwaited,
+    /// Orders of an older epoch are obeyed.
+    OldOrdersObeyed,
+    /// Every member leads.
+    AllLead,
+    /// A node that one other does not hear is out, whatever the others say.
+    OutOnOneWord,
+    /// A lease counts from the arrival of the grant, not from what it answers.
+    LeaseFromArrival,
+    /// A lease of the view before goes on under a new one that this run is no member of.
+    LeaseOutlivesView,
+    /// Addresses that could stay are placed anew.
+    MovesTooMany,
+    /// A restarted voter forgets that it may have granted before.
+    GrantsForgotten,
 }
 
 #[cfg(any(test, feature = "planted"))]

@@ -13,7 +13,7 @@ impl Cluster {
         let goes_on = old.as_ref().is_some_and(|o| {
             o.has_run(me, self.run) && view.members.get(&me).is_some_and(|m| m.run == self.run && m.since <= o.epoch)
         });
-        self.lease.new_view(goes_on);
+        self.lease.new_view(goes_on || planted(Planted::LeaseOutlivesView));
         if goes_on {
             self.holder.new_epoch(view.epoch);
         } else {
@@ -24,7 +24,7 @@ impl Cluster {
         out.push(Output::Evict { epoch: view.epoch, nodes });
         let word = GuardWord { run: self.run, incarnation: view.incarnation, epoch: view.epoch };
         out.push(Output::Guard { word });
-        let leads = view.leader() == Some(me) && view.has_run(me, self.run);
+        let leads = (view.leader() == Some(me) || planted(Planted::AllLead)) && view.has_run(me, self.run);
         self.placing = leads.then(|| Placing::new(view.epoch, self.placement.clone()));
         if let Some(old) = &old {
             for (pnn, member) in &old.members {

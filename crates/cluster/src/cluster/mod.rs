@@ -14,6 +14,7 @@ use crate::lease::Lease;
 use crate::membership::{self, Present, Site, Wish};
 use crate::pace::Pace;
 use crate::placing::{Placing, Scene};
+use crate::planted::{Planted, planted};
 use crate::reach::Reach;
 use crate::status::Seen;
 use crate::{

@@ -139,9 +139,10 @@ impl Cluster {
                         relapses: relapses(pnn),
                     },
                 );
-            } else if let Some(m) =
-                member.filter(|m| self.reach.heard_by_others(*pnn) && !self.guards.gone(*pnn, m.run))
-            {
+            } else if let Some(m) = member.filter(|m| {
+                let heard = self.reach.heard_by_others(*pnn) && !planted(Planted::OutOnOneWord);
+                heard && !self.guards.gone(*pnn, m.run)
+            }) {
                 let left = self.reports.get(pnn).is_some_and(|r| r.run == m.run && r.left);
                 present.insert(
                     *pnn,
