@@ -26,6 +26,7 @@ fn machine() -> Machine {
         interfaces: ["eth0", "eth1", "lo"].map(String::from).into(),
         hostname: "gluster1".into(),
         node: None,
+        loopback: false,
     }
 }
 

@@ -389,6 +389,7 @@ mod tests {
             interfaces: ["eth0".to_owned()].into(),
             hostname: "a".into(),
             node: None,
+            loopback: false,
         };
         Arc::new(load_text(Path::new("steadfast.toml"), &text, &machine).unwrap_or_else(|p| panic!("{p}")))
     }
