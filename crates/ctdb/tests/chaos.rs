@@ -376,7 +376,7 @@ fn nothing_is_lost_without_faults() {
 fn hurt_at_random() {
     let (first, seeds) = (
         std::env::var("CTDB_CHAOS_FIRST").ok().and_then(|v| v.parse().ok()).unwrap_or(0),
-        std::env::var("CTDB_CHAOS_SEEDS").ok().and_then(|v| v.parse().ok()).unwrap_or(300),
+        std::env::var("CTDB_CHAOS_SEEDS").ok().and_then(|v| v.parse().ok()).unwrap_or(100),
     );
     for seed in first..first + seeds {
         let told = std::panic::catch_unwind(|| run(seed, 10));

@@ -3,6 +3,7 @@
 use crate::checks::{Checks, Violation};
 use crate::clock::{Clock, MS, Micros};
 use crate::databases::Databases;
+use crate::driver::service;
 use crate::event::{Agenda, What, input_name, mark, output_name};
 use crate::faults::Plan;
 use crate::host::{Disk, Host, Kernel};
@@ -12,7 +13,8 @@ use crate::rng::Rng;
 use crate::setup::Setup;
 use crate::story::Story;
 use cluster::{
-    AdminReply, Config, Durable, Epoch, Incarnation, Input, Member, NodeUid, Output, Pnn, Rules, RunId, Time, View,
+    AdminReply, Config, Durable, Epoch, Health, Incarnation, Input, Member, NodeUid, Output, Pnn, Rules, RunId, Time,
+    View,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -66,6 +68,8 @@ pub struct World {
     pub replies: BTreeMap<u64, AdminReply>,
     /// Requests made so far.
     pub tickets: u64,
+    /// When the last one was made.
+    pub asked: Option<Micros>,
     /// Of every event and output; equal for equal runs.
     pub fingerprint: u64,
     /// The databases, if the site has them.
@@ -124,6 +128,7 @@ impl World {
             edge_cut: BTreeMap::new(),
             replies: BTreeMap::new(),
             tickets: 0,
+            asked: None,
             fingerprint: 0xcbf2_9ce4_8422_2325,
             checks: Some(Checks::new(&setup)),
             databases: None,
@@ -256,6 +261,20 @@ impl World {
             Input::Interface { name, .. } => {
                 let up = !self.hosts[host].interface_down(&name);
                 Input::Interface { name, up }
+            }
+            // So do news of services that run.
+            Input::Service { name, health }
+                if matches!(health.state, Health::Ok | Health::Failed)
+                    && self.hosts[host].daemon.as_ref().is_some_and(|d| d.services_up) =>
+            {
+                let works = !self.hosts[host].is_broken(&name);
+                if works == (health.state == Health::Ok) {
+                    Input::Service { name, health }
+                } else if works {
+                    service(&name, Health::Ok, "")
+                } else {
+                    service(&name, Health::Failed, "does not answer")
+                }
             }
             input => input,
         };
@@ -423,6 +442,7 @@ impl World {
     /// An administrator at a node asks for something.
     pub fn admin(&mut self, host: usize, request: cluster::AdminRequest) -> u64 {
         self.tickets += 1;
+        self.asked = Some(self.now);
         let ticket = self.tickets;
         let text = format!("administrator: {request:?}");
         self.story.node(self.now, host, || text);

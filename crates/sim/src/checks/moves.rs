@@ -42,7 +42,13 @@ impl Check for Moves {
         let Some(view) = world.newest_view() else { return Ok(()) };
         let at_work = |node: usize| world.hosts[node].disk.durable.admin == AdminState::Active;
         let kept = self.dropped.get(&from).is_none_or(|at| at + MEMORY < world.now);
-        let judged = kept && world.setup.barred.is_empty() && calm(world, from, host) && at_work(from) && at_work(host);
+        let unasked = world.asked.is_none_or(|at| at + MEMORY < world.now);
+        let judged = kept
+            && unasked
+            && world.setup.barred.is_empty()
+            && calm(world, from, host)
+            && at_work(from)
+            && at_work(host);
         if !judged || !is_fit(world, view, from, *vip) {
             return Ok(());
         }
