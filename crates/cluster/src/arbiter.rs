@@ -312,7 +312,9 @@ impl Arbiter {
 
     /// Begins an attempt to get `wish` (or what was accepted before) decided.
     pub(crate) fn propose(&mut self, now: Time, wish: View, out: &mut Vec<Output>) {
-        let Some(view) = self.view() else { return };
+        // Who votes for nothing has no ballot of its own on disk, and could use one twice. A quorum of voters that see the
+        // same wish the same.
+        let Some(view) = self.view().filter(|_| self.voter()) else { return };
         let (incarnation, epoch, voters) = (view.incarnation, view.epoch.next(), view.voters.clone());
         self.highest_round = self.highest_round.max(self.durable.promised.round) + 1;
         let ballot = Ballot { round: self.highest_round, uid: self.durable.uid };
