@@ -8,7 +8,7 @@ use crate::clock::S;
 use crate::faults::Kind;
 use crate::setup::interface_of;
 use crate::world::World;
-use cluster::{AdminState, Output};
+use cluster::{AdminState, Epoch, Output};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
@@ -21,6 +21,8 @@ pub(crate) struct Moves {
     last: BTreeMap<IpAddr, usize>,
     /// When a node last dropped all that it had, for its lease was over.
     dropped: BTreeMap<usize, u64>,
+    /// In which view an address was last released. The node for which that was may have died since.
+    released: BTreeMap<IpAddr, Epoch>,
 }
 
 impl Check for Moves {
@@ -37,14 +39,19 @@ impl Check for Moves {
         if matches!(output, Output::LeaseLost) {
             self.dropped.insert(host, world.now);
         }
+        if let (Output::Release { vip, .. }, Some(view)) = (output, world.newest_view()) {
+            self.released.insert(*vip, view.epoch);
+        }
         let Output::Take { vip, .. } = output else { return Ok(()) };
         let Some(from) = self.last.get(vip).copied().filter(|from| *from != host) else { return Ok(()) };
         let Some(view) = world.newest_view() else { return Ok(()) };
         let at_work = |node: usize| world.hosts[node].disk.durable.admin == AdminState::Active;
         let kept = self.dropped.get(&from).is_none_or(|at| at + MEMORY < world.now);
         let unasked = world.asked.is_none_or(|at| at + MEMORY < world.now);
+        let same_view = self.released.get(vip).is_none_or(|epoch| *epoch == view.epoch);
         let judged = kept
             && unasked
+            && same_view
             && world.setup.barred.is_empty()
             && calm(world, from, host)
             && at_work(from)
