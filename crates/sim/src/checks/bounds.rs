@@ -18,7 +18,10 @@ impl Bounds {
         let beats = S / (setup.timing.heartbeat.as_micros() as u64).max(MS);
         // Heartbeats and grants both ways over all networks with their inputs, and as much again for all else.
         let steady = peers * beats * (2 + 4 * setup.nets as u64);
-        Self { outputs_per_second: 3 * steady + 600 + 40 * setup.vips.len() as u64, queue: 2_000 }
+        // A change of the view costs its proposer and leader some messages for each member, and while a cluster forms
+        // every node brings about a few changes.
+        let changes = 8 * peers * peers;
+        Self { outputs_per_second: 3 * steady + changes + 600 + 40 * setup.vips.len() as u64, queue: 2_000 }
     }
 }
 
