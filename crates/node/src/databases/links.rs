@@ -28,11 +28,15 @@ impl Links {
         Ok(())
     }
 
-    /// True if there was one. Closing its only descriptor here takes it from the poller too, unless the peers still
-    /// hold theirs: they have shut it down then, or do it next.
-    pub(super) fn remove(&mut self, peer: u32) -> bool {
+    /// True if there was one. It is taken from the poller by name: the peers hold the connection, too, until they notice,
+    /// and meanwhile its end would wake this thread again and again.
+    pub(super) fn remove(&mut self, peer: u32, poll: &OwnedFd) -> bool {
         self.unwritten.retain(|other| *other != peer);
-        self.up.remove(&peer).is_some()
+        let Some(link) = self.up.remove(&peer) else { return false };
+        if let Err(error) = epoll::delete(poll, &link) {
+            tracing::error!(peer, "a data link that is over is still watched: {error}");
+        }
+        true
     }
 
     /// Bytes that the peers have not taken yet.

@@ -415,7 +415,7 @@ impl<'a, C: Core, F: Files, O: Outside> Loop<'a, C, F, O> {
         let peer = u32::from(link.peer.0);
         // What the core said until now was not for the new one.
         self.flush();
-        if self.links.remove(peer) {
+        if self.links.remove(peer, &self.poll) {
             self.feed(Input::Link { peer, up: false });
         }
         match self.links.insert(link, &self.poll) {
@@ -449,7 +449,7 @@ impl<'a, C: Core, F: Files, O: Outside> Loop<'a, C, F, O> {
     }
 
     fn lost(&mut self, peer: u32, because: &str) {
-        if self.links.remove(peer) {
+        if self.links.remove(peer, &self.poll) {
             tracing::info!(peer, "data link lost: {because}");
             self.feed(Input::Link { peer, up: false });
         }
