@@ -27,6 +27,7 @@ mod placing;
 pub mod planted;
 #[cfg(not(feature = "planted"))]
 mod planted;
+mod pnn_set;
 mod reach;
 mod rng;
 mod snapshot;
@@ -41,6 +42,7 @@ pub use id::{Ballot, Epoch, Incarnation, NodeUid, Pnn, RunId};
 pub use io::{AdminReply, AdminRequest, AdminState, Health, Input, Output, ServiceHealth, human, public_interfaces};
 pub use message::{Ages, Grant, GuardWord, Heartbeat, Message, Orders, Report};
 pub use pace::PaceStatus;
+pub use pnn_set::PnnSet;
 pub use snapshot::{Eviction, LeaseStatus, LockStatus, NodeState, NodeStatus, Snapshot, VipState, VipStatus};
 pub use time::Time;
 pub use view::{Member, Rules, View};

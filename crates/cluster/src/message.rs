@@ -1,8 +1,8 @@
 //! What nodes say to each other. Everything here has been authenticated before it reaches the core.
 
 use crate::{
-    Accepted, AdminReply, AdminRequest, AdminState, Ballot, Epoch, Incarnation, NodeUid, Pnn, RunId, ServiceHealth,
-    Time, View,
+    Accepted, AdminReply, AdminRequest, AdminState, Ballot, Epoch, Incarnation, NodeUid, Pnn, PnnSet, RunId,
+    ServiceHealth, Time, View,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 /// Sent every heartbeat interval to every peer, on every network, as a sealed datagram.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Heartbeat {
     /// The sender's identity.
     pub uid: NodeUid,
@@ -21,11 +21,11 @@ pub struct Heartbeat {
     /// The sender's clock when it sent this; comes back in the grant, means nothing to others.
     pub sent: Time,
     /// Peers that the sender hears and has a working link to.
-    pub hears: BTreeSet<Pnn>,
+    pub hears: PnnSet,
 }
 
 /// A voter's answer to one heartbeat: "under this epoch, you may".
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Grant {
     /// Identity of the voter.
     pub uid: NodeUid,

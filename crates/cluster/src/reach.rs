@@ -3,8 +3,8 @@
 //! A peer is *heard* while its heartbeats arrive and the link to it works. What peers say of each other rides on
 //! the heartbeats. Nothing here decides; [`crate::membership`] does.
 
-use crate::{Config, Epoch, Heartbeat, Incarnation, NodeUid, Pnn, RunId, Time, Timing};
-use std::collections::{BTreeMap, BTreeSet};
+use crate::{Config, Epoch, Heartbeat, Incarnation, NodeUid, Pnn, PnnSet, RunId, Time, Timing};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// What is known of a peer from its heartbeats and link.
@@ -20,7 +20,7 @@ pub(crate) struct Peer {
     pub(crate) gone: Option<RunId>,
     pub(crate) uid: Option<NodeUid>,
     pub(crate) view: Option<(Incarnation, Epoch)>,
-    pub(crate) hears: BTreeSet<Pnn>,
+    pub(crate) hears: PnnSet,
     pub(crate) link: bool,
     pub(crate) link_changed: Time,
     pub(crate) heard: bool,
@@ -96,7 +96,7 @@ impl Reach {
                 gone: None,
                 uid: None,
                 view: None,
-                hears: BTreeSet::new(),
+                hears: PnnSet::default(),
                 link: false,
                 link_changed: now,
                 heard: false,
@@ -135,7 +135,7 @@ impl Reach {
         peer.uid = Some(hb.uid);
         peer.view = hb.view;
         if peer.hears != hb.hears {
-            peer.hears.clone_from(&hb.hears);
+            peer.hears = hb.hears;
             self.stale = true;
         }
         new_run
@@ -235,7 +235,7 @@ impl Reach {
         let peer = if pnn == self.me { None } else { Some(self.peers.get(&pnn).filter(|p| p.heard)?) };
         Some(move |other: Pnn| match peer {
             None => self.hears(other),
-            Some(p) => p.hears.contains(&other),
+            Some(p) => p.hears.contains(other),
         })
     }
 
@@ -244,13 +244,13 @@ impl Reach {
     }
 
     /// Whom this node hears, for its own heartbeats.
-    pub(crate) fn heard(&self) -> BTreeSet<Pnn> {
+    pub(crate) fn heard(&self) -> PnnSet {
         self.peers.iter().filter(|(_, p)| p.heard).map(|(pnn, _)| *pnn).collect()
     }
 
     /// Does anybody that we hear say that it hears `pnn`?
     pub(crate) fn heard_by_others(&self, pnn: Pnn) -> bool {
-        self.peers.iter().any(|(p, s)| *p != pnn && s.heard && s.hears.contains(&pnn))
+        self.peers.iter().any(|(p, s)| *p != pnn && s.heard && s.hears.contains(pnn))
     }
 
     pub(crate) fn edge(&self, a: Pnn, b: Pnn) -> Edge {

@@ -2,10 +2,10 @@
 
 use crate::reach::Reach;
 use crate::{
-    AdminState, Cluster, Health, LeaseStatus, NodeState, NodeStatus, Pnn, Report, Role, Snapshot, Time, View, VipState,
-    VipStatus,
+    AdminState, Cluster, Health, LeaseStatus, NodeState, NodeStatus, Pnn, PnnSet, Report, Role, Snapshot, Time, View,
+    VipState, VipStatus,
 };
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +16,7 @@ const AT_LEAST: Duration = Duration::from_secs(1);
 /// What readers have been told.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Seen {
-    heard: BTreeSet<Pnn>,
+    heard: PnnSet,
     vips: BTreeMap<IpAddr, (VipState, Option<Pnn>, Time)>,
     last: Option<Arc<Snapshot>>,
 }
@@ -26,9 +26,9 @@ impl Seen {
     pub(crate) fn heard_changes(&mut self, reach: &Reach, now: Time) -> Vec<(Pnn, bool, String)> {
         let heard = reach.heard();
         let mut changes: Vec<(Pnn, bool, String)> =
-            heard.difference(&self.heard).map(|p| (*p, true, String::new())).collect();
-        for pnn in self.heard.difference(&heard) {
-            let because = match reach.peers.get(pnn) {
+            heard.without(&self.heard).iter().map(|p| (p, true, String::new())).collect();
+        for pnn in self.heard.without(&heard).iter() {
+            let because = match reach.peers.get(&pnn) {
                 Some(p) if p.is_gone() => "its guard says that its daemon is dead".to_string(),
                 Some(p) if !p.link => "its control link is closed and does not come back".to_string(),
                 Some(p) => match p.last {
@@ -41,7 +41,7 @@ impl Seen {
                 },
                 None => "it is no longer in the nodes list".to_string(),
             };
-            changes.push((*pnn, false, because));
+            changes.push((pnn, false, because));
         }
         self.heard = heard;
         changes

@@ -28,6 +28,16 @@ fn a_lost_server_costs_one_lease() {
     }
 }
 
+#[test]
+fn nothing_is_allocated_for_heartbeats_and_grants() {
+    let mut net = settled(4, false);
+    net.allocated = Allocated::default();
+    net.run(Duration::from_secs(10));
+    // Each node, ten times a second: its own heartbeats, those of three peers, and grants of which one renews.
+    assert!(net.allocated.turns > 1500, "{}", net.allocated.turns);
+    assert_eq!(net.allocated.times, 0, "in {} turns", net.allocated.turns);
+}
+
 fn harmless(net: &Net, i: usize) -> bool {
     net.hosts[i].snapshot.as_ref().is_some_and(|s| s.harmless)
 }

@@ -32,8 +32,7 @@ impl World {
         match output {
             Output::SendHeartbeat { to, heartbeat } => {
                 for net in 0..self.setup.nets {
-                    let input =
-                        Input::Heartbeat { from: self.hosts[host].pnn(), net: net as u8, heartbeat: heartbeat.clone() };
+                    let input = Input::Heartbeat { from: self.hosts[host].pnn(), net: net as u8, heartbeat };
                     self.send_datagram(host, to, net, input);
                 }
             }

@@ -119,7 +119,7 @@ impl Cluster {
             return Err("this node has never been part of a cluster; use `steadfast init` or `steadfast join`".into());
         };
         let heard = self.reach.heard();
-        let reachable = old.voters.iter().filter(|(p, _)| **p == self.config.me || heard.contains(p)).count();
+        let reachable = old.voters.iter().filter(|(p, _)| **p == self.config.me || heard.contains(**p)).count();
         if old.is_majority(reachable) {
             return Err(format!(
                 "{reachable} of {} voters are here: the cluster can decide by itself",

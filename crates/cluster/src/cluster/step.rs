@@ -93,7 +93,7 @@ impl Cluster {
             hears: self.reach.heard(),
         };
         for to in self.reach.peers.keys() {
-            out.push(Output::SendHeartbeat { to: *to, heartbeat: heartbeat.clone() });
+            out.push(Output::SendHeartbeat { to: *to, heartbeat });
         }
         if member && self.arbiter.grants() {
             self.arbiter.granted(me, now);

@@ -33,6 +33,14 @@ pub(crate) struct Net {
     pub(crate) stranger: Option<IpAddr>,
     /// A host that needs longer, in milliseconds, to shut others out of the storage.
     pub(crate) slow_evict: Option<(usize, u32)>,
+    pub(crate) allocated: Allocated,
+}
+
+/// What was allocated in turns of a core of which nothing came but heartbeats, grants and renewals.
+#[derive(Default)]
+pub(crate) struct Allocated {
+    pub(crate) turns: u64,
+    pub(crate) times: u64,
 }
 
 pub(crate) fn vip(i: u8) -> IpAddr {
@@ -73,6 +81,7 @@ impl Net {
             cut: BTreeSet::new(),
             stranger: None,
             slow_evict: None,
+            allocated: Allocated::default(),
         };
         for i in 0..n {
             let mut durable = Durable::blank(Pnn(i), NodeUid(100 + u128::from(i)));
@@ -188,8 +197,17 @@ impl Net {
         if !self.hosts[i].on {
             return;
         }
-        let mut out = Vec::new();
-        self.hosts[i].core.handle(self.now, input, &mut out);
+        // A driver keeps its list.
+        let mut out = Vec::with_capacity(64);
+        let allocated =
+            allocation_counter::measure(|| self.hosts[i].core.handle(self.now, input, &mut out)).count_total;
+        let beats = |o: &Output| {
+            matches!(o, Output::SendHeartbeat { .. } | Output::SendGrant { .. } | Output::RenewLease { .. })
+        };
+        if !out.is_empty() && out.iter().all(beats) {
+            self.allocated.turns += 1;
+            self.allocated.times += allocated;
+        }
         let from = Pnn(i as u16);
         for o in out {
             match o {

@@ -19,13 +19,14 @@ const TOGETHER: usize = 256;
 
 /// The state machine, as the loop sees it; [`Cluster`], or a scripted one in tests.
 pub(crate) trait Machine {
-    fn handle_all(&mut self, now: Time, inputs: Vec<Input>, out: &mut Vec<Output>);
+    /// Takes all that is in `inputs`.
+    fn handle_all(&mut self, now: Time, inputs: &mut Vec<Input>, out: &mut Vec<Output>);
     fn next_timeout(&self) -> Time;
 }
 
 impl Machine for Cluster {
-    fn handle_all(&mut self, now: Time, inputs: Vec<Input>, out: &mut Vec<Output>) {
-        Self::handle_all(self, now, inputs, out);
+    fn handle_all(&mut self, now: Time, inputs: &mut Vec<Input>, out: &mut Vec<Output>) {
+        Self::handle_all(self, now, inputs.drain(..), out);
     }
     fn next_timeout(&self) -> Time {
         Self::next_timeout(self)
@@ -61,6 +62,8 @@ pub(crate) struct Core<M, E> {
     effects: E,
     outlet: Outlet,
     clock: fn() -> Time,
+    /// Kept from turn to turn: nothing is allocated for heartbeats.
+    inputs: Vec<Input>,
     out: Vec<Output>,
     waiting: HashMap<u64, oneshot::Sender<AdminReply>>,
     tickets: u64,
@@ -74,7 +77,16 @@ impl<M, E> std::fmt::Debug for Core<M, E> {
 
 impl<M: Machine, E: Effects> Core<M, E> {
     pub(crate) fn new(machine: M, effects: E, outlet: Outlet, clock: fn() -> Time) -> Self {
-        Self { machine, effects, outlet, clock, out: Vec::new(), waiting: HashMap::new(), tickets: 0 }
+        Self {
+            machine,
+            effects,
+            outlet,
+            clock,
+            inputs: Vec::new(),
+            out: Vec::new(),
+            waiting: HashMap::new(),
+            tickets: 0,
+        }
     }
 
     /// Runs until the core has stopped; gives back what carried out its effects.
@@ -83,7 +95,8 @@ impl<M: Machine, E: Effects> Core<M, E> {
             // Time first: after a stall the core must notice that before it believes what has queued up.
             let mut now = (self.clock)();
             if self.machine.next_timeout() <= now {
-                if self.feed(now, vec![Input::Tick]) {
+                self.inputs.push(Input::Tick);
+                if self.feed(now) {
                     return (Ended::Stopped, self.effects);
                 }
                 now = (self.clock)();
@@ -96,7 +109,6 @@ impl<M: Machine, E: Effects> Core<M, E> {
             let Ok(mut next) = self.outlet.next(due.since(now).max(SHORTEST)) else {
                 return (Ended::Deserted, self.effects);
             };
-            let mut inputs = Vec::new();
             let mut order = None;
             while let Some(item) = next {
                 match item {
@@ -105,15 +117,18 @@ impl<M: Machine, E: Effects> Core<M, E> {
                         order = Some(command);
                         break;
                     }
-                    item => inputs.extend(self.input(item)),
+                    item => {
+                        let input = self.input(item);
+                        self.inputs.extend(input);
+                    }
                 }
-                if inputs.len() >= TOGETHER {
+                if self.inputs.len() >= TOGETHER {
                     break;
                 }
                 // That nobody can say anything any more is found at the next turn.
                 next = self.outlet.next(Duration::ZERO).unwrap_or(None);
             }
-            if !inputs.is_empty() && self.feed((self.clock)(), inputs) {
+            if !self.inputs.is_empty() && self.feed((self.clock)()) {
                 return (Ended::Stopped, self.effects);
             }
             if let Some(command) = order {
@@ -140,10 +155,10 @@ impl<M: Machine, E: Effects> Core<M, E> {
         }
     }
 
-    /// True when the core has stopped.
-    fn feed(&mut self, now: Time, inputs: Vec<Input>) -> bool {
+    /// Feeds what has come; true when the core has stopped.
+    fn feed(&mut self, now: Time) -> bool {
         let mut stopped = false;
-        self.machine.handle_all(now, inputs, &mut self.out);
+        self.machine.handle_all(now, &mut self.inputs, &mut self.out);
         for output in self.out.drain(..) {
             match output {
                 Output::Stopped => stopped = true,
@@ -178,8 +193,8 @@ mod tests {
     }
 
     impl Machine for Scripted {
-        fn handle_all(&mut self, now: Time, inputs: Vec<Input>, out: &mut Vec<Output>) {
-            for input in inputs {
+        fn handle_all(&mut self, now: Time, inputs: &mut Vec<Input>, out: &mut Vec<Output>) {
+            for input in inputs.drain(..) {
                 self.handle(now, input, out);
             }
         }

@@ -1,13 +1,14 @@
 //! Heartbeats and grants: sealed datagrams on every network.
 //!
 //! They are sent from the caller's thread and received by one thread of their own, so neither waits for TLS links,
-//! disks or the async runtime.
+//! disks or the async runtime. Once the sockets are open nothing is allocated for them.
 
 use super::shared::{Counters, Shared, Site};
 use super::wire::{self, Word};
 use super::{PeerError, PeerEvent, seal, socket};
 use crate::guard::SealedWord;
 use crate::sync::locked;
+use arrayvec::ArrayVec;
 use cluster::{Grant, GuardWord, Heartbeat, Pnn};
 use rustix::event::{PollFd, PollFlags, poll};
 use std::io::{ErrorKind, Read, Write};
@@ -22,6 +23,9 @@ use std::time::Instant;
 const BATCH: usize = 64;
 /// The receiving thread does little.
 const STACK: usize = 256 << 10;
+
+/// What is sealed. Not on the heap: nothing is allocated for heartbeats.
+type Plain = ArrayVec<u8, { wire::MAX_WORD }>;
 
 /// One per own address: socket i is network i.
 type Sockets = Arc<Vec<Arc<UdpSocket>>>;
@@ -91,13 +95,13 @@ impl Datagrams {
     }
 
     pub(super) fn send_heartbeat(&self, to: Pnn, heartbeat: &Heartbeat) {
-        let mut plain = Vec::with_capacity(96);
+        let mut plain = Plain::new();
         wire::put_heartbeat(heartbeat, &mut plain);
         self.send(to, None, &plain);
     }
 
     pub(super) fn send_grant(&self, to: Pnn, net: u8, grant: &Grant) {
-        let mut plain = Vec::with_capacity(64);
+        let mut plain = Plain::new();
         wire::put_grant(grant, &mut plain);
         self.send(to, Some(net), &plain);
     }
@@ -105,7 +109,7 @@ impl Datagrams {
     /// What a guard sends for this node when its daemon is dead. Sealed with the keys of now: a receiver takes it as
     /// long as these are in force and it is no more than 1000 datagrams old.
     pub(super) fn seal_guard(&self, word: &GuardWord) -> Vec<SealedWord> {
-        let mut plain = Vec::with_capacity(32);
+        let mut plain = Plain::new();
         wire::put_guard(word, &mut plain);
         let site = self.shared.site();
         let Some(own) = site.nodes.get(&self.shared.me) else { return Vec::new() };
@@ -116,7 +120,7 @@ impl Datagrams {
                 match key.seal(net, &plain) {
                     Ok(bytes) => {
                         let to = SocketAddr::new(*to, self.shared.port);
-                        sealed.push(SealedWord { from: *from, to, bytes });
+                        sealed.push(SealedWord { from: *from, to, bytes: bytes.to_vec() });
                     }
                     Err(error) => tracing::warn!(%peer, "the guard's word cannot be sealed: {error}"),
                 }
@@ -166,31 +170,28 @@ pub(super) fn open(
 }
 
 fn receive(shared: &Shared, inner: &Inner, mut woken: &UnixStream) {
-    let mut buffer = vec![0; seal::MAX_DATAGRAM + 1];
-    loop {
+    let mut buffer = [0; seal::MAX_DATAGRAM + 1];
+    while !inner.stopped.load(Ordering::Acquire) {
         let sockets = Arc::clone(&locked(&inner.sockets));
-        if inner.stopped.load(Ordering::Acquire) {
-            return;
-        }
-        let mut waiting: Vec<PollFd<'_>> = sockets.iter().map(|s| PollFd::new(&**s, PollFlags::IN)).collect();
-        waiting.push(PollFd::new(woken, PollFlags::IN));
-        match poll(&mut waiting, None) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
-            Err(error) => {
-                tracing::error!(%error, "cannot wait for heartbeats");
-                std::thread::sleep(std::time::Duration::from_millis(100));
+        let waker = [PollFd::new(woken, PollFlags::IN)];
+        let mut waiting: Vec<PollFd<'_>> =
+            waker.into_iter().chain(sockets.iter().map(|s| PollFd::new(&**s, PollFlags::IN))).collect();
+        // Until there are other sockets, or the end has come.
+        while waiting[0].revents().is_empty() {
+            match poll(&mut waiting, None) {
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(error) => {
+                    tracing::error!(%error, "cannot wait for heartbeats");
+                    std::thread::sleep(std::time::Duration::from_millis(100));
+                }
+            }
+            let ready = waiting.iter().skip(1).map(|fd| !fd.revents().is_empty());
+            for ((net, socket), _) in (0u8..).zip(sockets.iter()).zip(ready).filter(|(_, ready)| *ready) {
+                drain(shared, inner, net, socket, &mut buffer);
             }
         }
-        let ready: Vec<bool> = waiting.iter().map(|fd| !fd.revents().is_empty()).collect();
-        drop(waiting);
-        if ready.last() == Some(&true) {
-            let mut bytes = [0; 64];
-            // Only drains it; what it stands for is looked at above.
-            let _ = woken.read(&mut bytes);
-        }
-        for ((net, socket), _) in (0u8..).zip(sockets.iter()).zip(&ready).filter(|(_, ready)| **ready) {
-            drain(shared, inner, net, socket, &mut buffer);
-        }
+        // Only drains it; what it stands for is looked at above.
+        let _ = woken.read(&mut [0; 64]);
     }
 }
 

@@ -101,6 +101,7 @@ impl Keys {
 mod tests {
     use super::*;
     use crate::peer::seal::{EXPORTED, key_id};
+    use crate::peer::wire;
 
     fn session(n: u8) -> (SessionKeys, SessionKeys) {
         let exported = [n; EXPORTED];
@@ -135,6 +136,31 @@ mod tests {
         keys.forget(Pnn(1));
         assert_eq!(open(&keys, &new.sending, later), None);
         assert!(keys.sending(Pnn(1)).is_none());
+    }
+
+    #[test]
+    fn nothing_is_allocated_for_a_heartbeat_that_comes() {
+        let keys = Keys::default();
+        let now = Instant::now();
+        let (theirs, mine) = session(1);
+        keys.use_for_sending(keys.agree(Pnn(1), mine));
+        let mut plain = Vec::new();
+        wire::put_heartbeat(&crate::peer::tests::heartbeat(7), &mut plain);
+        let mut come = |times| {
+            let mut read = 0;
+            let allocated = allocation_counter::measure(|| {
+                for _ in 0..times {
+                    let mut datagram = theirs.sending.seal(0, &plain).unwrap();
+                    let id = key_id(&datagram).unwrap();
+                    let opened = keys.open(id, 0, &mut datagram, now);
+                    read += usize::from(matches!(opened.map(|(_, plain)| wire::read(plain)), Some(Some(_))));
+                }
+            });
+            assert_eq!(read, times);
+            allocated.count_total
+        };
+        come(1);
+        assert_eq!(come(1000), 0);
     }
 
     #[test]

@@ -8,6 +8,8 @@
 //! A receiver keeps the key before for [`GRACE`] after a new one is in use, and the last one for as long as there
 //! is no newer: heartbeats go on while a link is made anew.
 
+use super::wire::MAX_WORD;
+use arrayvec::ArrayVec;
 use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use ring::error::Unspecified;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -27,6 +29,10 @@ pub(super) const LABEL: &[u8] = b"EXPORTER-steadfast-heartbeat";
 const VERSION: u8 = 1;
 const WINDOW: u64 = 1024;
 const TAG: usize = 16;
+
+/// A datagram on its way out. Not on the heap: nothing is allocated for heartbeats.
+pub(super) type Sealed = ArrayVec<u8, { HEADER + MAX_WORD + TAG }>;
+const _: () = assert!(HEADER + MAX_WORD + TAG <= MAX_DATAGRAM, "a heartbeat is one datagram");
 
 /// Names the keys of one session. Not secret.
 pub(super) type KeyId = [u8; 8];
@@ -80,17 +86,17 @@ pub(super) struct SendKey {
 
 impl SendKey {
     /// Makes the datagram for a network.
-    pub(super) fn seal(&self, net: u8, plain: &[u8]) -> Result<Vec<u8>, Unspecified> {
+    pub(super) fn seal(&self, net: u8, plain: &[u8]) -> Result<Sealed, Unspecified> {
         let counter = self.counter.fetch_add(1, Ordering::Relaxed);
         let mut header = [0; HEADER];
         header[0] = VERSION;
         header[1..9].copy_from_slice(&self.id);
         header[9..].copy_from_slice(&counter.to_be_bytes());
-        let mut out = Vec::with_capacity(HEADER + plain.len() + TAG);
-        out.extend_from_slice(&header);
-        out.extend_from_slice(plain);
+        let mut out = Sealed::new();
+        out.try_extend_from_slice(&header).map_err(|_| Unspecified)?;
+        out.try_extend_from_slice(plain).map_err(|_| Unspecified)?;
         let tag = self.key.seal_in_place_separate_tag(nonce(counter), associated(&header, net), &mut out[HEADER..])?;
-        out.extend_from_slice(tag.as_ref());
+        out.try_extend_from_slice(tag.as_ref()).map_err(|_| Unspecified)?;
         Ok(out)
     }
 }

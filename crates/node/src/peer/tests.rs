@@ -162,7 +162,7 @@ fn until(what: &str, mut done: impl FnMut() -> bool) {
     }
 }
 
-fn heartbeat(sent: u64) -> Heartbeat {
+pub(super) fn heartbeat(sent: u64) -> Heartbeat {
     Heartbeat {
         uid: NodeUid(1),
         run: RunId(2),
@@ -224,7 +224,7 @@ fn three_nodes_talk() {
         sent: Time(5),
     };
     n0.peers.send_grant(Pnn(2), 1, &grant);
-    n2.wait("the grant", |event| (*event == PeerEvent::Grant { from: Pnn(0), grant: grant.clone() }).then_some(()));
+    n2.wait("the grant", |event| (*event == PeerEvent::Grant { from: Pnn(0), grant }).then_some(()));
     assert_eq!(n0.peers.stats().dropped_datagrams, 0);
     assert!(n0.peers.links().iter().all(|l| l.up && l.because.is_empty() && l.version.starts_with('v')));
 }
@@ -244,6 +244,8 @@ fn a_node_that_dies_and_returns() {
     n1.wait_link(0, true);
     n0.peers.send_heartbeat(Pnn(1), &heartbeat(1));
     n1.wait("heartbeat under the new key", |e| matches!(e, PeerEvent::Heartbeat { .. }).then_some(()));
+    let sent = allocation_counter::measure(|| (2..100).for_each(|n| n0.peers.send_heartbeat(Pnn(1), &heartbeat(n))));
+    assert_eq!((sent.count_total, n0.peers.stats().unsent_datagrams), (0, 0), "nothing is allocated for heartbeats");
 }
 
 #[test]

@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use toml::Spanned;
 
 /// A cluster of more servers than this is none that one shared filesystem carries.
-const MOST_NODES: usize = 64;
+const MOST_NODES: usize = cluster::PnnSet::CAPACITY;
 /// Networks between the nodes.
 const MOST_NETWORKS: usize = 8;
 
