@@ -8,11 +8,13 @@ use anyhow::{Context, Result, bail};
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, Stdio};
 use std::sync::mpsc::{Receiver, channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const PROGRAM: &str = include_str!("smb_client.py");
 /// Locks and oplocks, which the binding has not (package python3-impacket).
 const LOCKS_PROGRAM: &str = include_str!("smb_locks.py");
+/// Digits of a number in a file.
+const ZERO: &str = "00000000000000000000";
 /// For one answer; the server may be busy with a lost node meanwhile.
 const PATIENCE: Duration = Duration::from_secs(40);
 
@@ -190,6 +192,56 @@ impl Session {
     pub(crate) fn close(&mut self, handle: &str) -> Result<Answer> {
         self.order(&format!("close {handle}"))
     }
+}
+
+/// What clients that counted together have to say.
+#[derive(Debug)]
+pub(crate) struct Counted {
+    /// Of each client how often it added 1, and its longest wait for the lock in milliseconds.
+    counts: Vec<(u64, f64)>,
+    pub(crate) seconds: f64,
+    /// What each node shows in the end.
+    pub(crate) shown: Vec<u64>,
+}
+
+impl Counted {
+    pub(crate) fn sum(&self) -> u64 {
+        self.counts.iter().map(|c| c.0).sum()
+    }
+    pub(crate) fn fewest(&self) -> u64 {
+        self.counts.iter().map(|c| c.0).min().unwrap_or(0)
+    }
+    pub(crate) fn most(&self) -> u64 {
+        self.counts.iter().map(|c| c.0).max().unwrap_or(0)
+    }
+    pub(crate) fn longest_ms(&self) -> f64 {
+        self.counts.iter().map(|c| c.1).fold(0.0, f64::max)
+    }
+}
+
+/// All sessions add to the number in one new file, under a lock, for so long; the first `nodes` of them read it in the end.
+pub(crate) fn count_together(sessions: &mut [Session], nodes: usize, time: Duration) -> Result<Counted> {
+    let handles: Vec<String> =
+        sessions.iter_mut().map(|s| s.create("counter", Sharing::All)?.handle()).collect::<Result<_>>()?;
+    if let (Some(first), Some(handle)) = (sessions.first_mut(), handles.first()) {
+        first.write(handle, ZERO)?.handle()?;
+    }
+    let begun = Instant::now();
+    let counts: Vec<(u64, f64)> = std::thread::scope(|scope| {
+        let all: Vec<_> = sessions
+            .iter_mut()
+            .zip(&handles)
+            .map(|(session, handle)| scope.spawn(|| session.count(handle, time)))
+            .collect();
+        let join = |thread: std::thread::ScopedJoinHandle<'_, Result<_>>| match thread.join() {
+            Ok(counted) => counted,
+            Err(_) => bail!("a thread that counted has panicked"),
+        };
+        all.into_iter().map(join).collect::<Result<_>>()
+    })?;
+    let seconds = begun.elapsed().as_secs_f64();
+    let shown = sessions.iter_mut().zip(&handles).take(nodes).map(|(s, h)| s.number(h)).collect::<Result<_>>()?;
+    Ok(Counted { counts, seconds, shown })
 }
 
 impl Drop for Session {

@@ -1,7 +1,7 @@
 //! Locks and caches of SMB clients on different nodes: what one holds, the clients of all others respect.
 
 use super::{Ctx, vip_of};
-use crate::smb::{Level, Session, Sharing};
+use crate::smb::{self, Level, Session, Sharing};
 use crate::{site, steadfast};
 use anyhow::{Context, Result, bail};
 use std::time::{Duration, Instant};
@@ -11,8 +11,6 @@ const CLIENTS: usize = 2;
 const COUNTING: Duration = Duration::from_secs(2);
 /// smbds that wait for a lock do not queue for it: one that is unlucky waits long. Up to 9.5 s were seen, and 18 s with CTDB.
 const LONGEST_WAIT_MS: f64 = 20_000.0;
-/// Digits of the number in the file.
-const ZERO: &str = "00000000000000000000";
 /// A break of an oplock; smbd gives up on a client after 35 s.
 const BREAK: Duration = Duration::from_secs(10);
 
@@ -93,40 +91,22 @@ fn caches(ctx: &Ctx<'_>, sessions: &mut [Session]) -> Result<()> {
 
 fn counters(ctx: &Ctx<'_>) -> Result<()> {
     let mut sessions = sessions(ctx, CLIENTS)?;
-    let handles: Vec<String> =
-        sessions.iter_mut().map(|s| s.create("counter", Sharing::All)?.handle()).collect::<Result<_>>()?;
-    sessions[0].write(&handles[0], ZERO)?.handle()?;
-    let begun = Instant::now();
-    let counts: Vec<(u64, f64)> = std::thread::scope(|scope| {
-        let all: Vec<_> = sessions
-            .iter_mut()
-            .zip(&handles)
-            .map(|(session, handle)| scope.spawn(|| session.count(handle, COUNTING)))
-            .collect();
-        let join = |thread: std::thread::ScopedJoinHandle<'_, Result<_>>| match thread.join() {
-            Ok(counted) => counted,
-            Err(_) => bail!("a thread that counted has panicked"),
-        };
-        all.into_iter().map(join).collect::<Result<_>>()
-    })?;
-    let seconds = begun.elapsed().as_secs_f64();
-    let sum: u64 = counts.iter().map(|c| c.0).sum();
-    let fewest = counts.iter().map(|c| c.0).min().unwrap_or(0);
-    let most = counts.iter().map(|c| c.0).max().unwrap_or(0);
+    let counted = smb::count_together(&mut sessions, ctx.lab.site.nodes, COUNTING)?;
     ctx.figure(format!(
-        "{} clients on {} nodes: {:.0} locks/s, {fewest} to {most} for each client",
-        counts.len(),
+        "{} clients on {} nodes: {:.0} locks/s, {} to {} for each client",
+        sessions.len(),
         ctx.lab.site.nodes,
-        sum as f64 / seconds
+        counted.sum() as f64 / counted.seconds,
+        counted.fewest(),
+        counted.most()
     ));
-    for (node, handle) in ctx.all().into_iter().zip(&handles) {
-        let found = sessions[node].number(handle)?;
-        if found != sum {
-            bail!("{sum} increments under locks were counted, and {} shows {found}", site::name(node));
+    for (node, found) in counted.shown.iter().enumerate() {
+        if *found != counted.sum() {
+            bail!("{} increments under locks were counted, and {} shows {found}", counted.sum(), site::name(node));
         }
     }
-    if fewest == 0 {
+    if counted.fewest() == 0 {
         bail!("a client never got the lock");
     }
-    ctx.bound("longest wait for the lock", counts.iter().map(|c| c.1).fold(0.0, f64::max), LONGEST_WAIT_MS)
+    ctx.bound("longest wait for the lock", counted.longest_ms(), LONGEST_WAIT_MS)
 }

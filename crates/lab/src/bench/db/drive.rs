@@ -1,7 +1,8 @@
 //! Inside a laboratory: brings the databases of its subject up and does each case once.
 
 use super::worker::Said;
-use super::{Case, Run};
+use super::{Case, Run, Work, counters};
+use crate::bench::rival::Rival;
 use crate::lab::Lab;
 use crate::parts::{self, Progress};
 use crate::site;
@@ -28,7 +29,11 @@ pub(crate) fn main(lab: &Lab, file: &Path) -> Result<()> {
     let plan: Plan = serde_json::from_str(&text)?;
     let progress = Progress::silent();
     parts::up(lab, &progress)?;
-    if lab.site.subject.is_ctdb() {
+    if plan.cases.iter().any(|c| c.work().is_none()) {
+        let rival = Rival::new(lab);
+        rival.form(&progress)?;
+        rival.settle()?;
+    } else if lab.site.subject.is_ctdb() {
         stock::start_bare(lab)?;
     } else {
         steadfast::form(lab, &progress)?;
@@ -61,9 +66,9 @@ struct Client {
 }
 
 impl Clients {
-    fn start(lab: &Lab, plan: &Plan, case: Case) -> Result<Self> {
+    fn start(lab: &Lab, plan: &Plan, case: Case, work: Work) -> Result<Self> {
         let (nodes, seconds, records) = (case.nodes().to_string(), plan.seconds.to_string(), plan.records.to_string());
-        let words = ["/usr/local/sbin/steadfast-lab", "probe", "database", "--work", case.work().word()];
+        let words = ["/usr/local/sbin/steadfast-lab", "probe", "database", "--work", work.word()];
         let words = [&words[..], &["--nodes", &nodes, "--seconds", &seconds, "--records", &records]].concat();
         let mut all = Self(Vec::new());
         for host in lab.site.names() {
@@ -126,7 +131,8 @@ impl Drop for Clients {
 /// Does one case; its figure, in its unit.
 fn measure(lab: &Lab, plan: &Plan, run: &mut Run) -> Result<f64> {
     let case = run.case;
-    let mut clients = Clients::start(lab, plan, case)?;
+    let Some(work) = case.work() else { return counters::measure(lab, plan.seconds, &mut run.beside) };
+    let mut clients = Clients::start(lab, plan, case, work)?;
     let said = clients.all("go")?;
     let count: u64 = said.iter().map(|s| s.count).sum();
     if case == Case::Recovery1m {

@@ -4,6 +4,7 @@
 //! subjects. [`plan`] brings up one laboratory after the other, subjects in turn; in each, [`drive`] does every case once;
 //! [`worker`] is what runs on a node.
 
+mod counters;
 mod drive;
 pub(crate) mod plan;
 mod report;
@@ -11,7 +12,7 @@ pub(crate) mod worker;
 
 pub(crate) use drive::main as drive;
 
-use crate::site::Subject;
+use crate::site::{Storage, Subject};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -44,10 +45,14 @@ pub(crate) enum Case {
     #[serde(rename = "recovery-1m")]
     #[value(name = "recovery-1m")]
     Recovery1m,
+    /// Eight SMB clients of four nodes add to the number in one file, under a lock, on a replicated GlusterFS volume
+    #[serde(rename = "smb-counters-4")]
+    #[value(name = "smb-counters-4")]
+    SmbCounters4,
 }
 
 impl Case {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 8] = [
         Self::FetchRing2,
         Self::FetchRing4,
         Self::MessageRing2,
@@ -55,6 +60,7 @@ impl Case {
         Self::Transactions2,
         Self::Transactions4,
         Self::Recovery1m,
+        Self::SmbCounters4,
     ];
 
     fn word(self) -> &'static str {
@@ -66,6 +72,7 @@ impl Case {
             Self::Transactions2 => "transactions-2",
             Self::Transactions4 => "transactions-4",
             Self::Recovery1m => "recovery-1m",
+            Self::SmbCounters4 => "smb-counters-4",
         }
     }
 
@@ -76,18 +83,24 @@ impl Case {
         }
     }
 
+    /// What the nodes share.
+    fn storage(self) -> Storage {
+        if self == Self::SmbCounters4 { Storage::Gluster } else { Storage::Local }
+    }
+
     fn unit(self) -> &'static str {
         if self == Self::Recovery1m { "ms" } else { "1/s" }
     }
 
-    /// What the clients do.
-    fn work(self) -> Work {
-        match self {
+    /// What the databases' own clients do; none where SMB clients do it all.
+    fn work(self) -> Option<Work> {
+        Some(match self {
             Self::FetchRing2 | Self::FetchRing4 => Work::FetchRing,
             Self::MessageRing2 | Self::MessageRing4 => Work::MessageRing,
             Self::Transactions2 | Self::Transactions4 => Work::Transactions,
             Self::Recovery1m => Work::Recovery,
-        }
+            Self::SmbCounters4 => return None,
+        })
     }
 }
 

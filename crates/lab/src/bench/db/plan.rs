@@ -13,7 +13,8 @@ use std::time::Instant;
 /// What to measure.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Options {
-    /// fetch-ring-2, fetch-ring-4, message-ring-2, message-ring-4, transactions-2, transactions-4, recovery-1m; all
+    /// fetch-ring-2, fetch-ring-4, message-ring-2, message-ring-4, transactions-2, transactions-4, recovery-1m,
+    /// smb-counters-4 (Samba on a GlusterFS volume); all
     #[arg(long, default_value = "all", value_delimiter = ',')]
     case: Vec<String>,
     /// Systems: steadfast, ctdb (Debian's ctdbd); all
@@ -56,7 +57,9 @@ pub(crate) fn main(options: &Options) -> Result<i32> {
         if !matches!(subject, Subject::Steadfast | Subject::Ctdb) {
             bail!("--subject {}: databases are measured under steadfast and ctdb", subject.word());
         }
-        parts::check_programs(Storage::Local, subject)?;
+        for case in &cases {
+            parts::check_programs(case.storage(), subject)?;
+        }
     }
     launch::sweep();
     let raw = match &options.docs {
@@ -67,17 +70,18 @@ pub(crate) fn main(options: &Options) -> Result<i32> {
     let begun = Instant::now();
     let mut code = 0;
     'all: for number in 0..options.runs {
-        for nodes in [2, 4] {
+        for (nodes, storage) in [(2, Storage::Local), (4, Storage::Local), (4, Storage::Gluster)] {
             for &subject in &subjects {
                 let done = |c: &Case| {
                     runs.iter().any(|r| (r.subject, r.case, r.run) == (subject, *c, number) && r.value.is_some())
                 };
-                let todo: Vec<Case> = cases.iter().copied().filter(|c| c.nodes() == nodes && !done(c)).collect();
+                let here = |c: &Case| c.nodes() == nodes && c.storage() == storage;
+                let todo: Vec<Case> = cases.iter().copied().filter(|c| here(c) && !done(c)).collect();
                 if todo.is_empty() {
                     continue;
                 }
                 eprintln!("[{:5.1} min] run {}: {} on {nodes} nodes", minutes(begun), number + 1, subject.word());
-                let (ended, news) = laboratory(options, subject, nodes, &todo, number)?;
+                let (ended, news) = laboratory(options, subject, (nodes, storage), &todo, number)?;
                 for run in &news {
                     say(begun, run);
                 }
@@ -129,13 +133,14 @@ fn say(begun: Instant, run: &Run) {
 fn laboratory(
     options: &Options,
     subject: Subject,
-    nodes: usize,
+    (nodes, storage): (usize, Storage),
     cases: &[Case],
     number: usize,
 ) -> Result<(i32, Vec<Run>)> {
     let dir = crate::artifacts("bench");
     std::fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
-    let id = format!("{}-db{nodes}-{}-{number}", crate::new_id(), subject.word());
+    let volume = if storage == Storage::Gluster { "v" } else { "" };
+    let id = format!("{}-db{nodes}{volume}-{}-{number}", crate::new_id(), subject.word());
     let (out, file) = (dir.join(format!("{id}.lines")), dir.join(format!("{id}.plan")));
     let plan = Plan {
         cases: cases.to_vec(),
@@ -145,7 +150,7 @@ fn laboratory(
         out: out.clone(),
     };
     std::fs::write(&file, serde_json::to_string(&plan)?)?;
-    let mut shape = Shape::reference(Storage::Local, options.steadfast.clone());
+    let mut shape = Shape::reference(storage, options.steadfast.clone());
     shape.subject = subject;
     shape.nodes = nodes;
     shape.clustering = true;

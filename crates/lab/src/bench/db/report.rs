@@ -105,9 +105,10 @@ pub(super) fn text(runs: &[Run]) -> String {
 /// What is wanted of the case.
 fn target(case: Case) -> &'static str {
     match case.work() {
-        super::Work::FetchRing => "2",
-        super::Work::MessageRing => "1.5",
-        super::Work::Transactions | super::Work::Recovery => "3",
+        Some(super::Work::FetchRing) => "2",
+        Some(super::Work::MessageRing) => "1.5",
+        Some(super::Work::Transactions | super::Work::Recovery) => "3",
+        None => "-",
     }
 }
 
