@@ -115,7 +115,7 @@ fn run_group(selection: &Selection, group: Group, run: &[Case], tally: &mut Tall
         ipv6: group == Group::Local,
         subject: Subject::Steadfast,
         preset: None,
-        clustering: group == Group::Samba,
+        clustering: group.clustering(),
         steadfast: selection.steadfast.clone(),
     };
     println!(

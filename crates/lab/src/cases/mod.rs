@@ -72,6 +72,11 @@ impl Group {
         if matches!(self, Self::Local | Self::Samba | Self::Nets) { Storage::Local } else { Storage::Gluster }
     }
 
+    /// Are the nodes' smbds one server? On the sites on GlusterFS as users have them, not on all: Samba without is served too.
+    pub(crate) fn clustering(self) -> bool {
+        !matches!(self, Self::Local | Self::Nets)
+    }
+
     pub(crate) fn private_net(self) -> bool {
         matches!(self, Self::Nets | Self::Mesh)
     }
