@@ -267,6 +267,26 @@ fn story(cluster: &mut Cluster) -> Vec<(String, Answer)> {
     tell(cluster, 2, "pfetch shared.tdb key");
     tell(cluster, 2, "pfetch shared.tdb another");
 
+    for line in [
+        "attach copies.tdb",
+        "getdbmap",
+        "setdbreadonly copies.tdb",
+        "setdbreadonly shared.tdb",
+        "getdbmap",
+        "-X getdbmap",
+        "getdbstatus copies.tdb",
+        "writekey copies.tdb key value",
+    ] {
+        tell(cluster, 0, line);
+    }
+    tell(cluster, 2, "-X getdbmap");
+    for line in ["readkey copies.tdb key", "readkey copies.tdb key readonly", "writekey copies.tdb key other"] {
+        for node in [1, 2, 0] {
+            tell(cluster, node, line);
+        }
+    }
+    tell(cluster, 2, "readkey copies.tdb key readonly");
+
     tell(cluster, 0, "disable -n 1");
     cluster.until(2, "nodestatus 1", "node 1 is disabled", |a| a.out.contains("DISABLED"));
     cluster.until(2, "ip all", "node 1 has no address", |a| !a.out.contains(" 1\n") && !a.out.contains(" -1"));
@@ -308,6 +328,10 @@ fn three_nodes_from_ctdbs_files_alone() {
     assert_eq!(said("node 0: ctdb getvar MonitorInterval").out, "MonitorInterval            = 7\n");
     assert_eq!(said("node 0: ctdb getreclock").out, "DIR/shared/.ctdb/cluster.lock\n");
     assert_eq!(said("node 1: ctdb pfetch shared.tdb key").out, "changed\n");
+    assert!(
+        said("node 0: ctdb getdbmap").out.contains("name:copies.tdb path:DIR/node.0/db/volatile/copies.tdb.0 READONLY")
+    );
+    assert_eq!(said("node 2: ctdb readkey copies.tdb key readonly").out, "Data: size:5 ptr:[other]\n");
     let base = cluster.base(0);
     assert!(base.join("db/persistent/shared.tdb.0").exists(), "where ctdb.conf says");
     let errors = fs::read_to_string(base.join("errors")).unwrap();

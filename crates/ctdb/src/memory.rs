@@ -1,6 +1,6 @@
 //! A database's file in memory, with its locks: what the servers' tests and the simulator have in place of the files.
 
-use crate::database::{Kind, Stored, Write, store};
+use crate::database::{Kind, Stored, Write, recovered, store};
 use crate::lookup3;
 use crate::recovery::{Answer, Claim, Content, Edit, Generation, Have};
 use crate::server::{FileAnswer, FileOrder};
@@ -85,6 +85,13 @@ impl File {
                 self.go_on(out);
             }
             FileOrder::Scan { generation } => {
+                for value in self.records.values_mut() {
+                    if let Ok((header, data)) = LtdbHeader::split(value)
+                        && let Some(header) = recovered(header, me)
+                    {
+                        *value = [&header.to_bytes()[..], data].concat();
+                    }
+                }
                 let claim = |v: &Vec<u8>| {
                     let (header, data) = LtdbHeader::split(v).unwrap_or_default();
                     Claim { header, empty: data.is_empty() }

@@ -32,6 +32,10 @@ pub enum Planted {
     LostWordsForgotten,
     /// Samba's processes are not disconnected when their node is dropped.
     ProcessesKept,
+    /// Copies that others read are not taken back before a record is changed.
+    RevocationSkipped,
+    /// A recovery leaves copies to be read as they are.
+    CopiesOutliveRecovery,
 }
 
 #[cfg(feature = "planted")]

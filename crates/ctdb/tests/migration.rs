@@ -7,8 +7,8 @@ mod common;
 
 use common::Dice;
 use ctdb::database::{Caller, Function, Message, Migration, Output, Token, Write};
-use ctdb::wire::LtdbHeader;
-use std::collections::{BTreeMap, VecDeque};
+use ctdb::wire::{LtdbHeader, record_flags as flag};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Owner {
@@ -24,6 +24,10 @@ struct Client {
     left: u32,
     /// Empties the record when it has counted (as a closed file's record is).
     empties: bool,
+    /// Only reads: with a copy if there is an old one here, as Samba does.
+    reads: bool,
+    /// What was counted when it began to read.
+    floor: u64,
     state: State,
 }
 
@@ -53,7 +57,22 @@ struct World {
     clients: Vec<Client>,
     delete: Vec<Vec<Vec<u8>>>,
     counted: BTreeMap<Vec<u8>, u64>,
+    /// Keys whose counts have begun anew: what a read may give is not known.
+    emptied: BTreeSet<Vec<u8>>,
+    /// Reads of copies in a node's own file.
+    read_locally: u64,
     steps: usize,
+}
+
+impl Client {
+    fn has_read(&mut self) {
+        self.left -= 1;
+        self.state = if self.left == 0 { State::Done } else { State::Idle };
+    }
+}
+
+fn is_delegated(value: &[u8]) -> bool {
+    LtdbHeader::split(value).unwrap().0.flags & flag::HAVE_DELEGATIONS != 0
 }
 
 fn counter(value: &[u8]) -> u64 {
@@ -72,6 +91,8 @@ impl World {
                 key: format!("key{}", dice.roll(keys)).into_bytes(),
                 left: 1 + dice.roll(12) as u32,
                 empties: false,
+                reads: false,
+                floor: 0,
                 state: State::Idle,
             })
             .collect();
@@ -85,6 +106,8 @@ impl World {
             clients,
             delete: vec![Vec::new(); count],
             counted: BTreeMap::new(),
+            emptied: BTreeSet::new(),
+            read_locally: 0,
             steps: 0,
         };
         world.recover();
@@ -170,10 +193,20 @@ impl World {
                     let item = (self.generations[node], message);
                     self.links.entry((node, to as usize)).or_default().push_back(item);
                 }
-                Output::Reply { token, .. } => {
+                Output::Reply { token, data } => {
                     let client = &mut self.clients[token.0 as usize];
                     assert_eq!(client.state, State::WaitsForReply, "answered once");
                     client.state = State::Idle;
+                    if client.reads {
+                        // With or without header.
+                        let seen = LtdbHeader::split(&data).map_or(&data[..], |(_, data)| data);
+                        let seen = seen.try_into().map_or(0, u64::from_le_bytes);
+                        let count = self.counted.get(&client.key).copied().unwrap_or(0);
+                        let emptied = self.emptied.contains(&client.key);
+                        let good = (client.floor..=count).contains(&seen) || emptied;
+                        assert!(good, "{token:?} reads {seen} of {} to {count}", client.floor);
+                        client.has_read();
+                    }
                 }
                 Output::DeleteLater(key) => self.delete[node].push(key),
                 Output::Inconsistent { why } => panic!("{why}"),
@@ -226,10 +259,37 @@ impl World {
         self.perform(node, out);
     }
 
-    fn client_under_lock(&mut self, c: usize) {
+    /// It reads its file if that may be read, or asks the daemon.
+    fn reader_under_lock(&mut self, c: usize) {
         let (node, key) = (self.clients[c].node, self.clients[c].key.clone());
         let value = self.files[node].records.get(&key).cloned();
-        if let Some(value) = value.filter(|_| self.holds(node, &key)) {
+        let count = self.counted.get(&key).copied().unwrap_or(0);
+        let flags = value.as_deref().map_or(0, |v| LtdbHeader::split(v).unwrap().0.flags);
+        let copy = flags & flag::HAVE_READONLY != 0;
+        if let Some(value) = value.as_deref().filter(|_| copy || self.holds(node, &key)) {
+            assert_eq!(counter(value), count, "{c} reads an old value of {key:?}");
+            self.read_locally += u64::from(copy);
+            self.clients[c].has_read();
+            self.release(node, &key);
+        } else {
+            self.clients[c].state = State::WaitsForReply;
+            self.clients[c].floor = count;
+            self.release(node, &key);
+            let function = if self.dice.roll(8) == 0 { Function::FetchWithHeader } else { Function::Fetch };
+            let caller = Caller { token: Token(c as u64), function, reads: value.is_some() };
+            let mut out = Vec::new();
+            self.nodes[node].call(&key, caller, &mut out);
+            self.perform(node, out);
+        }
+    }
+
+    fn client_under_lock(&mut self, c: usize) {
+        if self.clients[c].reads {
+            return self.reader_under_lock(c);
+        }
+        let (node, key) = (self.clients[c].node, self.clients[c].key.clone());
+        let value = self.files[node].records.get(&key).cloned();
+        if let Some(value) = value.filter(|v| self.holds(node, &key) && !is_delegated(v)) {
             let (header, _) = LtdbHeader::split(&value).unwrap();
             let seen = counter(&value);
             let count = self.counted.entry(key.clone()).or_default();
@@ -238,6 +298,7 @@ impl World {
             let mut bytes = header.to_bytes();
             if self.clients[c].empties && self.dice.roll(2) == 0 {
                 *count = 0;
+                self.emptied.insert(key.clone());
                 self.delete[node].push(key.clone());
             } else {
                 bytes.extend_from_slice(&count.to_le_bytes());
@@ -249,7 +310,7 @@ impl World {
         } else {
             self.clients[c].state = State::WaitsForReply;
             self.release(node, &key);
-            let caller = Caller { token: Token(c as u64), function: Function::Null };
+            let caller = Caller { token: Token(c as u64), function: Function::Null, reads: false };
             let mut out = Vec::new();
             self.nodes[node].call(&key, caller, &mut out);
             self.perform(node, out);
@@ -367,11 +428,128 @@ fn emptied_records_are_deleted_and_made_anew() {
     }
 }
 
+/// Some of the clients only read; returns how often they read a copy in their node's file, and how many were given.
+fn with_readers(seed: u64, empties: bool, recoveries: usize) -> (u64, u64) {
+    let mut world = World::new(seed);
+    world.nodes.iter_mut().for_each(Migration::give_copies);
+    for c in 0..world.clients.len() {
+        world.clients[c].reads = world.dice.roll(2) == 0;
+        world.clients[c].left *= if world.clients[c].reads { 4 } else { 1 };
+        world.clients[c].empties = empties;
+    }
+    world.run(recoveries);
+    (world.read_locally, world.nodes.iter().map(|node| node.delegations().0).sum())
+}
+
+#[test]
+fn what_is_read_from_a_copy_is_never_old() {
+    let (mut read, mut given) = (0, 0);
+    for seed in 3000..3300 {
+        let (r, g) = with_readers(seed, seed % 4 == 0, (seed % 3) as usize * 2);
+        (read, given) = (read + r, given + g);
+    }
+    assert!(given > 1000 && read > given, "{given} copies given, {read} times read: the test tests nothing");
+}
+
+/// One node's file and what it is told, by hand.
+fn pass(node: &mut Migration, file: &mut Option<Vec<u8>>, key: &[u8]) -> Vec<Output> {
+    let mut out = Vec::new();
+    node.locked(key, file.as_deref(), &mut out);
+    if let Output::Unlock { write: Write::Value(value), .. } = &out[0] {
+        *file = Some(value.clone());
+    }
+    out.remove(0);
+    out
+}
+
+#[test]
+fn copies_are_taken_back_before_the_holder_writes() {
+    let value =
+        |rsn, dmaster, flags| Some([&LtdbHeader { rsn, dmaster, reserved: 0, flags }.to_bytes()[..], b"data"].concat());
+    let header = |file: &Option<Vec<u8>>| LtdbHeader::split(file.as_deref().unwrap()).unwrap().0;
+    // The only location master holds it.
+    let (mut holder, mut held) = (Migration::new(0), value(5, 0, 0));
+    let mut out = Vec::new();
+    holder.give_copies();
+    holder.thaw(vec![0], &mut out);
+    let key = b"key".to_vec();
+    for from in [1, 2] {
+        holder.message(from, Message::WantCopy { key: key.clone() }, &mut out);
+        let out = pass(&mut holder, &mut held, &key);
+        let flags = flag::HAVE_READONLY | flag::MIGRATED_WITH_DATA;
+        let message = Message::Copy { key: key.clone(), rsn: 5, flags, data: b"data".to_vec() };
+        assert_eq!(out, [Output::Send { to: from, message }]);
+        assert_eq!(header(&held).flags, flag::HAVE_DELEGATIONS | flag::MIGRATED_WITH_DATA);
+    }
+    // Its own clients read on; one wants to write.
+    holder.call(&key, Caller { token: Token(1), function: Function::Fetch, reads: true }, &mut out);
+    assert_eq!(pass(&mut holder, &mut held, &key), [Output::Reply { token: Token(1), data: b"data".to_vec() }]);
+    holder.call(&key, Caller { token: Token(2), function: Function::Null, reads: false }, &mut out);
+    let revokes = [1, 2].map(|to| Output::Send { to, message: Message::Revoke { key: key.clone() } });
+    assert_eq!(pass(&mut holder, &mut held, &key), revokes);
+    assert_ne!(header(&held).flags & flag::HAVE_DELEGATIONS, 0, "nobody may write yet");
+    assert_ne!(header(&held).flags & flag::REVOKING_READONLY, 0);
+    // Meanwhile a reader gets the value, for this once.
+    holder.message(3, Message::WantCopy { key: key.clone() }, &mut out);
+    let once = Message::Copy { key: key.clone(), rsn: 5, flags: flag::MIGRATED_WITH_DATA, data: b"data".to_vec() };
+    assert_eq!(pass(&mut holder, &mut held, &key), [Output::Send { to: 3, message: once }]);
+    holder.message(2, Message::Revoked { key: key.clone() }, &mut out);
+    assert_eq!(pass(&mut holder, &mut held, &key), []);
+    holder.message(1, Message::Revoked { key: key.clone() }, &mut out);
+    assert_eq!(pass(&mut holder, &mut held, &key), [Output::Reply { token: Token(2), data: Vec::new() }]);
+    assert_eq!((header(&held).flags, header(&held).rsn), (flag::MIGRATED_WITH_DATA, 6), "newer than the copies");
+    assert_eq!(holder.delegations(), (2, 1));
+    // Its turn to write; then copies are given again.
+    let given = |out: &[Output]| matches!(out, [Output::Send { message: Message::Copy { flags, .. }, .. }] if flags & flag::HAVE_READONLY != 0);
+    let mut alone = 0;
+    loop {
+        holder.message(1, Message::WantCopy { key: key.clone() }, &mut out);
+        if given(&pass(&mut holder, &mut held, &key)) {
+            break;
+        }
+        alone += 1;
+    }
+    assert_eq!(alone, 16);
+}
+
+#[test]
+fn who_began_to_read_later_is_not_answered_with_a_value_for_once() {
+    let (mut node, mut file) = (Migration::new(1), None);
+    let mut out = Vec::new();
+    let key = b"key".to_vec();
+    node.give_copies();
+    node.thaw(vec![0], &mut out);
+    let reader = |n| Caller { token: Token(n), function: Function::Fetch, reads: true };
+    node.call(&key, reader(1), &mut out);
+    let ask = [Output::Send { to: 0, message: Message::WantCopy { key: key.clone() } }];
+    assert_eq!(pass(&mut node, &mut file, &key), ask);
+    node.call(&key, reader(2), &mut out);
+    assert_eq!(pass(&mut node, &mut file, &key), []);
+    let copy = |flags| Message::Copy { key: key.clone(), rsn: 5, flags, data: b"data".to_vec() };
+    node.message(0, copy(0), &mut out);
+    let first = Output::Reply { token: Token(1), data: b"data".to_vec() };
+    assert_eq!(pass(&mut node, &mut file, &key), [first, ask[0].clone()], "the second asks again");
+    assert_eq!(file, None);
+    // A copy that stays answers all.
+    node.call(&key, reader(3), &mut out);
+    pass(&mut node, &mut file, &key);
+    node.message(0, copy(flag::HAVE_READONLY), &mut out);
+    let both = [2, 3].map(|n| Output::Reply { token: Token(n), data: b"data".to_vec() });
+    assert_eq!(pass(&mut node, &mut file, &key), both);
+    let (header, _) = LtdbHeader::split(file.as_deref().unwrap()).unwrap();
+    assert_eq!((header.dmaster, header.rsn, header.flags), (0, 5, flag::HAVE_READONLY));
+    // Taken back it stays as an old one.
+    node.message(0, Message::Revoke { key: key.clone() }, &mut out);
+    let done = Output::Send { to: 0, message: Message::Revoked { key: key.clone() } };
+    assert_eq!(pass(&mut node, &mut file, &key), [done]);
+    assert_eq!(LtdbHeader::split(file.as_deref().unwrap()).unwrap().0.flags, 0);
+}
+
 #[test]
 fn nothing_moves_before_the_first_recovery() {
     let mut node = Migration::new(0);
     let mut out = Vec::new();
-    node.call(b"key", Caller { token: Token(1), function: Function::Fetch }, &mut out);
+    node.call(b"key", Caller { token: Token(1), function: Function::Fetch, reads: false }, &mut out);
     assert!(out.is_empty());
     node.thaw(vec![0], &mut out);
     assert_eq!(out, [Output::Lock(b"key".to_vec())]);

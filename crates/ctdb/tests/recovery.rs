@@ -487,7 +487,7 @@ impl World {
                     let mut out = Vec::new();
                     self.nodes[n].migration.call(
                         &key,
-                        Caller { token: Token(n as u64), function: Function::Null },
+                        Caller { token: Token(n as u64), function: Function::Null, reads: false },
                         &mut out,
                     );
                     self.moves(n, out);

@@ -70,6 +70,9 @@ struct Summary {
     /// Seeds that ran databases, and what the processes there got done.
     database_seeds: usize,
     increments: u64,
+    reads: u64,
+    /// Of these, in the node's own copy.
+    copies_read: u64,
     commits: u64,
     traverses: u64,
     questions: u64,
@@ -101,6 +104,8 @@ fn main() -> anyhow::Result<ExitCode> {
         faults: outcomes.iter().map(|o| o.totals.faults).sum(),
         database_seeds: outcomes.iter().filter(|o| o.databases.is_some()).count(),
         increments: done(|d| d.increments),
+        reads: done(|d| d.reads),
+        copies_read: done(|d| d.copies_read),
         commits: done(|d| d.commits),
         traverses: done(|d| d.traverses),
         questions: done(|d| d.questions),
@@ -120,8 +125,15 @@ fn main() -> anyhow::Result<ExitCode> {
         }
         writeln!(
             out,
-            "{} seeds with databases: {} locked increments, {} transactions, {} traverses, {} questions about life",
-            summary.database_seeds, summary.increments, summary.commits, summary.traverses, summary.questions
+            "{} seeds with databases: {} locked increments, {} reads ({} of copies), {} transactions, {} traverses, {} \
+             questions about life",
+            summary.database_seeds,
+            summary.increments,
+            summary.reads,
+            summary.copies_read,
+            summary.commits,
+            summary.traverses,
+            summary.questions
         )?;
         writeln!(
             out,

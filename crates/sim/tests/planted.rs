@@ -42,6 +42,8 @@ const BUGS: &[Bug] = &[
     Bug::Ctdb(Ctdb::ContentsDiffer),
     Bug::Ctdb(Ctdb::TraverseMissesMember),
     Bug::Ctdb(Ctdb::LostWordsForgotten),
+    Bug::Ctdb(Ctdb::RevocationSkipped),
+    Bug::Ctdb(Ctdb::CopiesOutliveRecovery),
 ];
 
 /// The first seed that finds it, with what objects.

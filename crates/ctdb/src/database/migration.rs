@@ -14,10 +14,18 @@
 //! the value read under the lock, never from memory. The lock is not waited for: [`Output::Lock`] asks for it, the
 //! driver gets it in its own time and says [`Migration::locked`]. Whatever came for the key meanwhile is then done at
 //! once, in order of arrival, with one write.
+//!
+//! Copies that are only read are in [`delegations`].
+
+mod delegations;
+mod message;
+
+pub use message::Message;
 
 use super::rules::{Stored, store};
 use crate::hash::lookup3;
 use crate::wire::{LtdbHeader, record_flags as flag};
+use delegations::Delegations;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::mem;
 
@@ -43,69 +51,8 @@ pub struct Caller {
     pub token: Token,
     /// With what.
     pub function: Function,
-}
-
-/// Said between nodes, about one key of one database, under one generation of it. Links keep their order and lose
-/// nothing within a generation; a link that breaks between members costs a new one.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Message {
-    /// To the location master: the sender wants it.
-    Want {
-        /// The record's key.
-        key: Vec<u8>,
-    },
-    /// From the location master to the holder: `to` shall have it next.
-    Yield {
-        /// The record's key.
-        key: Vec<u8>,
-        /// The next holder.
-        to: u32,
-    },
-    /// From the holder to the next.
-    Give {
-        /// The record's key.
-        key: Vec<u8>,
-        /// Its sequence number at the sender.
-        rsn: u64,
-        /// Its flags.
-        flags: u32,
-        /// Its data, without header.
-        data: Vec<u8>,
-    },
-    /// From the holder of an empty record to the location master, which fetches and deletes it.
-    Emptied {
-        /// The record's key.
-        key: Vec<u8>,
-    },
-    /// From the location master, which holds the record and wants to forget it: delete what you have of it.
-    Purge {
-        /// The record's key.
-        key: Vec<u8>,
-        /// Its sequence number; a newer copy is kept.
-        rsn: u64,
-    },
-    /// Answer to it.
-    Purged {
-        /// The record's key.
-        key: Vec<u8>,
-        /// Nothing of it is there any more.
-        done: bool,
-    },
-}
-
-impl Message {
-    /// The record's key.
-    #[must_use]
-    pub fn key(&self) -> &[u8] {
-        match self {
-            Self::Want { key }
-            | Self::Yield { key, .. }
-            | Self::Give { key, .. }
-            | Self::Emptied { key }
-            | Self::Purge { key, .. }
-            | Self::Purged { key, .. } => key,
-        }
-    }
+    /// It only reads: a copy is enough, where the database gives copies.
+    pub reads: bool,
 }
 
 /// What to do with the file before a chain lock is let go.
@@ -163,6 +110,11 @@ enum Job {
     Emptied { from: u32 },
     Purge { from: u32, rsn: u64 },
     Purged { from: u32, done: bool },
+    WantCopy { from: u32 },
+    Delegate { to: u32 },
+    Copy { from: u32, rsn: u64, flags: u32, data: Vec<u8> },
+    Revoke { from: u32 },
+    Revoked { from: u32 },
     Vacuum,
 }
 
@@ -190,6 +142,14 @@ struct Key {
     parked: VecDeque<Job>,
     /// Others are told to delete their copies.
     purge: Option<Purge>,
+    /// A copy to read is on its way here.
+    copy_wanted: bool,
+    /// Clients that are served when it is here.
+    readers: Vec<Caller>,
+    /// Nodes that have not said yet that nobody there reads the copy any more.
+    revoking: Option<BTreeSet<u32>>,
+    /// Done when all have.
+    held: VecDeque<Job>,
 }
 
 /// What a location master waits for before it forgets a record.
@@ -207,6 +167,10 @@ impl Key {
             && self.callers.is_empty()
             && self.parked.is_empty()
             && self.purge.is_none()
+            && !self.copy_wanted
+            && self.readers.is_empty()
+            && self.revoking.is_none()
+            && self.held.is_empty()
     }
 }
 
@@ -218,13 +182,14 @@ pub struct Migration {
     masters: Vec<u32>,
     frozen: bool,
     keys: BTreeMap<Vec<u8>, Key>,
+    delegations: Delegations,
 }
 
 impl Migration {
     /// A database on node `me`, frozen until the first [`Migration::thaw`].
     #[must_use]
     pub fn new(me: u32) -> Self {
-        Self { me, masters: Vec::new(), frozen: true, keys: BTreeMap::new() }
+        Self { me, masters: Vec::new(), frozen: true, keys: BTreeMap::new(), delegations: Delegations::default() }
     }
 
     /// The location master of a key; nobody's before the first thaw.
@@ -260,6 +225,11 @@ impl Migration {
             Message::Emptied { key } => (key, Job::Emptied { from }),
             Message::Purge { key, rsn } => (key, Job::Purge { from, rsn }),
             Message::Purged { key, done } => (key, Job::Purged { from, done }),
+            Message::WantCopy { key } => (key, Job::WantCopy { from }),
+            Message::Delegate { key, to } => (key, Job::Delegate { to }),
+            Message::Copy { key, rsn, flags, data } => (key, Job::Copy { from, rsn, flags, data }),
+            Message::Revoke { key } => (key, Job::Revoke { from }),
+            Message::Revoked { key } => (key, Job::Revoked { from }),
         };
         self.add(&key, job, out);
     }
@@ -275,13 +245,18 @@ impl Migration {
     /// Chain locks that were asked for are still to be answered.
     pub fn freeze(&mut self) {
         self.frozen = true;
+        self.delegations.forget();
         for key in self.keys.values_mut() {
             key.wanted = false;
             key.vacuum = false;
             key.purge = None;
+            key.copy_wanted = false;
+            key.revoking = None;
             key.parked.clear();
+            key.jobs.append(&mut key.held);
             key.jobs.retain(|job| !job.is_foreign());
             key.jobs.extend(mem::take(&mut key.callers).into_iter().map(Job::Call));
+            key.jobs.extend(mem::take(&mut key.readers).into_iter().map(Job::Call));
         }
         self.keys.retain(|_, key| !key.is_idle());
     }
@@ -307,7 +282,23 @@ impl Migration {
         };
         key.locking = false;
         match master.filter(|_| !frozen) {
-            Some(master) => Pass::new(me, master, &self.masters, name, value, key).run(out),
+            Some(master) => {
+                let (masters, delegations) = (&*self.masters, &mut self.delegations);
+                let pass = Pass {
+                    me,
+                    master,
+                    masters,
+                    name,
+                    key,
+                    delegations,
+                    header: LtdbHeader::default(),
+                    data: Vec::new(),
+                    write: Write::Nothing,
+                    next: VecDeque::new(),
+                    then: Vec::new(),
+                };
+                pass.on(value).run(out);
+            }
             None => out.push(Output::Unlock { key: name.to_vec(), write: Write::Nothing }),
         }
         if key.is_idle() {
@@ -339,32 +330,25 @@ struct Pass<'a> {
     masters: &'a [u32],
     name: &'a [u8],
     key: &'a mut Key,
+    delegations: &'a mut Delegations,
     header: LtdbHeader,
     data: Vec<u8>,
     write: Write,
+    /// Done next, before anything that came later.
+    next: VecDeque<Job>,
     /// Carried out after the write.
     then: Vec<Output>,
 }
 
 impl<'a> Pass<'a> {
-    fn new(me: u32, master: u32, masters: &'a [u32], name: &'a [u8], value: Option<&[u8]>, key: &'a mut Key) -> Self {
-        let mut pass = Self {
-            me,
-            master,
-            masters,
-            name,
-            key,
-            header: LtdbHeader::default(),
-            data: Vec::new(),
-            write: Write::Nothing,
-            then: Vec::new(),
-        };
+    /// With what the file has.
+    fn on(mut self, value: Option<&[u8]>) -> Self {
         // A value too short for a header is what a crashed writer left: as if it were not there.
         match value.and_then(|v| LtdbHeader::split(v).ok()) {
-            Some((header, data)) => (pass.header, pass.data) = (header, data.to_vec()),
-            None => pass.missing(),
+            Some((header, data)) => (self.header, self.data) = (header, data.to_vec()),
+            None => self.missing(),
         }
-        pass
+        self
     }
 
     fn run(mut self, out: &mut Vec<Output>) {
@@ -374,17 +358,19 @@ impl<'a> Pass<'a> {
                 Job::Call(caller) => self.call(caller),
                 Job::Want { from } => self.want(from),
                 Job::Yield { to } => self.yield_to(to),
-                Job::Give { rsn, flags, data } => {
-                    self.given(rsn, flags, data);
-                    // Before anything that came later.
-                    for parked in mem::take(&mut self.key.parked).into_iter().rev() {
-                        jobs.push_front(parked);
-                    }
-                }
+                Job::Give { rsn, flags, data } => self.given(rsn, flags, data),
                 Job::Emptied { from } => self.emptied(from),
                 Job::Purge { from, rsn } => self.purge(from, rsn),
                 Job::Purged { from, done } => self.purged(from, done),
+                Job::WantCopy { from } => self.want_copy(from),
+                Job::Delegate { to } => self.delegate(to),
+                Job::Copy { from, rsn, flags, data } => self.copy(from, rsn, flags, data),
+                Job::Revoke { from } => self.revoke(from),
+                Job::Revoked { from } => self.revoked(from),
                 Job::Vacuum => self.vacuum(),
+            }
+            while let Some(next) = self.next.pop_back() {
+                jobs.push_front(next);
             }
         }
         out.push(Output::Unlock { key: self.name.to_vec(), write: self.write });
@@ -433,11 +419,17 @@ impl<'a> Pass<'a> {
 
     fn call(&mut self, caller: Caller) {
         if self.is_here() {
+            if self.is_delegated() && !caller.reads {
+                return self.revoke_for(Job::Call(caller));
+            }
             // The client looks for it in the file.
             if self.header.flags & flag::AUTOMATIC != 0 {
                 self.store();
             }
             return self.answer(caller);
+        }
+        if caller.reads && self.delegations.on && !self.key.wanted {
+            return self.read(caller);
         }
         self.key.callers.push(caller);
         self.fetch();
@@ -477,6 +469,9 @@ impl<'a> Pass<'a> {
         if self.master != self.me {
             return self.inconsistent("another node takes this one for the location master");
         }
+        if self.is_here() && self.is_delegated() {
+            return self.revoke_for(Job::Want { from });
+        }
         if self.is_here() {
             return self.give(from);
         }
@@ -494,7 +489,9 @@ impl<'a> Pass<'a> {
     }
 
     fn yield_to(&mut self, to: u32) {
-        if self.is_here() {
+        if self.is_here() && self.is_delegated() {
+            self.revoke_for(Job::Yield { to });
+        } else if self.is_here() {
             self.give(to);
         } else if self.key.wanted {
             self.key.parked.push_back(Job::Yield { to });
@@ -504,6 +501,7 @@ impl<'a> Pass<'a> {
     }
 
     fn give(&mut self, to: u32) {
+        self.delegations.gone(self.name);
         if !self.data.is_empty() {
             self.header.flags |= flag::MIGRATED_WITH_DATA;
         }
@@ -524,13 +522,14 @@ impl<'a> Pass<'a> {
         }
         self.key.wanted = false;
         let vacuum = mem::take(&mut self.key.vacuum) && self.key.callers.is_empty();
-        let flags = flags | if vacuum { flag::VACUUM_MIGRATED } else { 0 };
+        let flags = flags & !flag::READONLY | if vacuum { flag::VACUUM_MIGRATED } else { 0 };
         self.header = LtdbHeader { rsn, dmaster: self.me, reserved: self.header.reserved, flags };
         self.data = data;
         self.store();
         for caller in mem::take(&mut self.key.callers) {
             self.answer(caller);
         }
+        self.next = mem::take(&mut self.key.parked);
     }
 
     /// As the location master: the holder says that it is empty.

@@ -6,7 +6,7 @@ mod rules;
 
 pub use commit::{Change, CommitOutput, Commits, ENDED_BY_RECOVERY, Under};
 pub use migration::{Caller, Function, Message, Migration, Output, Token, Write};
-pub use rules::{Stored, store};
+pub use rules::{Stored, recovered, store};
 
 /// What kind of database it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -45,6 +45,19 @@ pub fn store(mut header: LtdbHeader, empty: bool, me: u32, lmaster: u32) -> Stor
     Stored::Kept { header, delete_later }
 }
 
+/// What a recovery makes of a record's header on node `me` before it looks at it; nothing: it stays. All members do so
+/// before any goes on: nobody reads a copy any more, and whoever gave copies may write again. It then counts up: what it
+/// writes is newer than they are.
+#[must_use]
+pub fn recovered(mut header: LtdbHeader, me: u32) -> Option<LtdbHeader> {
+    if header.flags & flag::READONLY == 0 || planted(Planted::CopiesOutliveRecovery) {
+        return None;
+    }
+    header.rsn += u64::from(header.dmaster == me);
+    header.flags &= !flag::READONLY;
+    Some(header)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -85,6 +98,16 @@ mod tests {
         let told = vacuum | flag::MIGRATED_WITH_DATA;
         assert_eq!(store(header(ME, told), true, ME, ME), kept(8, ME, flag::MIGRATED_WITH_DATA, true));
         assert_eq!(store(header(ME, vacuum), false, ME, ME), kept(8, ME, 0, false), "it has been filled again");
+    }
+
+    #[test]
+    fn a_recovery_takes_copies_back() {
+        let given = header(ME, flag::HAVE_DELEGATIONS | flag::REVOKING_READONLY | flag::MIGRATED_WITH_DATA);
+        let free = LtdbHeader { rsn: 8, flags: flag::MIGRATED_WITH_DATA, ..given };
+        assert_eq!(recovered(given, ME), Some(free), "newer than the copies");
+        let copy = header(OTHER, flag::HAVE_READONLY);
+        assert_eq!(recovered(copy, ME), Some(LtdbHeader { flags: 0, ..copy }));
+        assert_eq!(recovered(header(ME, flag::MIGRATED_WITH_DATA), ME), None);
     }
 
     #[test]

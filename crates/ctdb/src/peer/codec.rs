@@ -217,6 +217,11 @@ enums! {
     4 Emptied { key };
     5 Purge { key, rsn };
     6 Purged { key, done };
+    7 WantCopy { key };
+    8 Delegate { key, to };
+    9 Copy { key, rsn, flags, data };
+    10 Revoke { key };
+    11 Revoked { key };
 
     Change, "a word of a transaction":
     1 Update { id, records };
@@ -299,6 +304,8 @@ mod tests {
             Said::Recovery(Word::Source { generation, db: 9, to: vec![1, 2] }),
             under(Message::Give { key: b"key".to_vec(), rsn: 1, flags: 2, data: vec![0; 300] }),
             under(Message::Purge { key: b"key".to_vec(), rsn: 1 }),
+            under(Message::Delegate { key: b"key".to_vec(), to: 3 }),
+            under(Message::Copy { key: b"key".to_vec(), rsn: 1, flags: 2, data: vec![0; 30] }),
             commit(Change::Update { id: 1, records: vec![record] }),
             commit(Change::Updated { id: 1, result: Err("disk full".into()) }),
             commit(Change::Updated { id: 1, result: Ok(()) }),
@@ -321,7 +328,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_are_survived(which in 0usize..15, at: prop::sample::Index, value: u8, bytes in prop::collection::vec(any::<u8>(), 0..60)) {
+        fn any_bytes_are_survived(which in 0usize..17, at: prop::sample::Index, value: u8, bytes in prop::collection::vec(any::<u8>(), 0..60)) {
             let _ = Said::decode(&bytes);
             let mut changed = samples()[which].encode();
             let i = at.index(changed.len());

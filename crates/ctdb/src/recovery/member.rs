@@ -36,7 +36,8 @@ pub enum Effect {
         /// Then delete all records first: this copy has missed a recovery.
         wipe: bool,
     },
-    /// Answer [`Answer::Scanned`] with every record, in pieces.
+    /// Answer [`Answer::Scanned`] with every record, in pieces; before, change each header as
+    /// [`crate::database::recovered`] says: copies that were given to be read are taken back.
     Scan {
         /// The database.
         db: u32,

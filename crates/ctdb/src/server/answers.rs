@@ -1,6 +1,6 @@
 //! What this node knows, as the bytes of answers.
 
-use super::statistics::{Current, time};
+use super::statistics::{Current, low, time};
 use super::{Origin, Server};
 use crate::control::{
     DbMap, Iface, Ifaces, NodeEntry, NodeMap, Opcode, PublicIp, PublicIpInfo, PublicIps, TickleList, Uptime, VnnMap,
@@ -78,7 +78,12 @@ impl Server {
     }
 
     fn current(&self) -> Current {
-        Current { clients: self.clients.len(), recovering: self.is_recovering(), pending_calls: self.calls.len() }
+        Current {
+            clients: self.clients.len(),
+            recovering: self.is_recovering(),
+            pending_calls: self.calls.len(),
+            delegations: self.delegations(),
+        }
     }
 
     pub(super) fn vnn_map(&self) -> VnnMap {
@@ -148,13 +153,19 @@ impl Server {
         self.answer_data(origin, out.finish());
     }
 
-    /// Counters of one database: this server has none of the original's but the number of hot keys, which is sent always.
-    /// `ctdb_db_statistics`: of its counters only the hot keys are kept here.
+    /// Of all databases, since the start: copies given to be read, records whose copies were taken back.
+    pub(super) fn delegations(&self) -> (u64, u64) {
+        let each = self.dbs.values().map(|db| db.migration.delegations());
+        each.fold((0, 0), |(given, revoked), (g, r)| (given + g, revoked + r))
+    }
+
+    /// `ctdb_db_statistics`: of its counters those of read-only copies and the hot keys are kept here.
     pub(super) fn database_statistics(&self, id: u32) -> Vec<u8> {
+        let (given, revoked) = self.dbs.get(&id).map(|db| db.migration.delegations()).unwrap_or_default();
         let mut top = self.dbs.get(&id).map(|db| db.hot_keys.top(HOT_KEYS)).unwrap_or_default();
         top.resize(HOT_KEYS, (&[][..], 0));
         let mut out = Writer::default();
-        out.zeros(216).u32(10).u32(0);
+        out.zeros(144).u32(low(given)).u32(low(revoked)).zeros(64).u32(10).u32(0);
         for (key, count) in &top {
             // Between them a pointer of the original's.
             out.u32(*count).u32(0).u64(0).u64(key.len() as u64);

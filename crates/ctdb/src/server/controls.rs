@@ -243,7 +243,9 @@ impl Server {
             Opcode::RELOAD_NODES_FILE | Opcode::RELOAD_PUBLIC_IPS => self.wish(origin, Wish::Reload),
             Opcode::SHUTDOWN => self.out.push(Output::Admin(Wish::ShutDown)),
             Opcode::STATISTICS_RESET => {
-                self.statistics = super::statistics::Statistics { since: self.now, ..Default::default() };
+                let delegations_before = self.delegations();
+                self.statistics =
+                    super::statistics::Statistics { since: self.now, delegations_before, ..Default::default() };
                 self.answer_status(origin, 0);
             }
             Opcode::PING => self.answer_status(origin, i32::try_from(self.clients.len()).unwrap_or(i32::MAX)),
@@ -283,13 +285,15 @@ impl Server {
                 }
                 self.answer_status(origin, 0);
             }
-            // Copies are never given out for reading only: every one that reads gets the record.
             Opcode::SET_DB_READONLY | Opcode::SET_DB_STICKY => {
                 if db.have.kind != Kind::Volatile {
                     return self.answer_error(origin, "only a volatile database can be so");
                 }
-                let flag = if opcode == Opcode::SET_DB_READONLY { &mut db.readonly } else { &mut db.sticky };
-                *flag = true;
+                if opcode == Opcode::SET_DB_READONLY {
+                    db.migration.give_copies();
+                } else {
+                    db.sticky = true;
+                }
                 self.answer_status(origin, 0);
             }
             Opcode::DB_GET_HEALTH => match db.unhealthy.clone() {

@@ -44,7 +44,6 @@ pub(super) struct Database {
     pub(super) sequence: Option<u32>,
     /// Answers about the sequence number that are due; true: of a change that another node has told.
     pub(super) sequence_due: VecDeque<bool>,
-    pub(super) readonly: bool,
     pub(super) sticky: bool,
     /// Empty records.
     pub(super) to_delete: BTreeSet<Vec<u8>>,
@@ -66,7 +65,6 @@ impl Database {
             counts: false,
             sequence: None,
             sequence_due: VecDeque::new(),
-            readonly: false,
             sticky: false,
             to_delete: BTreeSet::new(),
             calls: 0,
@@ -82,7 +80,7 @@ impl Database {
             Kind::Persistent => db_flags::PERSISTENT,
             Kind::Replicated => db_flags::REPLICATED,
         };
-        let readonly = if self.readonly { db_flags::READONLY } else { 0 };
+        let readonly = if self.migration.gives_copies() { db_flags::READONLY } else { 0 };
         let sticky = if self.sticky { db_flags::STICKY } else { 0 };
         kind | readonly | sticky
     }

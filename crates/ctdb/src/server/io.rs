@@ -174,7 +174,8 @@ pub enum FileOrder {
         /// First delete all records: they are older than a recovery that this node had no part in. (Volatile.)
         wipe: bool,
     },
-    /// Answer [`Answer::Scanned`] with header and emptiness of every record, in pieces. Frozen.
+    /// Answer [`Answer::Scanned`] with header and emptiness of every record, in pieces; before, change each header as
+    /// [`crate::database::recovered`] says. Frozen.
     Scan {
         /// For the answer.
         generation: Generation,

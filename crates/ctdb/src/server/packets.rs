@@ -107,6 +107,7 @@ impl Server {
             call::FETCH_WITH_HEADER => Function::FetchWithHeader,
             other => return self.call_fails(client, reqid, format!("no function {other:#x}")),
         };
+        let reads = call.flags & call::flags::WANT_READONLY != 0;
         let token = Token(self.next_serial());
         let Some(db) = self.dbs.get_mut(&call.db) else {
             return self.call_fails(client, reqid, format!("no database {:#010x}: attach it first", call.db));
@@ -115,7 +116,7 @@ impl Server {
         let mut out = Vec::new();
         db.calls += 1;
         db.hot_keys.count(&call.key);
-        db.migration.call(&call.key, Caller { token, function }, &mut out);
+        db.migration.call(&call.key, Caller { token, function, reads }, &mut out);
         self.migrated(call.db, out);
     }
 

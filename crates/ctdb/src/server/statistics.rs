@@ -14,6 +14,8 @@ pub(super) struct Statistics {
     pub(super) client_messages: u32,
     pub(super) client_controls: u32,
     pub(super) recoveries: u32,
+    /// Of all databases, when the counters were set back: copies given, records whose copies were taken back.
+    pub(super) delegations_before: (u64, u64),
     pub(super) since: Now,
 }
 
@@ -23,6 +25,8 @@ pub(super) struct Current {
     pub(super) clients: usize,
     pub(super) recovering: bool,
     pub(super) pending_calls: usize,
+    /// Of all databases, since the start: copies given, records whose copies were taken back.
+    pub(super) delegations: (u64, u64),
 }
 
 /// Bytes of the structure.
@@ -45,8 +49,16 @@ impl Statistics {
         for at in [self.since, now] {
             put_time(at, out);
         }
-        out.zeros(LEN - (out.written() - start));
+        let (given, revoked) = current.delegations;
+        let (given_before, revoked_before) = self.delegations_before;
+        out.u32(low(given - given_before)).u32(low(revoked - revoked_before));
+        debug_assert_eq!(out.written() - start, LEN);
     }
+}
+
+/// As the original's counters: of 32 bits.
+pub(super) fn low(count: u64) -> u32 {
+    u32::try_from(count & u64::from(u32::MAX)).unwrap_or(u32::MAX)
 }
 
 /// Seconds and microseconds since 1970.
@@ -65,12 +77,14 @@ mod tests {
 
     #[test]
     fn the_layout_is_the_originals() {
-        let statistics = Statistics { recoveries: 7, client_calls: 9, ..Statistics::default() };
+        let statistics =
+            Statistics { recoveries: 7, client_calls: 9, delegations_before: (1, 2), ..Statistics::default() };
         let mut out = Writer::default();
-        statistics.put(Current { clients: 3, ..Current::default() }, Now::default(), &mut out);
+        statistics.put(Current { clients: 3, delegations: (6, 4), ..Current::default() }, Now::default(), &mut out);
         let bytes = out.finish();
         let word = |at: usize| u32::from_ne_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
         assert_eq!(bytes.len(), LEN);
         assert_eq!((word(0), word(72), word(280), word(440)), (3, 9, 9, 7));
+        assert_eq!((word(480), word(484)), (5, 2));
     }
 }

@@ -9,7 +9,7 @@ use ctdb::memory::File;
 use ctdb::node::flags;
 use ctdb::recovery::Have;
 use ctdb::server::{AddressFacts, ClientId, IfaceFacts, Input, Level, NodeFacts, Now, Output, Picture, Server, Wish};
-use ctdb::wire::{Body, Call, Control, ControlReply, Header, LtdbHeader, Message, Packet};
+use ctdb::wire::{Body, Call, Control, ControlReply, Header, LtdbHeader, Message, Packet, record_flags};
 use ctdb::{call, node};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
@@ -264,6 +264,7 @@ impl World {
             let value = file.records.get(key).cloned();
             if let Some((header, data)) = value.as_deref().and_then(|v| LtdbHeader::split(v).ok())
                 && header.dmaster == me
+                && header.flags & record_flags::HAVE_DELEGATIONS == 0
             {
                 let n = number(Some(data)) + 1;
                 let mut value = header.to_bytes();

@@ -61,6 +61,13 @@ enum Doing {
         reqid: u32,
         key: usize,
     },
+    /// Waits for what is in a record.
+    Reads {
+        reqid: u32,
+        key: usize,
+        /// What was counted when it began.
+        floor: truth::Counts,
+    },
     /// Has a record's chain locked.
     Holds {
         key: usize,
@@ -118,6 +125,8 @@ pub(crate) struct Databases {
     truth: Truth,
     volatile: u32,
     persistent: u32,
+    /// Who only reads gets a copy.
+    gives_copies: bool,
     next_client: u32,
     next_reqid: u32,
     /// Nobody begins anything new.
@@ -131,6 +140,10 @@ pub(crate) struct Databases {
 pub struct Done {
     /// Locked increments.
     pub increments: u64,
+    /// Records read by processes that do not write them, and how often a copy in the node's own file.
+    pub reads: u64,
+    /// See `reads`.
+    pub copies_read: u64,
     /// Acknowledged transactions.
     pub commits: u64,
     /// Traverses.
@@ -142,8 +155,10 @@ pub struct Done {
 }
 
 impl Databases {
-    pub(crate) fn new(nodes: usize, rng: Rng) -> Self {
+    pub(crate) fn new(nodes: usize, mut rng: Rng) -> Self {
+        let gives_copies = rng.index(2) == 0;
         Self {
+            gives_copies,
             nodes: (0..nodes).map(|_| Node::default()).collect(),
             rng,
             truth: Truth::default(),

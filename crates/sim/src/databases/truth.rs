@@ -116,6 +116,36 @@ impl Truth {
         Ok(())
     }
 
+    /// What all have counted so far.
+    pub(super) fn counted(&self, key: usize) -> Counts {
+        self.counted.get(&key).cloned().unwrap_or_default()
+    }
+
+    /// May a process that began to read when this much was counted find this?
+    pub(super) fn read(&self, key: usize, reader: u32, floor: &Counts, found: &Counts) -> Result<(), String> {
+        let none = Counts::new();
+        let counted = self.counted.get(&key).unwrap_or(&none);
+        for (who, count) in found {
+            let there = counted.get(who).copied().unwrap_or(0);
+            if *count > there {
+                return Err(format!("process {who} has counted {there} in key {key}, process {reader} reads {count}"));
+            }
+        }
+        if self.is_lost(reader) {
+            return Ok(());
+        }
+        for (who, count) in floor.iter().filter(|(who, _)| !self.is_lost(**who)) {
+            let there = found.get(who).copied().unwrap_or(0);
+            if there < *count {
+                return Err(format!(
+                    "process {who} had counted {count} in key {key} before process {reader} began to read, which finds \
+                     {there}"
+                ));
+            }
+        }
+        Ok(())
+    }
+
     pub(super) fn count(&mut self, key: usize, who: u32) {
         *self.counted.entry(key).or_default().entry(who).or_default() += 1;
     }

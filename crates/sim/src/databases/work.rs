@@ -1,6 +1,6 @@
 //! What Samba's processes do: count under the chain lock, commit, traverse, ask who is alive.
 
-use super::truth::{Person, decode, encode, violation};
+use super::truth::{Counts, Person, decode, encode, violation};
 use super::{Databases, Doing, HOT, Node, PERSISTENT, Process, VOLATILE};
 use crate::world::World;
 use ctdb::control::Opcode;
@@ -135,7 +135,17 @@ impl World {
                 if fails.contains(&true) {
                     return self.process_ends(host, client);
                 }
+                if databases.gives_copies {
+                    let db = databases.volatile.to_ne_bytes();
+                    self.control(host, client, node::CURRENT, Opcode::SET_DB_READONLY, 0, &db);
+                }
                 self.doing(host, client, Doing::Nothing);
+            }
+            Doing::Reads { reqid, key, floor } => {
+                if let Some(answer) = databases.answer(host, client, reqid) {
+                    let Body::CallReply(reply) = answer else { return self.process_ends(host, client) };
+                    self.has_read(host, client, key, &floor, &reply.data);
+                }
             }
             Doing::Nothing => self.process_begins_something(host, client),
             Doing::Waits { reqid, key } => {
@@ -202,6 +212,10 @@ impl World {
             12..=21 => self.commit(host, client),
             22..=25 => self.traverse(host, client),
             26..=40 => self.try_key(host, client, HOT + client.0 as usize),
+            41..=70 if databases.gives_copies => {
+                let key = databases.rng.index(HOT);
+                self.read(host, client, key);
+            }
             _ => {
                 let key = databases.rng.index(HOT);
                 self.try_key(host, client, key);
@@ -220,7 +234,11 @@ impl World {
         }
         let value = file.records.get(&text).cloned().unwrap_or_default();
         let (header, data) = match LtdbHeader::split(&value) {
-            Ok((header, data)) if header.dmaster == host as u32 => (header, data),
+            Ok((header, data))
+                if header.dmaster == host as u32 && header.flags & record_flags::HAVE_DELEGATIONS == 0 =>
+            {
+                (header, data)
+            }
             _ => {
                 let call = Call {
                     flags: call::flags::IMMEDIATE_MIGRATION,
@@ -260,6 +278,40 @@ impl World {
         }
         if let Some(other) = other.filter(|_| !lost) {
             self.object(format!("n{host} and n{other} both hold key {key} in {generation:?}"));
+        }
+    }
+
+    /// Reads a record in the node's file, if that may be read there; else asks for it, as Samba does: for a copy where an
+    /// old one is there.
+    fn read(&mut self, host: usize, client: ClientId, key: usize) {
+        let Some(databases) = self.databases.as_mut() else { return };
+        let volatile = databases.volatile;
+        let Some(file) = databases.nodes[host].files.get(&volatile) else { return };
+        let text = name(key);
+        if file.is_locked(&text) {
+            return self.doing(host, client, Doing::Nothing);
+        }
+        let value = file.records.get(&text).cloned();
+        let floor = databases.truth.counted(key);
+        let split = value.as_deref().and_then(|v| LtdbHeader::split(v).ok());
+        let copy = split.filter(|(header, _)| header.flags & record_flags::HAVE_READONLY != 0);
+        if let Some((_, data)) = copy.or(split.filter(|(header, _)| header.dmaster == host as u32)) {
+            databases.done.copies_read += u64::from(copy.is_some());
+            let data = data.to_vec();
+            return self.has_read(host, client, key, &floor, &data);
+        }
+        let flags = if value.is_some() { call::flags::WANT_READONLY } else { 0 };
+        let call = Call { flags, db: volatile, function: call::FETCH, hops: 0, key: text, argument: Vec::new() };
+        let reqid = self.send_packet(host, client, 0, Body::Call(call));
+        self.doing(host, client, Doing::Reads { reqid, key, floor });
+    }
+
+    fn has_read(&mut self, host: usize, client: ClientId, key: usize, floor: &Counts, data: &[u8]) {
+        self.doing(host, client, Doing::Nothing);
+        let Some(databases) = self.databases.as_mut() else { return };
+        databases.done.reads += 1;
+        if let Err(text) = databases.truth.read(key, client.0, floor, &decode(data)) {
+            self.object(text);
         }
     }
 

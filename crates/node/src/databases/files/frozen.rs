@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
 
-use ctdb::database::{Stored, store};
+use ctdb::database::{Stored, recovered, store};
 use ctdb::lookup3;
 use ctdb::recovery::{Answer, Claim, Content, Edit, Generation};
 use ctdb::server::{FileAnswer, FileOrder};
@@ -182,17 +182,31 @@ fn content(handle: &mut Tdb) -> tdb::Result<Content> {
     Ok(content)
 }
 
+/// Copies that were given to be read are taken back, and what there is is told.
 fn scan(database: &Database, handle: &mut Tdb, generation: Generation) -> tdb::Result<()> {
+    let mut changed = Vec::new();
     let mut pieces = Pieces::new(|records, last| {
         database.answer(FileAnswer::Recovery { generation, answer: Answer::Scanned { records, last } });
     });
     handle.traverse_read(|_, key, value| {
         // What has no header is no record of a cluster.
         if let Ok((header, data)) = LtdbHeader::split(value) {
+            let new = recovered(header, database.me);
+            changed.extend(new.map(|_| key.to_vec()));
+            let header = new.unwrap_or(header);
             pieces.push((key.to_vec(), Claim { header, empty: data.is_empty() }), key.len());
         }
         Ok(ControlFlow::Continue(()))
     })?;
+    // Before it is told that this was all: no member goes on before it has heard that of every other.
+    for key in changed {
+        let old = handle.fetch(&key)?.unwrap_or_default();
+        if let Ok((header, data)) = LtdbHeader::split(&old)
+            && let Some(header) = recovered(header, database.me)
+        {
+            handle.store(&key, &[&header.to_bytes()[..], data].concat(), Store::Replace)?;
+        }
+    }
     pieces.finish();
     Ok(())
 }
