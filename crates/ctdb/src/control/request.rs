@@ -1,5 +1,6 @@
 //! Requests of clients, read from their control packets.
 
+use super::ip::TickleList;
 use super::opcode::Opcode;
 use crate::wire::{Connection, LtdbHeader, Reader, RecordBuffer, SockAddr, WireError, text};
 use std::net::{IpAddr, SocketAddr};
@@ -30,6 +31,8 @@ pub enum Request {
     CheckPidSrvid(i32, u64),
     /// `TCP_CLIENT` and its relatives, `TCP_ADD`, `TCP_REMOVE`.
     Connection(Opcode, Connection),
+    /// `SET_TCP_TICKLE_LIST`.
+    Connections(TickleList),
     /// `GET_TCP_TICKLE_LIST`, `GET_PUBLIC_IP_INFO`.
     Address(Opcode, SocketAddr),
     /// `RELEASE_IP`, `TAKEOVER_IP`: the address and who shall have it.
@@ -157,6 +160,7 @@ impl Request {
                 exactly(what, data, 56)?;
                 Self::Connection(opcode, Connection::get(&mut r)?)
             }
+            O::SET_TCP_TICKLE_LIST => Self::Connections(TickleList::get(data)?),
             O::GET_TCP_TICKLE_LIST | O::GET_PUBLIC_IP_INFO => {
                 exactly(what, data, 28)?;
                 Self::Address(opcode, SockAddr::get(&mut r)?.0)

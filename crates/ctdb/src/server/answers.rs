@@ -3,13 +3,12 @@
 use super::statistics::{Current, low, time};
 use super::{Origin, Server};
 use crate::control::{
-    DbMap, Iface, Ifaces, NodeEntry, NodeMap, Opcode, PublicIp, PublicIpInfo, PublicIps, TickleList, Uptime, VnnMap,
+    DbMap, Iface, Ifaces, NodeEntry, NodeMap, Opcode, PublicIp, PublicIpInfo, PublicIps, Uptime, VnnMap,
     flags as control_flags,
 };
 use crate::database::Kind;
 use crate::node::{RunState, capability};
 use crate::wire::Writer;
-use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
 /// In `ctdb_db_statistics`, always so many.
@@ -135,13 +134,7 @@ impl Server {
         };
         let mut out = Writer::default();
         if opcode == Opcode::GET_TCP_TICKLE_LIST {
-            let wanted = |c: &crate::wire::Connection| {
-                c.server.ip() == address.ip() && (address.port() == 0 || c.server.port() == address.port())
-            };
-            let clients = self.clients.all().flat_map(|(_, c)| &c.connections);
-            let all: BTreeSet<_> = clients.chain(&self.tickles).filter(|c| wanted(c)).copied().collect();
-            let address = SocketAddr::new(address.ip(), 0);
-            TickleList { address, connections: all.into_iter().collect() }.put(&mut out);
+            self.connections_of(address, facts.holder).put(&mut out);
         } else {
             let Some(iface) = facts.here.clone() else { return self.answer_status(origin, -1) };
             let mut ifaces = self.ifaces();

@@ -58,8 +58,9 @@ impl Clients {
         self.all.keys().copied().collect()
     }
 
-    pub(super) fn all(&self) -> impl Iterator<Item = (&ClientId, &Client)> {
-        self.all.iter()
+    /// Nobody serves this connection any more. Returns how many did.
+    pub(super) fn forget_connection(&mut self, connection: &Connection) -> usize {
+        self.all.values_mut().map(|c| usize::from(c.connections.remove(connection))).sum()
     }
 
     pub(super) fn listen(&mut self, id: ClientId, srvid: u64) {

@@ -8,7 +8,7 @@ use super::{Origin, Server};
 use crate::control::{Opcode, Request};
 use crate::database::{Kind, Token};
 use crate::srvid;
-use crate::wire::{Connection, ControlReply};
+use crate::wire::ControlReply;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -72,6 +72,7 @@ impl Server {
                 self.answer_status(origin, status);
             }
             Request::Connection(opcode, connection) => self.connection(client, origin, opcode, connection),
+            Request::Connections(list) => self.set_connections(origin, list),
             Request::Address(opcode, address) => self.about_address(origin, opcode, address),
             Request::MoveIp(opcode, to, address) => self.move_ip(origin, opcode, to, address),
             Request::Number(opcode, number) => self.number(origin, opcode, number),
@@ -162,37 +163,6 @@ impl Server {
         if opcode == Opcode::REGISTER_SRVID && number == srvid::LEADER {
             self.say_leader(Some(client));
         }
-    }
-
-    /// A client's TCP connection to a public address. They are listed from the kernel, whoever serves them; Samba's word
-    /// is kept to show what it says.
-    fn connection(&mut self, client: Option<ClientId>, origin: Origin, opcode: Opcode, connection: Connection) {
-        let holder = self.picture.addresses.iter().find(|a| a.address == connection.server.ip()).map(|a| a.holder);
-        match opcode {
-            Opcode::TCP_CLIENT => {
-                if holder.is_some_and(|holder| holder != Some(self.me)) {
-                    return self.answer_status(origin, -1);
-                }
-                if let Some(client) = client.and_then(|id| self.clients.get(id)).filter(|_| holder.is_some()) {
-                    client.connections.insert(connection);
-                }
-            }
-            Opcode::TCP_CLIENT_DISCONNECTED | Opcode::TCP_CLIENT_PASSED => {
-                if let Some(client) = client.and_then(|id| self.clients.get(id)) {
-                    client.connections.remove(&connection);
-                }
-            }
-            Opcode::TCP_REMOVE => {
-                self.tickles.remove(&connection);
-            }
-            // Of an address that is none of this cluster's nobody ever asks.
-            _ => {
-                if holder.is_some() {
-                    self.tickles.insert(connection);
-                }
-            }
-        }
-        self.answer_status(origin, 0);
     }
 
     fn move_ip(&mut self, origin: Origin, opcode: Opcode, to: u32, address: IpAddr) {

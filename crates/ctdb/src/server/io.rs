@@ -2,7 +2,7 @@
 
 use crate::database::{Token, Write};
 use crate::recovery::{Answer, Edit, Generation, Have};
-use crate::wire::Record;
+use crate::wire::{Connection, Record};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -61,6 +61,14 @@ pub enum Input {
     Leaves(IpAddr),
     /// This node has this address now.
     Comes(IpAddr),
+    /// Connections of clients to an address, as its holder publishes them: what its kernel shows, and what was told there
+    /// ([`Output::Connection`]).
+    Connections {
+        /// The address.
+        address: IpAddr,
+        /// All of them.
+        connections: Vec<Connection>,
+    },
     /// A file's answer to an order.
     File {
         /// The database.
@@ -103,6 +111,14 @@ pub enum Output {
     },
     /// An administrator's wish, to be carried out as `steadfast` would. The answer comes as a new picture.
     Admin(Wish),
+    /// A client's connection to a public address, told by a process of Samba or by a tool: a part of the list of that
+    /// address from now on, if this node holds or comes to hold it; or no more.
+    Connection {
+        /// Which.
+        connection: Connection,
+        /// Told, or taken back?
+        told: bool,
+    },
     /// For the log.
     Log {
         /// How important it is.

@@ -16,6 +16,7 @@
 //! | `databases` | attaching, records, transactions: the cores of one database each, and its file |
 //! | `controls`, `answers` | controls that this node answers by itself |
 //! | `remote` | controls of clients for other nodes, and "is this process alive?" |
+//! | `connections` | whose clients are connected to which address |
 //! | `messages` | between clients, and to the daemon |
 //! | `traverse` | all records of all nodes |
 //! | `timers` | what happens by the clock |
@@ -23,6 +24,7 @@
 mod answers;
 mod by_hand;
 mod clients;
+mod connections;
 mod controls;
 mod databases;
 mod hot_keys;
@@ -44,9 +46,10 @@ use crate::database::{Change, Token, Under};
 use crate::node::{INVALID_GENERATION, flags};
 use crate::peer::Said;
 use crate::recovery::{Have, Lead, Member, Word};
-use crate::wire::{Connection, ControlReply};
+use crate::wire::ControlReply;
 use by_hand::ByHand;
 use clients::Clients;
+use connections::Connections;
 use databases::{Call, Database};
 use remote::Asked;
 use statistics::Statistics;
@@ -110,8 +113,7 @@ pub struct Server {
     asked: BTreeMap<u64, Asked>,
     traverses: BTreeMap<u64, Traverse>,
     by_hand: BTreeMap<u32, ByHand>,
-    /// Connections that were told of and belong to no client here.
-    tickles: BTreeSet<Connection>,
+    connections: Connections,
     /// Addresses that clients have been told of as leaving, and that this node does not have again.
     leaving: BTreeSet<IpAddr>,
     /// Clients have been told that addresses move, and not yet that they are at rest.
@@ -155,7 +157,7 @@ impl Server {
             asked: BTreeMap::new(),
             traverses: BTreeMap::new(),
             by_hand: BTreeMap::new(),
-            tickles: BTreeSet::new(),
+            connections: Connections::default(),
             leaving: BTreeSet::new(),
             reallocating: false,
             tunables: Tunables::default(),
@@ -229,9 +231,8 @@ impl Server {
             Input::Link { peer, up } => self.link(peer, up),
             Input::Picture(picture) => self.look(picture),
             Input::Leaves(address) => self.address_leaves(address),
-            Input::Comes(address) => {
-                self.leaving.remove(&address);
-            }
+            Input::Comes(address) => self.address_comes(address),
+            Input::Connections { address, connections } => self.published(address, connections),
             Input::File { db, answer } => self.file_answers(db, answer),
             Input::Wake => self.wake(),
         }

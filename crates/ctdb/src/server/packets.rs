@@ -168,6 +168,7 @@ impl Server {
         let held = std::mem::take(&mut self.held);
         self.held = held.into_iter().filter(|i| !matches!(i, Input::Packet { client, .. } if *client == id)).collect();
         let Some(client) = self.clients.remove(id) else { return };
+        client.connections.iter().for_each(|connection| self.took_back(*connection));
         // Whatever is done for it goes on; the answer is dropped.
         self.calls.retain(|_, call| call.client != id);
         let gone = |origin: &Origin| matches!(origin, Origin::Client { client, .. } if *client == id);

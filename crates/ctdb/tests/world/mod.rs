@@ -9,7 +9,7 @@ use ctdb::memory::File;
 use ctdb::node::flags;
 use ctdb::recovery::Have;
 use ctdb::server::{AddressFacts, ClientId, IfaceFacts, Input, Level, NodeFacts, Now, Output, Picture, Server, Wish};
-use ctdb::wire::{Body, Call, Control, ControlReply, Header, LtdbHeader, Message, Packet, record_flags};
+use ctdb::wire::{Body, Call, Connection, Control, ControlReply, Header, LtdbHeader, Message, Packet, record_flags};
 use ctdb::{call, node};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
@@ -22,6 +22,7 @@ pub(crate) struct Node {
     pub(crate) packets: BTreeMap<ClientId, VecDeque<Packet>>,
     pub(crate) closed: BTreeSet<ClientId>,
     pub(crate) wishes: Vec<Wish>,
+    pub(crate) told: Vec<(Connection, bool)>,
     pub(crate) log: Vec<(Level, String)>,
     pub(crate) alive: bool,
     inputs: VecDeque<Input>,
@@ -53,6 +54,7 @@ impl World {
             packets: BTreeMap::new(),
             closed: BTreeSet::new(),
             wishes: Vec::new(),
+            told: Vec::new(),
             log: Vec::new(),
             alive: true,
             inputs: VecDeque::new(),
@@ -403,6 +405,7 @@ impl World {
                 self.nodes[n].files.entry(db).or_default().order(n as u32, order, &mut answers);
                 self.nodes[n].inputs.extend(answers.into_iter().map(|answer| Input::File { db, answer }));
             }
+            Output::Connection { connection, told } => self.nodes[n].told.push((connection, told)),
             Output::Admin(wish) => self.nodes[n].wishes.push(wish),
             Output::Log { level, text } => self.nodes[n].log.push((level, text)),
         }

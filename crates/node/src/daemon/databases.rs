@@ -7,6 +7,8 @@ use std::sync::Arc;
 
 use cluster::{AdminRequest, AdminState, Pnn, Snapshot};
 use ctdb::server::{FileAnswer, Input, Server, Wish};
+use ctdb::wire::Connection;
+use net::ClientConnection;
 use rustix::process::{Signal, getpid, kill_process};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{AbortHandle, JoinHandle};
@@ -14,6 +16,7 @@ use tokio::time::sleep;
 
 use super::handler::Reload;
 use super::inbox::Inbox;
+use super::tickles::{self, News};
 use crate::config::Config;
 use crate::databases::files::{Dirs, Files};
 use crate::databases::picture::picture;
@@ -26,6 +29,7 @@ const KEY: &str = "databases";
 struct Daemon {
     inbox: Inbox,
     wishes: mpsc::UnboundedSender<Wish>,
+    tickles: tickles::Sender,
 }
 
 impl Outside for Daemon {
@@ -36,6 +40,12 @@ impl Outside for Daemon {
 
     fn told(&self, addrs: Vec<IpAddr>) {
         self.inbox.put(super::inbox::Item::ToNet(net::Command::Told { addrs }));
+    }
+
+    fn connection(&self, connection: Connection, told: bool) {
+        let Connection { client, server: vip } = connection;
+        // The task ends with the daemon only.
+        let _ = self.tickles.send(News::Told { connection: ClientConnection { vip, client }, told });
     }
 
     fn warn(&self, text: String) {
@@ -55,6 +65,7 @@ pub(super) fn start(
     state_dir: &Path,
     inbox: Inbox,
     wishes: mpsc::UnboundedSender<Wish>,
+    tickles: tickles::Sender,
 ) -> Option<Databases> {
     let Some(places) = config.databases.clone() else {
         post.close();
@@ -88,7 +99,7 @@ pub(super) fn start(
         }
         Ok((server, files))
     };
-    let daemon = Daemon { inbox: inbox.clone(), wishes };
+    let daemon = Daemon { inbox: inbox.clone(), wishes, tickles };
     match Databases::start(post.clone(), places.socket, make, daemon) {
         Ok(databases) => Some(databases),
         Err(error) => {

@@ -26,6 +26,7 @@ mod facts;
 mod handler;
 mod held;
 mod inbox;
+mod lists;
 mod lock;
 mod origin;
 mod run;

@@ -197,7 +197,7 @@ fn serve(options: &Options, log: &Log) -> anyhow::Result<()> {
         evict,
         snapshots,
         timeline: recorder,
-        tickles,
+        tickles: tickles.clone(),
         databases: post.clone(),
         moved,
         held: Held::default(),
@@ -207,7 +207,7 @@ fn serve(options: &Options, log: &Log) -> anyhow::Result<()> {
     let mut core = spawn_core(cluster, wiring, outlet)?;
 
     let (wishes, wished) = mpsc::unbounded_channel();
-    let databases = databases::start(&post, &config, &options.state_dir, inbox.clone(), wishes);
+    let databases = databases::start(&post, &config, &options.state_dir, inbox.clone(), wishes, tickles);
     let facts = Facts::default();
     let (config_now, config_seen) = watch::channel(Arc::new(config));
     let (plans, plans_wanted) = mpsc::channel(4);
@@ -244,9 +244,9 @@ fn serve(options: &Options, log: &Log) -> anyhow::Result<()> {
     let ended = runtime.block_on(async {
         let lock_task = tokio::spawn(LockTask::new(inbox.clone()).run(lock_orders));
         tokio::spawn(time_of_day::run(inbox.clone()));
-        tokio::spawn(databases::tell(post, config_seen.clone(), snapshots_seen.clone()));
+        tokio::spawn(databases::tell(post.clone(), config_seen.clone(), snapshots_seen.clone()));
         tokio::spawn(databases::carry_out(inbox.clone(), snapshots_seen.clone(), reload, wished));
-        tokio::spawn(Tickles::new(inbox.clone(), peers.clone()).run(tickles_news));
+        tokio::spawn(Tickles::new(inbox.clone(), peers.clone(), post).run(tickles_news));
         let events_see = snapshots_seen.clone();
         let dns = tokio::spawn(dns::run(config_seen.clone(), snapshots_seen, facts.clone()));
         let plan = site::services_plan(&config_seen.borrow());

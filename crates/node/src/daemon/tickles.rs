@@ -1,23 +1,26 @@
 //! The clients' connections to public addresses, known to every node, so that the heir of an address can tickle them.
 //!
-//! The holder lists the connections of its addresses every [`LIST`] and sends them to the others when they changed
-//! (and every [`REFRESH`] in any case, for those that came later). An address that is released on purpose is listed a last
-//! time when it is silenced. So the heir of a lost node does not know connections younger than [`LIST`]; their clients
-//! notice by their own retransmission. The others' lists go to the network worker, which tickles when it takes an
-//! address: each client notices that its connection is gone and makes a new one.
+//! Two sources, one list ([`Lists`]): what the kernel shows, whoever serves it, and what Samba's processes and tools tell the
+//! databases' server (`TCP_CLIENT`, `ctdb addtickle`). The holder lists the connections of its addresses every [`LIST`] and
+//! sends them to the others when they changed (and every [`REFRESH`] in any case, for those that came later). An address
+//! that is released on purpose is listed a last time when it is silenced. So the heir of a lost node does not know
+//! connections younger than [`LIST`]; their clients notice by their own retransmission. The others' lists go to the network
+//! worker, which tickles when it takes an address: each client notices that its connection is gone and makes a new one.
+//! `ctdb gettickles` shows every node the same list.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use cluster::Pnn;
+use ctdb::wire::Connection;
 use net::{ClientConnection, Command};
-use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::inbox::{Inbox, Item};
+use super::lists::{Clients, Frame, Lists, MOST};
+use crate::databases::{self, Post};
 use crate::peer::Peers;
 
 /// Channel of the peer links.
@@ -25,11 +28,6 @@ pub(crate) const CHANNEL: u8 = 2;
 /// With the time to list and to send, the others know of a change within a second.
 const LIST: Duration = Duration::from_millis(800);
 const REFRESH: Duration = Duration::from_secs(5);
-/// How long a client counts after its connection was last seen: that of a server that died is gone, but the client
-/// comes again, a kernel's NFS mount with the same port.
-const LINGER: Duration = Duration::from_secs(5);
-/// Connections of one address that are told to the others; 10 000 of them make half a megabyte, which a frame takes.
-const MOST: usize = 10_000;
 
 /// What the task hears of.
 #[derive(Debug)]
@@ -42,20 +40,12 @@ pub(crate) enum News {
     Connections(Vec<ClientConnection>),
     /// What an address had when it was silenced for its release.
     Last(IpAddr, Vec<ClientConnection>),
+    /// A process of Samba or a tool tells of a connection, or takes it back.
+    Told { connection: ClientConnection, told: bool },
     /// The service on this port answers again.
     Back(u16),
     /// A peer's list.
     Frame { from: Pnn, bytes: Vec<u8> },
-}
-
-/// Ports of the service and ends of the clients.
-type Clients = BTreeSet<(u16, SocketAddr)>;
-
-/// One address of the sender: ports of the service and ends of the clients.
-#[derive(Debug, Serialize, Deserialize)]
-struct Frame {
-    vip: IpAddr,
-    clients: Clients,
 }
 
 /// Puts news in; for the core's thread and those of the links.
@@ -66,27 +56,14 @@ pub(crate) type Sender = UnboundedSender<News>;
 pub(crate) struct Tickles {
     inbox: Inbox,
     peers: Peers,
-    held: BTreeSet<IpAddr>,
-    /// What was told to the others of the own addresses.
-    told: BTreeMap<IpAddr, Clients>,
-    /// When each connection to an own address was last seen.
-    seen: BTreeMap<IpAddr, BTreeMap<(u16, SocketAddr), Instant>>,
+    databases: Post,
+    lists: Lists,
     refresh: Instant,
-    /// What the last holder of each address said.
-    others: BTreeMap<IpAddr, Clients>,
 }
 
 impl Tickles {
-    pub(crate) fn new(inbox: Inbox, peers: Peers) -> Self {
-        Self {
-            inbox,
-            peers,
-            held: BTreeSet::new(),
-            told: BTreeMap::new(),
-            seen: BTreeMap::new(),
-            refresh: Instant::now(),
-            others: BTreeMap::new(),
-        }
+    pub(crate) fn new(inbox: Inbox, peers: Peers, databases: Post) -> Self {
+        Self { inbox, peers, databases, lists: Lists::default(), refresh: Instant::now() }
     }
 
     /// Runs until nobody sends news any more.
@@ -100,7 +77,7 @@ impl Tickles {
                     None => return,
                 },
                 _ = list.tick() => {
-                    if !self.held.is_empty() {
+                    if !self.lists.held().is_empty() {
                         self.inbox.put(Item::ToNet(Command::ListConnections));
                     }
                 }
@@ -110,33 +87,44 @@ impl Tickles {
 
     fn take(&mut self, news: News) {
         match news {
-            News::Taken(vip) => {
-                self.held.insert(vip);
-                // The network worker has used it up.
-                self.others.remove(&vip);
+            News::Taken(vip) => self.lists.taken(vip),
+            News::Released(vip) => self.lists.released(vip),
+            News::Connections(list) => {
+                self.lists.see(&list, Instant::now());
+                let again = self.refresh <= Instant::now();
+                if again {
+                    self.refresh = Instant::now() + REFRESH;
+                }
+                for vip in self.lists.held().clone() {
+                    self.publish(vip, again);
+                }
             }
-            News::Released(vip) => {
-                self.held.remove(&vip);
-                self.told.remove(&vip);
-                self.seen.remove(&vip);
-            }
-            News::Connections(list) => self.tell(&list),
             News::Last(vip, list) => {
-                self.see(&list);
-                let clients = self.clients_of(vip);
-                if self.told.get(&vip) != Some(&clients) {
-                    self.send(Frame { vip, clients });
+                self.lists.see(&list, Instant::now());
+                self.publish(vip, false);
+            }
+            News::Told { connection, told } => {
+                self.lists.tell(connection, told);
+                let vip = connection.vip.ip();
+                // Of an own address it is published with what the kernel shows.
+                if !self.lists.held().contains(&vip) {
+                    self.heir(vip);
                 }
             }
             News::Back(port) => {
-                for &addr in &self.held {
-                    let clients = self.clients_of(addr).into_iter().filter(|(service, _)| *service == port).collect();
+                for &addr in self.lists.held() {
+                    let clients = self.lists.of(addr).into_iter().filter(|(service, _)| *service == port).collect();
                     self.inbox.put(Item::ToNet(Command::Clients { addr, clients: connections(addr, &clients) }));
                 }
             }
             News::Frame { from, bytes } => match serde_json::from_slice::<Frame>(&bytes) {
                 Ok(frame) if frame.clients.len() <= MOST => {
-                    self.learn(frame);
+                    if self.lists.learn(&frame) {
+                        self.heir(frame.vip);
+                        if !self.lists.held().contains(&frame.vip) {
+                            self.show(frame.vip, &frame.clients);
+                        }
+                    }
                 }
                 Ok(_) => {
                     tracing::warn!(node = from.0, "a list of connections with more than {MOST} clients is ignored")
@@ -146,54 +134,33 @@ impl Tickles {
         }
     }
 
-    fn learn(&mut self, frame: Frame) {
-        let Frame { vip: addr, clients } = frame;
-        if self.others.get(&addr) == Some(&clients) {
-            return;
-        }
-        self.inbox.put(Item::ToNet(Command::Clients { addr, clients: connections(addr, &clients) }));
-        self.others.insert(addr, clients);
+    /// The network worker has these to tickle when it takes the address, or tickles them now if it has.
+    fn heir(&self, addr: IpAddr) {
+        let clients = connections(addr, &self.lists.to_tickle(addr));
+        self.inbox.put(Item::ToNet(Command::Clients { addr, clients }));
     }
 
-    fn tell(&mut self, list: &[ClientConnection]) {
-        self.see(list);
-        let now: BTreeMap<IpAddr, Clients> = self.held.iter().map(|vip| (*vip, self.clients_of(*vip))).collect();
-        let refresh = self.refresh <= Instant::now();
-        if refresh {
-            self.refresh = Instant::now() + REFRESH;
-        }
-        for (vip, clients) in &now {
-            if refresh || self.told.get(vip) != Some(clients) {
-                self.send(Frame { vip: *vip, clients: clients.clone() });
-            }
-        }
-        self.told = now;
-    }
-
-    /// Remembers these, and forgets those that have been gone for long.
-    fn see(&mut self, list: &[ClientConnection]) {
-        let now = Instant::now();
-        for connection in list {
-            let seen = self.seen.entry(connection.vip.ip()).or_default();
-            seen.insert((connection.vip.port(), connection.client), now);
-        }
-        for seen in self.seen.values_mut() {
-            seen.retain(|_, last| now.duration_since(*last) < LINGER);
+    /// An own address's list, to the others and to the databases, if it has changed.
+    fn publish(&mut self, vip: IpAddr, again: bool) {
+        if let Some(frame) = self.lists.news(vip, again) {
+            self.show(vip, &frame.clients);
+            self.send(&frame);
         }
     }
 
-    /// The clients of an own address, those that are there before those that were.
-    fn clients_of(&self, vip: IpAddr) -> Clients {
-        let Some(seen) = self.seen.get(&vip) else { return Clients::new() };
-        let mut all: Vec<_> = seen.iter().collect();
-        if all.len() > MOST {
-            all.sort_by_key(|(_, last)| std::cmp::Reverse(**last));
-        }
-        all.into_iter().take(MOST).map(|(client, _)| *client).collect()
+    /// For who asks with `ctdb gettickles`.
+    fn show(&self, address: IpAddr, clients: &Clients) {
+        let of = |(port, client): &(u16, SocketAddr)| Connection {
+            client: *client,
+            server: SocketAddr::new(address, *port),
+        };
+        let connections = clients.iter().map(of).collect();
+        // Without databases nobody asks.
+        self.databases.put(databases::Item::Input(ctdb::server::Input::Connections { address, connections }));
     }
 
-    fn send(&self, frame: Frame) {
-        let bytes = match serde_json::to_vec(&frame) {
+    fn send(&self, frame: &Frame) {
+        let bytes = match serde_json::to_vec(frame) {
             Ok(bytes) => bytes,
             Err(error) => return tracing::warn!(vip = %frame.vip, "a list of connections cannot be sent: {error}"),
         };

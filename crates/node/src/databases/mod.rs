@@ -22,6 +22,7 @@ mod thread;
 
 use crate::{clock, priority};
 use ctdb::server::{FileAnswer, FileOrder, Input, Now, Output, Server, Wish};
+use ctdb::wire::Connection;
 pub(crate) use inbox::{Item, Post};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::io;
@@ -70,6 +71,8 @@ pub(crate) trait Outside: Send {
     fn wish(&self, wish: Wish);
     /// The clients have been told that these addresses leave: it is written to the sockets of all that take it at once.
     fn told(&self, addresses: Vec<IpAddr>);
+    /// A client's connection to a public address was told by a process of Samba or by a tool; or taken back.
+    fn connection(&self, connection: Connection, told: bool);
     /// The standing warning; empty: all is well.
     fn warn(&self, text: String);
 }

@@ -356,6 +356,7 @@ impl<'a, C: Core, F: Files, O: Outside> Loop<'a, C, F, O> {
                         self.files.order(db, order, &mut answers);
                         self.pending.extend(answers.drain(..).map(|(db, answer)| Input::File { db, answer }));
                     }
+                    Output::Connection { connection, told } => self.outside.connection(connection, told),
                     Output::Admin(wish) => self.outside.wish(wish),
                     Output::Log { level, text } => log(level, &text),
                 }

@@ -215,7 +215,7 @@ impl World {
                 }
                 self.files_answer(host, db, answers);
             }
-            Output::Admin(_) => {}
+            Output::Admin(_) | Output::Connection { .. } => {}
             Output::Log { text, .. } => self.story.node(self.now, host, || format!("databases: {text}")),
         }
     }
