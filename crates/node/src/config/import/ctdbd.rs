@@ -4,7 +4,7 @@
 //! where its log and its databases go, how it starts, its tunables.
 
 use super::write::Run;
-use super::{Did, Found, Gathered, Line, Places, Setting, gather, write};
+use super::{Did, Found, Gathered, LOCK_RECORDS, Line, Places, Setting, gather, write};
 use crate::config::check::Purpose;
 use crate::config::diagnostic::{Diagnostic, Diagnostics, Source};
 use crate::config::files::Files;
@@ -148,13 +148,6 @@ impl CtdbFiles {
     pub fn setup(self, address: IpAddr, machine: &Machine) -> Result<CtdbSetup, Diagnostics> {
         let Gathered { found, lines, hosts, mounts } = &self.gathered;
         let mut problems = Diagnostics::default();
-        let lock_command = found.lock.as_deref().filter(|lock| lock.starts_with('!'));
-        if let Some(command) = lock_command {
-            let title = format!("the cluster lock is the command {command}, and its records need a directory");
-            let help = "CTDB's files cannot name one: write a file on the shared mount as cluster lock; or run \
-                        `steadfast import-ctdb`, say in its file where lock_records are, and start `steadfast daemon`";
-            problems.push(Diagnostic::error(title).help(help));
-        }
         let log = log_place(found, &self.places, &mut problems);
         let level = log_level(found, &mut problems);
         let begin = begin(found, &mut problems);
@@ -173,6 +166,16 @@ impl CtdbFiles {
         let path = self.places.base.join("ctdb.conf");
         let source = Source::new(Path::new("what CTDB's files say"), text);
         let mut config = super::super::checked(&path, &source, &machine, Purpose::Serve, &mut Files::default())?;
+        if let Some(command) = found.lock.as_deref().filter(|lock| lock.starts_with('!') && config.lock.is_none()) {
+            let title = format!("the cluster lock is the command {command}, and nothing says where its records lie");
+            let help = format!(
+                "a command keeps the lock, and what was decided under it must be kept beside it: write into {}, on every node \
+                 the same, the full path of a directory that all nodes share (on the only shared mount that is there it would \
+                 be .steadfast)",
+                self.places.base.join(LOCK_RECORDS).display()
+            );
+            return Err(Diagnostics(vec![Diagnostic::error(title).help(help)]));
+        }
         config.services.events.socket = self.places.run_dir().join("eventd.socket");
         if self.places.test {
             config.services.run_dir = self.places.run_dir().join("services");
@@ -350,6 +353,22 @@ mod tests {
     }
 
     #[test]
+    fn a_command_as_lock() {
+        let command = "!/usr/libexec/ctdb/ctdb_mutex_ceph_rados_helper ceph client.a pool obj";
+        let conf = format!("[cluster]\n\trecovery lock = {command}\n");
+        let base = Base::new(&[
+            ("nodes", "127.0.0.1\n127.0.0.2\n"),
+            ("ctdb.conf", &conf),
+            ("lock_records", "# the same on all nodes\n/srv/shared/records\n/srv/other\n"),
+        ]);
+        let config = base.setup("127.0.0.2").unwrap_or_else(|problems| panic!("{problems}")).config;
+        let lock = config.lock.unwrap();
+        assert_eq!(lock.dir, Path::new("/srv/shared/records"));
+        assert_eq!(lock.command.as_deref(), Some(&command[1..]));
+        assert_eq!(config.databases.unwrap().lock.as_deref(), Some(command), "what getreclock says");
+    }
+
+    #[test]
     fn real_addresses_and_names_of_2012() {
         let base = Base::new(&[
             ("nodes", "10.0.0.1\n10.0.0.2\n"),
@@ -384,6 +403,12 @@ mod tests {
             (vec![nodes, ("ctdb.conf", "[database]\nstate database directory = here\n")], "ctdb.conf:2:1"),
             (vec![nodes, ("ctdb.conf", "[cluster]\nwhatever\n")], "ctdb.conf:2:1"),
             (vec![nodes, ("ctdb.conf", "[cluster]\ncluster lock = !/usr/bin/helper a\n")], "lock_records"),
+            (vec![nodes, ("lock_records", "\nsrv/records\n")], "lock_records:2:1"),
+            (vec![nodes, ("lock_records", "/srv/../records\n")], "lock_records:1:1"),
+            (
+                vec![nodes, ("ctdb.conf", "[cluster]\ncluster lock = !helper a\n"), ("lock_records", "/srv/r")],
+                "full path",
+            ),
             (vec![nodes, ("ctdb.tunables", "\nNoSuch = 1\n")], "ctdb.tunables:2:1"),
             (vec![nodes, ("ctdb.tunables", "MonitorInterval = soon\n")], "ctdb.tunables:1:1"),
         ] {

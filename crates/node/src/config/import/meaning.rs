@@ -258,6 +258,7 @@ pub(super) fn is_read(name: &str) -> bool {
         "tunables.d",
         "script.options",
         "events.d",
+        "lock_records",
     ]
     .contains(&name)
 }

@@ -28,8 +28,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
 use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
+
+/// In CTDB's directory, and ours: one line, a directory.
+const LOCK_RECORDS: &str = "lock_records";
 
 /// Where CTDB's files are.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -86,6 +89,8 @@ struct Found {
     nodes: Vec<(Option<IpAddr>, String)>,
     vips: Vec<(IpAddr, u8, String, String)>,
     lock: Option<String>,
+    /// Where on the shared filesystem the records of a lock lie that is a command: ours, beside CTDB's files.
+    lock_records: Option<PathBuf>,
     fail_back_never: bool,
     samba: bool,
     nfs: bool,
@@ -157,6 +162,7 @@ fn gather(places: &Places, machine: &Machine, as_ctdbd: bool) -> Result<Gathered
     };
     import.enabled_scripts();
     import.settings();
+    import.lock_records();
     import.events();
     import.nodes(machine);
     import.public_addresses(machine);
@@ -221,6 +227,31 @@ impl Import<'_> {
         if count > 0 {
             let s = if count == 1 { "" } else { "s" };
             self.whole(&source.path, Did::NoMeaning, format!("{count} comment or empty line{s}"));
+        }
+    }
+
+    /// What CTDB has no word for: the directory that all nodes share, for what a lock that is a command cannot keep.
+    fn lock_records(&mut self) {
+        let path = self.places.base.join(LOCK_RECORDS);
+        let Some(source) = self.file(&path) else { return };
+        let text = source.text.clone();
+        let mut at = 0;
+        for line in text.split_inclusive('\n') {
+            let value = line.trim();
+            if !value.is_empty() && !value.starts_with('#') {
+                if self.found.lock_records.is_some() {
+                    self.line(&source, at, Did::NoMeaning, "one directory has been named, and counts");
+                } else if value.starts_with('/') && !Path::new(value).components().any(|c| c == Component::ParentDir) {
+                    self.line(&source, at, Did::Taken, "[cluster] lock_records, for a lock that is a command");
+                    self.found.lock_records = Some(value.into());
+                } else {
+                    let title = format!("`{value}` cannot be the directory of the lock's records");
+                    let help = "write the full path of a directory that all nodes share";
+                    let end = at + line.trim_end().len();
+                    self.problems.push(Diagnostic::error(title).at(&source, at..end, "").help(help));
+                }
+            }
+            at += line.len();
         }
     }
 

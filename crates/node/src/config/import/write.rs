@@ -119,13 +119,17 @@ fn events(found: &Found, text: &mut String, notes: &mut Vec<String>) {
 fn lock(found: &Found, mount: Option<&Mount>, text: &mut String, notes: &mut Vec<String>) {
     match found.lock.as_deref() {
         None => notes.push("[cluster] lock: CTDB has none; without one an even split serves nobody".into()),
-        Some(command) if command.starts_with('!') && mount.is_some() => {
-            let dir = mount.map_or_else(|| Path::new("/"), |m| &m.path).join(".steadfast");
-            let records = quoted(&dir.to_string_lossy());
-            let _ = write!(text, "lock = {}\nlock_records = {records}\n", quoted(command));
-            notes.push(format!("[cluster] lock_records: {}, on the only shared mount here", dir.display()));
-        }
         Some(command) if command.starts_with('!') => {
+            let named = found.lock_records.clone();
+            let records = named.or_else(|| mount.map(|m| m.path.join(".steadfast")));
+            if let Some(dir) = records {
+                let records = quoted(&dir.to_string_lossy());
+                let _ = write!(text, "lock = {}\nlock_records = {records}\n", quoted(command));
+                if found.lock_records.is_none() {
+                    notes.push(format!("[cluster] lock_records: {}, on the only shared mount here", dir.display()));
+                }
+                return;
+            }
             let _ = write!(text, "# lock = {}\n# lock_records = \"/SHARED-MOUNT/.steadfast\"\n", quoted(command));
             notes.push(
                 "[cluster] lock: commented out until you say in `lock_records` where on the shared mount its records lie".into(),
