@@ -34,6 +34,8 @@ pub enum Planted {
     ProcessesKept,
     /// Copies that others read are not taken back before a record is changed.
     RevocationSkipped,
+    /// A member that is stopped goes on holding records.
+    IdleHolds,
     /// A recovery leaves copies to be read as they are.
     CopiesOutliveRecovery,
 }

@@ -163,7 +163,7 @@ impl World {
         while !order.is_empty() {
             let n = order.remove(self.dice.roll(order.len()));
             let mut out = Vec::new();
-            self.nodes[n].thaw(masters.clone(), &mut out);
+            self.nodes[n].thaw(masters.clone(), masters.clone(), &mut out);
             self.perform(n, out);
             for _ in 0..self.dice.roll(6) {
                 self.deliver();
@@ -471,7 +471,7 @@ fn copies_are_taken_back_before_the_holder_writes() {
     let (mut holder, mut held) = (Migration::new(0), value(5, 0, 0));
     let mut out = Vec::new();
     holder.give_copies();
-    holder.thaw(vec![0], &mut out);
+    holder.thaw(vec![0], vec![0, 1, 2, 3], &mut out);
     let key = b"key".to_vec();
     for from in [1, 2] {
         holder.message(from, Message::WantCopy { key: key.clone() }, &mut out);
@@ -518,7 +518,7 @@ fn who_began_to_read_later_is_not_answered_with_a_value_for_once() {
     let mut out = Vec::new();
     let key = b"key".to_vec();
     node.give_copies();
-    node.thaw(vec![0], &mut out);
+    node.thaw(vec![0], vec![0, 1, 2, 3], &mut out);
     let reader = |n| Caller { token: Token(n), function: Function::Fetch, reads: true };
     node.call(&key, reader(1), &mut out);
     let ask = [Output::Send { to: 0, message: Message::WantCopy { key: key.clone() } }];
@@ -551,7 +551,7 @@ fn nothing_moves_before_the_first_recovery() {
     let mut out = Vec::new();
     node.call(b"key", Caller { token: Token(1), function: Function::Fetch, reads: false }, &mut out);
     assert!(out.is_empty());
-    node.thaw(vec![0], &mut out);
+    node.thaw(vec![0], vec![0, 1, 2, 3], &mut out);
     assert_eq!(out, [Output::Lock(b"key".to_vec())]);
     out.clear();
     node.locked(b"key", None, &mut out);

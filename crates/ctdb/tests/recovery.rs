@@ -11,7 +11,7 @@ use ctdb::database::{
 };
 use ctdb::recovery::{Answer, Claim, Content, Edit, Effect, Generation, Have, Lead, Member, Phase, Word};
 use ctdb::wire::{LtdbHeader, Record};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 const VOLATILE: u32 = 1;
 const PERSISTENT: u32 = 2;
@@ -161,10 +161,30 @@ impl World {
             self.effects(n, effects);
         }
         let mut orders = Vec::new();
-        let lead = Lead::begin(self.epoch, &members, false, &mut orders);
+        let idle = self.some_idle();
+        let lead = Lead::begin(self.epoch, &members, &idle, false, &mut orders);
         self.nodes[leader as usize].lead = Some(lead);
         self.orders(leader as usize, orders);
         self.harmless_in = 1 + self.dice.roll(60);
+    }
+
+    /// Nobody, or some members: they are stopped.
+    fn some_idle(&mut self) -> BTreeSet<u32> {
+        let some = self.dice.roll(3);
+        (0..some).map(|_| self.dice.roll(self.nodes.len()) as u32).collect()
+    }
+
+    fn stop_others(&mut self) {
+        let idle = self.some_idle();
+        for n in self.living() {
+            let mut orders = Vec::new();
+            if let Some(lead) = self.nodes[n].lead.as_mut()
+                && lead.idle(&idle)
+            {
+                lead.again(&mut orders);
+            }
+            self.orders(n, orders);
+        }
     }
 
     fn orders(&mut self, from: usize, orders: Vec<(u32, Word)>) {
@@ -401,7 +421,9 @@ impl World {
                 });
                 return;
             }
-            Effect::Thaw { db, generation, masters } => return self.thaw(n, db, generation, masters),
+            Effect::Thaw { db, generation, masters, members } => {
+                return self.thaw(n, db, generation, masters, members);
+            }
             Effect::Send { .. } | Effect::Create(_) | Effect::Suspend(_) => return,
         };
         for answer in answers {
@@ -434,7 +456,7 @@ impl World {
     }
 
     /// Carried out in order, also when a later recovery has stopped the database again: that freezes it after this.
-    fn thaw(&mut self, n: usize, db: u32, generation: Generation, masters: Vec<u32>) {
+    fn thaw(&mut self, n: usize, db: u32, generation: Generation, masters: Vec<u32>, members: Vec<u32>) {
         self.nodes[n].frozen.insert(db, false);
         if db == PERSISTENT {
             self.nodes[n].synced = generation;
@@ -450,11 +472,15 @@ impl World {
         }
         if db == PERSISTENT {
             let mut out = Vec::new();
-            self.nodes[n].commits.thaw(masters, &mut out);
+            self.nodes[n].commits.thaw(members, &mut out);
             self.commit_outputs(n, out);
         } else {
             let mut out = Vec::new();
-            self.nodes[n].migration.thaw(masters, &mut out);
+            if !masters.contains(&(n as u32)) {
+                let held = self.nodes[n].volatile.values().filter(|v| header(v).dmaster == n as u32).count();
+                assert_eq!(held, 0, "node {n} is idle and holds records");
+            }
+            self.nodes[n].migration.thaw(masters, members, &mut out);
             self.moves(n, out);
         }
     }
@@ -601,6 +627,9 @@ impl World {
                 let mut effects = Vec::new();
                 self.nodes[n].member.trouble(db, "the test says so".into(), &mut effects);
                 self.effects(n, effects);
+            }
+            if self.kills > 0 && self.dice.roll(900) == 0 {
+                self.stop_others();
             }
         }
         for n in self.living() {

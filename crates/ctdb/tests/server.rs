@@ -298,6 +298,15 @@ fn all_records_of_all_nodes() {
     assert!(records.iter().all(|r| r.reqid == 9));
 }
 
+/// A client empties a record that its node holds, as it does when a file is closed.
+fn empty(world: &mut World, client: Client, db: u32, key: &[u8]) {
+    let file = world.nodes[client.node].files.get_mut(&db).unwrap();
+    file.records.get_mut(key).unwrap().truncate(24);
+    let mut data = Writer::default();
+    data.u32(db).u32(0).zeros(24).counted(key);
+    world.control(client, node::CURRENT, Opcode::SCHEDULE_FOR_DELETION, db.into(), &data.finish());
+}
+
 #[test]
 fn addresses_that_leave_are_told_and_empty_records_are_forgotten() {
     let mut world = World::new(2);
@@ -311,12 +320,7 @@ fn addresses_that_leave_are_told_and_empty_records_are_forgotten() {
     for client in &clients {
         assert!(world.count(*client, db, KEY));
     }
-    // The client on node 1 empties it, as it does when a file is closed.
-    let file = world.nodes[1].files.get_mut(&db).unwrap();
-    file.records.get_mut(KEY).unwrap().truncate(24);
-    let mut data = Writer::default();
-    data.u32(db).u32(0).zeros(24).counted(KEY);
-    world.control(clients[1], node::CURRENT, Opcode::SCHEDULE_FOR_DELETION, db.into(), &data.finish());
+    empty(&mut world, clients[1], db, KEY);
     world.later(Duration::from_secs(30));
     for node in &world.nodes {
         assert!(node.files[&db].records.is_empty(), "{:?}", node.files[&db].records);
@@ -424,6 +428,70 @@ fn a_file_that_cannot_be_opened_is_told_and_the_others_go_on() {
     assert_eq!(waits, [("bad.tdb".to_owned(), "node 1: damaged".to_owned())]);
     let good = world.attach(client, Opcode::DB_ATTACH, "good.tdb").unwrap();
     assert!(world.count(client, good, KEY));
+}
+
+#[test]
+fn a_stopped_node_knows_and_holds_no_records_and_loses_none() {
+    let mut world = World::new(3);
+    let (clients, db) = open(&mut world, 3, Opcode::DB_ATTACH, "locking.tdb");
+    let keys: Vec<Vec<u8>> = (0..12u8).map(|n| vec![b'k', n]).collect();
+    for key in &keys {
+        for n in [0, 1, 2] {
+            assert!(world.count(clients[n], db, key));
+        }
+    }
+    let map = |world: &mut World, n: usize| {
+        let reply = world.ask(clients[n], node::CURRENT, Opcode::GETVNNMAP, 0, &[]).unwrap();
+        VnnMap::get(&reply.data).unwrap()
+    };
+    let holds = |world: &World, n: usize| {
+        let records = world.nodes[n].files[&db].records.values();
+        records.filter(|v| LtdbHeader::split(v).unwrap().0.dmaster == n as u32).count()
+    };
+    let before = map(&mut world, 0);
+    assert_eq!((holds(&world, 2), before.map), (12, vec![0, 1, 2]));
+    // All members hear of it, the leader's word counts.
+    let stop = |world: &mut World, idle: &[u32]| {
+        world.idle = idle.iter().copied().collect();
+        for n in [1, 2, 0] {
+            world.tell(n, true, true);
+        }
+    };
+    stop(&mut world, &[2]);
+    assert_eq!(holds(&world, 2), 0);
+    let after = map(&mut world, 0);
+    assert_eq!(after.map, [0, 1]);
+    assert_ne!(after.generation, before.generation);
+    assert_eq!((map(&mut world, 1), map(&mut world, 2)), (after.clone(), after));
+    assert!(keys.iter().all(|key| world.counter(db, key) == Some(3)));
+    for key in &keys {
+        for n in [1, 0] {
+            assert!(world.count(clients[n], db, key));
+        }
+    }
+    // A client that has not ended yet is served; what it had brought is given back when it ends.
+    for key in &keys[..5] {
+        assert!(world.count(clients[2], db, key));
+    }
+    assert_eq!(holds(&world, 2), 5);
+    world.disconnect(clients[2]);
+    assert_eq!(holds(&world, 2), 0);
+    assert_eq!(world.counter(db, &keys[0]), Some(6));
+    // Records that are emptied are forgotten everywhere, also the old copies of the stopped node.
+    for key in &keys[..2] {
+        assert!(world.count(clients[0], db, key));
+        empty(&mut world, clients[0], db, key);
+    }
+    world.later(Duration::from_secs(60));
+    let left = |world: &World| world.nodes.iter().map(|n| n.files[&db].records.len()).max();
+    assert_eq!(left(&world), Some(10));
+    // All of them stopped: somebody has to know.
+    stop(&mut world, &[0, 1, 2]);
+    assert_eq!(map(&mut world, 0).map, [0, 1, 2]);
+    stop(&mut world, &[]);
+    let client = world.connect(2, 300);
+    assert!(world.count(client, db, &keys[7]));
+    assert_eq!((world.counter(db, &keys[7]), map(&mut world, 0).map), (Some(6), vec![0, 1, 2]));
 }
 
 fn listed(world: &mut World, client: Client, address: &str) -> Vec<u16> {

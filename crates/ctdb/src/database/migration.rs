@@ -180,6 +180,10 @@ pub struct Migration {
     me: u32,
     /// Location masters; a key's is the one at its hash modulo their number. Empty before the first recovery.
     masters: Vec<u32>,
+    /// These and the other members: all that may have copies.
+    members: Vec<u32>,
+    /// A record has come here since the last recovery.
+    took: bool,
     frozen: bool,
     keys: BTreeMap<Vec<u8>, Key>,
     delegations: Delegations,
@@ -189,7 +193,15 @@ impl Migration {
     /// A database on node `me`, frozen until the first [`Migration::thaw`].
     #[must_use]
     pub fn new(me: u32) -> Self {
-        Self { me, masters: Vec::new(), frozen: true, keys: BTreeMap::new(), delegations: Delegations::default() }
+        Self {
+            me,
+            masters: Vec::new(),
+            members: Vec::new(),
+            took: false,
+            frozen: true,
+            keys: BTreeMap::new(),
+            delegations: Delegations::default(),
+        }
     }
 
     /// The location master of a key; nobody's before the first thaw.
@@ -202,6 +214,12 @@ impl Migration {
     #[must_use]
     pub fn is_frozen(&self) -> bool {
         self.frozen
+    }
+
+    /// This node knows of no records, being stopped, and yet a client here has had one brought since the last recovery.
+    #[must_use]
+    pub fn holds_out_of_place(&self) -> bool {
+        self.took && !self.frozen && !self.masters.contains(&self.me)
     }
 
     /// Number of keys about which something is under way.
@@ -261,9 +279,12 @@ impl Migration {
         self.keys.retain(|_, key| !key.is_idle());
     }
 
-    /// Goes on under a new generation with these location masters, every file being as recovery left it.
-    pub fn thaw(&mut self, masters: Vec<u32>, out: &mut Vec<Output>) {
+    /// Goes on under a new generation with these location masters, every file being as recovery left it. `members`: they
+    /// and those that know of no record.
+    pub fn thaw(&mut self, masters: Vec<u32>, members: Vec<u32>, out: &mut Vec<Output>) {
         self.masters = masters;
+        self.members = members;
+        self.took = false;
         self.frozen = false;
         for (name, key) in &mut self.keys {
             if !key.jobs.is_empty() && !mem::replace(&mut key.locking, true) {
@@ -283,11 +304,12 @@ impl Migration {
         key.locking = false;
         match master.filter(|_| !frozen) {
             Some(master) => {
-                let (masters, delegations) = (&*self.masters, &mut self.delegations);
+                let (members, delegations) = (&*self.members, &mut self.delegations);
                 let pass = Pass {
                     me,
                     master,
-                    masters,
+                    members,
+                    took: &mut self.took,
                     name,
                     key,
                     delegations,
@@ -327,7 +349,8 @@ fn lmaster(masters: &[u32], key: &[u8]) -> Option<u32> {
 struct Pass<'a> {
     me: u32,
     master: u32,
-    masters: &'a [u32],
+    members: &'a [u32],
+    took: &'a mut bool,
     name: &'a [u8],
     key: &'a mut Key,
     delegations: &'a mut Delegations,
@@ -521,6 +544,7 @@ impl<'a> Pass<'a> {
             return self.inconsistent("a record arrives that nobody here asked for");
         }
         self.key.wanted = false;
+        *self.took = true;
         let vacuum = mem::take(&mut self.key.vacuum) && self.key.callers.is_empty();
         let flags = flags & !flag::READONLY | if vacuum { flag::VACUUM_MIGRATED } else { 0 };
         self.header = LtdbHeader { rsn, dmaster: self.me, reserved: self.header.reserved, flags };
@@ -555,7 +579,7 @@ impl<'a> Pass<'a> {
             self.store();
         } else if self.key.purge.is_none() {
             // Others may have old data, which would pass for the newest if this node forgot the record.
-            let missing: BTreeSet<u32> = self.masters.iter().copied().filter(|n| *n != self.me).collect();
+            let missing: BTreeSet<u32> = self.members.iter().copied().filter(|n| *n != self.me).collect();
             let rsn = self.header.rsn;
             for to in &missing {
                 self.then.push(Output::Send { to: *to, message: Message::Purge { key: self.name.to_vec(), rsn } });

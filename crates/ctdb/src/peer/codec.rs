@@ -193,10 +193,10 @@ macro_rules! enums {
 
 enums! {
     Word, "a word of a recovery":
-    1 Hello { epoch };
+    1 Hello { epoch, masters };
     2 Databases { epoch, have };
     3 Create { epoch, have };
-    4 Stop { generation, have, valid, held };
+    4 Stop { generation, have, valid, held, masters };
     5 Stopped { generation, db, content };
     6 Merge { generation, db };
     7 Claims { generation, db, claims, last };
@@ -290,7 +290,7 @@ mod tests {
         let commit = |what| Said::Commit(Under { generation, db: 9, what });
         vec![
             Said::Recovery(Word::Databases { epoch: 7, have: vec![(have.clone(), standing)] }),
-            Said::Recovery(Word::Stop { generation, have, valid: generation, held: true }),
+            Said::Recovery(Word::Stop { generation, have, valid: generation, held: true, masters: vec![1] }),
             Said::Recovery(Word::Stopped { generation, db: 9, content }),
             Said::Recovery(Word::Claims { generation, db: 9, claims, last: true }),
             Said::Recovery(Word::Settle {

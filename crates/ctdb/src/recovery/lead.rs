@@ -38,6 +38,8 @@ struct Database {
 pub struct Lead {
     epoch: u64,
     members: BTreeSet<u32>,
+    /// Those that know who holds which record, in order.
+    masters: Vec<u32>,
     /// Members that have not said what databases they have.
     silent: BTreeSet<u32>,
     /// Before that is known, what members say of databases is kept here.
@@ -46,11 +48,21 @@ pub struct Lead {
 }
 
 impl Lead {
-    /// Begins. `harmless`: the view dropped nobody, or nobody who could still do harm.
-    pub fn begin(epoch: u64, members: &[u32], harmless: bool, out: &mut Orders) -> Self {
+    /// Begins. `idle`: members that are to know and hold no records. `harmless`: the view dropped nobody, or nobody who could
+    /// still do harm.
+    pub fn begin(epoch: u64, members: &[u32], idle: &BTreeSet<u32>, harmless: bool, out: &mut Orders) -> Self {
         let members: BTreeSet<u32> = members.iter().copied().collect();
-        out.extend(members.iter().map(|m| (*m, Word::Hello { epoch })));
-        Self { epoch, silent: members.clone(), members, known: BTreeMap::new(), harmless }
+        let masters = masters(&members, idle);
+        out.extend(members.iter().map(|m| (*m, Word::Hello { epoch, masters: masters.clone() })));
+        Self { epoch, silent: members.clone(), members, masters, known: BTreeMap::new(), harmless }
+    }
+
+    /// From the next recovery on these members are to know and hold no records. True: that is a change, and wants one.
+    pub fn idle(&mut self, idle: &BTreeSet<u32>) -> bool {
+        let masters = masters(&self.members, idle);
+        let new = masters != self.masters;
+        self.masters = masters;
+        new
     }
 
     /// The nodes that the view dropped can do no harm any more.
@@ -138,9 +150,10 @@ impl Lead {
         }
     }
 
-    /// Everything again: words between members were lost.
+    /// Everything again: words between members were lost, or there are other location masters.
     pub fn again(&mut self, out: &mut Orders) {
-        out.extend(self.silent.iter().map(|m| (*m, Word::Hello { epoch: self.epoch })));
+        let hello = Word::Hello { epoch: self.epoch, masters: self.masters.clone() };
+        out.extend(self.members.iter().map(|m| (*m, hello.clone())));
         let begun: Vec<u32> = self.known.iter().filter(|(_, d)| d.attempt > 0).map(|(db, _)| *db).collect();
         for db in begun {
             self.retry(db, false, out);
@@ -184,7 +197,8 @@ impl Lead {
         if let Some(database) = self.known.get(&db) {
             let generation = Generation { epoch: self.epoch, attempt: database.attempt };
             let (valid, held) = (database.valid, database.held);
-            let word = Word::Stop { generation, have: database.have.clone(), valid, held };
+            let (have, masters) = (database.have.clone(), self.masters.clone());
+            let word = Word::Stop { generation, have, valid, held, masters };
             out.extend(self.members.iter().map(|m| (*m, word.clone())));
         }
     }
@@ -242,4 +256,10 @@ impl Lead {
         database.valid = generation;
         out.extend(self.members.iter().map(|m| (*m, Word::Go { generation, db })));
     }
+}
+
+/// Somebody has to know, if all are idle.
+fn masters(members: &BTreeSet<u32>, idle: &BTreeSet<u32>) -> Vec<u32> {
+    let masters: Vec<u32> = members.difference(idle).copied().collect();
+    if masters.is_empty() { members.iter().copied().collect() } else { masters }
 }

@@ -94,6 +94,8 @@ pub enum Effect {
         generation: Generation,
         /// Its location masters.
         masters: Vec<u32>,
+        /// Everybody who has copies of its records.
+        members: Vec<u32>,
     },
 }
 
@@ -148,6 +150,8 @@ struct Database {
     /// The copy is worth nothing: this node was dropped, or the file is damaged.
     lost: bool,
     phase: Phase,
+    /// Its location masters, as the leader says with each recovery.
+    masters: Vec<u32>,
     /// This recovery only waits for somebody who replaces the content by hand.
     held: bool,
     merge: Merge,
@@ -169,6 +173,7 @@ impl Database {
             standing: Standing::default(),
             lost: false,
             phase: Phase::Idle,
+            masters: Vec::new(),
             held: false,
             merge: Merge::default(),
             complete: BTreeSet::new(),
@@ -215,6 +220,8 @@ pub struct Member {
     epoch: u64,
     leader: Option<u32>,
     members: Vec<u32>,
+    /// Location masters, by the leader's newest word.
+    masters: Vec<u32>,
     databases: BTreeMap<u32, Database>,
 }
 
@@ -222,7 +229,7 @@ impl Member {
     /// A node that is in no view yet.
     #[must_use]
     pub fn new(me: u32) -> Self {
-        Self { me, epoch: 0, leader: None, members: Vec::new(), databases: BTreeMap::new() }
+        Self { me, epoch: 0, leader: None, members: Vec::new(), masters: Vec::new(), databases: BTreeMap::new() }
     }
 
     /// The phase of a database; nothing if it is not known here.
@@ -235,6 +242,19 @@ impl Member {
     #[must_use]
     pub fn generation(&self, db: u32) -> Option<Generation> {
         self.databases.get(&db).map(|d| d.generation)
+    }
+
+    /// The location masters of this view, in order: its members but those that are stopped or banned, by the leader's newest
+    /// word; all members before that.
+    #[must_use]
+    pub fn masters(&self) -> &[u32] {
+        &self.masters
+    }
+
+    /// Those of a database.
+    #[must_use]
+    pub fn masters_of(&self, db: u32) -> &[u32] {
+        self.databases.get(&db).map_or(&[], |d| &d.masters)
     }
 
     /// All databases here.
@@ -253,6 +273,7 @@ impl Member {
         self.leader = Some(leader);
         self.members = members.to_vec();
         self.members.sort_unstable();
+        self.masters.clone_from(&self.members);
         self.stop_all(out);
     }
 
@@ -260,6 +281,7 @@ impl Member {
     pub fn dropped(&mut self, out: &mut Vec<Effect>) {
         self.leader = None;
         self.members.clear();
+        self.masters.clear();
         for database in self.databases.values_mut().filter(|d| d.have.kind == Kind::Volatile) {
             // Clients here may have gone on with records that others have by now.
             database.lost = true;
@@ -332,14 +354,19 @@ impl Member {
     /// Another member, or the leader, says something. What is of another view or recovery is dropped.
     pub fn word(&mut self, from: u32, word: Word, out: &mut Vec<Effect>) {
         match word {
-            Word::Hello { epoch } if epoch == self.epoch && self.leader == Some(from) => {
+            Word::Hello { epoch, masters } if epoch == self.epoch && self.leader == Some(from) => {
+                self.masters = masters;
                 let have = self.databases.values().map(|d| (d.have.clone(), d.standing)).collect();
                 out.push(Effect::Send { to: from, word: Word::Databases { epoch, have } });
             }
-            Word::Stop { generation, have, valid, held }
+            Word::Stop { generation, have, valid, held, masters }
                 if generation.epoch == self.epoch && self.leader == Some(from) =>
             {
-                self.stop(generation, have, valid, held, out);
+                if self.stop(generation, &have, valid, held, out)
+                    && let Some(database) = self.databases.get_mut(&have.db)
+                {
+                    database.masters = masters;
+                }
             }
             Word::Merge { generation, db } if self.recovering(generation, db).is_some() => {
                 out.push(Effect::Scan { db, generation });
@@ -370,15 +397,16 @@ impl Member {
                 }
             }
             Word::Go { generation, db } if self.leader == Some(from) => {
-                let masters = self.members.clone();
+                let members = self.members.clone();
                 if let Some(database) = self.recovering(generation, db) {
                     database.phase = Phase::Open;
                     database.standing.opened = generation;
                     database.forget_recovery();
+                    let masters = database.masters.clone();
                     if database.have.kind == Kind::Volatile {
                         out.push(Effect::Prune { db, masters: masters.clone() });
                     }
-                    out.push(Effect::Thaw { db, generation, masters });
+                    out.push(Effect::Thaw { db, generation, masters, members });
                 }
             }
             _ => {}
@@ -421,16 +449,24 @@ impl Member {
         self.databases.get_mut(&db).filter(|d| d.generation == generation && d.phase == Phase::Stopped)
     }
 
-    fn stop(&mut self, generation: Generation, have: Have, valid: Generation, held: bool, out: &mut Vec<Effect>) {
+    /// False: that is of the past.
+    fn stop(
+        &mut self,
+        generation: Generation,
+        have: &Have,
+        valid: Generation,
+        held: bool,
+        out: &mut Vec<Effect>,
+    ) -> bool {
         let db = have.db;
         let known = self.databases.contains_key(&db);
         let database = self.databases.entry(db).or_insert_with(|| Database::new(have.clone()));
         if generation <= database.generation {
-            return;
+            return false;
         }
         database.have.kind = have.kind;
         if !known || database.generation == Generation::default() {
-            out.push(Effect::Create(have));
+            out.push(Effect::Create(have.clone()));
         }
         // Also when it was stopped already: what came meanwhile under the old generation must not outlive it.
         out.push(Effect::Suspend(db));
@@ -441,6 +477,7 @@ impl Member {
         let kept = planted(Planted::StaleCopiesKept);
         let wipe = !kept && database.have.kind == Kind::Volatile && (database.lost || database.standing.merged < valid);
         out.push(Effect::Freeze { db, generation, wipe });
+        true
     }
 
     fn scanned(
@@ -452,26 +489,30 @@ impl Member {
         out: &mut Vec<Effect>,
     ) {
         let me = self.me;
-        let members = self.members.clone();
         let Some(database) = self.databases.get_mut(&db) else { return };
+        let masters = database.masters.clone();
         let mut theirs: BTreeMap<u32, Vec<(Vec<u8>, Claim)>> = BTreeMap::new();
         for (key, claim) in records {
-            let master = members.get(lookup3(&key) as usize % members.len().max(1)).copied().unwrap_or(me);
+            let master = masters.get(lookup3(&key) as usize % masters.len().max(1)).copied().unwrap_or(me);
             if master == me {
                 database.merge.add(me, key, claim);
             } else {
                 theirs.entry(master).or_default().push((key, claim));
             }
         }
-        for to in members.into_iter().filter(|m| *m != me) {
+        let knows = masters.contains(&me);
+        for to in masters.into_iter().filter(|m| *m != me) {
             let claims = theirs.remove(&to).unwrap_or_default();
             if last || !claims.is_empty() {
                 out.push(Effect::Send { to, word: Word::Claims { generation, db, claims, last } });
             }
         }
-        if last {
+        if last && knows {
             database.complete.insert(me);
             self.decide(generation, db, out);
+        } else if last {
+            // What the location masters ask of it they wait for.
+            self.merged(generation, db, out);
         }
     }
 
@@ -502,7 +543,7 @@ impl Member {
         let Some(database) = self.databases.get_mut(&db).filter(|d| d.complete.len() == needed) else { return };
         let mut edits = Vec::new();
         let mut orders: BTreeMap<u32, Orders> = BTreeMap::new();
-        for decision in mem::take(&mut database.merge).decide() {
+        for decision in mem::take(&mut database.merge).decide(&database.masters) {
             let key = decision.key;
             for node in decision.demoted.into_iter().filter(|n| *n != me && !planted(Planted::StaleHolderKept)) {
                 orders.entry(node).or_default().demote.push(key.clone());

@@ -18,7 +18,7 @@ pub struct Claim {
 pub enum Verdict {
     /// This member holds it, as before.
     Stays(u32),
-    /// Its holder is lost, or it was on its way. The newest copy is this member's; the location master holds it now.
+    /// Its holder is lost or idle, or it was on its way. The newest copy is this member's; the location master holds it now.
     Fetched(u32),
     /// Nobody holds it, and the newest copy is empty: it is forgotten, by all that have a copy. One that was left would
     /// pass for the newest in a later recovery.
@@ -88,11 +88,13 @@ impl Merge {
         self.keys.is_empty()
     }
 
-    /// Decides about every key, in their order.
-    pub fn decide(self) -> impl Iterator<Item = Decision> {
+    /// Decides about every key, in their order. Only these members may hold records; what another one holds goes to the
+    /// location master.
+    pub fn decide(self, masters: &[u32]) -> impl Iterator<Item = Decision> {
         self.keys.into_iter().map(|(key, copies)| {
             let (from, claim) = copies.newest;
-            let verdict = if claim.header.dmaster == from {
+            let may_hold = masters.contains(&from) || planted(Planted::IdleHolds);
+            let verdict = if claim.header.dmaster == from && may_hold {
                 Verdict::Stays(from)
             } else if claim.empty {
                 Verdict::Forgotten
@@ -119,7 +121,7 @@ mod tests {
         for (from, claim) in claims {
             merge.add(*from, b"key".to_vec(), *claim);
         }
-        merge.decide().next().unwrap()
+        merge.decide(&[0, 1, 2]).next().unwrap()
     }
 
     #[test]
@@ -136,6 +138,20 @@ mod tests {
         assert_eq!(decide(&[(0, claim(3, 9, false)), (1, claim(5, 9, false))]).verdict, Verdict::Fetched(1));
         let on_its_way = [(0, claim(5, 2, false)), (1, claim(4, 0, false)), (2, claim(2, 0, false))];
         assert_eq!(decide(&on_its_way).verdict, Verdict::Fetched(0));
+    }
+
+    #[test]
+    fn what_an_idle_member_holds_goes_to_the_location_master() {
+        let decide = |empty| {
+            let mut merge = Merge::default();
+            merge.add(0, b"key".to_vec(), claim(4, 3, false));
+            merge.add(3, b"key".to_vec(), claim(5, 3, empty));
+            merge.decide(&[0, 1, 2]).next().unwrap()
+        };
+        let held = decide(false);
+        assert_eq!((held.verdict, held.demoted), (Verdict::Fetched(3), vec![3]));
+        let empty = decide(true);
+        assert_eq!((empty.verdict, empty.copies), (Verdict::Forgotten, vec![0, 3]));
     }
 
     #[test]

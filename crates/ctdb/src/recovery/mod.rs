@@ -8,6 +8,9 @@
 //! transaction; when all are done, all go on ([`Word::Go`]). A new database takes the same way, one about which members
 //! disagree too; the others do not notice. What is said under an older [`Generation`] is dropped.
 //!
+//! Members that are stopped or banned take part in this with what they have, but are no location masters, and hold no
+//! records afterwards; who that is the leader says with each recovery.
+//!
 //! No member goes on before the leader was told that the nodes which the view dropped can do no harm any more: their
 //! leases are over and every member has evicted them.
 

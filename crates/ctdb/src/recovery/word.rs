@@ -48,10 +48,12 @@ pub struct Content {
 /// Said between leader and members, and between members.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Word {
-    /// Leader to all: what do you have? All of it stops.
+    /// Leader to all: what do you have? All of it stops. Said again when the location masters change.
     Hello {
         /// The view.
         epoch: u64,
+        /// Members that know who holds which record: those that are neither stopped nor banned.
+        masters: Vec<u32>,
     },
     /// Answer to it.
     Databases {
@@ -77,6 +79,8 @@ pub enum Word {
         valid: Generation,
         /// Somebody replaces its content by hand: nothing else happens to it until every member has done so.
         held: bool,
+        /// Its location masters from then on, some or all of the members.
+        masters: Vec<u32>,
     },
     /// Answer to it: nothing changes it any more on this member.
     Stopped {
@@ -193,7 +197,7 @@ impl Word {
     #[must_use]
     pub fn epoch(&self) -> u64 {
         match self {
-            Self::Hello { epoch } | Self::Databases { epoch, .. } | Self::Create { epoch, .. } => *epoch,
+            Self::Hello { epoch, .. } | Self::Databases { epoch, .. } | Self::Create { epoch, .. } => *epoch,
             Self::Stop { generation, .. }
             | Self::Stopped { generation, .. }
             | Self::Merge { generation, .. }

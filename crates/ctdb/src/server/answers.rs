@@ -86,7 +86,10 @@ impl Server {
     }
 
     pub(super) fn vnn_map(&self) -> VnnMap {
-        VnnMap { generation: self.generation(), map: self.picture.members.clone() }
+        let masters = self.member.masters();
+        // Outside of every view nobody has said who they are.
+        let map = if masters.is_empty() { &*self.picture.members } else { masters };
+        VnnMap { generation: self.generation(), map: map.to_vec() }
     }
 
     fn run_state(&self) -> RunState {

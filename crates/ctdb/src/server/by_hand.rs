@@ -165,9 +165,8 @@ impl Server {
         if self.dbs.get(&id).is_some_and(|db| db.have.kind != Kind::Volatile) {
             return records.into_iter().collect();
         }
-        let mut members = self.picture.members.clone();
-        members.sort_unstable();
-        let master = |key: &[u8]| members.get(lookup3(key) as usize % members.len().max(1)).copied();
+        let masters = self.member.masters_of(id);
+        let master = |key: &[u8]| masters.get(lookup3(key) as usize % masters.len().max(1)).copied();
         let mine = records.into_iter().filter(|(key, _)| master(key) == Some(self.me));
         mine.filter_map(|(key, value)| {
             let (header, data) = LtdbHeader::split(&value).ok()?;

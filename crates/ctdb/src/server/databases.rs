@@ -301,17 +301,18 @@ impl Server {
                     self.order(db, FileOrder::Replace { generation, records });
                 }
                 Effect::Prune { db, masters } => self.order(db, FileOrder::Prune { masters }),
-                Effect::Thaw { db, generation, masters } => self.thaw(db, generation, masters),
+                Effect::Thaw { db, generation, masters, members } => self.thaw(db, generation, masters, members),
             }
         }
     }
 
-    fn thaw(&mut self, id: u32, generation: Generation, masters: Vec<u32>) {
+    fn thaw(&mut self, id: u32, generation: Generation, masters: Vec<u32>, members: Vec<u32>) {
         self.order(id, FileOrder::Thaw { generation });
         if let Some(db) = self.dbs.get_mut(&id) {
             let (mut moved, mut committed) = (Vec::new(), Vec::new());
-            db.migration.thaw(masters.clone(), &mut moved);
-            db.commits.thaw(masters, &mut committed);
+            // Of transactions every member keeps its copy, stopped or not.
+            db.migration.thaw(masters, members.clone(), &mut moved);
+            db.commits.thaw(members, &mut committed);
             self.migrated(id, moved);
             self.committed(id, committed);
         }

@@ -3,6 +3,7 @@
 use crate::database::{Token, Write};
 use crate::recovery::{Answer, Edit, Generation, Have};
 use crate::wire::{Connection, Record};
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -335,6 +336,8 @@ pub struct Picture {
     pub epoch: u64,
     /// Its members, this node among them only if this run of it has been admitted.
     pub members: Vec<u32>,
+    /// Members that are stopped or banned: they know and hold no records. The leader's word counts.
+    pub idle: BTreeSet<u32>,
     /// Its leader.
     pub leader: Option<u32>,
     /// This node may serve now.

@@ -185,6 +185,7 @@ impl Server {
         if client.updates > 0 && self.is_member() {
             self.want_recovery("a client died in the middle of an update");
         }
+        self.give_back();
         for (srvid, data) in client.notify {
             self.route(node::BROADCAST_CONNECTED, srvid, &data);
         }

@@ -21,6 +21,10 @@ impl Server {
         } else if was_member && !self.is_member() {
             self.dropped();
         }
+        let idle = self.picture.idle.clone();
+        if !view_changed && self.lead.as_mut().is_some_and(|lead| lead.idle(&idle)) {
+            self.recover_again(&format!("of the members {idle:?} are stopped or banned, and hold no records"));
+        }
         if self.lead.is_some() && self.picture.harmless && self.harmless != self.picture.epoch {
             self.send_connected(&Said::Harmless { epoch: self.picture.epoch });
             self.heard_harmless(self.picture.epoch);
@@ -48,7 +52,7 @@ impl Server {
         self.lead = None;
         if leader == self.me {
             let mut orders = Vec::new();
-            self.lead = Some(Lead::begin(epoch, &members, self.harmless == epoch, &mut orders));
+            self.lead = Some(Lead::begin(epoch, &members, &self.picture.idle, self.harmless == epoch, &mut orders));
             self.orders(orders);
         }
         self.members_left();
@@ -132,6 +136,19 @@ impl Server {
             self.send(peer, Said::Harmless { epoch: self.picture.epoch });
         }
         self.ask_again(peer);
+    }
+
+    /// The last client has gone: a node that is stopped gives back the records that its clients had brought.
+    pub(super) fn give_back(&mut self) {
+        if self.clients.len() > 0 || !self.is_member() {
+            return;
+        }
+        let held = self.dbs.values().filter(|db| db.migration.holds_out_of_place()).map(|db| db.have.db);
+        let mut effects = Vec::new();
+        for id in held.collect::<Vec<_>>() {
+            self.member.trouble(id, "this node is stopped, and its last client has gone".into(), &mut effects);
+        }
+        self.effects(effects);
     }
 
     /// Everything is to be recovered again.

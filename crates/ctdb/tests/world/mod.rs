@@ -41,6 +41,8 @@ pub(crate) struct World {
     next_client: u32,
     reqid: u32,
     pub(crate) vip_on: BTreeMap<u8, u32>,
+    /// Members that are stopped.
+    pub(crate) idle: BTreeSet<u32>,
     /// They are on their way.
     pub(crate) moving: bool,
 }
@@ -71,6 +73,7 @@ impl World {
             next_client: 0,
             reqid: 0,
             moving: false,
+            idle: BTreeSet::new(),
             vip_on: (0..nodes).map(|n| (n as u8 + 1, n)).collect(),
         };
         for a in 0..nodes {
@@ -93,6 +96,7 @@ impl World {
         Picture {
             epoch: self.epoch,
             members: self.members.iter().copied().collect(),
+            idle: self.idle.clone(),
             leader,
             leased,
             harmless: harmless && leader == Some(n as u32),

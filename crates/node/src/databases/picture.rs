@@ -1,7 +1,7 @@
 //! What the databases' server needs to know of the cluster, from what the core publishes.
 
 use crate::config::Config;
-use cluster::{AdminState, Health, NodeState, NodeStatus, Role, Snapshot, View, VipState};
+use cluster::{AdminState, Health, NodeState, NodeStatus, Pnn, Role, Snapshot, View, VipState};
 use ctdb::node::flags;
 use ctdb::server::{AddressFacts, IfaceFacts, NodeFacts, Picture};
 use std::collections::BTreeSet;
@@ -49,6 +49,7 @@ pub fn picture(snapshot: &Snapshot, config: &Config) -> Picture {
     Picture {
         epoch: snapshot.view.as_ref().map_or(0, epoch),
         members: members.unwrap_or_default(),
+        idle: idle(snapshot),
         leader: snapshot.leader.map(|pnn| u32::from(pnn.0)),
         leased: snapshot.lease.valid,
         harmless: snapshot.harmless,
@@ -57,6 +58,15 @@ pub fn picture(snapshot: &Snapshot, config: &Config) -> Picture {
         ifaces: ifaces.collect(),
         lock: lock(config),
     }
+}
+
+/// Members that serve nothing by an administrator's word.
+fn idle(snapshot: &Snapshot) -> BTreeSet<u32> {
+    let members = snapshot.view.iter().flat_map(|view| view.members.keys());
+    let stopped = |pnn: &&Pnn| {
+        snapshot.nodes.get(*pnn).is_some_and(|n| matches!(n.admin, AdminState::Stopped | AdminState::Banned))
+    };
+    members.filter(stopped).map(|pnn| u32::from(pnn.0)).collect()
 }
 
 /// A number that no other view has, and that grows.
@@ -123,8 +133,7 @@ mod tests {
     use super::*;
     use crate::config::{Machine, load_text};
     use cluster::{
-        Epoch, Incarnation, LeaseStatus, LockStatus, Member, NodeUid, PaceStatus, Pnn, RunId, ServiceHealth, Time,
-        VipStatus,
+        Epoch, Incarnation, LeaseStatus, LockStatus, Member, NodeUid, PaceStatus, RunId, ServiceHealth, Time, VipStatus,
     };
     use std::collections::BTreeMap;
     use std::path::Path;
@@ -241,7 +250,7 @@ kind = "none"
         let picture = picture(&seen, &config);
         assert_eq!((picture.epoch, picture.leader), (12, Some(2)));
         assert_eq!(picture.members, [0, 2]);
-        assert!(picture.leased && picture.harmless);
+        assert!(picture.leased && picture.harmless && picture.idle.is_empty());
         let nodes: Vec<(u32, u32, String)> =
             picture.nodes.iter().map(|n| (n.pnn, n.flags, n.address.to_string())).collect();
         assert_eq!(
@@ -266,6 +275,19 @@ kind = "none"
         assert!(picture.addresses.iter().all(|a| a.holder == Some(2)));
         assert_eq!(picture.ifaces, [IfaceFacts { name: "eth0".into(), up: false }]);
         assert_eq!(picture.lock, "/srv/share/.steadfast/lock");
+    }
+
+    #[test]
+    fn members_that_are_stopped_or_banned_are_idle() {
+        let config = config();
+        let mut seen = snapshot(&config);
+        // Node 3 is no member.
+        for (pnn, admin) in [(0, AdminState::Drained), (2, AdminState::Banned), (3, AdminState::Stopped)] {
+            seen.nodes.get_mut(&Pnn(pnn)).unwrap().admin = admin;
+        }
+        assert_eq!(picture(&seen, &config).idle, BTreeSet::from([2]));
+        seen.nodes.get_mut(&Pnn(0)).unwrap().admin = AdminState::Stopped;
+        assert_eq!(picture(&seen, &config).idle, BTreeSet::from([0, 2]));
     }
 
     #[test]

@@ -4,7 +4,7 @@ use super::{Databases, Event, Node, Process};
 use crate::clock::{MS, S};
 use crate::event::What;
 use crate::world::World;
-use cluster::{Snapshot, View};
+use cluster::{AdminState, Snapshot, View};
 use ctdb::database::Kind;
 use ctdb::node::flags;
 use ctdb::recovery::Have;
@@ -35,6 +35,12 @@ fn picture(snapshot: &Snapshot) -> Picture {
     Picture {
         epoch: snapshot.view.as_ref().map_or(0, epoch),
         members: members.unwrap_or_default(),
+        idle: snapshot
+            .nodes
+            .iter()
+            .filter(|(_, node)| node.member && matches!(node.admin, AdminState::Stopped | AdminState::Banned))
+            .map(|(pnn, _)| u32::from(pnn.0))
+            .collect(),
         leader: snapshot.leader.map(|pnn| u32::from(pnn.0)),
         leased: snapshot.lease.valid,
         harmless: snapshot.harmless,

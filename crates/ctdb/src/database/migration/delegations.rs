@@ -216,7 +216,7 @@ impl Pass<'_> {
             return;
         }
         let known = self.delegations.records.remove(self.name);
-        let everybody = || self.masters.iter().copied().filter(|n| *n != self.me).collect();
+        let everybody = || self.members.iter().copied().filter(|n| *n != self.me).collect();
         let copies = known.map_or_else(everybody, |record| record.copies);
         self.delegations.revoked += 1;
         self.header.flags |= flag::REVOKING_READONLY;
