@@ -136,6 +136,41 @@ pub fn wind_down(world: &mut World) {
     if world.violation.is_none() {
         world.databases_at_rest();
     }
+    if world.violation.is_none() {
+        stop_one(world);
+    }
+}
+
+/// A member is stopped: its records are with the others afterwards, and none is lost.
+fn stop_one(world: &mut World) {
+    let members = world.members();
+    let Some(node) = members.iter().copied().nth(world.now as usize % members.len().max(1)) else { return };
+    if members.len() < 2 {
+        return;
+    }
+    world.set_state(node, AdminState::Stopped);
+    let begin = world.now;
+    // Asked again: who was asked may not have been able to.
+    while world.violation.is_none() && world.hosts[node].disk.durable.admin != AdminState::Stopped {
+        world.run_for(2 * S);
+        world.set_state(node, AdminState::Stopped);
+        if world.now > begin + PATIENCE {
+            return;
+        }
+    }
+    world.run_for(S);
+    while world.violation.is_none()
+        && let Some(text) = world.databases_left_on(node)
+    {
+        world.run_for(100 * MS);
+        if world.now > begin + PATIENCE {
+            world.story.world(world.now, || format!("VIOLATION (databases): {text}"));
+            world.violation = Some(Violation { check: "databases", at: world.now, text });
+        }
+    }
+    if world.violation.is_none() {
+        world.databases_at_rest();
+    }
 }
 
 /// A time of the day at which every simulated site lets addresses go back to nodes that returned.

@@ -44,6 +44,7 @@ const BUGS: &[Bug] = &[
     Bug::Ctdb(Ctdb::LostWordsForgotten),
     Bug::Ctdb(Ctdb::RevocationSkipped),
     Bug::Ctdb(Ctdb::CopiesOutliveRecovery),
+    Bug::Ctdb(Ctdb::IdleHolds),
 ];
 
 /// The first seed that finds it, with what objects.

@@ -9,7 +9,7 @@ use ctdb::database::Kind;
 use ctdb::node::flags;
 use ctdb::recovery::Have;
 use ctdb::server::{ClientId, FileAnswer, Input, NodeFacts, Now, Output, Picture, Server};
-use ctdb::wire::Packet;
+use ctdb::wire::{LtdbHeader, Packet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
@@ -253,6 +253,23 @@ impl World {
         }
         self.files_answer(host, volatile, answers);
         self.databases_input(host, Input::Disconnected { client });
+    }
+
+    /// What keeps a node that was stopped from being out of the databases: its processes, a recovery, records.
+    pub(crate) fn databases_left_on(&self, host: usize) -> Option<String> {
+        let databases = self.databases.as_ref()?;
+        let node = &databases.nodes[host];
+        if !node.processes.is_empty() {
+            return Some(format!("n{host} is stopped and {} processes of Samba live there", node.processes.len()));
+        }
+        let waits = databases.nodes.iter().flat_map(|n| &n.server).flat_map(Server::waiting).next();
+        if let Some((name, why)) = waits {
+            return Some(format!("{name}: {why}"));
+        }
+        let holds = |value: &Vec<u8>| LtdbHeader::split(value).is_ok_and(|(h, _)| h.dmaster == host as u32);
+        let mut records = node.files.get(&databases.volatile)?.records.iter();
+        let (key, _) = records.find(|(_, value)| holds(value))?;
+        Some(format!("n{host} is stopped and holds {}", String::from_utf8_lossy(key)))
     }
 
     /// Processes of Samba that want something for longer than `limit`, with what their servers wait for.
