@@ -30,6 +30,43 @@ fn a_freeze_waits_for_held_chains_and_then_holds_up_everybody() {
 }
 
 #[test]
+fn a_scan_takes_back_the_copies_that_are_only_read() {
+    let mut node = Node::new();
+    let db = locking();
+    node.open(&db);
+    let with = |rsn, dmaster, flags, data: &[u8]| {
+        let header = LtdbHeader { flags, ..header(rsn, dmaster) };
+        ([&header.to_bytes()[..], data].concat(), Claim { header, empty: data.is_empty() })
+    };
+    let told = flag::MIGRATED_WITH_DATA;
+    // A record whose copies were given away, one that is a copy, and one that is neither.
+    node.write(&db, b"given", with(4, ME, told | flag::HAVE_DELEGATIONS | flag::REVOKING_READONLY, b"data").0);
+    node.write(&db, b"copy", with(7, 9, told | flag::HAVE_READONLY, b"theirs").0);
+    node.write(&db, b"mine", with(5, ME, told, b"mine").0);
+    node.freeze(&db, generation(1));
+    node.order(&db, FileOrder::Scan { generation: generation(1) });
+    let FileAnswer::Recovery { answer: RecoveryAnswer::Scanned { mut records, last: true }, .. } = node.next() else {
+        panic!("not scanned in one piece")
+    };
+    records.sort_by(|a, b| a.0.cmp(&b.0));
+    let expected = [
+        (b"copy".to_vec(), with(7, 9, told, b"theirs")),
+        (b"given".to_vec(), with(5, ME, told, b"data")),
+        (b"mine".to_vec(), with(5, ME, told, b"mine")),
+    ];
+    let claims: Vec<_> = expected.iter().map(|(key, (_, claim))| (key.clone(), *claim)).collect();
+    assert_eq!(records, claims);
+    // As it was told, so it is in the file.
+    let keys = expected.iter().map(|(key, _)| key.clone()).collect();
+    node.order(&db, FileOrder::Read { generation: generation(1), keys, asker: 1 });
+    let FileAnswer::Recovery { answer: RecoveryAnswer::Read { records, .. }, .. } = node.next() else {
+        panic!("not read")
+    };
+    let values: Vec<_> = expected.into_iter().map(|(key, (value, _))| (key, value)).collect();
+    assert_eq!(records, values);
+}
+
+#[test]
 fn records_are_scanned_edited_read_and_pruned() {
     let mut node = Node::new();
     let db = locking();
