@@ -3,6 +3,7 @@
 pub mod nfs3;
 mod nfs3_writer;
 mod nfs4;
+mod nfs4_lock;
 mod ping;
 mod record;
 mod smb;
@@ -10,6 +11,7 @@ mod tcp;
 pub mod xdr;
 
 pub use nfs3_writer::{BLOCK, block};
+pub use nfs4_lock::Locker;
 pub use record::{Recorder, Stall, Stream};
 
 use anyhow::{Context, Result};

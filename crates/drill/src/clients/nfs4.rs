@@ -6,6 +6,7 @@
 //! write; the application only waits. A server in its grace period lets nobody open files: the client waits that out, too.
 
 use super::nfs3::{self, JUKEBOX, NFS};
+use super::nfs4_lock::{LOCK, LOCKU};
 use super::xdr::{Reader, Writer};
 use super::{BLOCK, Recorder, Spec, block, pause};
 use crate::now_us;
@@ -19,22 +20,24 @@ const LOOKUP: u32 = 15;
 const GETFH: u32 = 10;
 const OPEN: u32 = 18;
 const OPEN_CONFIRM: u32 = 20;
-const PUTFH: u32 = 22;
+pub(super) const PUTFH: u32 = 22;
 const PUTROOTFH: u32 = 24;
-const READ: u32 = 25;
+pub(super) const READ: u32 = 25;
 const REMOVE: u32 = 28;
 const SETCLIENTID: u32 = 35;
 const SETCLIENTID_CONFIRM: u32 = 36;
-const WRITE: u32 = 38;
+pub(super) const WRITE: u32 = 38;
 
-const OK: u32 = 0;
+pub(super) const OK: u32 = 0;
 const NOENT: u32 = 2;
 const EXPIRED: u32 = 10011;
-const GRACE: u32 = 10013;
+pub(super) const GRACE: u32 = 10013;
 const STALE_CLIENTID: u32 = 10022;
 const STALE_STATEID: u32 = 10023;
 const OLD_STATEID: u32 = 10024;
 const BAD_STATEID: u32 = 10025;
+/// The server counts what this open owner asks for otherwise than we do; a new owner begins anew.
+const BAD_SEQID: u32 = 10026;
 /// The server has no record of this client, or no grace period runs: nothing is reclaimed, all is opened anew.
 const NO_GRACE: u32 = 10033;
 const RECLAIM_BAD: u32 = 10034;
@@ -43,20 +46,20 @@ const RECLAIM_BAD: u32 = 10034;
 const AGAIN: Duration = Duration::from_millis(100);
 
 /// The first status of a compound that is not OK, and the results after the last operation's header.
-struct Answer {
-    status: u32,
+pub(super) struct Answer {
+    pub(super) status: u32,
     results: Vec<(u32, Vec<u8>)>,
 }
 
 /// Some operations, sent as one request.
 #[derive(Default)]
-struct Compound {
-    ops: Writer,
+pub(super) struct Compound {
+    pub(super) ops: Writer,
     codes: Vec<u32>,
 }
 
 impl Compound {
-    fn op(&mut self, code: u32) -> &mut Writer {
+    pub(super) fn op(&mut self, code: u32) -> &mut Writer {
         self.codes.push(code);
         self.ops.u32(code)
     }
@@ -75,7 +78,7 @@ fn result_of(code: u32, r: &mut Reader<'_>) -> Result<Vec<u8>> {
             let delegation = r.u32()?;
             ensure!(delegation == 0, "the server delegates files, which was not asked for");
         }
-        OPEN_CONFIRM | SETCLIENTID => drop(r.skip(16)?),
+        OPEN_CONFIRM | SETCLIENTID | LOCK | LOCKU => drop(r.skip(16)?),
         READ => {
             r.u32()?;
             r.opaque()?;
@@ -87,22 +90,61 @@ fn result_of(code: u32, r: &mut Reader<'_>) -> Result<Vec<u8>> {
     Ok(all[..all.len() - r.0.len()].to_vec())
 }
 
-struct Client {
-    rpc: nfs3::Client,
+pub(super) struct Client {
+    pub(super) rpc: nfs3::Client,
     /// Who we are, to the server.
     id: String,
     verifier: u64,
-    clientid: u64,
+    pub(super) clientid: u64,
+    /// How many open owners there have been.
+    owner: u32,
     /// Counts what the open owner asks for.
-    seqid: u32,
-    stateid: Vec<u8>,
+    pub(super) seqid: u32,
+    pub(super) stateid: Vec<u8>,
     directory: Vec<String>,
     name: String,
-    file: Vec<u8>,
+    pub(super) file: Vec<u8>,
 }
 
 impl Client {
-    fn call(&mut self, compound: &Compound) -> Result<Answer> {
+    /// Introduces a client and opens (or makes) a file.
+    pub(super) fn open_at(
+        server: IpAddr,
+        export: &str,
+        directory: &str,
+        name: &str,
+        stop: Arc<AtomicBool>,
+    ) -> Result<Self> {
+        let words = export.split('/').chain(directory.split('/')).filter(|w| !w.is_empty());
+        let mut client = Self {
+            rpc: nfs3::Client::new(SocketAddr::new(server, NFS.1), stop),
+            id: format!("steadfast-drill {} {name} {}", std::process::id(), now_us()),
+            verifier: now_us(),
+            clientid: 0,
+            owner: 0,
+            seqid: 0,
+            stateid: vec![0; 16],
+            directory: words.map(String::from).collect(),
+            name: name.to_owned(),
+            file: Vec::new(),
+        };
+        client.open(false).with_context(|| format!("NFSv4 on {server}, {export}"))?;
+        Ok(client)
+    }
+
+    /// With this status a server says that it does not know the state of ours that it was asked about.
+    pub(super) fn has_forgotten(status: u32) -> bool {
+        matches!(status, STALE_CLIENTID | STALE_STATEID | OLD_STATEID | BAD_STATEID | EXPIRED | BAD_SEQID)
+    }
+
+    /// Opens the file as a client that has started anew: what a server still has of the former one, it throws away.
+    pub(super) fn open_anew(&mut self) -> Result<()> {
+        self.verifier = now_us();
+        (self.owner, self.seqid) = (self.owner.wrapping_add(1), 0);
+        self.open(false)
+    }
+
+    pub(super) fn call(&mut self, compound: &Compound) -> Result<Answer> {
         let mut args = Writer::default();
         args.opaque(b"").u32(0).u32(u32::try_from(compound.codes.len())?);
         args.0.extend(&compound.ops.0);
@@ -176,7 +218,8 @@ impl Client {
             self.walk(&mut open);
         }
         let op = open.op(OPEN);
-        op.u32(self.seqid).u32(3).u32(0).u64(self.clientid).opaque(b"writer");
+        let owner = format!("writer {}", self.owner);
+        op.u32(self.seqid).u32(3).u32(0).u64(self.clientid).opaque(owner.as_bytes());
         if reclaim {
             // No create; CLAIM_PREVIOUS, without a delegation.
             op.u32(0).u32(1).u32(0);
@@ -217,6 +260,7 @@ impl Client {
                 OK => return Ok(()),
                 GRACE | JUKEBOX => self.rpc.pause(AGAIN)?,
                 NO_GRACE | RECLAIM_BAD => reclaim = false,
+                BAD_SEQID => (self.owner, self.seqid) = (self.owner.wrapping_add(1), 0),
                 STALE_CLIENTID | EXPIRED => {
                     self.rpc.pause(Duration::from_millis(10))?;
                     self.introduce()?;
@@ -240,7 +284,7 @@ impl Client {
                     ensure!(count as usize == data.len(), "WRITE took {count} of {} bytes", data.len());
                     return Ok(OK);
                 }
-                STALE_CLIENTID | STALE_STATEID | OLD_STATEID | BAD_STATEID | EXPIRED => self.open(true)?,
+                status if Self::has_forgotten(status) => self.open(true)?,
                 GRACE | JUKEBOX => self.rpc.pause(AGAIN)?,
                 status => return Ok(status),
             }
@@ -273,26 +317,13 @@ impl Client {
 }
 
 impl Answer {
-    fn of(&self, code: u32) -> Option<&[u8]> {
+    pub(super) fn of(&self, code: u32) -> Option<&[u8]> {
         self.results.iter().find(|(c, _)| *c == code).map(|(_, result)| result.as_slice())
     }
 }
 
 fn connect(spec: &Spec, vip: IpAddr, name: &str, stop: Arc<AtomicBool>) -> Result<Client> {
-    let words = spec.export.split('/').chain(spec.directory.split('/')).filter(|w| !w.is_empty());
-    let mut client = Client {
-        rpc: nfs3::Client::new(SocketAddr::new(vip, NFS.1), stop),
-        id: format!("steadfast-drill {} {name} {}", std::process::id(), now_us()),
-        verifier: now_us(),
-        clientid: 0,
-        seqid: 0,
-        stateid: vec![0; 16],
-        directory: words.map(String::from).collect(),
-        name: name.to_owned(),
-        file: Vec::new(),
-    };
-    client.open(false).with_context(|| format!("NFSv4 on {vip}, {}", spec.export))?;
-    Ok(client)
+    Client::open_at(vip, &spec.export, &spec.directory, name, stop)
 }
 
 pub(super) fn run(spec: &Spec, vip: IpAddr, name: &str, record: &Recorder, stop: &Arc<AtomicBool>) {
