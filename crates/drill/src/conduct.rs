@@ -60,7 +60,9 @@ struct Heard {
     done: bool,
 }
 
-struct Clients {
+/// A process of clients; it ends with this value.
+#[derive(Debug)]
+pub struct Clients {
     child: Child,
     heard: Arc<Mutex<Heard>>,
 }
@@ -74,7 +76,11 @@ impl Drop for Clients {
 }
 
 impl Clients {
-    fn start(mut command: Command, spec: &Spec) -> Result<Self> {
+    /// Starts `command`, which calls [`crate::clients::main`].
+    ///
+    /// # Errors
+    /// It cannot be started, or does not listen.
+    pub fn start(mut command: Command, spec: &Spec) -> Result<Self> {
         let mut child =
             command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().context("cannot start the clients")?;
         // Not an argument: it has a password.
@@ -108,7 +114,11 @@ impl Clients {
         self.with(|h| h.streams.iter().filter(late).map(|s| format!("{} to {}", s.protocol, s.vip)).collect())
     }
 
-    fn wait(&mut self, since_us: u64, patience: Duration) -> Result<Option<String>> {
+    /// Waits until each has succeeded after `since_us`, and lately; those that have not when patience is over.
+    ///
+    /// # Errors
+    /// They have ended.
+    pub fn wait(&mut self, since_us: u64, patience: Duration) -> Result<Option<String>> {
         let end = Instant::now() + patience;
         loop {
             if let Some(status) = self.child.try_wait()? {
@@ -125,8 +135,11 @@ impl Clients {
         }
     }
 
-    /// Ends them; what they saw. Reading back takes a while.
-    fn stop(mut self, patience: Duration) -> Result<Vec<Stream>> {
+    /// Ends them; what they saw. Reading back takes a while: a minute longer than `patience` at most.
+    ///
+    /// # Errors
+    /// They have ended before, or do not end.
+    pub fn stop(mut self, patience: Duration) -> Result<Vec<Stream>> {
         drop(self.child.stdin.take());
         let end = Instant::now() + patience + Duration::from_secs(60);
         while Instant::now() < end {

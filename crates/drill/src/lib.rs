@@ -13,7 +13,7 @@ mod report;
 mod stats;
 mod svg;
 
-pub use conduct::{Plan, Stage, conduct};
+pub use conduct::{Clients, Plan, Stage, conduct};
 pub use fault::Fault;
 pub use report::{Marks, Report};
 pub use stats::percentile;

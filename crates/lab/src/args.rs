@@ -1,6 +1,7 @@
 //! The command line: what may be asked from outside, and what runs inside a laboratory's namespaces.
 
 use crate::bench;
+use crate::chaos;
 use crate::lab::Net;
 use crate::site::{Site, Storage, Subject};
 use crate::suite;
@@ -42,6 +43,9 @@ pub(crate) struct Shape {
     /// Samba with clustering: one server of all nodes
     #[arg(long)]
     pub(crate) clustering: bool,
+    /// Daemons without these parts, to see that it shows
+    #[arg(long, hide = true)]
+    pub(crate) without: Option<String>,
     /// The program under test (default: beside this one)
     #[arg(long)]
     pub(crate) steadfast: Option<PathBuf>,
@@ -58,6 +62,7 @@ impl Shape {
             subject: Subject::Steadfast,
             preset: None,
             clustering: false,
+            without: None,
             steadfast,
         }
     }
@@ -76,6 +81,7 @@ impl Shape {
         site.subject = self.subject;
         site.preset.clone_from(&self.preset);
         site.clustering = self.clustering;
+        site.without.clone_from(&self.without);
         Ok(site)
     }
 
@@ -87,6 +93,9 @@ impl Shape {
         words.extend(flags.iter().filter(|f| f.0).map(|f| f.1.to_owned()));
         if let Some(preset) = &self.preset {
             words.extend(["--preset".into(), preset.clone()]);
+        }
+        if let Some(parts) = &self.without {
+            words.extend(["--without".into(), parts.clone()]);
         }
         if let Some(path) = &self.steadfast {
             words.extend(["--steadfast".into(), path.display().to_string()]);
@@ -169,6 +178,23 @@ pub(crate) enum Cmd {
     Bench {
         #[command(subcommand)]
         bench: BenchKind,
+    },
+    /// Random faults for a while under SMB and NFS clients that check every byte and lock
+    Chaos {
+        /// What the nodes share
+        #[arg(long, value_enum, default_value = "local")]
+        storage: Storage,
+        /// A second network between the nodes, for storage and control
+        #[arg(long)]
+        private_net: bool,
+        #[command(flatten)]
+        options: chaos::Options,
+        /// Daemons without these parts, to see that it shows
+        #[arg(long, hide = true)]
+        without: Option<String>,
+        /// The program under test (default: beside this one)
+        #[arg(long)]
+        steadfast: Option<PathBuf>,
     },
     /// Run a probe here until standard input closes
     Probe {
@@ -270,6 +296,12 @@ pub(crate) enum Inside {
         #[arg(long)]
         json: bool,
     },
+    Chaos {
+        #[command(flatten)]
+        shape: Shape,
+        #[command(flatten)]
+        options: chaos::Options,
+    },
     BenchIdle {
         #[command(flatten)]
         shape: Shape,
@@ -322,6 +354,17 @@ pub(crate) enum ProbeKind {
         path: String,
         #[arg(long, default_value_t = 20)]
         interval_ms: u64,
+    },
+    /// Count in a file over NFSv4, under a lock
+    NfsCount {
+        #[arg(long)]
+        server: IpAddr,
+        #[arg(long, default_value = "/vol1")]
+        export: String,
+        #[arg(long)]
+        path: String,
+        #[arg(long, default_value_t = 2000)]
+        stall_ms: u64,
     },
     /// Write to the shared mount on a node, under a lock
     MountWriter {

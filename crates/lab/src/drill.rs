@@ -2,23 +2,30 @@
 
 use crate::lab::{Lab, Net};
 use crate::parts;
-use crate::site::{self, CLIENT, MOUNT, SHARE, Storage, VOLUME};
+use crate::site::{self, CLIENT, MOUNT, PASSWORD, SHARE, Storage, USER, VOLUME};
 use crate::{steadfast, switch};
 use anyhow::{Context, Result, bail};
 use drill::clients::Spec;
 use drill::{Fault, Plan, Report, Stage};
+use std::net::IpAddr;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-struct Laboratory<'a> {
+/// The laboratory with the node that is hit.
+#[derive(Debug)]
+pub(crate) struct Laboratory<'a> {
     lab: &'a Lab,
     node: usize,
     /// Processes that were stopped.
     stopped: String,
 }
 
-impl Laboratory<'_> {
+impl<'a> Laboratory<'a> {
+    pub(crate) fn new(lab: &'a Lab, node: usize) -> Self {
+        Self { lab, node, stopped: String::new() }
+    }
+
     fn host(&self) -> String {
         site::name(self.node)
     }
@@ -104,6 +111,21 @@ impl Stage for Laboratory<'_> {
     }
 }
 
+/// Clients of the laboratory's site.
+pub(crate) fn spec(vips: Vec<IpAddr>, protocols: &[&str], tag: String) -> Spec {
+    Spec {
+        vips,
+        protocols: protocols.iter().map(|p| (*p).to_owned()).collect(),
+        port: site::IDENT_PORT,
+        export: format!("/{VOLUME}"),
+        directory: "nfs".into(),
+        share: SHARE.into(),
+        user: USER.into(),
+        password: PASSWORD.into(),
+        tag,
+    }
+}
+
 /// Runs one fault and prints what was found; the exit code: 0 if no operation failed.
 pub(crate) fn main(lab: &Lab, fault: Fault, on: Option<&str>, json: bool, svg: Option<&Path>) -> Result<i32> {
     let report = run(lab, fault, on, |step| eprintln!("  {step}"))?;
@@ -137,18 +159,9 @@ pub(crate) fn run(lab: &Lab, fault: Fault, on: Option<&str>, say: impl FnMut(&st
     let elsewhere =
         (0..lab.site.nodes).filter(|n| *n != node).flat_map(|n| status.held_by(n)).find(|v| !v.contains(':'));
     let vips = moved.iter().take(1).chain(&elsewhere).map(|v| v.parse()).collect::<Result<_, _>>()?;
-    let spec = Spec {
-        vips,
-        protocols: ["ping", "tcp", "nfs3", "nfs4", "smb"].map(String::from).to_vec(),
-        port: site::IDENT_PORT,
-        export: format!("/{VOLUME}"),
-        directory: "nfs".into(),
-        share: SHARE.into(),
-        user: "jpena".into(),
-        password: "secret".into(),
-        tag: format!("drill{}", drill::now_us() / 1000),
-    };
+    let tag = format!("drill{}", drill::now_us() / 1000);
+    let spec = spec(vips, &["ping", "tcp", "nfs3", "nfs4", "smb"], tag);
     let plan = Plan { fault, node: site::name(node), moved, spec, patience: Duration::from_secs(90) };
-    let mut stage = Laboratory { lab, node, stopped: String::new() };
+    let mut stage = Laboratory::new(lab, node);
     drill::conduct(&mut stage, &plan, say)
 }

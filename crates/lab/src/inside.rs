@@ -4,7 +4,7 @@ use crate::args::Inside;
 use crate::lab::{Lab, Net};
 use crate::parts::{self, Progress};
 use crate::site::Subject;
-use crate::{bench, cases, demo, drill, launch, site, steadfast, stock, switch, vm};
+use crate::{bench, cases, chaos, demo, drill, launch, site, steadfast, stock, switch, vm};
 use anyhow::{Context, Result};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -51,6 +51,7 @@ pub(crate) fn main(id: &str, command: Inside) -> Result<i32> {
             bench::load(&Lab::create(shape.site(id)?)?, minutes, json)?;
             Ok(0)
         }
+        Inside::Chaos { shape, options } => chaos::main(&Lab::create(shape.site(id)?)?, &options),
         Inside::BenchIdle { shape, seconds, json } => {
             bench::idle(&Lab::create(shape.site(id)?)?, seconds, json)?;
             Ok(0)
@@ -66,6 +67,7 @@ fn on_running(lab: &Lab, command: Inside) -> Result<i32> {
         Inside::BenchBlock { .. }
         | Inside::BenchDatabase { .. }
         | Inside::BenchLoad { .. }
+        | Inside::Chaos { .. }
         | Inside::BenchIdle { .. } => {}
         Inside::Exec { host, words } => {
             let host =

@@ -6,6 +6,7 @@
 mod args;
 mod bench;
 mod cases;
+mod chaos;
 mod demo;
 mod drill;
 mod files;
@@ -43,6 +44,9 @@ fn run_probe(probe: ProbeKind) -> Result<i32> {
         }
         ProbeKind::Attempt { what, path, block, until_us } => probe::attempt::main(what, &path, block, until_us),
         ProbeKind::MountWriter { path, tag, once } => probe::mount_writer::main(&path, &tag, once),
+        ProbeKind::NfsCount { server, export, path, stall_ms } => {
+            probe::nfs_count::main(server, &export, &path, Duration::from_millis(stall_ms))
+        }
         ProbeKind::NfsVerify { server, export, path, blocks } => {
             probe::nfs_writer::verify(server, &export, &path, blocks)
         }
@@ -141,6 +145,10 @@ fn outside(cli: Cli) -> Result<i32> {
         }
         Cmd::Test(selection) => suite::main(&selection),
         Cmd::Bench { bench } => bench_outside(bench),
+        Cmd::Chaos { storage, private_net, options, without, steadfast } => {
+            let shape = Shape { clustering: true, private_net, without, ..Shape::reference(storage, steadfast) };
+            run_inside(&shape, &["chaos"], &options.words())
+        }
         Cmd::Probe { probe } => run_probe(probe),
         Cmd::Inside { id, command } => inside::main(&id, command),
     }

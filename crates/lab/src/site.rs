@@ -65,6 +65,9 @@ pub(crate) struct Site {
     /// Samba with `clustering = yes`: the nodes' smbds are one server. (Under CTDB always.)
     #[serde(default)]
     pub(crate) clustering: bool,
+    /// Parts that every daemon is started without, to see that their absence shows.
+    #[serde(default)]
+    pub(crate) without: Option<String>,
     /// The `steadfast` program under test.
     pub(crate) steadfast: PathBuf,
 }
@@ -102,6 +105,7 @@ impl Site {
             subject: Subject::Steadfast,
             preset: None,
             clustering: false,
+            without: None,
             steadfast,
         })
     }

@@ -5,7 +5,8 @@
 use crate::lab::Lab;
 use crate::site::{CLIENT, PASSWORD, SHARE, USER};
 use anyhow::{Context, Result, bail};
-use std::io::{BufRead, BufReader, Write};
+use std::fmt::Write as _;
+use std::io::{BufRead, BufReader, Write as _};
 use std::process::{Child, ChildStdin, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
@@ -151,6 +152,20 @@ impl Session {
     /// Writes a word through an open file.
     pub(crate) fn write(&mut self, handle: &str, word: &str) -> Result<Answer> {
         self.order(&format!("write {handle} {word}"))
+    }
+
+    /// Puts bytes on stable storage: they are flushed when this is done.
+    pub(crate) fn put(&mut self, handle: &str, offset: u64, data: &[u8]) -> Result<Answer> {
+        let hex = data.iter().fold(String::with_capacity(2 * data.len()), |mut hex, b| {
+            let _ = write!(hex, "{b:02x}");
+            hex
+        });
+        self.order(&format!("put {handle} {offset} {hex}"))
+    }
+
+    /// Bytes of the file in hexadecimal; at its end fewer than were asked for.
+    pub(crate) fn get(&mut self, handle: &str, offset: u64, length: usize) -> Result<Answer> {
+        self.order(&format!("get {handle} {offset} {length}"))
     }
 
     /// Opens as [`Self::create`], to be shared with all, with a batch oplock: the handle, and the level that was granted.

@@ -11,15 +11,18 @@ count HANDLE SECONDS              adds 1 to the number in the file, under a lock
                                   answers how often and the longest wait in milliseconds
 read HANDLE                       the number
 write HANDLE TEXT                 at the file's beginning
+put HANDLE OFFSET HEX             on stable storage (flushed) when it is answered
+get HANDLE OFFSET LENGTH          answers in hexadecimal
 close HANDLE
 
-What the server refuses is answered with "error STATUS WORDS".
+What the server refuses is answered with "error STATUS WORDS"; "lost WORDS" is the last answer of a broken connection.
 """
 
 import sys
 import time
 
 from impacket import smb3structs as smb2
+from impacket.nmb import NetBIOSError, NetBIOSTimeout
 from impacket.nt_errors import STATUS_SUCCESS
 from impacket.smb3 import SMB3, SessionError
 
@@ -101,24 +104,40 @@ class Client:
     def unlock(self, handle, offset, length):
         return self.range(handle, offset, length, smb2.SMB2_LOCKFLAG_UNLOCK)
 
-    def read(self, handle):
+    def bytes(self, handle, offset, length):
         read = smb2.SMB2Read()
         read["Padding"] = 0x50
         read["FileID"] = self.handles[int(handle)][0]
-        read["Length"] = WIDTH
-        read["Offset"] = 0
+        read["Length"] = int(length)
+        read["Offset"] = int(offset)
         answer = self.send(smb2.SMB2_READ, read)
         answer.isValidAnswer(STATUS_SUCCESS)
-        return int(smb2.SMB2Read_Response(answer["Data"])["Buffer"])
+        return smb2.SMB2Read_Response(answer["Data"])["Buffer"]
 
-    def write(self, handle, text):
+    def get(self, handle, offset, length):
+        return self.bytes(handle, offset, length).hex()
+
+    def read(self, handle):
+        return int(self.bytes(handle, 0, WIDTH))
+
+    def store(self, handle, offset, data):
         write = smb2.SMB2Write()
         write["FileID"] = self.handles[int(handle)][0]
-        write["Length"] = len(text)
-        write["Offset"] = 0
+        write["Length"] = len(data)
+        write["Offset"] = int(offset)
         write["WriteChannelInfoOffset"] = 0
-        write["Buffer"] = text.encode()
+        write["Buffer"] = data
         self.send(smb2.SMB2_WRITE, write).isValidAnswer(STATUS_SUCCESS)
+
+    def put(self, handle, offset, data):
+        self.store(handle, offset, bytes.fromhex(data))
+        flush = smb2.SMB2Flush()
+        flush["FileID"] = self.handles[int(handle)][0]
+        self.send(smb2.SMB2_FLUSH, flush).isValidAnswer(STATUS_SUCCESS)
+        return ""
+
+    def write(self, handle, text):
+        self.store(handle, 0, text.encode())
         return ""
 
     def count(self, handle, seconds):
@@ -140,10 +159,10 @@ class Client:
         return ""
 
 
-COMMANDS = ("open", "oplock", "broken", "lock", "unlock", "count", "read", "write", "close")
+COMMANDS = ("open", "oplock", "broken", "lock", "unlock", "count", "read", "write", "put", "get", "close")
 
 
-def main():
+def serve():
     client = Client(*sys.argv[1:])
     print("ready", flush=True)
     for line in sys.stdin:
@@ -153,7 +172,20 @@ def main():
         try:
             print("ok", getattr(client, words[0])(*words[1:]), flush=True)
         except SessionError as error:
-            print(f"error {error.get_error_code():#010x} {error}", flush=True)
+            refused(error)
+
+
+def refused(error):
+    print(f"error {error.get_error_code():#010x} {error}", flush=True)
+
+
+def main():
+    try:
+        serve()
+    except SessionError as error:
+        refused(error)
+    except (NetBIOSError, NetBIOSTimeout, OSError) as error:
+        print(f"lost {error}", flush=True)
 
 
 main()

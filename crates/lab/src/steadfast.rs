@@ -183,12 +183,23 @@ pub(crate) fn status_text(lab: &Lab, node: usize) -> String {
 
 /// Starts the daemon on a node; it must be initialised or joined.
 pub(crate) fn start(lab: &Lab, node: usize) -> Result<()> {
-    lab.service(&site::name(node), "steadfast", &["steadfast", "daemon", "--config", CONFIG])
+    start_as(lab, node, &[], lab.site.without.as_deref())
 }
 
-/// Starts the daemon with parts left out, to see that their absence shows.
-fn start_without(lab: &Lab, node: usize, parts: &str) -> Result<()> {
-    let words = ["steadfast", "daemon", "--config", CONFIG, "--without", parts];
+/// As [`start`], with the clocks that it uses (CLOCK_MONOTONIC and CLOCK_BOOTTIME) so many seconds ahead of the machine's: by
+/// a time namespace, which the kernel has for these two only. The time of day is the whole machine's.
+pub(crate) fn start_ahead(lab: &Lab, node: usize, seconds: u64) -> Result<()> {
+    let offset = seconds.to_string();
+    let words = ["unshare", "-T", "--boottime", &offset, "--monotonic", &offset];
+    start_as(lab, node, &words, lab.site.without.as_deref())
+}
+
+/// Starts the daemon, by way of another program if one is named; with parts left out, to see that their absence shows.
+fn start_as(lab: &Lab, node: usize, by: &[&str], without: Option<&str>) -> Result<()> {
+    let mut words = [by, &["steadfast", "daemon", "--config", CONFIG]].concat();
+    if let Some(parts) = without {
+        words.extend(["--without", parts]);
+    }
     lab.service(&site::name(node), "steadfast", &words)
 }
 
@@ -201,7 +212,7 @@ pub(crate) fn restart_all(lab: &Lab, without: Option<&str>) -> Result<()> {
         if daemon_runs(lab, node) {
             stop(lab, node)?;
         }
-        without.map_or_else(|| start(lab, node), |parts| start_without(lab, node, parts))
+        start_as(lab, node, &[], without)
     })?;
     let all: Vec<usize> = (0..lab.site.nodes).collect();
     wait_whole(lab, &all, Duration::from_secs(90)).map(drop)

@@ -116,6 +116,7 @@ fn run_group(selection: &Selection, group: Group, run: &[Case], tally: &mut Tall
         subject: Subject::Steadfast,
         preset: None,
         clustering: group.clustering(),
+        without: None,
         steadfast: selection.steadfast.clone(),
     };
     println!(

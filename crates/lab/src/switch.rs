@@ -80,8 +80,14 @@ pub(crate) fn link(lab: &Lab, host: &str, net: Net, up: bool) -> Result<()> {
 
 /// Drops all frames between hosts of different groups, on the networks given. An empty list heals.
 pub(crate) fn partition(lab: &Lab, groups: &[Vec<String>], nets: &[Net]) -> Result<()> {
+    let pairs = groups.iter().enumerate().flat_map(|(i, a)| groups.iter().skip(i + 1).map(move |b| (a, b)));
+    cut(lab, &pairs.flat_map(|(a, b)| [(&a[..], &b[..]), (&b[..], &a[..])]).collect::<Vec<_>>(), nets)
+}
+
+/// Drops all frames from the first hosts of each pair to its second ones, and no others: what was cut before is healed.
+pub(crate) fn cut(lab: &Lab, ways: &[(&[String], &[String])], nets: &[Net]) -> Result<()> {
     let mut script = String::from("add table bridge cut\ndelete table bridge cut\n");
-    if !groups.is_empty() {
+    if !ways.is_empty() {
         script
             .push_str("table bridge cut {\n chain forward {\n  type filter hook forward priority 0; policy accept;\n");
         for net in nets {
@@ -92,12 +98,8 @@ pub(crate) fn partition(lab: &Lab, groups: &[Vec<String>], nets: &[Net]) -> Resu
                 let quoted: Vec<String> = hosts.iter().map(|h| format!("\"{}\"", net.port(h))).collect();
                 quoted.join(", ")
             };
-            for (i, a) in groups.iter().enumerate() {
-                for b in groups.iter().skip(i + 1) {
-                    let (a, b) = (ports(a), ports(b));
-                    writeln!(script, "  iifname {{ {a} }} oifname {{ {b} }} drop")?;
-                    writeln!(script, "  iifname {{ {b} }} oifname {{ {a} }} drop")?;
-                }
+            for (from, to) in ways {
+                writeln!(script, "  iifname {{ {} }} oifname {{ {} }} drop", ports(from), ports(to))?;
             }
         }
         script.push_str(" }\n}\n");

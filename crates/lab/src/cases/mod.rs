@@ -40,6 +40,7 @@ use crate::steadfast;
 use anyhow::{Context as _, Result, bail};
 use serde::{Deserialize, Serialize};
 use std::cell::RefCell;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 /// Claims to and fro within this time are two holders at once: both answer each of the watcher's questions (50 ms).
@@ -306,7 +307,9 @@ pub(crate) fn run_group(lab: &Lab, names: &[String]) -> Result<Vec<Verdict>> {
             None => println!("test {} ok ({seconds:.1} s)", case.name),
             Some(why) => {
                 println!("test {} FAILED ({seconds:.1} s)\n      {}", case.name, why.replace('\n', "\n      "));
-                keep_logs(lab, case.name);
+                if let Some(dir) = keep_logs(lab, case.name) {
+                    println!("      logs: {}", dir.display());
+                }
             }
         }
         verdicts.push(Verdict { name: case.name.into(), failure, seconds, figures: ctx.figures.into_inner() });
@@ -314,12 +317,10 @@ pub(crate) fn run_group(lab: &Lab, names: &[String]) -> Result<Vec<Verdict>> {
     Ok(verdicts)
 }
 
-/// A failed case's logs, below target/lab-logs.
-fn keep_logs(lab: &Lab, name: &str) {
+/// The nodes' logs, below target/lab-logs; where they are.
+pub(crate) fn keep_logs(lab: &Lab, name: &str) -> Option<PathBuf> {
     let dir = crate::artifacts("lab-logs").join(name);
-    if std::fs::create_dir_all(&dir).is_err() {
-        return;
-    }
+    std::fs::create_dir_all(&dir).ok()?;
     for host in lab.site.names() {
         for (log, from) in [
             ("daemon", "var/log/steadfast.log"),
@@ -330,5 +331,5 @@ fn keep_logs(lab: &Lab, name: &str) {
             let _ = std::fs::copy(lab.disk(&host).join(from), dir.join(format!("{host}-{log}.log")));
         }
     }
-    println!("      logs: {}", dir.display());
+    Some(dir)
 }

@@ -2,7 +2,7 @@
 
 use super::{Ctx, log_length, log_since, vip_of};
 use crate::probe::run::Probe;
-use crate::steadfast::{self, CONFIG, STATE_DIR};
+use crate::steadfast::{self, STATE_DIR};
 use crate::{sh, site};
 use anyhow::{Context, Result, bail};
 use std::time::Duration;
@@ -58,9 +58,8 @@ fn limit() -> Duration {
 
 /// Daemons whose CLOCK_BOOTTIME and CLOCK_MONOTONIC are days ahead of the others', then back at the machine's.
 ///
-/// Nothing that one node's clock says may mean anything to another, or to what a daemon left on its disk. The clocks
-/// are shifted by a time namespace, which the kernel has for these two only: the time of day is the whole machine's
-/// and no test may set it.
+/// Nothing that one node's clock says may mean anything to another, or to what a daemon left on its disk. The time of
+/// day is the whole machine's, and no test may set it.
 pub(crate) fn clock_jumps(ctx: &Ctx<'_>) -> Result<()> {
     let lab = ctx.lab;
     let node = 2;
@@ -71,23 +70,8 @@ pub(crate) fn clock_jumps(ctx: &Ctx<'_>) -> Result<()> {
         tcp.wait_ok(0, Duration::from_secs(10))?;
         for days in [400u64, 0] {
             steadfast::stop(lab, node)?;
-            let offset = (days * 86_400).to_string();
-            lab.service(
-                &host,
-                "steadfast",
-                &[
-                    "unshare",
-                    "-T",
-                    "--boottime",
-                    &offset,
-                    "--monotonic",
-                    &offset,
-                    "steadfast",
-                    "daemon",
-                    "--config",
-                    CONFIG,
-                ],
-            )?;
+            let offset = days * 86_400;
+            steadfast::start_ahead(lab, node, offset)?;
             let status = steadfast::wait_whole(lab, &ctx.all(), Duration::from_secs(60))
                 .with_context(|| format!("clock {days} days ahead"))?;
             let pid = lab.service_pid(&host, "steadfast")?;

@@ -153,7 +153,8 @@ pub(crate) fn to_and_fro(changes: &[Change], window: Duration) -> Vec<String> {
             && change.at_us - before.at_us < window
         {
             found.push(format!(
-                "{} was claimed by {} and, {} ms after {} had taken it, by {} again",
+                "at {} us: {} was claimed by {} and, {} ms after {} had taken it, by {} again",
+                change.at_us,
                 change.vip,
                 before.old,
                 (change.at_us - before.at_us) / 1000,
