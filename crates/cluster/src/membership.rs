@@ -17,7 +17,8 @@ pub(crate) struct Present {
     pub(crate) run: RunId,
     /// Heard by this node itself (or this node), not only by others.
     pub(crate) direct: bool,
-    /// Since when it is heard without a break; the start for this node itself.
+    /// Since when it is heard without a break, by this node or, if it does not hear it, by others; the start for this node
+    /// itself.
     pub(crate) since: Time,
     /// May be admitted: serves nothing, knows the newest view.
     pub(crate) clean: bool,

@@ -46,7 +46,7 @@ pub(crate) struct Placing {
     last_spread: Option<Time>,
     /// When all possible hosts of an address were sick.
     all_sick: BTreeMap<IpAddr, Time>,
-    /// Where each address was under the view before, for the reasons.
+    /// Where each address was under the view before.
     before: BTreeMap<IpAddr, Pnn>,
     /// The last placement that was computed.
     placed: Option<Placed>,
@@ -63,7 +63,7 @@ pub(crate) struct Scene<'a> {
     pub(crate) reports: &'a BTreeMap<Pnn, Report>,
     /// Until when a node that is no member may still act.
     pub(crate) fences: &'a BTreeMap<Pnn, Time>,
-    /// Members that have gone silent.
+    /// Members that have gone silent, or were and have yet to say how they are now.
     pub(crate) suspected: &'a BTreeSet<Pnn>,
     /// The time of the day, in minutes after midnight.
     pub(crate) minute: Option<u16>,
@@ -135,7 +135,8 @@ impl Placing {
             return None;
         }
         self.waiting.clear();
-        // A silent member is on its way out: the next view decides, and nothing moves twice.
+        // A silent member is on its way out: the next view decides, and nothing moves twice. Of one that was silent only
+        // old news is known: it may be as sick as the others by now.
         if scene.suspected.is_empty() || self.sent.is_none() {
             self.choose(scene);
         }
@@ -292,12 +293,17 @@ impl Placing {
     }
 
     fn choose(&mut self, scene: &Scene<'_>) {
-        // A new leader starts from what the members hold.
+        // A new leader starts from what the members hold. What nobody holds stays with the member that had it: one that
+        // had no lease for a moment, as when halves of the cluster find each other again, is about to take it again.
         if self.sent.is_none() {
             for (pnn, report) in scene.reports.iter().filter(|(p, _)| scene.view.members.contains_key(p)) {
                 for vip in &report.holding {
                     self.target.entry(*vip).or_insert(*pnn);
                 }
+            }
+            let went_on = |p: &Pnn| scene.view.members.get(p).is_some_and(|m| m.since < scene.view.epoch);
+            for (vip, pnn) in self.before.iter().filter(|(_, p)| went_on(p)) {
+                self.target.entry(*vip).or_insert(*pnn);
             }
         }
         self.target.retain(|vip, _| scene.config.vips.contains_key(vip));

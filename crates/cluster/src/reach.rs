@@ -253,6 +253,12 @@ impl Reach {
         self.peers.iter().any(|(p, s)| *p != pnn && s.heard && s.hears.contains(pnn))
     }
 
+    /// Since when somebody that we hear hears `pnn`, as far as we know.
+    pub(crate) fn heard_by_others_since(&self, pnn: Pnn) -> Option<Time> {
+        let by = self.peers.iter().filter(|(p, s)| **p != pnn && s.heard && s.hears.contains(pnn));
+        by.map(|(p, _)| self.edge(*p, pnn)).filter(|edge| edge.up).map(|edge| edge.since).min()
+    }
+
     pub(crate) fn edge(&self, a: Pnn, b: Pnn) -> Edge {
         self.edges.get(&(a.min(b), a.max(b))).copied().unwrap_or(Edge { up: false, since: self.started, deaf: None })
     }

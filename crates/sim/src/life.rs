@@ -369,7 +369,7 @@ impl World {
         let ok = way && self.hosts[a].is_live() && self.hosts[b].is_live();
         let reset = way && self.hosts[a].runs() && self.hosts[b].runs();
         let quick = self.some(1_000..=20_000);
-        let connect = self.some(5_000..=150_000);
+        let connect = self.some(5_000..=self.setup.connect);
         let timeout = self.setup.link_timeout + self.some(0..=300_000);
         let pair = self.net.pair_mut(a, b);
         pair.change += 1;

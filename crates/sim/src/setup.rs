@@ -55,6 +55,8 @@ pub struct Setup {
     pub noise: Noise,
     /// Silence after which a link is given up.
     pub link_timeout: Micros,
+    /// A connection that is possible again comes within this, at least 5 ms.
+    pub connect: Micros,
     /// Clocks drift up to this, parts per million.
     pub drift: i64,
     /// Persists that take 200 ms, per million.
@@ -81,6 +83,7 @@ impl Setup {
             mature: true,
             noise: Noise { loss: 0, twice: 0, delay: 100, jitter: 200, tail: 0 },
             link_timeout: 2 * S,
+            connect: 150 * MS,
             drift: 50,
             slow_fsync: 0,
         }

@@ -14,6 +14,7 @@ impl Cluster {
                 self.reach.link(peer, up, now);
                 self.dirty = true;
                 if up {
+                    self.awaited.insert(peer);
                     self.greet(peer, out);
                 }
             }
@@ -242,6 +243,7 @@ impl Cluster {
                 for vip in report.conflicts.keys() {
                     self.holder.sighted(now, *vip);
                 }
+                self.dirty |= self.awaited.remove(&from);
                 // Most reports only repeat the last one; nothing follows from those.
                 if self.reports.get(&from) != Some(&*report) {
                     self.reports.insert(from, *report);

@@ -99,6 +99,8 @@ pub struct Cluster {
     pub(crate) holder: Holder,
     pub(crate) placing: Option<Placing>,
     pub(crate) reports: BTreeMap<Pnn, Report>,
+    /// Peers that have not reported since the link to them came up: what they said before may be long past.
+    awaited: BTreeSet<Pnn>,
     pub(crate) fences: BTreeMap<Pnn, Time>,
     pub(crate) guards: Guards,
     pub(crate) evicted: Option<Epoch>,
@@ -167,6 +169,7 @@ impl Cluster {
             holder,
             placing: None,
             reports: BTreeMap::new(),
+            awaited: BTreeSet::new(),
             fences,
             guards: Guards::default(),
             evicted: None,

@@ -150,7 +150,7 @@ impl Cluster {
                         uid: m.uid,
                         run: m.run,
                         direct: false,
-                        since: self.started,
+                        since: self.reach.heard_by_others_since(*pnn).unwrap_or(self.started),
                         clean: false,
                         left,
                         recovered: false,

@@ -127,10 +127,11 @@ impl Cluster {
         self.placing.as_ref().zip(self.scene(&nobody)).is_some_and(|(placing, scene)| placing.harmless(&scene))
     }
 
-    /// Members that have gone silent.
+    /// Members that have gone silent, or were and have yet to say how they are now.
     fn suspected(&self) -> BTreeSet<Pnn> {
         let members = self.view().into_iter().flat_map(|v| v.members.keys());
-        members.filter(|p| **p != self.config.me && !self.reach.hears(**p)).copied().collect()
+        let unknown = |p: &Pnn| !self.reach.hears(*p) || self.awaited.contains(p);
+        members.filter(|p| **p != self.config.me && unknown(p)).copied().collect()
     }
 
     fn scene<'a>(&'a self, suspected: &'a BTreeSet<Pnn>) -> Option<Scene<'a>> {

@@ -9,6 +9,7 @@ mod harmless;
 mod moves;
 mod orders;
 pub mod rest;
+mod to_and_fro;
 mod views;
 mod votes;
 
@@ -67,6 +68,7 @@ impl Checks {
             Box::new(orders::OrdersOfLeader::default()),
             Box::new(exclusion::Exclusion::default()),
             Box::new(moves::Moves::default()),
+            Box::new(to_and_fro::ToAndFro::default()),
             Box::new(bounds::Bounds::new(setup)),
         ])
     }

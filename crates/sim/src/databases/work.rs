@@ -295,7 +295,7 @@ impl World {
         let floor = databases.truth.counted(key);
         let split = value.as_deref().and_then(|v| LtdbHeader::split(v).ok());
         let copy = split.filter(|(header, _)| header.flags & record_flags::HAVE_READONLY != 0);
-        if let Some((_, data)) = copy.or(split.filter(|(header, _)| header.dmaster == host as u32)) {
+        if let Some((_, data)) = copy.or_else(|| split.filter(|(header, _)| header.dmaster == host as u32)) {
             databases.done.copies_read += u64::from(copy.is_some());
             let data = data.to_vec();
             return self.has_read(host, client, key, &floor, &data);
