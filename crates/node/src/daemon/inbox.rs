@@ -172,7 +172,7 @@ mod tests {
         for n in 0..DATAGRAMS as u64 {
             assert_eq!(sent(outlet.next(Duration::ZERO).unwrap().unwrap()), n);
         }
-        let mut left = || outlet.next(Duration::ZERO).unwrap();
+        let left = || outlet.next(Duration::ZERO).unwrap();
         assert!(matches!(left(), Some(Item::Input(Input::Stop))));
         assert!(matches!(left(), Some(Item::Input(Input::ServicesStopped))));
         assert!(left().is_none());

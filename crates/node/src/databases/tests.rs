@@ -156,7 +156,7 @@ impl Outside for Noted {
         let readable = readable.collect();
         seen.told.push((addresses, readable));
     }
-    fn connection(&self, _: ctdb::wire::Connection, _: bool) {}
+    fn connection(&self, _: Connection, _: bool) {}
     fn warn(&self, text: String) {
         locked(&self.0).warning = text;
     }

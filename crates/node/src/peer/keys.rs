@@ -146,7 +146,7 @@ mod tests {
         keys.use_for_sending(keys.agree(Pnn(1), mine));
         let mut plain = Vec::new();
         wire::put_heartbeat(&crate::peer::tests::heartbeat(7), &mut plain);
-        let mut come = |times| {
+        let come = |times| {
             let mut read = 0;
             let allocated = allocation_counter::measure(|| {
                 for _ in 0..times {
