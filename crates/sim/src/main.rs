@@ -76,6 +76,8 @@ struct Summary {
     commits: u64,
     traverses: u64,
     questions: u64,
+    messages: u64,
+    replaced: u64,
     slowest_settling_s: f64,
     found: Vec<Found>,
 }
@@ -109,6 +111,8 @@ fn main() -> anyhow::Result<ExitCode> {
         commits: done(|d| d.commits),
         traverses: done(|d| d.traverses),
         questions: done(|d| d.questions),
+        messages: done(|d| d.messages),
+        replaced: done(|d| d.replaced),
         slowest_settling_s: outcomes.iter().filter_map(|o| o.settled).max().unwrap_or(0) as f64 / S as f64,
         found,
     };
@@ -126,14 +130,16 @@ fn main() -> anyhow::Result<ExitCode> {
         writeln!(
             out,
             "{} seeds with databases: {} locked increments, {} reads ({} of copies), {} transactions, {} traverses, {} \
-             questions about life",
+             questions about life, {} messages, {} databases wiped or restored",
             summary.database_seeds,
             summary.increments,
             summary.reads,
             summary.copies_read,
             summary.commits,
             summary.traverses,
-            summary.questions
+            summary.questions,
+            summary.messages,
+            summary.replaced
         )?;
         writeln!(
             out,

@@ -6,7 +6,7 @@
 
 use cluster::planted::{Planted as Cluster, plant as plant_cluster};
 use ctdb::planted::{Planted as Ctdb, plant as plant_ctdb};
-use sim::{Task, has_databases, is_calm, run};
+use sim::{Kind, MS, S, Setup, Task, World, has_databases, is_calm, run, settle};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -33,6 +33,7 @@ const BUGS: &[Bug] = &[
     Bug::Cluster(Cluster::AllLead),
     Bug::Cluster(Cluster::LeaseFromArrival),
     Bug::Cluster(Cluster::MovesTooMany),
+    Bug::Cluster(Cluster::OutOnOneWord),
     Bug::Ctdb(Ctdb::DeadTooEarly),
     Bug::Ctdb(Ctdb::MemberForgotten),
     Bug::Ctdb(Ctdb::NewestNotPreferred),
@@ -45,6 +46,8 @@ const BUGS: &[Bug] = &[
     Bug::Ctdb(Ctdb::RevocationSkipped),
     Bug::Ctdb(Ctdb::CopiesOutliveRecovery),
     Bug::Ctdb(Ctdb::IdleHolds),
+    Bug::Ctdb(Ctdb::HarmNotAwaited),
+    Bug::Ctdb(Ctdb::ProcessesKept),
 ];
 
 /// The first seed that finds it, with what objects.
@@ -94,4 +97,33 @@ fn each_rule_left_out_is_found() {
     });
     let missed = missed.into_inner().expect("no panic");
     assert!(missed.is_empty(), "not found in {SEEDS} seeds: {missed:?}");
+}
+
+/// A voter whose grants keep the lease of a node that its leader does not reach is started anew just when that node is cut
+/// off from everybody. What it granted before its start it does not know: it must say that it may have granted until then.
+fn a_voter_is_started_anew(seed: u64) -> Option<String> {
+    let mut world = World::new(seed, Setup::plain(3), false);
+    world.power_on_all();
+    settle(&mut world, 60 * S)?;
+    let leader = usize::from(world.newest_view()?.leader()?.0);
+    let (voter, lost) = ((leader + 1) % 3, (leader + 2) % 3);
+    world.inflict(Kind::Cut { a: leader, b: lost, one_way: false, all: true }, 5 * S);
+    world.run_for((200 + seed * 37 % 250) * MS);
+    world.inflict(Kind::Kill { node: voter, guard: true }, 20 * MS);
+    world.inflict(Kind::Isolate { node: lost, deaf: false }, 5 * S);
+    world.run_for(4 * S);
+    world.violation.map(|v| format!("{}: {}", v.check, v.text))
+}
+
+#[test]
+fn a_voter_that_forgets_its_grants_is_found() {
+    let found = |bug| {
+        plant_cluster(bug);
+        let found = (1..=100).find_map(|seed| Some((seed, a_voter_is_started_anew(seed)?)));
+        plant_cluster(None);
+        found
+    };
+    assert_eq!(found(None), None);
+    let (seed, what) = found(Some(Cluster::GrantsForgotten)).expect("two nodes that answer for one address");
+    println!("GrantsForgotten: found by story {seed}: {what}");
 }

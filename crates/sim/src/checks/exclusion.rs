@@ -39,7 +39,16 @@ impl Check for Exclusion {
         for (pnn, member) in &before.members {
             let stays = view.members.get(pnn).is_some_and(|m| m.run == member.run);
             let out = usize::from(pnn.0);
-            if stays || !is_well(world, out) {
+            if stays {
+                continue;
+            }
+            if let Some(other) = on_one_word(world, out) {
+                return Err(format!(
+                    "n{host} publishes epoch {} without n{out}, which only n{other} has missed, and not for long ({})",
+                    view.epoch, view.because
+                ));
+            }
+            if !is_well(world, out) {
                 continue;
             }
             return Err(format!(
@@ -60,6 +69,22 @@ fn seen_cut(world: &World, a: usize, b: usize) -> bool {
     let timing = &world.setup.timing;
     let noticed = u64::try_from((timing.suspect + timing.heartbeat * 3).as_micros()).unwrap_or(u64::MAX);
     world.edge_cut.get(&(a.min(b), a.max(b))).is_some_and(|since| since.saturating_add(noticed) <= world.now)
+}
+
+/// The only one that has lost the way to this healthy node, so lately that both wait for what the others say. Judged on
+/// networks that lose nothing: elsewhere the silence may have begun before the cut.
+fn on_one_word(world: &World, node: usize) -> Option<usize> {
+    let nodes = world.hosts.len();
+    let others = |a: usize| (0..nodes).filter(move |b| *b != a);
+    let healthy = |a: usize| world.hosts[a].is_live() && world.node_trouble[a] + MEMORY < world.now;
+    let lost = |a: usize| others(a).filter(move |b| troubled(world, a, *b));
+    let other = lost(node).next()?;
+    let pair = lost(node).count() == 1 && lost(other).count() == 1 && (0..nodes).all(healthy);
+    let timing = &world.setup.timing;
+    let waits = u64::try_from((timing.suspect + timing.mesh_delay / 3).as_micros()).unwrap_or(u64::MAX);
+    let since = world.edge_cut.get(&(node.min(other), node.max(other)))?;
+    let judged = nodes > 3 && pair && world.setup.noise.loss == 0 && world.now < since + waits;
+    judged.then_some(other)
 }
 
 /// Healthy, and no way to a node that is not cut off itself (as everybody can know) was troubled lately.

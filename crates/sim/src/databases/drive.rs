@@ -1,6 +1,6 @@
 //! Starts, feeds and obeys the servers; delays of files and of the picture.
 
-use super::{Databases, Event, Node, Process};
+use super::{Databases, Event, Node, Process, talk};
 use crate::clock::{MS, S};
 use crate::event::What;
 use crate::world::World;
@@ -9,7 +9,7 @@ use ctdb::database::Kind;
 use ctdb::node::flags;
 use ctdb::recovery::Have;
 use ctdb::server::{ClientId, FileAnswer, Input, NodeFacts, Now, Output, Picture, Server};
-use ctdb::wire::{LtdbHeader, Packet};
+use ctdb::wire::{Body, LtdbHeader, Packet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
@@ -207,9 +207,12 @@ impl World {
     fn databases_carry_out(&mut self, host: usize, output: Output) {
         match output {
             Output::Client { client, packet } => {
-                let Some(node) = self.databases.as_mut().map(|d| &mut d.nodes[host]) else { return };
-                if let (Some(process), Ok(packet)) = (node.processes.get_mut(&client), Packet::decode(&packet)) {
-                    process.packets.push_back(packet);
+                let Ok(packet) = Packet::decode(&packet) else { return };
+                let process = self.databases.as_mut().and_then(|d| d.nodes[host].processes.get_mut(&client));
+                match (packet.body, process) {
+                    (_, None) => {}
+                    (Body::Message(message), Some(_)) if talk::is_number(message.srvid) => self.hears(client, &message),
+                    (body, Some(process)) => process.packets.push_back(Packet { header: packet.header, body }),
                 }
             }
             Output::Close { client } => self.process_ends(host, client),

@@ -5,11 +5,15 @@
 //! |---|---|
 //! | `drive` | carries out what the servers ask for, with delays; start, end, pause |
 //! | `work` | what smbd's processes do |
+//! | `talk` | messages between them |
+//! | `replace` | somebody wipes or restores a database |
 //! | `truth` | what they have done, and what must therefore be so, at every step |
 //!
 //! Its chances are its own, so that seeds without databases are what they were before.
 
 mod drive;
+mod replace;
+mod talk;
 mod truth;
 mod work;
 
@@ -18,7 +22,9 @@ use crate::rng::Rng;
 use ctdb::memory::File;
 use ctdb::server::{ClientId, FileAnswer, Input, Picture, Server};
 use ctdb::wire::Packet;
+use replace::{Registry, Replacing};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use talk::Talk;
 use truth::Truth;
 
 /// A database whose records move.
@@ -90,6 +96,12 @@ enum Doing {
         expects: BTreeSet<Vec<u8>>,
         mark: (Option<(u64, u32)>, u64),
     },
+    /// Opens the database that is replaced, to read it.
+    Reads {
+        reqid: u32,
+    },
+    /// Replaces the content of a database.
+    Replaces(Replacing),
 }
 
 /// One process of Samba, with its connection.
@@ -123,6 +135,8 @@ pub(crate) struct Databases {
     nodes: Vec<Node>,
     rng: Rng,
     truth: Truth,
+    talk: Talk,
+    registry: Registry,
     volatile: u32,
     persistent: u32,
     /// Who only reads gets a copy.
@@ -131,7 +145,7 @@ pub(crate) struct Databases {
     next_reqid: u32,
     /// Nobody begins anything new.
     winding_down: bool,
-    /// Increments, commits, traverses and questions that came to an end.
+    /// What came to an end.
     pub(crate) done: Done,
 }
 
@@ -152,6 +166,10 @@ pub struct Done {
     pub questions: u64,
     /// See `questions`.
     pub dead: u64,
+    /// Messages that arrived.
+    pub messages: u64,
+    /// Databases that were wiped or restored.
+    pub replaced: u64,
 }
 
 impl Databases {
@@ -162,6 +180,8 @@ impl Databases {
             nodes: (0..nodes).map(|_| Node::default()).collect(),
             rng,
             truth: Truth::default(),
+            talk: Talk::default(),
+            registry: Registry::default(),
             volatile: ctdb::database_id(VOLATILE),
             persistent: ctdb::database_id(PERSISTENT),
             next_client: 0,

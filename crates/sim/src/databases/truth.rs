@@ -83,6 +83,11 @@ impl Truth {
         }
     }
 
+    /// The newest view that anybody has published.
+    pub(super) fn rank(&self) -> Option<(Incarnation, Epoch)> {
+        self.view.as_ref().map(|(rank, _)| *rank)
+    }
+
     /// Is this run a member of the newest view?
     pub(super) fn is_member(&self, node: usize, run: RunId) -> bool {
         self.view.as_ref().is_some_and(|(_, members)| members.get(&node) == Some(&run))
@@ -169,6 +174,17 @@ impl Truth {
         }
         *newest = (generation, header.rsn);
         Ok(())
+    }
+
+    /// A process of a node that was dropped, and may still serve, uses a record in this generation. Nobody may have gone
+    /// on with it in a later one: two clients could have the same lock then.
+    pub(super) fn used_by_dropped(&self, key: usize, generation: Generation) -> Result<(), String> {
+        match self.newest.get(&key) {
+            Some((later, _)) if *later > generation => Err(format!(
+                "key {key} is used in {generation:?} on a node that may still serve, and in {later:?} already"
+            )),
+            _ => Ok(()),
+        }
     }
 
     /// At the end, with everything at rest: what must be in the members' files.

@@ -36,7 +36,7 @@ impl Databases {
         packets.remove(at).map(|p| p.body)
     }
 
-    fn reply(&mut self, host: usize, client: ClientId, reqid: u32) -> Option<ControlReply> {
+    pub(super) fn reply(&mut self, host: usize, client: ClientId, reqid: u32) -> Option<ControlReply> {
         match self.answer(host, client, reqid)? {
             Body::ControlReply(reply) => Some(reply),
             _ => None,
@@ -45,7 +45,7 @@ impl Databases {
 }
 
 impl World {
-    fn send_packet(&mut self, host: usize, client: ClientId, dest: u32, body: Body) -> u32 {
+    pub(super) fn send_packet(&mut self, host: usize, client: ClientId, dest: u32, body: Body) -> u32 {
         let Some(databases) = self.databases.as_mut() else { return 0 };
         databases.next_reqid += 1;
         let reqid = databases.next_reqid;
@@ -54,12 +54,20 @@ impl World {
         reqid
     }
 
-    fn control(&mut self, host: usize, client: ClientId, dest: u32, opcode: Opcode, srvid: u64, data: &[u8]) -> u32 {
+    pub(super) fn control(
+        &mut self,
+        host: usize,
+        client: ClientId,
+        dest: u32,
+        opcode: Opcode,
+        srvid: u64,
+        data: &[u8],
+    ) -> u32 {
         let control = Control { opcode: opcode.0, srvid, flags: 0, data: data.to_vec() };
         self.send_packet(host, client, dest, Body::Control(control))
     }
 
-    fn doing(&mut self, host: usize, client: ClientId, doing: Doing) {
+    pub(super) fn doing(&mut self, host: usize, client: ClientId, doing: Doing) {
         let now = self.now;
         if let Some(process) = self.databases.as_mut().and_then(|d| d.nodes[host].processes.get_mut(&client)) {
             process.doing = doing;
@@ -67,7 +75,7 @@ impl World {
         }
     }
 
-    fn object(&mut self, text: String) {
+    pub(super) fn object(&mut self, text: String) {
         if self.violation.is_none() {
             self.story.world(self.now, || format!("VIOLATION (databases): {text}"));
             self.violation = Some(violation(self.now, text));
@@ -95,6 +103,11 @@ impl World {
             return self.process_begins(host);
         }
         let clients: Vec<ClientId> = node.processes.keys().copied().collect();
+        let knows = node.server.as_ref().is_some_and(|server| !server.is_member());
+        if let Some(client) = clients.first().filter(|_| live && knows) {
+            // What others decide about now it must not go on with, whatever it was told before.
+            return self.object(format!("process {} goes on, and n{host} knows that it was dropped", client.0));
+        }
         if !clients.is_empty() {
             let client = clients[databases.rng.index(clients.len())];
             self.process_works(host, client);
@@ -139,6 +152,7 @@ impl World {
                     let db = databases.volatile.to_ne_bytes();
                     self.control(host, client, node::CURRENT, Opcode::SET_DB_READONLY, 0, &db);
                 }
+                self.listens(host, client);
                 self.doing(host, client, Doing::Nothing);
             }
             Doing::Reads { reqid, key, floor } => {
@@ -187,6 +201,15 @@ impl World {
                 }
             }
             Doing::Traverses { .. } => self.traversing(host, client),
+            Doing::Reads { reqid } => {
+                if let Some(reply) = databases.reply(host, client, reqid) {
+                    self.doing(host, client, Doing::Nothing);
+                    if reply.status == 0 {
+                        self.reads_registry(host);
+                    }
+                }
+            }
+            Doing::Replaces(replacing) => self.goes_on_replacing(host, client, replacing),
         }
     }
 
@@ -216,6 +239,9 @@ impl World {
                 let key = databases.rng.index(HOT);
                 self.read(host, client, key);
             }
+            41..=48 => self.says(host, client),
+            49 => self.begins_to_replace(host, client),
+            50..=51 => self.begins_to_read(host, client),
             _ => {
                 let key = databases.rng.index(HOT);
                 self.try_key(host, client, key);
@@ -225,6 +251,7 @@ impl World {
 
     /// Locks the chain and counts, if the record is here; else has it brought.
     fn try_key(&mut self, host: usize, client: ClientId, key: usize) {
+        let serves = self.may_serve(host) && !self.is_in_newest(host);
         let Some(databases) = self.databases.as_mut() else { return };
         let volatile = databases.volatile;
         let Some(file) = databases.nodes[host].files.get_mut(&volatile) else { return };
@@ -269,7 +296,11 @@ impl World {
         let truth = &mut databases.truth;
         let looked = truth.check(key, client.0, &found);
         let lost = truth.is_lost(client.0);
-        let grown = if lost { Ok(()) } else { truth.used(key, generation, header) };
+        let grown = match lost {
+            true if serves => truth.used_by_dropped(key, generation),
+            true => Ok(()),
+            false => truth.used(key, generation, header),
+        };
         truth.count(key, client.0);
         databases.done.increments += 1;
         self.doing(host, client, Doing::Holds { key });
@@ -319,10 +350,8 @@ impl World {
     fn may_be_dead(&self, host: usize, node: usize, process: ClientId) -> Result<(), String> {
         let Some(databases) = self.databases.as_ref() else { return Ok(()) };
         let Some(person) = databases.truth.people.get(&process).filter(|p| p.lives) else { return Ok(()) };
-        let peer = &self.hosts[node];
         let fresh = |h: usize| self.hosts[h].thawed_at.is_some_and(|at| self.now <= at + self.excused());
-        let leased = peer.runs() && peer.clock.local(self.now) < peer.core_lease;
-        let known_dropped = person.lost && !leased;
+        let known_dropped = person.lost && !self.has_lease(node);
         // A node that was dropped itself and has not noticed asks and answers for nobody else's sake.
         if known_dropped || fresh(node) || fresh(host) || !self.is_in_newest(host) {
             return Ok(());
@@ -330,7 +359,19 @@ impl World {
         Err(format!("n{host} is told that process {} on n{node} is dead, and it lives", process.0))
     }
 
-    fn is_in_newest(&self, host: usize) -> bool {
+    /// By its own clock the node's lease is not over.
+    fn has_lease(&self, node: usize) -> bool {
+        let host = &self.hosts[node];
+        host.runs() && host.clock.local(self.now) < host.core_lease
+    }
+
+    /// It has a lease, and none that stood still with its clock.
+    fn may_serve(&self, node: usize) -> bool {
+        let fresh = self.hosts[node].thawed_at.is_some_and(|at| self.now <= at + self.excused());
+        self.has_lease(node) && !fresh
+    }
+
+    pub(super) fn is_in_newest(&self, host: usize) -> bool {
         let run = self.hosts[host].daemon.as_ref().map(|d| d.run);
         self.databases.as_ref().zip(run).is_some_and(|(d, run)| d.truth.is_member(host, run))
     }
@@ -437,7 +478,7 @@ impl World {
         let members: Vec<usize> = self.members().into_iter().collect();
         let Some(databases) = self.databases.as_ref() else { return };
         let found = databases.truth.at_rest(&databases.nodes, &members, databases.volatile, databases.persistent);
-        if let Err(text) = found {
+        if let Err(text) = found.and_then(|()| databases.registry_at_rest(&members)) {
             self.object(text);
         }
     }

@@ -1,0 +1,115 @@
+//! Messages between Samba's processes: each has a number of its own, as smbd has, and hears what is sent to it.
+//!
+//! A message arrives at most once, at the process that it is for, and in the order in which its sender sent them, unless
+//! the view has changed in between. It may be lost: with its link, its node, or because nobody listens any more.
+
+use super::{Databases, Doing};
+use crate::world::World;
+use cluster::{Epoch, Incarnation};
+use ctdb::control::Opcode;
+use ctdb::node;
+use ctdb::server::ClientId;
+use ctdb::wire::{Body, Message, Reader, Writer};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// The upper half of all processes' numbers.
+const NUMBERS: u64 = 0x7100_0000_0000_0000;
+
+/// What one process has heard from another.
+#[derive(Debug, Default)]
+struct Heard {
+    numbers: BTreeSet<u64>,
+    /// The newest view at the last one.
+    view: Option<(Incarnation, Epoch)>,
+}
+
+/// All that was said.
+#[derive(Debug, Default)]
+pub(super) struct Talk {
+    sent: BTreeMap<(u32, u32), u64>,
+    heard: BTreeMap<(u32, u32), Heard>,
+}
+
+impl Talk {
+    /// `by` hears message `number` of `from` for `to`.
+    fn hear(
+        &mut self,
+        by: u32,
+        (from, to): (u32, u32),
+        number: u64,
+        view: Option<(Incarnation, Epoch)>,
+    ) -> Result<(), String> {
+        let sent = self.sent.get(&(from, to)).copied().unwrap_or(0);
+        if by != to || number > sent {
+            return Err(format!("process {by} hears message {number} of {sent} from {from} to {to}"));
+        }
+        let heard = self.heard.entry((from, to)).or_default();
+        let newest = heard.numbers.last().copied().unwrap_or(0);
+        if !heard.numbers.insert(number) {
+            return Err(format!("process {to} hears message {number} from {from} twice"));
+        }
+        if number < newest && heard.view == view {
+            return Err(format!("process {to} hears message {number} from {from} after {newest}"));
+        }
+        heard.view = view;
+        Ok(())
+    }
+}
+
+fn number_of(client: ClientId) -> u64 {
+    NUMBERS | u64::from(client.0)
+}
+
+/// Is this one process' number?
+pub(super) fn is_number(srvid: u64) -> bool {
+    srvid & !u64::from(u32::MAX) == NUMBERS
+}
+
+impl World {
+    /// From now on the process hears what is sent to it.
+    pub(super) fn listens(&mut self, host: usize, client: ClientId) {
+        self.control(host, client, node::CURRENT, Opcode::REGISTER_SRVID, number_of(client), &[]);
+    }
+
+    /// Some messages, one after the other, to somebody who lives.
+    pub(super) fn says(&mut self, host: usize, client: ClientId) {
+        let Some(databases) = self.databases.as_mut() else { return };
+        let all: Vec<(ClientId, usize)> =
+            databases.truth.people.iter().filter(|(_, p)| p.lives).map(|(c, p)| (*c, p.node)).collect();
+        let (to, node) = all[databases.rng.index(all.len())];
+        for _ in 0..databases.rng.range(1..=3) {
+            self.say(host, client, to, node);
+        }
+        self.doing(host, client, Doing::Nothing);
+    }
+
+    fn say(&mut self, host: usize, client: ClientId, to: ClientId, node: usize) {
+        let Some(databases) = self.databases.as_mut() else { return };
+        let sent = databases.talk.sent.entry((client.0, to.0)).or_default();
+        *sent += 1;
+        let mut data = Writer::default();
+        data.u32(client.0).u32(to.0).u64(*sent);
+        let message = Message { srvid: number_of(to), data: data.finish() };
+        self.send_packet(host, client, node as u32, Body::Message(message));
+    }
+
+    /// A process hears a message to such a number.
+    pub(super) fn hears(&mut self, by: ClientId, message: &Message) {
+        let Some(databases) = self.databases.as_mut() else { return };
+        if let Err(text) = databases.hear(by, message) {
+            self.object(text);
+        }
+    }
+}
+
+impl Databases {
+    fn hear(&mut self, by: ClientId, message: &Message) -> Result<(), String> {
+        let mut r = Reader::new(&message.data);
+        let parts = (r.u32("from"), r.u32("to"), r.u64("number"));
+        let (Ok(from), Ok(to), Ok(number)) = parts else {
+            return Err(format!("process {} hears {} bytes that nobody has sent", by.0, message.data.len()));
+        };
+        self.done.messages += 1;
+        self.talk.hear(by.0, (from, to), number, self.truth.rank())
+    }
+}
