@@ -14,12 +14,14 @@
 //! No member goes on before the leader was told that the nodes which the view dropped can do no harm any more: their
 //! leases are over and every member has evicted them.
 
+mod effect;
 mod lead;
 mod member;
 mod merge;
 mod word;
 
+pub use effect::{Answer, Effect};
 pub use lead::{Lead, Orders};
-pub use member::{Answer, Effect, Member, Phase};
+pub use member::{Member, Phase};
 pub use merge::{Claim, Decision, Merge, Verdict};
 pub use word::{Content, Edit, Generation, Have, Standing, Word};

@@ -97,7 +97,7 @@ enum Doing {
         mark: (Option<(u64, u32)>, u64),
     },
     /// Opens the database that is replaced, to read it.
-    Reads {
+    Opens {
         reqid: u32,
     },
     /// Replaces the content of a database.

@@ -166,10 +166,10 @@ impl World {
     }
 
     /// A process opens it; then it can be read.
-    pub(super) fn begins_to_read(&mut self, host: usize, client: ClientId) {
+    pub(super) fn opens_registry(&mut self, host: usize, client: ClientId) {
         let name = format!("{NAME}\0").into_bytes();
         let reqid = self.control(host, client, node::CURRENT, Opcode::DB_ATTACH_PERSISTENT, 0, &name);
-        self.doing(host, client, Doing::Reads { reqid });
+        self.doing(host, client, Doing::Opens { reqid });
     }
 
     /// A process that has opened it reads it.

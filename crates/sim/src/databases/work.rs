@@ -201,7 +201,7 @@ impl World {
                 }
             }
             Doing::Traverses { .. } => self.traversing(host, client),
-            Doing::Reads { reqid } => {
+            Doing::Opens { reqid } => {
                 if let Some(reply) = databases.reply(host, client, reqid) {
                     self.doing(host, client, Doing::Nothing);
                     if reply.status == 0 {
@@ -241,7 +241,7 @@ impl World {
             }
             41..=48 => self.says(host, client),
             49 => self.begins_to_replace(host, client),
-            50..=51 => self.begins_to_read(host, client),
+            50..=51 => self.opens_registry(host, client),
             _ => {
                 let key = databases.rng.index(HOT);
                 self.try_key(host, client, key);
