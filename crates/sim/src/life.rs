@@ -353,6 +353,11 @@ impl World {
         }
     }
 
+    /// A node tries its connections anew.
+    pub fn reconnect(&mut self, host: usize) {
+        self.recheck_links(host);
+    }
+
     /// Something about a node's connections may have changed.
     pub(crate) fn recheck_links(&mut self, host: usize) {
         for other in 0..self.hosts.len() {
@@ -366,7 +371,8 @@ impl World {
     pub(crate) fn recheck_link(&mut self, a: usize, b: usize) {
         let now = self.now;
         let way = self.net.round_trip(a, b);
-        let ok = way && self.hosts[a].is_live() && self.hosts[b].is_live();
+        let strange = self.strangers.contains(&a) || self.strangers.contains(&b);
+        let ok = way && !strange && self.hosts[a].is_live() && self.hosts[b].is_live();
         let reset = way && self.hosts[a].runs() && self.hosts[b].runs();
         let quick = self.some(1_000..=20_000);
         let connect = self.some(5_000..=self.setup.connect);

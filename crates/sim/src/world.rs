@@ -64,6 +64,8 @@ pub struct World {
     pub edge_trouble: BTreeMap<(usize, usize), Micros>,
     /// Since when nothing gets through between two nodes, in one direction at least; of faults that overlap, the first.
     pub edge_cut: BTreeMap<(usize, usize), Micros>,
+    /// Nodes of a version that nobody understands: no link to them comes up.
+    pub strangers: BTreeSet<usize>,
     /// Replies to requests of administrators, by ticket.
     pub replies: BTreeMap<u64, AdminReply>,
     /// Requests made so far.
@@ -126,6 +128,7 @@ impl World {
             node_trouble: vec![0; setup.nodes],
             edge_trouble: BTreeMap::new(),
             edge_cut: BTreeMap::new(),
+            strangers: BTreeSet::new(),
             replies: BTreeMap::new(),
             tickets: 0,
             asked: None,

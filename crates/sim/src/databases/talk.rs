@@ -113,3 +113,25 @@ impl Databases {
         self.talk.hear(by.0, (from, to), number, self.truth.rank())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn view(epoch: u64) -> Option<(Incarnation, Epoch)> {
+        Some((Incarnation::default(), Epoch(epoch)))
+    }
+
+    #[test]
+    fn what_is_heard_twice_late_or_by_somebody_else_is_found() {
+        let mut talk = Talk { sent: BTreeMap::from([((1, 2), 4)]), ..Talk::default() };
+        let mut hear = |by, number, epoch| talk.hear(by, (1, 2), number, view(epoch));
+        assert_eq!(hear(2, 1, 1), Ok(()));
+        assert_eq!(hear(2, 3, 1), Ok(()), "one may be lost");
+        assert!(hear(2, 3, 1).is_err_and(|e| e.contains("twice")));
+        assert!(hear(2, 2, 1).is_err_and(|e| e.contains("after 3")));
+        assert!(hear(3, 4, 1).is_err(), "it was for process 2");
+        assert!(hear(2, 5, 1).is_err(), "nobody has sent it");
+        assert_eq!(hear(2, 4, 2), Ok(()));
+    }
+}
