@@ -218,7 +218,13 @@ fn drain(shared: &Shared, inner: &Inner, net: u8, socket: &UdpSocket, buffer: &m
             continue;
         };
         match wire::read(plain) {
-            Some(Word::Heartbeat(heartbeat)) => (shared.events)(PeerEvent::Heartbeat { from: peer, net, heartbeat }),
+            Some(Word::Heartbeat(heartbeat)) => {
+                // Links are on the first network.
+                if net == 0 && let Some(slot) = shared.slot(peer) {
+                    slot.heard(Instant::now());
+                }
+                (shared.events)(PeerEvent::Heartbeat { from: peer, net, heartbeat });
+            }
             Some(Word::Grant(grant)) => (shared.events)(PeerEvent::Grant { from: peer, grant }),
             Some(Word::Guard(word)) => (shared.events)(PeerEvent::Guard { from: peer, word }),
             Some(Word::Unknown) => {}

@@ -1,4 +1,7 @@
 //! Dialling: the node with the lower PNN dials the other, again and again until there is a link.
+//!
+//! When the network between them has been mended, heartbeats arrive before anything else. Then it dials at once: members
+//! without a link are put out of the cluster after a moment, and a connection that was begun before, or a pause, takes longer.
 
 use super::error::explained;
 use super::link::{self, Ended, SETUP};
@@ -23,7 +26,7 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(800);
 pub(super) async fn keep_dialling(shared: Arc<Shared>, slot: Arc<Slot>) {
     let mut pause = FIRST_PAUSE;
     loop {
-        let ended = once(&shared, &slot).await;
+        let Some(ended) = once(&shared, &slot).await else { continue };
         let name = shared.site().nodes.get(&slot.peer).map(|n| n.name.clone()).unwrap_or_default();
         if ended.was_up {
             tracing::warn!(peer = %name, "link lost: {}", ended.because);
@@ -31,14 +34,21 @@ pub(super) async fn keep_dialling(shared: Arc<Shared>, slot: Arc<Slot>) {
         } else if slot.failed(&ended.because) {
             tracing::warn!(peer = %name, "no link: {}", explained(&ended.because));
         }
-        sleep(pause).await;
-        pause = (pause * 2).min(LONGEST_PAUSE);
+        pause = tokio::select! {
+            () = sleep(pause) => (pause * 2).min(LONGEST_PAUSE),
+            () = slot.heard_again() => FIRST_PAUSE,
+        };
     }
 }
 
-async fn once(shared: &Shared, slot: &Arc<Slot>) -> Ended {
+/// None: it is to be dialled anew, at once.
+async fn once(shared: &Shared, slot: &Arc<Slot>) -> Option<Ended> {
     let site = shared.site();
-    let mut ended = match open(shared, &site, slot.peer, &site.tls.dial).await {
+    let opened = tokio::select! {
+        opened = open(shared, &site, slot.peer, &site.tls.dial) => opened,
+        () = slot.heard_again() => return None,
+    };
+    let mut ended = match opened {
         Ok(stream) => link::run(shared, &site, slot, stream, true).await,
         Err(ended) => ended,
     };
@@ -49,7 +59,7 @@ async fn once(shared: &Shared, slot: &Arc<Slot>) -> Ended {
     if let Some(to) = to.filter(|_| !ended.was_up) {
         ended.because = format!("{to}: {}", ended.because);
     }
-    ended
+    Some(ended)
 }
 
 fn address(shared: &Shared, site: &Site, node: Pnn) -> Option<SocketAddr> {

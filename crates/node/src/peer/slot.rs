@@ -8,16 +8,25 @@ use super::{LinkInfo, PeerEvent, Sink};
 use crate::sync::locked;
 use cluster::Pnn;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 use tokio::net::TcpStream;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio::task::AbortHandle;
 use tokio_rustls::TlsStream;
+
+/// A peer that was not heard for so long, and is again, can be reached again. Its heartbeats come ten times a second.
+const SILENCE: Duration = Duration::from_millis(250);
 
 /// One peer's.
 pub(super) struct Slot {
     pub(super) peer: Pnn,
     events: Sink,
     state: Mutex<State>,
+    /// When this slot was made, and how many microseconds later the last heartbeat came.
+    made: Instant,
+    heard: AtomicU64,
+    again: Notify,
 }
 
 #[derive(Default)]
@@ -43,7 +52,28 @@ impl std::fmt::Debug for Slot {
 impl Slot {
     pub(super) fn new(peer: Pnn, events: Sink) -> Self {
         let state = State { because: "not connected yet".into(), ..State::default() };
-        Self { peer, events, state: Mutex::new(state) }
+        Self {
+            peer,
+            events,
+            state: Mutex::new(state),
+            made: Instant::now(),
+            heard: AtomicU64::new(0),
+            again: Notify::new(),
+        }
+    }
+
+    /// A heartbeat of the peer has come over the network of the links. Takes no lock and allocates nothing.
+    pub(super) fn heard(&self, now: Instant) {
+        let now = u64::try_from(now.saturating_duration_since(self.made).as_micros()).unwrap_or(u64::MAX);
+        let silent = now.saturating_sub(self.heard.swap(now, Ordering::Relaxed));
+        if u128::from(silent) >= SILENCE.as_micros() {
+            self.again.notify_one();
+        }
+    }
+
+    /// Waits until the peer is heard after a silence: whoever dials it need not wait any longer.
+    pub(super) async fn heard_again(&self) {
+        self.again.notified().await;
     }
 
     /// A link is established; an older one ends. `None` when the peer has left the list meanwhile.
