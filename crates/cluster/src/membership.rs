@@ -38,8 +38,8 @@ pub(crate) struct Site<'a> {
     pub(crate) present: BTreeMap<Pnn, Present>,
     pub(crate) edge: &'a dyn Fn(Pnn, Pnn) -> Edge,
     pub(crate) lock_usable: bool,
-    /// How long each absent member has been silent, for the reason.
-    pub(crate) silent: BTreeMap<Pnn, Duration>,
+    /// Why an absent member is not heard, for the reason.
+    pub(crate) silent: &'a dyn Fn(Pnn) -> String,
     /// Members whose daemon is dead, by the word of its guard.
     pub(crate) dead: BTreeSet<Pnn>,
 }
@@ -302,10 +302,7 @@ fn because(
             Some(n) if n.run != old.run => format!("the daemon of {node} was started anew"),
             None if site.dead.contains(pnn) => format!("the daemon of {node} died"),
             Some(_) if !mesh.contains(pnn) => format!("{node} does not reach every member"),
-            _ => match site.silent.get(pnn) {
-                Some(d) => format!("{node} has been silent for {} ms", d.as_millis()),
-                None => format!("{node} is silent"),
-            },
+            _ => format!("{node} is silent: {}", (site.silent)(*pnn)),
         });
     }
     for pnn in members.keys().filter(|p| !site.view.members.contains_key(p)) {

@@ -267,6 +267,23 @@ impl Reach {
         self.peers.get(&pnn).and_then(|p| p.run)
     }
 
+    /// Why a peer that is not heard is not, for people.
+    pub(crate) fn why_silent(&self, pnn: Pnn, now: Time) -> String {
+        let Some(peer) = self.peers.get(&pnn) else { return "it is no longer in the nodes list".into() };
+        let beats = peer.last.is_some_and(|t| now.since(t) < self.timing.suspect);
+        match peer.last.map(|t| now.since(t).as_millis()) {
+            _ if peer.is_gone() => "its guard says that its daemon is dead".into(),
+            Some(_) if beats && !peer.link => {
+                "its heartbeats come, but its control link is closed and does not come back".into()
+            }
+            Some(ms) if peer.elsewhere > peer.last => format!(
+                "no heartbeat for {ms} ms over the network of control and storage, though another of its networks works"
+            ),
+            Some(ms) => format!("no heartbeat for {ms} ms"),
+            None => "no heartbeat yet".into(),
+        }
+    }
+
     /// How long a peer was silent before it was heard again.
     pub(crate) fn silence(&self, pnn: Pnn) -> Duration {
         self.peers.get(&pnn).map_or(Duration::ZERO, |p| p.silence)

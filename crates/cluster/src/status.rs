@@ -28,20 +28,7 @@ impl Seen {
         let mut changes: Vec<(Pnn, bool, String)> =
             heard.without(&self.heard).iter().map(|p| (p, true, String::new())).collect();
         for pnn in self.heard.without(&heard).iter() {
-            let because = match reach.peers.get(&pnn) {
-                Some(p) if p.is_gone() => "its guard says that its daemon is dead".to_string(),
-                Some(p) if !p.link => "its control link is closed and does not come back".to_string(),
-                Some(p) => match p.last {
-                    Some(t) if p.elsewhere.is_some_and(|e| e > t) => format!(
-                        "no heartbeat for {} ms over the network of control and storage, though another of its networks works",
-                        now.since(t).as_millis()
-                    ),
-                    Some(t) => format!("no heartbeat for {} ms", now.since(t).as_millis()),
-                    None => "no heartbeat yet".to_string(),
-                },
-                None => "it is no longer in the nodes list".to_string(),
-            };
-            changes.push((pnn, false, because));
+            changes.push((pnn, false, reach.why_silent(pnn, now)));
         }
         self.heard = heard;
         changes
@@ -310,6 +297,9 @@ impl Cluster {
     fn node_state(&self, pnn: Pnn, role: Role, view: Option<&View>, report: Option<&Report>) -> (NodeState, String) {
         if !self.hears(pnn) {
             let silent = match self.reach.peers.get(&pnn).and_then(|p| p.last) {
+                Some(t) if self.now().since(t) < self.config.timing.suspect => {
+                    format!("{}; is TCP filtered on the way?", self.reach.why_silent(pnn, self.now()))
+                }
                 Some(t) => format!(
                     "no heartbeat for {} s; is it on, is its network up, does its daemon run?",
                     self.now().since(t).as_secs()

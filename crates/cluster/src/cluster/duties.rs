@@ -78,8 +78,7 @@ impl Cluster {
         let present = self.present(view);
         let reachable =
             view.voters.iter().filter(|(p, u)| present.get(p).is_some_and(|n| n.direct && n.uid == **u)).count();
-        let silent =
-            view.members.keys().filter_map(|p| Some((*p, now.since(self.reach.peers.get(p)?.last?)))).collect();
+        let silent = |p: Pnn| self.reach.why_silent(p, now);
         let edge = |a: Pnn, b: Pnn| self.reach.edge(a, b);
         let site = Site {
             now,
@@ -88,7 +87,7 @@ impl Cluster {
             present,
             edge: &edge,
             lock_usable: self.lock.usable,
-            silent,
+            silent: &silent,
             dead: view.members.iter().filter(|(p, m)| self.guards.gone(**p, m.run)).map(|(p, _)| *p).collect(),
         };
         let (wish, recheck) = membership::wish(&site);
