@@ -3,7 +3,7 @@
 //! Members are a full mesh. Whom nobody hears any more goes at once; of a pair that lost each other one goes after
 //! a delay; who has been connected to everybody for long enough comes in.
 
-use crate::clique::full_mesh;
+use crate::clique::{Broken, full_mesh};
 use crate::reach::Edge;
 use crate::{Config, Time};
 use crate::{Member, NodeUid, Pnn, Role, Rules, RunId, Timing, View};
@@ -76,8 +76,7 @@ pub(crate) fn wish(site: &Site<'_>) -> (Wish, Recheck) {
     // Full mesh of those that are in; a pair counts as broken only after a delay, so that a node that is dying and
     // is noticed by one before the other does not take a healthy one with it.
     let inside: BTreeSet<Pnn> = serving.union(&witnesses).copied().collect();
-    let mut missing = BTreeSet::new();
-    let mut deaf = BTreeSet::new();
+    let mut broken = Broken::default();
     for (a, b) in pairs(&inside) {
         let edge = (site.edge)(a, b);
         if !edge.up {
@@ -85,15 +84,16 @@ pub(crate) fn wish(site: &Site<'_>) -> (Wish, Recheck) {
             let heard = [a, b].iter().filter_map(|p| site.present.get(p)).map(|n| n.since).max();
             let due = edge.since.max(heard.unwrap_or(edge.since)) + timing.mesh_delay;
             // Also where it is too early to act: of two that lost each other, the one that is about to lose more goes.
-            deaf.extend(edge.deaf);
+            broken.deaf.extend(edge.deaf);
             if due <= site.now {
-                missing.insert((a, b));
+                broken.missing.insert((a, b));
             } else {
+                broken.young.insert((a, b));
                 earliest(&mut recheck, due);
             }
         }
     }
-    let mesh = full_mesh(&inside, &missing, &deaf, leader);
+    let mesh = full_mesh(&inside, &broken, leader);
     let reduced = inside.len() != mesh.len();
 
     // Only the member with the longest service that has a vote (or, when no voter serves, anybody) lets newcomers in

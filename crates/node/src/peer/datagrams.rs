@@ -220,7 +220,9 @@ fn drain(shared: &Shared, inner: &Inner, net: u8, socket: &UdpSocket, buffer: &m
         match wire::read(plain) {
             Some(Word::Heartbeat(heartbeat)) => {
                 // Links are on the first network.
-                if net == 0 && let Some(slot) = shared.slot(peer) {
+                if net == 0
+                    && let Some(slot) = shared.slot(peer)
+                {
                     slot.heard(Instant::now());
                 }
                 (shared.events)(PeerEvent::Heartbeat { from: peer, net, heartbeat });

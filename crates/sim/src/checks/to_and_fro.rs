@@ -12,9 +12,11 @@ use std::net::IpAddr;
 /// Who comes back within this was sent away for nothing.
 const WINDOW: Micros = 1_900 * MS;
 /// A fault that begins so shortly before the first move may be noticed after it: by silence, then by a missing link.
-const NOTICED: Micros = 1_000 * MS;
+const NOTICED: Micros = 2_000 * MS;
 /// One that ends.
 const OVER: Micros = 100 * MS;
+/// An address that nobody has had for so long comes from nowhere. A takeover takes less.
+const NOWHERE: Micros = 1_000 * MS;
 
 /// A change of who answers.
 #[derive(Clone, Copy, Debug)]
@@ -27,6 +29,8 @@ struct Move {
 #[derive(Debug, Default)]
 pub(crate) struct ToAndFro {
     host: BTreeMap<IpAddr, usize>,
+    /// Since when its last host does not answer for it any more.
+    silent: BTreeMap<IpAddr, Micros>,
     moves: BTreeMap<IpAddr, Move>,
 }
 
@@ -35,7 +39,21 @@ impl Check for ToAndFro {
         "no address to and fro"
     }
 
+    fn pulse(&mut self, world: &World) -> Result<(), String> {
+        let (now, silent) = (world.now, &mut self.silent);
+        self.host.retain(|vip, host| {
+            if world.hosts[*host].answers(*vip, now) {
+                silent.remove(vip);
+                return true;
+            }
+            let since = *silent.entry(*vip).or_insert(now);
+            now - since < NOWHERE
+        });
+        Ok(())
+    }
+
     fn answers(&mut self, world: &World, host: usize, vip: IpAddr) -> Result<(), String> {
+        self.silent.remove(&vip);
         let Some(from) = self.host.insert(vip, host).filter(|from| *from != host) else { return Ok(()) };
         let Some(before) = self.moves.insert(vip, Move { at: world.now, from }) else { return Ok(()) };
         if before.from != host || before.at + WINDOW < world.now || disturbed(world, before.at) {
