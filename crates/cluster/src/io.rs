@@ -166,6 +166,9 @@ pub enum Output {
     Exchange { ticket: u64, record: LockRecord },
     /// Services and mount shall run (this run is a member and not stopped), or be stopped and unmounted.
     Serve(bool),
+    /// All public interfaces of this node are down, and other members serve every address that it had: no client wants
+    /// anything of its services any more.
+    Deserted,
     /// The state for readers.
     Publish(Arc<Snapshot>),
     /// A line of the timeline.

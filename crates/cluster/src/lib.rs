@@ -9,6 +9,7 @@ mod arbiter;
 mod clique;
 mod cluster;
 mod config;
+mod deserted;
 mod durable;
 mod event;
 #[cfg(test)]

@@ -319,6 +319,29 @@ fn an_address_that_a_stranger_uses_is_not_fought_for() {
     net.until_served(Duration::from_secs(15));
 }
 
+/// Who lost its link may let go of what it keeps for clients when others serve them, and not when all links are down, as
+/// when a switch is restarted: its clients come back to it then.
+#[test]
+fn a_node_without_a_link_is_deserted_when_others_serve_all_that_it_had() {
+    let down = |up| Input::Interface { name: "eth0".into(), up };
+    let mut net = settled(4, false);
+    net.at(0, 2, down(false));
+    net.run(Duration::from_millis(5));
+    assert!(net.deserted.is_empty(), "nobody serves its address yet");
+    net.run(Duration::from_secs(1));
+    assert_eq!(net.deserted, [2]);
+    net.at(0, 2, down(true));
+    net.run(Duration::from_secs(30));
+    assert_eq!(net.loads(), [1, 1, 1, 1]);
+    assert_eq!(net.deserted, [2], "said once");
+    net.deserted.clear();
+    for host in 0..4 {
+        net.at(1, host, down(false));
+    }
+    net.run(Duration::from_secs(5));
+    assert!(net.deserted.is_empty(), "{:?} of {}", net.deserted, net.story());
+}
+
 #[test]
 fn a_second_look_ends_with_its_own_answer() {
     let mut net = settled(4, false);

@@ -72,8 +72,9 @@ pub async fn prepare(config: &NfsConfig) -> Result<(), GaneshaError> {
 /// unless configured otherwise. None: with grace, as always when anything here is not certain.
 ///
 /// `ran` is for how long the process before this one ran in our sight: before its own grace was over, clients may have
-/// had locks to reclaim that are recorded nowhere any more.
-pub async fn restart_command(config: &NfsConfig, run_dir: &Path, ran: Duration) -> Option<Vec<String>> {
+/// had locks to reclaim that are recorded nowhere any more. None: however long, and whoever is recorded, for all of them
+/// are with other servers now.
+pub async fn restart_command(config: &NfsConfig, run_dir: &Path, ran: Option<Duration>) -> Option<Vec<String>> {
     if !config.command.is_empty()
         || config.statd_command.iter().any(|word| word.starts_with("-P") || word.contains("state-dir"))
     {
@@ -84,7 +85,8 @@ pub async fn restart_command(config: &NfsConfig, run_dir: &Path, ran: Duration) 
     restart.config.clone_from(&wrapper);
     let written = within(RESTART_DEADLINE, move || {
         let text = std::fs::read_to_string(&original).ok()?;
-        if ran < grace_period(&text)? || RECORDS.iter().any(|(dir, depth)| has_records(Path::new(dir), *depth)) {
+        let grace = grace_period(&text)?;
+        if ran.is_some_and(|ran| ran < grace || recorded()) {
             return None;
         }
         let text = format!(
@@ -103,6 +105,11 @@ const RECORDS: [(&str, u32); 4] = [
     ("/var/lib/nfs/sm", 1),
     ("/var/lib/nfs/sm.bak", 1),
 ];
+
+/// Whether any client is recorded.
+fn recorded() -> bool {
+    RECORDS.iter().any(|(dir, depth)| has_records(Path::new(dir), *depth))
+}
 
 /// Whether anything lies `depth` levels below, or what lies there is not known.
 fn has_records(dir: &Path, depth: u32) -> bool {

@@ -103,7 +103,8 @@ impl Kind {
     }
 
     /// The command for another start after a process that ran for so long and answered, where it is not the usual one.
-    pub(crate) async fn restart_command(&self, run_dir: &Path, ran: Duration) -> Option<Vec<String>> {
+    /// `ran` is None after one whose clients are all with other servers.
+    pub(crate) async fn restart_command(&self, run_dir: &Path, ran: Option<Duration>) -> Option<Vec<String>> {
         match self {
             Self::Ganesha(config) => ganesha::restart_command(config, run_dir, ran).await,
             Self::Samba(..) | Self::Rpcbind(..) | Self::Statd(_) => None,

@@ -24,6 +24,7 @@ const MOUNT_RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration:
 pub struct Manager {
     leave: watch::Sender<bool>,
     held: watch::Sender<bool>,
+    deserted: watch::Sender<u64>,
     task: JoinHandle<()>,
 }
 
@@ -40,14 +41,22 @@ impl Manager {
     ) -> Self {
         let (leave, left) = watch::channel(false);
         let (held, holds) = watch::channel(false);
-        let task = tokio::spawn(Coordinator::new(config, storage, serve, left, holds, reports).run());
-        Self { leave, held, task }
+        let (deserted, deserts) = watch::channel(0);
+        let task = tokio::spawn(Coordinator::new(config, storage, serve, left, (holds, deserts), reports).run());
+        Self { leave, held, deserted, task }
     }
 
     /// While this node's own clients of the shared filesystem are held, services that do not answer are not restarted:
     /// they wait for it, and what they have under way goes on after.
     pub fn hold(&self, held: bool) {
         self.held.send_replace(held);
+    }
+
+    /// No client reaches this node any more, and all that it had are with other nodes: the NFS server begins anew, so that
+    /// nobody waits for what it keeps of their files (GlusterFS's inner locks, docs/storage.md). It must have no other
+    /// clients either.
+    pub fn deserted(&self) {
+        self.deserted.send_modify(|times| *times += 1);
     }
 
     /// Ends the management and leaves services and mount as they are, for the next daemon to take over.
@@ -98,7 +107,7 @@ impl<S: Storage> Coordinator<S> {
         storage: S,
         serve: watch::Receiver<Serve>,
         left: watch::Receiver<bool>,
-        held: watch::Receiver<bool>,
+        held: (watch::Receiver<bool>, watch::Receiver<u64>),
         reports: mpsc::Sender<Report>,
     ) -> Self {
         let mut services: Vec<Handle> = Vec::new();

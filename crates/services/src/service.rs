@@ -55,6 +55,10 @@ pub(crate) struct Service {
     orders: watch::Receiver<Order>,
     /// The shared filesystem answers nobody on this node: no service can be told hung.
     held: watch::Receiver<bool>,
+    /// All clients of this node are with other nodes: counts how often that came to pass.
+    deserted: watch::Receiver<u64>,
+    /// The command of the next start, after the service was ended for that.
+    anew: Option<Vec<String>>,
     /// The service that must answer before this one is started.
     after: Option<watch::Receiver<State>>,
     told: Told,
@@ -73,7 +77,7 @@ impl Service {
         kind: Kind,
         services: &ServicesConfig,
         orders: watch::Receiver<Order>,
-        held: watch::Receiver<bool>,
+        (held, deserted): (watch::Receiver<bool>, watch::Receiver<u64>),
         after: Option<watch::Receiver<State>>,
         reports: mpsc::Sender<Report>,
     ) -> Self {
@@ -87,6 +91,8 @@ impl Service {
             backoff: Backoff::default(),
             orders,
             held,
+            deserted,
+            anew: None,
             after,
             told,
             stopped: watch::Sender::new(0),
@@ -221,6 +227,7 @@ impl Service {
                         return;
                     }
                 }
+                Ok(()) = self.deserted.changed() => self.begin_anew().await,
                 how = self.supervisor.ended() => self.on_exit(&how).await,
                 Some(Ok(probed)) = self.probes.join_next(), if !self.probes.is_empty() => {
                     self.on_probe(probed).await;
@@ -256,8 +263,10 @@ impl Service {
                 }
             }
         }
+        let anew = self.anew.take();
         let other = match self.answers_since {
-            Some(since) => self.kind.restart_command(&self.run_dir, since.elapsed()).await,
+            _ if anew.is_some() => anew,
+            Some(since) => self.kind.restart_command(&self.run_dir, Some(since.elapsed())).await,
             None => None,
         };
         if other.is_none() {
@@ -273,6 +282,33 @@ impl Service {
             Err(error) => {
                 self.health.broken(Instant::now(), error.to_string());
                 self.told.output = self.supervisor.last_lines().await;
+                self.schedule_start();
+            }
+        }
+    }
+
+    /// Ends the service and starts it again when it may only keep what others need: it has no client any more. Not when it
+    /// could not start without a grace period, which would make those wait who come back.
+    async fn begin_anew(&mut self) {
+        self.deserted.mark_unchanged();
+        if self.health.state() != State::Ok || !self.supervisor.is_ours() {
+            return;
+        }
+        let Some(command) = self.kind.restart_command(&self.run_dir, None).await else { return };
+        let because = "its clients are with other nodes, which wait for what it keeps of their files";
+        info!(service = self.kind.name(), "{} is ended and started again: {because}", self.kind.program());
+        self.probes.abort_all();
+        self.next_probe = None;
+        self.health.starting(Instant::now(), format!("started again: {because}"));
+        self.report();
+        let now = Instant::now();
+        match in_time(&mut self.health, &mut self.told, self.supervisor.kill()).await {
+            Ok(()) => {
+                self.anew = Some(command);
+                self.next_start = Some(now);
+            }
+            Err(error) => {
+                self.health.broken(now, error.to_string());
                 self.schedule_start();
             }
         }

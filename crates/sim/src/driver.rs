@@ -101,6 +101,7 @@ impl World {
                 );
             }
             Output::Serve(wanted) => self.serve(host, wanted),
+            Output::Deserted => self.story.node(now, host, || "all clients are with others".to_owned()),
             Output::Publish(snapshot) => {
                 self.databases_published(host, &snapshot);
                 if let Some(daemon) = self.hosts[host].daemon.as_mut() {

@@ -147,6 +147,25 @@ impl Cluster {
         }
     }
 
+    pub(super) fn interfaces_changed(&mut self) {
+        let public = crate::io::public_interfaces(&self.config);
+        let down = public.intersection(&self.links_down).count();
+        self.deserted.interfaces(down > 0, down > 0 && down == public.len(), &self.holder.holding());
+    }
+
+    /// Says when nobody is left who wants anything of this node's services.
+    pub(super) fn mind_clients(&mut self, out: &mut Vec<Output>) {
+        let (me, epoch) = (self.config.me, self.epoch());
+        let member = self.is_member() && self.serve == Some(true);
+        let serves = |vip: &IpAddr| {
+            let mut others = self.reports.iter().filter(|(p, r)| **p != me && r.epoch == epoch);
+            others.any(|(p, r)| r.serving.contains(vip) && self.reach.hears(*p))
+        };
+        if member && self.deserted.now(self.holder.is_empty(), serves) {
+            out.push(Output::Deserted);
+        }
+    }
+
     pub(super) fn mind_stop(&mut self, now: Time, out: &mut Vec<Output>) {
         if let Stopping::Moving(until) = self.stopping {
             let others =

@@ -108,6 +108,7 @@ impl Cluster {
                     let level = if up { Level::Info } else { Level::Error };
                     let text = format!("public interface {name} is {}", if up { "up" } else { "down" });
                     self.event(level, "service", Some(self.config.me), text, String::new(), out);
+                    self.interfaces_changed();
                 }
                 self.dirty = true;
             }

@@ -8,6 +8,7 @@ mod step;
 mod tell;
 
 use crate::arbiter::{Arbiter, Decision};
+use crate::deserted::Deserted;
 use crate::guard::Guards;
 use crate::holder::Holder;
 use crate::lease::Lease;
@@ -109,6 +110,7 @@ pub struct Cluster {
     pub(crate) shut_out: BTreeMap<Pnn, Eviction>,
     pub(crate) services: BTreeMap<String, ServiceHealth>,
     pub(crate) links_down: BTreeSet<String>,
+    deserted: Deserted,
     pub(crate) whole_seconds: bool,
     /// The time of the day, in minutes after midnight.
     pub(crate) minute: Option<u16>,
@@ -177,6 +179,7 @@ impl Cluster {
             shut_out,
             services: BTreeMap::new(),
             links_down: BTreeSet::new(),
+            deserted: Deserted::default(),
             whole_seconds: false,
             minute: None,
             lingers: None,

@@ -40,6 +40,7 @@ impl Cluster {
         self.place(refresh, now, out);
         self.reconcile(now, out);
         self.report(false, out);
+        self.mind_clients(out);
         self.answer_asked(now, out);
         self.publish(now, out);
     }

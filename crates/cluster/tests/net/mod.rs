@@ -34,6 +34,8 @@ pub(crate) struct Net {
     /// A host that needs longer, in milliseconds, to shut others out of the storage.
     pub(crate) slow_evict: Option<(usize, u32)>,
     pub(crate) allocated: Allocated,
+    /// Hosts that said that all of their clients have gone to others.
+    pub(crate) deserted: Vec<usize>,
 }
 
 /// What was allocated in turns of a core of which nothing came but heartbeats, grants and renewals.
@@ -82,6 +84,7 @@ impl Net {
             stranger: None,
             slow_evict: None,
             allocated: Allocated::default(),
+            deserted: Vec::new(),
         };
         for i in 0..n {
             let mut durable = Durable::blank(Pnn(i), NodeUid(100 + u128::from(i)));
@@ -262,6 +265,7 @@ impl Net {
                 Output::AdminDone { reply, .. } => self.hosts[i].replies.push(reply),
                 Output::Stopped => self.hosts[i].stopped = true,
                 Output::Kick { .. } => {}
+                Output::Deserted => self.deserted.push(i),
                 Output::Guard { word } => self.hosts[i].word = Some(word),
                 Output::ProbeAddress { vip, .. } => {
                     self.hosts[i].probes.push(vip);

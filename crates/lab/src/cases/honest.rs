@@ -70,3 +70,8 @@ pub(crate) fn no_link(ctx: &Ctx<'_>) -> Result<()> {
 pub(crate) fn no_telling(ctx: &Ctx<'_>) -> Result<()> {
     must_fail(ctx, "tell", told::before_it_leaves)
 }
+
+/// An NFS server that has lost all of its clients keeps GlusterFS's inner locks of their files: they wait for a second.
+pub(crate) fn no_anew(ctx: &Ctx<'_>) -> Result<()> {
+    must_fail(ctx, "anew", links::under_a_writer)
+}

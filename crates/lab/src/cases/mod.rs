@@ -190,6 +190,8 @@ pub(crate) const CASES: &[Case] = &[
     case(Group::Mesh, "partition-three-one", partition::three_one),
     case(Group::Mesh, "partition-two-two", partition::two_two),
     case(Group::Mesh, "one-mesh-link-cut", partition::one_link),
+    long(Group::Mesh, "public-interface-down-under-a-writer", links::under_a_writer),
+    long(Group::Mesh, "honest-without-anew", honest::no_anew),
     case(Group::Vm, "kernel-clients-through-a-power-off", vm::power_off),
 ];
 

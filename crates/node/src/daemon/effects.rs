@@ -42,6 +42,8 @@ pub(crate) struct Wiring {
     pub(crate) serve: watch::Sender<Serve>,
     /// This node's own storage clients are held, for there is no lease.
     pub(crate) holds: watch::Sender<bool>,
+    /// How often all clients of this node have gone to others.
+    pub(crate) deserted: watch::Sender<u64>,
     pub(crate) snapshots: watch::Sender<Option<Arc<Snapshot>>>,
     pub(crate) timeline: Recorder,
     pub(crate) tickles: tickles::Sender,
@@ -109,6 +111,7 @@ impl Effects for Wiring {
             Output::Serve(on) => {
                 self.serve.send_replace(if on { Serve::On } else { Serve::Off });
             }
+            Output::Deserted => self.deserted.send_modify(|times| *times += 1),
             Output::Publish(snapshot) => {
                 self.snapshots.send_replace(Some(snapshot));
             }

@@ -181,6 +181,10 @@ fn serve(options: &Options, log: &Log) -> anyhow::Result<()> {
     let (lock, lock_orders) = mpsc::unbounded_channel();
     let (serve, serve_wanted) = watch::channel(::services::Serve::Off);
     let (holds, held) = watch::channel(false);
+    let (deserted, mut deserts) = watch::channel(0);
+    if options.without.contains(&Without::Anew) {
+        deserts = watch::channel(0).1;
+    }
     let (moved, moves) = mpsc::unbounded_channel();
     let scripts_serve = serve.subscribe();
     let (evict, evictions) = mpsc::unbounded_channel();
@@ -194,6 +198,7 @@ fn serve(options: &Options, log: &Log) -> anyhow::Result<()> {
         lock: lock.clone(),
         serve,
         holds,
+        deserted,
         evict,
         snapshots,
         timeline: recorder,
@@ -254,7 +259,7 @@ fn serve(options: &Options, log: &Log) -> anyhow::Result<()> {
         let events = tokio::spawn(events.run(moves, scripts_serve, events_see));
         let services = ServicesTask::new(inbox.clone(), facts, back, plan);
         tokio::spawn(EvictTask::new(inbox.clone(), config_seen.clone()).run(evictions));
-        let services = tokio::spawn(services.run(serve_wanted, held, plans_wanted));
+        let services = tokio::spawn(services.run(serve_wanted, held, deserts, plans_wanted));
         let config = Arc::clone(&config_seen.borrow());
         site.tell_warnings(&config);
         site.start_storage(&config);

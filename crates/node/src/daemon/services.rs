@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use cluster::{Health, Input, ServiceHealth};
+use net::connections::{Connection, Connections};
 use services::storage::{HelperCommand, Mount, StorageConfig};
 use services::{Manager, NoStorage, Report, Serve, ServicesConfig, State};
 use tokio::sync::{mpsc, watch};
@@ -96,6 +97,7 @@ impl ServicesTask {
         mut self,
         mut wanted: watch::Receiver<Serve>,
         mut held: watch::Receiver<bool>,
+        mut deserted: watch::Receiver<u64>,
         mut plans: mpsc::Receiver<Plan>,
     ) {
         loop {
@@ -114,10 +116,32 @@ impl ServicesTask {
                     self.held = *held.borrow_and_update();
                     self.tell_held();
                 }
+                Ok(()) = deserted.changed() => {
+                    deserted.mark_unchanged();
+                    self.deserted().await;
+                }
                 Some(plan) = plans.recv() => self.change(plan).await,
             }
         }
         self.end().await;
+    }
+
+    /// All clients have gone to others. On GlusterFS the writers among them wait there for what this node's NFS server
+    /// keeps of their files, so that is to let go; unless somebody uses it by another address than the public ones.
+    async fn deserted(&self) {
+        let Some(manager) = self.manager.as_ref().filter(|_| matches!(self.plan.storage, Storage::Gluster { .. }))
+        else {
+            return;
+        };
+        let Some((_, port)) = self.plan.services.ports().into_iter().find(|(name, _)| *name == "nfs") else { return };
+        match tokio::task::spawn_blocking(|| Connections::open()?.list()).await {
+            Ok(Ok(all)) => match all.iter().find(|c| c.is_established() && c.local.port() == port && !is_here(c)) {
+                Some(client) => tracing::info!("the NFS server is left as it is: {} uses it still", client.remote.ip()),
+                None => manager.deserted(),
+            },
+            Ok(Err(error)) => tracing::warn!("the NFS server is left as it is: {error}"),
+            Err(error) => tracing::warn!("the NFS server is left as it is: {error}"),
+        }
     }
 
     fn report(&mut self, report: Report) {
@@ -199,6 +223,11 @@ impl ServicesTask {
             tracing::warn!("the services did not end within {} s; they are left as they are", END.as_secs());
         }
     }
+}
+
+/// Is its other end a program of this machine, such as a probe?
+fn is_here(connection: &Connection) -> bool {
+    connection.remote.ip().to_canonical().is_loopback()
 }
 
 /// What the mount manager is to do, if there is shared storage.

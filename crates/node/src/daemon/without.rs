@@ -23,10 +23,13 @@ pub enum Without {
     Link,
     /// An address leaves without Samba's having been told before.
     Tell,
+    /// The NFS server of a node that has lost its clients keeps what they had.
+    Anew,
 }
 
 impl Without {
-    const ALL: [Self; 7] = [Self::Tickle, Self::Announce, Self::Guard, Self::Lease, Self::Hold, Self::Link, Self::Tell];
+    const ALL: [Self; 8] =
+        [Self::Tickle, Self::Announce, Self::Guard, Self::Lease, Self::Hold, Self::Link, Self::Tell, Self::Anew];
 
     /// What is left of the network worker without these.
     pub(super) fn parts(list: &[Self]) -> Parts {
@@ -53,6 +56,7 @@ impl fmt::Display for Without {
             Self::Hold => "hold",
             Self::Link => "link",
             Self::Tell => "tell",
+            Self::Anew => "anew",
         })
     }
 }

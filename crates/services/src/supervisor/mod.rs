@@ -199,10 +199,7 @@ impl Supervisor {
         match std::mem::replace(&mut self.running, Running::No) {
             Running::Process(process) => {
                 let pid = process.pid();
-                match process.sweep().await {
-                    Stopped::Gone => Ok(()),
-                    Stopped::Stuck => Err(SupervisorError::Stuck { service: self.spec.name.clone(), pid }),
-                }
+                self.gone(pid, process.sweep().await)
             }
             // systemd sweeps a unit's control group itself
             Running::No | Running::Unit(_) | Running::Foreign => Ok(()),
@@ -215,6 +212,17 @@ impl Supervisor {
             Running::No | Running::Foreign => Ok(()),
             Running::Unit(mut unit) => unit.stop(self.spec.stop_timeout).await,
             Running::Process(process) => self.stop_process(process).await,
+        }
+    }
+
+    /// Ends a process of ours at once, without a chance to do anything more. Ok when there is none.
+    pub async fn kill(&mut self) -> Result<(), SupervisorError> {
+        match std::mem::replace(&mut self.running, Running::No) {
+            Running::Process(process) => self.gone(process.pid(), process.kill().await),
+            other => {
+                self.running = other;
+                Ok(())
+            }
         }
     }
 
@@ -250,14 +258,22 @@ impl Supervisor {
         }
     }
 
+    /// Whether what runs is a process of ours, and not a unit or somebody else's.
+    pub fn is_ours(&self) -> bool {
+        matches!(self.running, Running::Process(_))
+    }
+
     /// Whether a service that hangs is ours to start again. One that others began is, once it is gone.
     pub fn may_restart(&self) -> bool {
         self.spec.launch != Launch::Foreign
     }
 
     async fn stop_process(&self, process: Process) -> Result<(), SupervisorError> {
-        let pid = process.pid();
-        match process.stop(self.spec.stop_timeout).await {
+        self.gone(process.pid(), process.stop(self.spec.stop_timeout).await)
+    }
+
+    fn gone(&self, pid: i32, stopped: Stopped) -> Result<(), SupervisorError> {
+        match stopped {
             Stopped::Gone => Ok(()),
             Stopped::Stuck => Err(SupervisorError::Stuck { service: self.spec.name.clone(), pid }),
         }

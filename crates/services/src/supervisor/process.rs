@@ -138,6 +138,15 @@ impl Process {
         stopped
     }
 
+    /// KILL to the group. Waits for all of it to be gone.
+    pub(super) async fn kill(mut self) -> Stopped {
+        let stopped = self.kill_group().await;
+        if stopped == Stopped::Gone {
+            self.forget_record();
+        }
+        stopped
+    }
+
     async fn kill_group(&mut self) -> Stopped {
         let _ = rustix::process::kill_process_group(self.pid, Signal::KILL);
         let _ = tokio::time::timeout(KILL_WAIT, self.ended()).await;
