@@ -342,6 +342,20 @@ fn a_node_without_a_link_is_deserted_when_others_serve_all_that_it_had() {
     assert!(net.deserted.is_empty(), "{:?} of {}", net.deserted, net.story());
 }
 
+/// The reason that people read must not send them to the wrong cable: heartbeats came all the time.
+#[test]
+fn a_node_that_goes_for_its_closed_links_is_not_called_silent() {
+    let mut net = settled(4, false);
+    for host in [0, 1, 3] {
+        net.at(0, host, Input::Link { peer: Pnn(2), up: false });
+        net.at(0, 2, Input::Link { peer: Pnn(host as u16), up: false });
+    }
+    net.run(Duration::from_secs(3));
+    let view = net.hosts[0].core.view().unwrap();
+    assert!(!view.members.contains_key(&Pnn(2)), "{view:?}");
+    assert!(view.because.contains("its control link is closed"), "{}", view.because);
+}
+
 #[test]
 fn a_second_look_ends_with_its_own_answer() {
     let mut net = settled(4, false);

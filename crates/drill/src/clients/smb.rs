@@ -17,6 +17,8 @@ use std::time::{Duration, Instant};
 
 /// smbclient's own limit for an answer is 20 s; a server that is gone costs no more here.
 const ANSWER: Duration = Duration::from_secs(5);
+/// How long a put that is under way at the end may take.
+const FINISH: Duration = Duration::from_secs(10);
 const EVERY: Duration = Duration::from_millis(100);
 
 struct Session {
@@ -96,13 +98,16 @@ pub(super) fn run(spec: &Spec, vip: IpAddr, name: &str, record: &Recorder, stop:
     }
     let mut session = None;
     let mut n = 0;
+    let mut interrupted = false;
     while !stop.load(Ordering::Relaxed) {
         let begun = now_us();
-        // Until it is there, whatever becomes of connections meanwhile.
-        while !stop.load(Ordering::Relaxed) {
+        // Until it is there, whatever becomes of connections meanwhile, and after the end, too: a put that was interrupted
+        // leaves an empty file, or half of one, and that is nobody's fault.
+        let mut late = None;
+        while !stop.load(Ordering::Relaxed) || *late.get_or_insert_with(Instant::now) + FINISH > Instant::now() {
             match put(&mut session, spec, vip, name, n, &scratch.0) {
                 Ok(None) => {
-                    n += 1;
+                    (n, interrupted) = (n + 1, false);
                     record.ok(begun);
                     break;
                 }
@@ -112,8 +117,8 @@ pub(super) fn run(spec: &Spec, vip: IpAddr, name: &str, record: &Recorder, stop:
                 }
                 Err(e) => {
                     record.missed(&format!("{e:#}"));
-                    session = None;
-                    pause(Duration::from_millis(20), stop);
+                    (session, interrupted) = (None, true);
+                    std::thread::sleep(Duration::from_millis(20));
                 }
             }
         }
@@ -121,6 +126,10 @@ pub(super) fn run(spec: &Spec, vip: IpAddr, name: &str, record: &Recorder, stop:
     }
     if n == 0 {
         return record.wrong(format!("nothing could be put on //{vip}/{}", spec.share));
+    }
+    if interrupted {
+        let limit = FINISH.as_secs();
+        return record.wrong(format!("a put of {name} was interrupted and could not be done again within {limit} s"));
     }
     match compare(&mut session, spec, vip, name, n, &scratch.0) {
         Ok(()) => record.compared(BLOCK as u64),
