@@ -7,7 +7,7 @@ use crate::control::{
     flags as control_flags,
 };
 use crate::database::Kind;
-use crate::node::{RunState, capability};
+use crate::node::{INVALID_GENERATION, RunState, capability, flags};
 use crate::wire::Writer;
 use std::net::SocketAddr;
 
@@ -89,7 +89,19 @@ impl Server {
         let masters = self.member.masters();
         // Outside of every view nobody has said who they are.
         let map = if masters.is_empty() { &*self.picture.members } else { masters };
-        VnnMap { generation: self.generation(), map: map.to_vec() }
+        let mut map = map.to_vec();
+        if self.is_inactive() {
+            // As ctdbd: a stopped or banned node keeps the map that it was last in, without a generation.
+            map.extend(Some(self.me).filter(|me| !map.contains(me)));
+            map.sort_unstable();
+            return VnnMap { generation: INVALID_GENERATION, map };
+        }
+        VnnMap { generation: self.generation(), map }
+    }
+
+    /// Is this node stopped or banned?
+    pub(super) fn is_inactive(&self) -> bool {
+        self.flags_of(self.me) & (flags::STOPPED | flags::BANNED) != 0
     }
 
     fn run_state(&self) -> RunState {
@@ -114,7 +126,7 @@ impl Server {
     }
 
     fn public_ips(&self, only_available: bool) -> PublicIps {
-        let able = self.flags_of(self.me) & (crate::node::flags::INACTIVE | crate::node::flags::DISABLED) == 0;
+        let able = self.flags_of(self.me) & (flags::INACTIVE | flags::DISABLED) == 0;
         let up = |name: &str| self.picture.ifaces.iter().any(|i| i.name == name && i.up);
         let listed = |a: &&super::AddressFacts| a.here.as_ref().is_some_and(|name| !only_available || able && up(name));
         let entry =

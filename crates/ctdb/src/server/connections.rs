@@ -90,6 +90,10 @@ impl Server {
                 for _ in 0..self.clients.forget_connection(&connection) {
                     self.took_back(connection);
                 }
+                // Who asks now must not find it; where the kernel shows it still, the daemon's next list has it again.
+                if let Some(published) = self.connections.published.get_mut(&connection.server.ip()) {
+                    published.remove(&connection);
+                }
             }
             // Of an address that is none of this cluster's nobody ever asks.
             _ => {

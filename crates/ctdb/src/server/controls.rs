@@ -221,7 +221,7 @@ impl Server {
             Opcode::PING => self.answer_status(origin, i32::try_from(self.clients.len()).unwrap_or(i32::MAX)),
             Opcode::GET_PID => self.answer_status(origin, self.pid),
             Opcode::GET_PNN => self.answer_status(origin, i32::try_from(self.me).unwrap_or(i32::MAX)),
-            Opcode::GET_RECMODE => self.answer_status(origin, i32::from(self.is_recovering())),
+            Opcode::GET_RECMODE => self.answer_status(origin, i32::from(self.is_recovering() || self.is_inactive())),
             Opcode::IPREALLOCATED | Opcode::START_IPREALLOCATE => self.answer_status(origin, 0),
             _ => match self.picture_of(opcode, flags) {
                 Some(data) => self.answer_data(origin, data),

@@ -103,7 +103,13 @@ impl World {
             nodes: (0..self.nodes.len())
                 .map(|m| NodeFacts {
                     pnn: m as u32,
-                    flags: if alive(m) { 0 } else { flags::DISCONNECTED },
+                    flags: if !alive(m) {
+                        flags::DISCONNECTED
+                    } else if self.idle.contains(&(m as u32)) {
+                        flags::STOPPED
+                    } else {
+                        0
+                    },
                     address: format!("10.0.0.{}:4390", m + 1).parse().unwrap(),
                 })
                 .collect(),
