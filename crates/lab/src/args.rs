@@ -43,6 +43,9 @@ pub(crate) struct Shape {
     /// Samba with clustering: one server of all nodes
     #[arg(long)]
     pub(crate) clustering: bool,
+    /// The Samba of the Debian in this directory (scripts/install-needs samba-next makes one)
+    #[arg(long)]
+    pub(crate) samba_root: Option<PathBuf>,
     /// Daemons without these parts, to see that it shows
     #[arg(long, hide = true)]
     pub(crate) without: Option<String>,
@@ -62,6 +65,7 @@ impl Shape {
             subject: Subject::Steadfast,
             preset: None,
             clustering: false,
+            samba_root: None,
             without: None,
             steadfast,
         }
@@ -81,6 +85,7 @@ impl Shape {
         site.subject = self.subject;
         site.preset.clone_from(&self.preset);
         site.clustering = self.clustering;
+        site.samba_root.clone_from(&self.samba_root);
         site.without.clone_from(&self.without);
         Ok(site)
     }
@@ -93,6 +98,9 @@ impl Shape {
         words.extend(flags.iter().filter(|f| f.0).map(|f| f.1.to_owned()));
         if let Some(preset) = &self.preset {
             words.extend(["--preset".into(), preset.clone()]);
+        }
+        if let Some(root) = &self.samba_root {
+            words.extend(["--samba-root".into(), root.display().to_string()]);
         }
         if let Some(parts) = &self.without {
             words.extend(["--without".into(), parts.clone()]);

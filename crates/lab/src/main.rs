@@ -18,6 +18,7 @@ mod launch;
 mod parts;
 mod pid1;
 mod probe;
+mod samba_root;
 mod sh;
 mod site;
 mod smb;

@@ -5,7 +5,7 @@
 
 use crate::lab::Lab;
 use crate::site::{self, CLIENT, MOUNT, PASSWORD, SHARE, Storage, Subject, UID, USER, VOLUME, WATCHER};
-use crate::{files, sh, stock};
+use crate::{files, samba_root, sh, stock};
 use anyhow::{Context, Result, bail};
 use services::storage::coherence::{MOUNT_OPTIONS, VOLUME_OPTIONS};
 use std::sync::Mutex;
@@ -116,6 +116,9 @@ pub(crate) fn boot(lab: &Lab, node: usize) -> Result<()> {
         lab.write(&host, "/etc/samba/smb.conf", &files::smb_conf(&lab.site, node))?;
         if lab.site.subject == Subject::Steadfast {
             lab.write(&host, "/etc/samba/steadfast.conf", "")?;
+        }
+        if let Some(root) = &lab.site.samba_root {
+            samba_root::place(lab, &host, root)?;
         }
         if lab.site.subject.is_ctdb() {
             stock::write_files(lab, node)?;

@@ -65,6 +65,9 @@ pub(crate) struct Site {
     /// Samba with `clustering = yes`: the nodes' smbds are one server. (Under CTDB always.)
     #[serde(default)]
     pub(crate) clustering: bool,
+    /// The directory of another Debian, whose Samba is used.
+    #[serde(default)]
+    pub(crate) samba_root: Option<PathBuf>,
     /// Parts that every daemon is started without, to see that their absence shows.
     #[serde(default)]
     pub(crate) without: Option<String>,
@@ -105,6 +108,7 @@ impl Site {
             subject: Subject::Steadfast,
             preset: None,
             clustering: false,
+            samba_root: None,
             without: None,
             steadfast,
         })

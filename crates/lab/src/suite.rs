@@ -3,7 +3,7 @@
 use crate::args::Shape;
 use crate::cases::{CASES, Case, Group, Verdict};
 use crate::site::{Storage, Subject};
-use crate::{launch, parts, strings, vm};
+use crate::{launch, parts, samba_root, strings, vm};
 use anyhow::{Context, Result};
 use std::path::PathBuf;
 
@@ -108,6 +108,16 @@ fn run_group(selection: &Selection, group: Group, run: &[Case], tally: &mut Tall
     if group == Group::Vm {
         vm::build_image()?;
     }
+    let mut samba_root = None;
+    if group == Group::Next {
+        match samba_root::find() {
+            Ok(root) => samba_root = Some(root),
+            Err(why) => {
+                run.iter().for_each(|case| skip(tally, case, &why));
+                return Ok(0);
+            }
+        }
+    }
     let shape = Shape {
         storage: group.storage(),
         nodes: 4,
@@ -116,6 +126,7 @@ fn run_group(selection: &Selection, group: Group, run: &[Case], tally: &mut Tall
         subject: Subject::Steadfast,
         preset: None,
         clustering: group.clustering(),
+        samba_root,
         without: None,
         steadfast: selection.steadfast.clone(),
     };
@@ -123,6 +134,7 @@ fn run_group(selection: &Selection, group: Group, run: &[Case], tally: &mut Tall
         "--- {} tests with {}",
         run.len(),
         match (shape.storage, shape.private_net) {
+            (Storage::Local, _) if shape.samba_root.is_some() => "a shared directory, a newer Samba as one server",
             (Storage::Local, _) if shape.clustering => "a shared directory, Samba as one server",
             (Storage::Local, false) => "a shared directory",
             (Storage::Local, true) => "a shared directory, and control on a private network",

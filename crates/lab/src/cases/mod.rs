@@ -58,6 +58,8 @@ pub(crate) enum Group {
     Gluster,
     /// A shared directory, Samba with clustering.
     Samba,
+    /// The same with the Samba of Debian 13.
+    Next,
     /// A shared directory, and control on a network of its own.
     Nets,
     /// GlusterFS and control on a network of their own.
@@ -67,10 +69,15 @@ pub(crate) enum Group {
 }
 
 impl Group {
-    pub(crate) const ALL: [Self; 6] = [Self::Local, Self::Samba, Self::Nets, Self::Gluster, Self::Mesh, Self::Vm];
+    pub(crate) const ALL: [Self; 7] =
+        [Self::Local, Self::Samba, Self::Next, Self::Nets, Self::Gluster, Self::Mesh, Self::Vm];
 
     pub(crate) fn storage(self) -> Storage {
-        if matches!(self, Self::Local | Self::Samba | Self::Nets) { Storage::Local } else { Storage::Gluster }
+        if matches!(self, Self::Local | Self::Samba | Self::Next | Self::Nets) {
+            Storage::Local
+        } else {
+            Storage::Gluster
+        }
     }
 
     /// Are the nodes' smbds one server? On the sites on GlusterFS as users have them, not on all: Samba without is served too.
@@ -86,6 +93,7 @@ impl Group {
         match self {
             Self::Local => "local",
             Self::Samba => "samba",
+            Self::Next => "next",
             Self::Nets => "nets",
             Self::Gluster => "gluster",
             Self::Mesh => "mesh",
@@ -160,6 +168,9 @@ pub(crate) const CASES: &[Case] = &[
     case(Group::Samba, "databases-with-ten-thousand-clients", databases::ten_thousand_clients),
     long(Group::Samba, "ctdb-tool-twice-on-stock", golden::stock_twice),
     long(Group::Samba, "ctdb-tool-golden", golden::beside_stock),
+    long(Group::Next, "newer-samba-one-service", samba::one_newer_service),
+    long(Group::Next, "newer-samba-locks-between-nodes", locks::between_nodes),
+    long(Group::Next, "newer-samba-outlives-a-node", samba::outlives_a_node),
     case(Group::Nets, "public-interface-down-beside-a-private-network", links::public),
     case(Group::Nets, "private-interface-down", links::private),
     long(Group::Nets, "honest-without-link-events", honest::no_link),

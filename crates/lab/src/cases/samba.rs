@@ -5,6 +5,7 @@ use crate::smb::{Session, Sharing};
 use crate::{files, parts, sh, site, steadfast};
 use anyhow::{Context, Result, bail};
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// A second user, who may log in and use nothing.
@@ -44,6 +45,21 @@ fn logins(ctx: &Ctx<'_>, user: &str, password: &str) -> Result<usize> {
         }
     }
     Ok(refused)
+}
+
+/// [`one_service`] by the Samba that the site has been given, and not by the machine's.
+pub(crate) fn one_newer_service(ctx: &Ctx<'_>) -> Result<()> {
+    let wanted = ctx.lab.site.samba_root.as_ref().context("this site has the machine's Samba")?;
+    for node in ctx.all() {
+        let line = "readlink /proc/$(cat /run/samba/smbd.pid)/root; smbd --version";
+        let said = ctx.lab.shell(&site::name(node), line)?;
+        let (root, version) = said.split_once('\n').context("no version of smbd")?;
+        if Path::new(root) != wanted.as_path() {
+            bail!("smbd on {} runs in {root}", site::name(node));
+        }
+        ctx.figure(format!("{}: {}", site::name(node), version.trim()));
+    }
+    one_service(ctx)
 }
 
 /// One server, whichever address a client comes by: files, users, opens, and the list of who is there.
