@@ -24,6 +24,7 @@ mod returning;
 mod samba;
 mod scripts;
 mod services;
+mod smb_witness;
 mod split;
 mod state;
 mod storage;
@@ -171,6 +172,7 @@ pub(crate) const CASES: &[Case] = &[
     long(Group::Next, "newer-samba-one-service", samba::one_newer_service),
     long(Group::Next, "newer-samba-locks-between-nodes", locks::between_nodes),
     long(Group::Next, "newer-samba-outlives-a-node", samba::outlives_a_node),
+    long(Group::Next, "witness-clients-told-at-a-drain", smb_witness::told_at_a_drain),
     case(Group::Nets, "public-interface-down-beside-a-private-network", links::public),
     case(Group::Nets, "private-interface-down", links::private),
     long(Group::Nets, "honest-without-link-events", honest::no_link),

@@ -32,6 +32,7 @@ mod origin;
 mod run;
 mod services;
 mod site;
+mod smb_witness;
 mod start;
 mod storage;
 mod tickles;

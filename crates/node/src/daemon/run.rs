@@ -34,7 +34,7 @@ use super::site::{Site, Word};
 use super::tickles::{News, Tickles};
 use super::timeline::{Timeline, unix_ms};
 use super::without::Without;
-use super::{databases, disk, dns, site, start, storage, tickles, time_of_day};
+use super::{databases, disk, dns, site, smb_witness, start, storage, tickles, time_of_day};
 use crate::admin::server::AdminSocket;
 use crate::config::Config;
 use crate::databases::{Databases, Post};
@@ -253,6 +253,7 @@ fn serve(options: &Options, log: &Log) -> anyhow::Result<()> {
         tokio::spawn(databases::carry_out(inbox.clone(), snapshots_seen.clone(), reload, wished));
         tokio::spawn(Tickles::new(inbox.clone(), peers.clone(), post).run(tickles_news));
         let events_see = snapshots_seen.clone();
+        tokio::spawn(smb_witness::run(config_seen.clone(), snapshots_seen.clone()));
         let dns = tokio::spawn(dns::run(config_seen.clone(), snapshots_seen, facts.clone()));
         let plan = site::services_plan(&config_seen.borrow());
         let events = EventsTask::new(inbox.clone(), facts.clone(), config_seen.clone());
