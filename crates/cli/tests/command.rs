@@ -72,6 +72,7 @@ fn empty_status() -> Status {
             member: false,
             lease: LeaseStatus { valid: false, until: None, grants: 0, voters: 0 },
             harmless: false,
+            planned_moves: false,
             nodes: BTreeMap::new(),
             vips: BTreeMap::new(),
             lock: LockStatus::default(),

@@ -121,6 +121,10 @@ pub enum Input {
     WholeSeconds(bool),
     /// The time of the day here, in minutes after midnight: at start and whenever it has changed.
     TimeOfDay { minute: u16 },
+    /// The storage makes clients wait whose addresses move, it can be prepared for that, and is not. The first of a
+    /// series of planned moves waits until this is no longer so, 5 s at most; nothing else does. False at start, and when
+    /// preparing has failed.
+    MovesWait(bool),
     /// A standing warning of this node (empty text: over).
     Warning { key: String, text: String },
     /// An administrator's request at this node.

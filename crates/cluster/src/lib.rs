@@ -31,6 +31,7 @@ mod planted;
 mod pnn_set;
 mod reach;
 mod rng;
+mod series;
 mod snapshot;
 mod status;
 mod time;

@@ -7,7 +7,7 @@
 
 use crate::Pnn;
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// One address to place.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -199,11 +199,25 @@ impl<'a> Flow<'a> {
     }
 }
 
+/// The subnet of an address: addresses of one subnet are spread among themselves.
+pub(crate) fn group(vip: IpAddr, prefix_len: u8) -> (IpAddr, u8) {
+    let net = match vip {
+        IpAddr::V4(a) => {
+            let mask = u32::MAX.checked_shl(32 - u32::from(prefix_len.min(32))).unwrap_or(0);
+            IpAddr::V4(Ipv4Addr::from(u32::from(a) & mask))
+        }
+        IpAddr::V6(a) => {
+            let mask = u128::MAX.checked_shl(128 - u32::from(prefix_len.min(128))).unwrap_or(0);
+            IpAddr::V6(Ipv6Addr::from(u128::from(a) & mask))
+        }
+    };
+    (net, prefix_len)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use std::net::Ipv4Addr;
 
     fn vip(n: u16) -> IpAddr {
         IpAddr::V4(Ipv4Addr::new(10, 0, (n >> 8) as u8, n as u8))

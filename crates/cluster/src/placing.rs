@@ -4,11 +4,12 @@
 //! (or reported, under this view) that it does not hold it, every node that is no member has confirmed or its last
 //! lease is over, and every member has shut the dropped nodes out of the storage.
 
-use crate::placement::{Wanted, place};
+use crate::placement::{Wanted, group, place};
 use crate::planted::{Planted, planted};
+use crate::series::Series;
 use crate::{AdminState, Config, Epoch, Health, Orders, Pnn, Report, Time, View, VipConf};
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 use std::time::Duration;
 
 /// The next address leaves a drained node when the last one is settled, or after this.
@@ -16,6 +17,9 @@ const DRAIN_STEP: Duration = Duration::from_secs(1);
 
 /// Nodes that were sick all alike recover within this of each other.
 const RECOVERY: Duration = Duration::from_secs(3);
+
+/// An address that is not where it is to be for longer than this after the last move may never come there.
+const SETTLES: Duration = Duration::from_secs(5);
 
 /// A placement, with what it was computed from.
 #[derive(Clone, Debug)]
@@ -44,6 +48,8 @@ pub(crate) struct Placing {
     pins: BTreeMap<IpAddr, Pnn>,
     /// When the last address moved; the next one that moves only for the spread waits.
     last_spread: Option<Time>,
+    /// Planned moves of the moment.
+    series: Series,
     /// When all possible hosts of an address were sick.
     all_sick: BTreeMap<IpAddr, Time>,
     /// Where each address was under the view before.
@@ -67,6 +73,8 @@ pub(crate) struct Scene<'a> {
     pub(crate) suspected: &'a BTreeSet<Pnn>,
     /// The time of the day, in minutes after midnight.
     pub(crate) minute: Option<u16>,
+    /// The storage is not prepared for planned moves, and may be soon.
+    pub(crate) moves_wait: bool,
 }
 
 impl Scene<'_> {
@@ -89,6 +97,7 @@ impl Placing {
             revoked: BTreeMap::new(),
             pins: BTreeMap::new(),
             last_spread: None,
+            series: Series::default(),
             all_sick: BTreeMap::new(),
             before,
             placed: None,
@@ -395,6 +404,9 @@ impl Placing {
         let settled = self.target.iter().all(|(v, p)| scene.reports.get(p).is_some_and(|r| r.serving.contains(v)));
         let pause = scene.config.timing.fail_back_interval;
         let mut may_spread = settled && self.last_spread.is_none_or(|t| scene.now.since(t) >= pause);
+        self.series.begin();
+        // What keeps everything waiting keeps nothing prepared for ever.
+        let goes_on = settled || self.last_spread.is_some_and(|t| scene.now.since(t) < SETTLES);
         // An address that nobody manages to serve does not keep a drain for ever.
         let mut may_leave = settled || self.last_spread.is_none_or(|t| scene.now.since(t) >= DRAIN_STEP);
         for (vip, w) in wanted {
@@ -411,12 +423,16 @@ impl Placing {
             }
             let fit_now = current.is_some_and(|c| w.candidates.contains(&c));
             if fit_now && !may_spread {
+                if goes_on {
+                    self.series.queued(pause);
+                }
                 let from = current.map_or_else(String::new, |c| name(scene.config, c));
                 let to = name(scene.config, to);
                 self.waiting.insert(*vip, format!("goes from {from} to {to} for an even spread, when it is its turn"));
                 continue;
             }
             if draining.contains(vip) && !std::mem::take(&mut may_leave) {
+                self.series.queued(DRAIN_STEP);
                 let from = current.map_or_else(String::new, |c| name(scene.config, c));
                 let text =
                     format!("leaves {from}, which is drained, for {}, when it is its turn", name(scene.config, to));
@@ -424,6 +440,13 @@ impl Placing {
                 continue;
             }
             may_spread = false;
+            if let Some(from) = current.and_then(|c| planned(scene, *vip, c))
+                && !self.series.may_go(scene.now, scene.moves_wait, from.leaving)
+            {
+                let text = format!("goes to {} when the storage is prepared for it", name(scene.config, to));
+                self.waiting.insert(*vip, text);
+                continue;
+            }
             let because = match current {
                 _ if self.pins.contains_key(vip) => {
                     format!("moved to {} by an administrator", name(scene.config, to))
@@ -448,6 +471,12 @@ impl Placing {
             self.target.insert(*vip, to);
             self.because.insert(*vip, because);
         }
+        self.series.end();
+    }
+
+    /// Are planned moves due, or soon?
+    pub(crate) fn planned_moves(&self) -> bool {
+        self.series.ahead()
     }
 
     /// Says of addresses that an even spread would move why they stay.
@@ -465,7 +494,8 @@ impl Placing {
     pub(crate) fn next_timeout(&self, scene_now: Time, config: &Config, fences: &BTreeMap<Pnn, Time>) -> Option<Time> {
         let fence = fences.values().filter(|t| **t > scene_now).min().copied();
         let last = |pause| self.last_spread.map(|t| t + pause).filter(|t| *t > scene_now);
-        [fence, last(config.timing.fail_back_interval), last(DRAIN_STEP)].into_iter().flatten().min()
+        let series = self.series.next_timeout().filter(|t| *t > scene_now);
+        [fence, last(config.timing.fail_back_interval), last(DRAIN_STEP), series].into_iter().flatten().min()
     }
 }
 
@@ -473,6 +503,17 @@ impl Placing {
 fn drains(scene: &Scene<'_>, vip: IpAddr, conf: &VipConf, pnn: Pnn) -> bool {
     scene.member(pnn).is_some_and(|r| r.admin == AdminState::Drained && !r.leaving && !r.left)
         && works(scene, vip, conf, pnn).is_ok()
+}
+
+/// Is an address served well where it is, so that only somebody's wish moves it? The report of who serves it.
+fn planned<'a>(scene: &'a Scene<'_>, vip: IpAddr, pnn: Pnn) -> Option<&'a Report> {
+    let report = scene.member(pnn)?;
+    let serves = matches!(report.admin, AdminState::Active | AdminState::Drained) && report.serving.contains(&vip);
+    if planted(Planted::EverythingWaits) {
+        return Some(report);
+    }
+    let conf = scene.config.vips.get(&vip)?;
+    (serves && works(scene, vip, conf, pnn).is_ok()).then_some(report)
 }
 
 /// Can this member host this address, and well?
@@ -549,19 +590,4 @@ pub(crate) fn word(state: Health) -> &'static str {
 
 fn name(config: &Config, pnn: Pnn) -> String {
     config.nodes.get(&pnn).map_or_else(|| format!("node {pnn}"), |n| n.name.clone())
-}
-
-/// The subnet of an address: addresses of one subnet are spread among themselves.
-fn group(vip: IpAddr, prefix_len: u8) -> (IpAddr, u8) {
-    let net = match vip {
-        IpAddr::V4(a) => {
-            let mask = u32::MAX.checked_shl(32 - u32::from(prefix_len.min(32))).unwrap_or(0);
-            IpAddr::V4(Ipv4Addr::from(u32::from(a) & mask))
-        }
-        IpAddr::V6(a) => {
-            let mask = u128::MAX.checked_shl(128 - u32::from(prefix_len.min(128))).unwrap_or(0);
-            IpAddr::V6(Ipv6Addr::from(u128::from(a) & mask))
-        }
-    };
-    (net, prefix_len)
 }

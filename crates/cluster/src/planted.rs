@@ -52,6 +52,8 @@ pub enum Planted {
     LeaseOutlivesView,
     /// Addresses that could stay are placed anew.
     MovesTooMany,
+    /// Addresses that nobody serves wait for the storage to be prepared for planned moves.
+    EverythingWaits,
     /// A restarted voter forgets that it may have granted before.
     GrantsForgotten,
 }

@@ -30,6 +30,10 @@ pub struct Snapshot {
     /// False on every other node, without a view, and while the leader has no lease.
     #[serde(default)]
     pub harmless: bool,
+    /// Planned moves are due, or soon: of addresses that are served well where they are. For the leader's own use: it
+    /// prepares the storage for them. False on every other node, and while the leader has no lease.
+    #[serde(default)]
+    pub planned_moves: bool,
     /// All nodes of the list.
     pub nodes: BTreeMap<Pnn, NodeStatus>,
     /// All public addresses.

@@ -123,6 +123,7 @@ impl Cluster {
             leader: view.and_then(View::leader),
             member: self.is_member(),
             harmless: lease.valid && self.harmless(),
+            planned_moves: lease.valid && self.planned_moves(),
             lease,
             nodes,
             vips,
@@ -147,6 +148,7 @@ impl Cluster {
             member,
             lease,
             harmless,
+            planned_moves,
             nodes,
             vips,
             lock,
@@ -165,6 +167,7 @@ impl Cluster {
             && *leader == view.and_then(View::leader)
             && *member == self.is_member()
             && *harmless == (lease_now.valid && self.harmless())
+            && *planned_moves == (lease_now.valid && self.planned_moves())
             && *lock == self.lock
             && *pace == self.pace.status
             && *me == self.config.me

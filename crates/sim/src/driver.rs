@@ -104,6 +104,7 @@ impl World {
             Output::Deserted => self.story.node(now, host, || "all clients are with others".to_owned()),
             Output::Publish(snapshot) => {
                 self.databases_published(host, &snapshot);
+                self.prepare_published(host, &snapshot);
                 if let Some(daemon) = self.hosts[host].daemon.as_mut() {
                     daemon.snapshot = Some(snapshot);
                 }

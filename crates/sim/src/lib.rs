@@ -24,6 +24,7 @@ pub mod host;
 mod life;
 pub mod lock;
 pub mod network;
+mod prepare;
 pub mod rng;
 pub mod run;
 pub mod setup;

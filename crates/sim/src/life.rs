@@ -217,6 +217,7 @@ impl World {
             Input::LockUsable { usable, because: if usable { "tested" } else { "no lock is configured" }.to_owned() },
             Input::WholeSeconds(self.setup.whole_seconds),
             Input::TimeOfDay { minute: self.hosts[host].minute },
+            Input::MovesWait(self.setup.prepares),
         ];
         for name in public_interfaces(&self.hosts[host].config) {
             let up = !self.hosts[host].interface_down(&name);

@@ -49,6 +49,8 @@ pub struct Setup {
     pub fail_back: FailBack,
     /// How long a drain waits for clients to forget what DNS told them.
     pub drain_wait: Duration,
+    /// Can, and must, the storage be prepared for planned moves?
+    pub prepares: bool,
     /// Start with a view of all nodes on the disks (a power cut has just ended) instead of `init` and joins.
     pub mature: bool,
     /// Networks at rest.
@@ -80,6 +82,7 @@ impl Setup {
             timing: Timing::default(),
             fail_back: FailBack::Spread,
             drain_wait: Duration::from_secs(2),
+            prepares: false,
             mature: true,
             noise: Noise { loss: 0, twice: 0, delay: 100, jitter: 200, tail: 0 },
             link_timeout: 2 * S,
@@ -127,6 +130,8 @@ impl Setup {
         setup.link_timeout = rng.range(700..=4_000) * MS;
         setup.drift = rng.range(0..=200) as i64;
         setup.slow_fsync = [0, 2_000, 20_000][rng.index(3)];
+        // From a stream of its own: the other sites stay as they are.
+        setup.prepares = rng.fork(7).chance(400_000);
         setup
     }
 
@@ -177,7 +182,7 @@ impl Setup {
     #[must_use]
     pub fn describe(&self) -> String {
         format!(
-            "{} nodes{}, {} networks, {} addresses, lock {}, {} kernel leases, {}, loss {} ppm, drift {} ppm",
+            "{} nodes{}, {} networks, {} addresses, lock {}, {} kernel leases, {}{}, loss {} ppm, drift {} ppm",
             self.nodes,
             if self.witness { " (one a witness)" } else { "" },
             self.nets,
@@ -185,6 +190,7 @@ impl Setup {
             if self.lock { "breaks ties" } else { "not usable" },
             if self.whole_seconds { "whole-second" } else { "exact" },
             if self.mature { "view on all disks" } else { "fresh from init" },
+            if self.prepares { ", storage to prepare" } else { "" },
             self.noise.loss,
             self.drift,
         )

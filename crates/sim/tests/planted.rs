@@ -34,6 +34,7 @@ const BUGS: &[Bug] = &[
     Bug::Cluster(Cluster::LeaseFromArrival),
     Bug::Cluster(Cluster::MovesTooMany),
     Bug::Cluster(Cluster::OutOnOneWord),
+    Bug::Cluster(Cluster::EverythingWaits),
     Bug::Ctdb(Ctdb::DeadTooEarly),
     Bug::Ctdb(Ctdb::MemberForgotten),
     Bug::Ctdb(Ctdb::NewestNotPreferred),

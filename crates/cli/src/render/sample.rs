@@ -79,6 +79,7 @@ pub(crate) fn healthy() -> Status {
             member: true,
             lease: LeaseStatus { valid: true, until: Some(NOW + Duration::from_millis(500)), grants: 3, voters: 3 },
             harmless: false,
+            planned_moves: false,
             nodes: [
                 (Pnn(0), node(0, NodeState::Ok)),
                 (Pnn(1), node(1, NodeState::Ok)),

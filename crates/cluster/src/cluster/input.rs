@@ -121,6 +121,10 @@ impl Cluster {
                 self.dirty |= allowed(self.minute) != allowed(Some(minute));
                 self.minute = Some(minute);
             }
+            Input::MovesWait(wait) => {
+                self.dirty |= self.moves_wait != wait;
+                self.moves_wait = wait;
+            }
             Input::Warning { key, text } => {
                 if text.is_empty() {
                     self.warnings.remove(&key);

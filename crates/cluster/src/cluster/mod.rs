@@ -114,6 +114,8 @@ pub struct Cluster {
     pub(crate) whole_seconds: bool,
     /// The time of the day, in minutes after midnight.
     pub(crate) minute: Option<u16>,
+    /// The storage is not prepared for planned moves, and may be soon.
+    pub(crate) moves_wait: bool,
     /// Until when a drain waits for clients to forget what DNS has told them.
     pub(crate) lingers: Option<Time>,
     pub(crate) warnings: BTreeMap<String, String>,
@@ -182,6 +184,7 @@ impl Cluster {
             deserted: Deserted::default(),
             whole_seconds: false,
             minute: None,
+            moves_wait: false,
             lingers: None,
             warnings: BTreeMap::new(),
             lock: LockStatus::default(),

@@ -127,6 +127,11 @@ impl Cluster {
         self.placing.as_ref().zip(self.scene(&nobody)).is_some_and(|(placing, scene)| placing.harmless(&scene))
     }
 
+    /// Does this node lead, and are planned moves due, or soon?
+    pub(crate) fn planned_moves(&self) -> bool {
+        self.placing.as_ref().is_some_and(Placing::planned_moves)
+    }
+
     /// Members that have gone silent, or were and have yet to say how they are now.
     fn suspected(&self) -> BTreeSet<Pnn> {
         let members = self.view().into_iter().flat_map(|v| v.members.keys());
@@ -143,6 +148,7 @@ impl Cluster {
             fences: &self.fences,
             suspected,
             minute: self.minute,
+            moves_wait: self.moves_wait,
         })
     }
 

@@ -83,6 +83,7 @@ pub(crate) fn snapshot() -> Snapshot {
         member: true,
         lease: LeaseStatus { valid: true, until: None, grants: 4, voters: 4 },
         harmless: false,
+        planned_moves: false,
         nodes: (0..4).map(|n| (Pnn(n), node(&format!("gluster{}", n + 1)))).collect(),
         vips,
         lock: LockStatus::default(),

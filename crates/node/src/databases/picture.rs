@@ -233,6 +233,7 @@ kind = "none"
             member: true,
             lease: LeaseStatus { valid: true, until: None, grants: 2, voters: 3 },
             harmless: true,
+            planned_moves: false,
             nodes: config.nodes.keys().map(|pnn| (*pnn, node(config, *pnn))).collect(),
             vips: config.vips.iter().map(|(address, conf)| (*address, vip(conf))).collect(),
             lock: LockStatus::default(),

@@ -8,6 +8,7 @@ mod exclusive;
 mod harmless;
 mod moves;
 mod orders;
+mod prepare;
 pub mod rest;
 mod to_and_fro;
 mod views;
@@ -68,6 +69,7 @@ impl Checks {
             Box::new(orders::OrdersOfLeader::default()),
             Box::new(exclusion::Exclusion::default()),
             Box::new(moves::Moves::default()),
+            Box::new(prepare::Prepare::default()),
             Box::new(to_and_fro::ToAndFro::default()),
             Box::new(bounds::Bounds::new(setup)),
         ])

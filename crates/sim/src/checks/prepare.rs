@@ -1,0 +1,66 @@
+//! Only addresses that are served wait for the storage to be prepared, and not for long.
+
+use super::Check;
+use crate::setup::interface_of;
+use crate::world::World;
+use cluster::{Health, Output, Pnn, ServiceHealth, Snapshot, Time};
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::time::Duration;
+
+/// How the core says that an address waits so.
+const WAITS: &str = "when the storage is prepared for it";
+/// No address waits longer; a core wakes in time.
+const LIMIT: Duration = Duration::from_secs(5);
+
+/// The checker.
+#[derive(Debug, Default)]
+pub(crate) struct Prepare {
+    /// Since when addresses wait, by leader; by the leader's clock.
+    since: BTreeMap<usize, BTreeMap<IpAddr, Time>>,
+}
+
+impl Check for Prepare {
+    fn name(&self) -> &'static str {
+        "waits for the storage"
+    }
+
+    fn started(&mut self, _world: &World, host: usize) -> Result<(), String> {
+        self.since.remove(&host);
+        Ok(())
+    }
+
+    fn output(&mut self, world: &World, host: usize, output: &Output) -> Result<(), String> {
+        match output {
+            Output::Publish(snapshot) if world.setup.prepares => self.look(host, snapshot),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Prepare {
+    fn look(&mut self, host: usize, snapshot: &Snapshot) -> Result<(), String> {
+        let leads = snapshot.leader == Some(Pnn(host as u16)) && snapshot.lease.valid;
+        if snapshot.planned_moves && !leads {
+            return Err(format!("n{host} prepares the storage, and leads nobody or has no lease"));
+        }
+        let before = self.since.remove(&host).unwrap_or_default();
+        let mut now = BTreeMap::new();
+        for (vip, status) in snapshot.vips.iter().filter(|(_, s)| leads && s.because.ends_with(WAITS)) {
+            let since = before.get(vip).copied().unwrap_or(snapshot.at);
+            let Some(holder) = status.holder.and_then(|h| snapshot.nodes.get(&h)) else {
+                return Err(format!("{vip} waits for the storage, and nobody serves it"));
+            };
+            let works = |h: &ServiceHealth| matches!(h.state, Health::Ok | Health::Failing);
+            if holder.links_down.contains(interface_of(*vip)) || !holder.services.values().all(works) {
+                return Err(format!("{vip} waits for the storage, and is not served well by {}", holder.name));
+            }
+            if snapshot.at.since(since) > LIMIT {
+                return Err(format!("{vip} has waited for the storage for {:?}", snapshot.at.since(since)));
+            }
+            now.insert(*vip, since);
+        }
+        self.since.insert(host, now);
+        Ok(())
+    }
+}
