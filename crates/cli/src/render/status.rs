@@ -213,6 +213,9 @@ fn local(status: &Status, style: Style, out: &mut String) {
         }
     }
     items.extend(pace(&status.snapshot.pace));
+    if let Some(option) = local.storage.as_ref().and_then(|s| s.lifted.as_ref()) {
+        items.push(format!("{option} of the volume is 0 while addresses move as planned; it is put back afterwards"));
+    }
     if let Some(dns) = &local.dns {
         items.extend(dns.problems.iter().map(|p| format!("DNS: {p}")));
     }

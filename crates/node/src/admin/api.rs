@@ -123,6 +123,10 @@ pub struct Storage {
     /// What eviction cannot do with this storage, each with the remedy; empty when it can do everything.
     #[serde(default)]
     pub eviction_limits: Vec<String>,
+    /// Option of the volume that is 0 for the time of planned moves, and will be put back; none: none is. The leader knows
+    /// at once, the others within a minute.
+    #[serde(default)]
+    pub lifted: Option<String>,
 }
 
 /// The DNS server of this node.

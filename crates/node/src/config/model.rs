@@ -50,6 +50,8 @@ pub struct Config {
     pub lock: Option<Lock>,
     /// The shared filesystem.
     pub storage: Storage,
+    /// Of kind gluster: the volume's post-op delay is 0 for the time of planned moves.
+    pub lift_post_op_delay: bool,
     /// Samba, the NFS server and when they count as failed.
     pub services: ServicesConfig,
     /// Samba's clustered databases, if they are wanted.
@@ -263,6 +265,10 @@ impl Config {
         // One smbd that knows of nobody's locks spoils them all.
         if self.services.samba.clustering {
             all["clustering"] = true.into();
+        }
+        // Whoever leads does it or not.
+        if !self.lift_post_op_delay {
+            all["lift_post_op_delay"] = false.into();
         }
         let text = all.to_string();
         let digest = ring::digest::digest(&ring::digest::SHA256, text.as_bytes());

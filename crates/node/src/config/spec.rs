@@ -115,6 +115,7 @@ pub(super) struct StorageSpec {
     pub(super) volume: Option<Spanned<String>>,
     pub(super) server: Option<Spanned<String>>,
     pub(super) mount_options: Option<Spanned<Vec<String>>>,
+    pub(super) lift_post_op_delay: Option<Spanned<bool>>,
     pub(super) evict_command: Option<Spanned<String>>,
 }
 

@@ -16,6 +16,7 @@ pub(crate) struct Facts(Arc<Mutex<Known>>);
 struct Known {
     services: BTreeMap<String, ServiceHealth>,
     limits: Vec<String>,
+    lifted: Option<String>,
     dns: Option<api::Dns>,
 }
 
@@ -32,6 +33,11 @@ impl Facts {
     /// What eviction cannot do with the storage.
     pub(crate) fn limits(&self, limits: Vec<String>) {
         self.lock().limits = limits;
+    }
+
+    /// The volume's option that is changed for the time of planned moves.
+    pub(crate) fn lifted(&self, option: Option<String>) {
+        self.lock().lifted = option;
     }
 
     /// The DNS server.
@@ -61,6 +67,7 @@ impl Facts {
                 path: path.display().to_string(),
                 mount: known.services.get(STORAGE).cloned().unwrap_or_else(unknown),
                 eviction_limits: known.limits.clone(),
+                lifted: known.lifted.clone(),
             }),
             dns: known.dns.clone(),
             config_file: config.path.display().to_string(),

@@ -28,6 +28,7 @@ mod held;
 mod inbox;
 mod lists;
 mod lock;
+mod moves;
 mod origin;
 mod run;
 mod services;

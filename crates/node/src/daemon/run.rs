@@ -229,6 +229,7 @@ fn serve(options: &Options, log: &Log) -> anyhow::Result<()> {
         services: plans,
         evicts,
         config: config_now,
+        snapshots: snapshots_seen.clone(),
         storage: None,
         lists: BTreeMap::new(),
     };

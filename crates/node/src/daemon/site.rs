@@ -6,7 +6,7 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use cluster::{Input, Pnn};
+use cluster::{Input, Pnn, Snapshot};
 use net::fence::StoragePorts;
 use net::{Command, HoldSpec, VipSpec};
 use tokio::sync::{mpsc, watch};
@@ -89,6 +89,7 @@ pub(crate) struct Site {
     pub(crate) services: mpsc::Sender<services::Plan>,
     pub(crate) evicts: watch::Sender<bool>,
     pub(crate) config: watch::Sender<Arc<Config>>,
+    pub(crate) snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
     pub(crate) storage: Option<(storage::Plan, JoinHandle<()>)>,
     /// What the others said of their own lists.
     pub(crate) lists: BTreeMap<Pnn, PublicList>,
@@ -165,8 +166,9 @@ impl Site {
             orders: self.orders.clone(),
             run_dir: self.run_dir.clone(),
             plan: plan.clone(),
+            reads: watch::channel(None).0,
         };
-        self.storage = Some((plan, tokio::spawn(task.run())));
+        self.storage = Some((plan, tokio::spawn(task.run(self.snapshots.clone()))));
     }
 
     /// What is doubtful in the configuration stands as a warning.

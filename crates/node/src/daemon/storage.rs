@@ -1,19 +1,21 @@
 //! What the storage's own settings mean for eviction and the cluster lock: read from GlusterFS at start and every
-//! minute, told to the core as [`Input::LockUsable`] and as standing warnings.
+//! minute, told to the core as [`Input::LockUsable`] and as standing warnings, and to [`MovesTask`].
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
-use cluster::{Input, Pnn};
+use cluster::{Input, Pnn, Snapshot};
 use services::Storage as _;
 use services::storage::volume::Weight;
 use services::storage::{ClusterLock, HelperCommand, LockSpec, Mount, Volume};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::sleep;
 
 use super::facts::Facts;
 use super::inbox::Inbox;
 use super::lock::{DEADLINE, LockOrder};
+use super::moves::MovesTask;
 use super::services::mount_config;
 use crate::config::{Config, Lock, Storage};
 
@@ -28,6 +30,8 @@ const ASK: Duration = Duration::from_secs(10);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Plan {
     storage: Storage,
+    /// Is the volume's post-op delay to be lifted for planned moves?
+    lift: bool,
     lock: Option<Lock>,
     pnn: Pnn,
     peers: Vec<Pnn>,
@@ -44,6 +48,7 @@ impl Plan {
         }
         Self {
             storage: config.storage.clone(),
+            lift: config.lift_post_op_delay,
             lock: config.lock.clone(),
             pnn: config.me,
             peers: config.nodes.keys().copied().collect(),
@@ -60,11 +65,23 @@ pub(crate) struct StorageTask {
     pub(crate) orders: mpsc::UnboundedSender<LockOrder>,
     pub(crate) run_dir: PathBuf,
     pub(crate) plan: Plan,
+    /// The volume as it was read last.
+    pub(crate) reads: watch::Sender<Option<Arc<Volume>>>,
 }
 
 impl StorageTask {
-    /// Never returns.
-    pub(crate) async fn run(self) {
+    /// Looks after the volume as [`StorageTask`] and [`MovesTask`] do. Never returns.
+    pub(crate) async fn run(self, snapshots: watch::Receiver<Option<Arc<Snapshot>>>) {
+        let (inbox, facts, reads) = (self.inbox.clone(), self.facts.clone(), self.reads.subscribe());
+        let volume = match &self.plan.storage {
+            Storage::Gluster { volume, .. } => volume.clone(),
+            Storage::Local { .. } | Storage::None => String::new(),
+        };
+        let moves = MovesTask::new(inbox, facts, volume, self.plan.lift);
+        tokio::join!(self.watch(), moves.run(snapshots, reads));
+    }
+
+    async fn watch(self) {
         let mut said = 0;
         let mut usable: Option<Result<(), String>> = None;
         loop {
@@ -99,6 +116,7 @@ impl StorageTask {
         };
         match Volume::read(volume, ASK).await {
             Ok(volume) => {
+                self.reads.send_replace(Some(Arc::new(volume.clone())));
                 let usable = if self.plan.lock.is_some() { volume.lock_may_break_ties() } else { no_lock() };
                 let advice = volume.advice(&self.plan.names);
                 let limits = advice

@@ -67,12 +67,11 @@ pub const VOLUME_OPTIONS: [Setting; 7] = [
 /// What makes writers on different nodes slow when they write to the same file: after a write the writer's node keeps
 /// GlusterFS's inner lock of the file for another second. Correct either way; off, writing in sequence takes 2.5
 /// times as long. So it is advice for sites with files that several servers write to, not a default. A client whose
-/// address moves is such a writer too: its first write through the new server waits for the old one's lock.
+/// address moves is such a writer too; planned moves are looked after ([`post_op_delay`](super::post_op_delay)).
 pub const CONTENDED_WRITERS: Setting = Setting {
     option: "cluster.eager-lock",
     value: "off",
-    because: "a node waits a second to write to a file that another node has just written to, so an NFS writer stalls \
-              for a second when its address moves (drain, rejoin)",
+    because: "a node waits a second to write to a file that another node has just written to",
 };
 
 /// The commands that set [`VOLUME_OPTIONS`] on a volume, one per line of a shell.

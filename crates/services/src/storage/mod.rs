@@ -6,7 +6,7 @@
 //! under `steadfast helper KIND`, which is given a deadline, killed when it misses it, and left alone when
 //! even that does not take ([`helper`]).
 //!
-//! What it does not do: decide who may serve, evict servers from the storage (crate `net` cuts the
+//! What it does not do: decide who may serve or when an address moves, evict servers from the storage (crate `net` cuts the
 //! connections), or create volumes.
 
 pub mod check;
@@ -14,9 +14,11 @@ pub mod coherence;
 pub mod helper;
 pub mod lock;
 pub mod mount;
+pub mod post_op_delay;
 pub mod volume;
 
 pub use helper::HelperCommand;
 pub use lock::{ClusterLock, LockSpec};
 pub use mount::{Kind, Mount, MountError, StorageConfig};
+pub use post_op_delay::PostOpDelay;
 pub use volume::Volume;

@@ -1,6 +1,7 @@
 //! What a GlusterFS volume is made of, read from glusterd, and what follows for eviction and the cluster lock.
 //!
-//! What it does not do: change a volume, or look at the state of its bricks and heals.
+//! What it does not do: change a volume ([`post_op_delay`](super::post_op_delay) does, for a while), or look at the state of
+//! its bricks and heals.
 
 use std::collections::BTreeMap;
 use std::process::Stdio;
@@ -47,17 +48,17 @@ pub struct Brick {
     pub arbiter: bool,
 }
 
-/// Why a volume could not be read.
+/// Why a volume could not be read or changed.
 #[derive(Debug, thiserror::Error)]
 pub enum VolumeError {
-    #[error("cannot run `gluster volume info {volume}`: {source}")]
-    Spawn { volume: String, source: std::io::Error },
-    #[error("`gluster volume info {volume}` gave no answer within {after:?}; is glusterd running?")]
-    Deadline { volume: String, after: Duration },
-    #[error("`gluster volume info {volume}`: {why}")]
-    Failed { volume: String, why: String },
-    #[error("`gluster volume info {volume} --xml` printed something unexpected: {why}")]
-    Unreadable { volume: String, why: String },
+    #[error("cannot run `gluster {command}`: {source}")]
+    Spawn { command: String, source: std::io::Error },
+    #[error("`gluster {command}` gave no answer within {after:?}; is glusterd running?")]
+    Deadline { command: String, after: Duration },
+    #[error("`gluster {command}`: {why}")]
+    Failed { command: String, why: String },
+    #[error("`gluster {command} --xml` printed something unexpected: {why}")]
+    Unreadable { command: String, why: String },
 }
 
 /// How much a piece of advice matters.
@@ -82,9 +83,8 @@ pub struct Advice {
 impl Volume {
     /// Asks glusterd on this machine, twice; each question may take `deadline`.
     pub async fn read(volume: &str, deadline: Duration) -> Result<Self, VolumeError> {
-        let info = gluster(&["volume", "info", volume], volume, deadline).await?;
-        let mut read = Self::parse(volume, &info)?;
-        match gluster(&["volume", "get", volume, "all"], volume, deadline).await {
+        let mut read = Self::settings(volume, deadline).await?;
+        match gluster(&["volume", "get", volume, "all"], deadline).await {
             Ok(text) => read.effective = parse_effective(&text),
             Err(error) => {
                 tracing::warn!(volume, %error, "defaults of the volume are unknown; unset options count as unset")
@@ -93,16 +93,17 @@ impl Volume {
         Ok(read)
     }
 
+    /// The same without the options that were not set: one question.
+    pub async fn settings(volume: &str, deadline: Duration) -> Result<Self, VolumeError> {
+        Self::parse(volume, &gluster(&["volume", "info", volume], deadline).await?)
+    }
+
     /// Reads what `gluster volume info VOLUME --xml` printed.
     pub fn parse(volume: &str, xml: &str) -> Result<Self, VolumeError> {
-        let unreadable = |why: String| VolumeError::Unreadable { volume: volume.to_owned(), why };
-        let options = ParsingOptions { nodes_limit: 200_000, ..ParsingOptions::default() };
-        let document = Document::parse_with_options(xml, options).map_err(|e| unreadable(e.to_string()))?;
+        let command = format!("volume info {volume}");
+        let unreadable = |why: String| VolumeError::Unreadable { command: command.clone(), why };
+        let document = document(&command, xml)?;
         let root = document.root_element();
-        if text(root, "opRet").is_some_and(|ret| ret != "0") {
-            let why = text(root, "opErrstr").filter(|why| !why.is_empty()).unwrap_or("refused without a reason");
-            return Err(VolumeError::Failed { volume: volume.to_owned(), why: why.to_owned() });
-        }
         let named = |node: &Node<'_, '_>| node.has_tag_name("volume") && text(*node, "name") == Some(volume);
         let node = root.descendants().find(named);
         let node = node.ok_or_else(|| unreadable(format!("no volume {volume} in it")))?;
@@ -309,9 +310,27 @@ impl Volume {
     }
 }
 
-/// Runs `gluster --mode=script ... --xml`.
-async fn gluster(words: &[&str], volume: &str, deadline: Duration) -> Result<String, VolumeError> {
-    let name = || volume.to_owned();
+/// What `gluster ... --xml` printed, unless it says that it failed.
+fn document<'a>(command: &str, xml: &'a str) -> Result<Document<'a>, VolumeError> {
+    let options = ParsingOptions { nodes_limit: 200_000, ..ParsingOptions::default() };
+    let document = Document::parse_with_options(xml, options)
+        .map_err(|e| VolumeError::Unreadable { command: command.to_owned(), why: e.to_string() })?;
+    let root = document.root_element();
+    if text(root, "opRet").is_some_and(|ret| ret != "0") {
+        let why = text(root, "opErrstr").filter(|why| !why.is_empty()).unwrap_or("refused without a reason");
+        return Err(VolumeError::Failed { command: command.to_owned(), why: why.to_owned() });
+    }
+    Ok(document)
+}
+
+/// Has glusterd change something.
+pub(super) async fn change(words: &[&str], deadline: Duration) -> Result<(), VolumeError> {
+    document(&words.join(" "), &gluster(words, deadline).await?).map(drop)
+}
+
+/// Runs `gluster --mode=script ... --xml`. What has not ended by the deadline is killed; glusterd may go on with it.
+async fn gluster(words: &[&str], deadline: Duration) -> Result<String, VolumeError> {
+    let command = || words.join(" ");
     let mut child = Command::new("gluster")
         .arg("--mode=script")
         .args(words)
@@ -321,7 +340,7 @@ async fn gluster(words: &[&str], volume: &str, deadline: Duration) -> Result<Str
         .stderr(Stdio::null())
         .kill_on_drop(true)
         .spawn()
-        .map_err(|source| VolumeError::Spawn { volume: name(), source })?;
+        .map_err(|source| VolumeError::Spawn { command: command(), source })?;
     let stdout = child.stdout.take();
     let reading = async {
         let mut output = Vec::new();
@@ -332,8 +351,8 @@ async fn gluster(words: &[&str], volume: &str, deadline: Duration) -> Result<Str
     };
     let output = timeout(deadline, reading)
         .await
-        .map_err(|_| VolumeError::Deadline { volume: name(), after: deadline })?
-        .map_err(|source| VolumeError::Spawn { volume: name(), source })?;
+        .map_err(|_| VolumeError::Deadline { command: command(), after: deadline })?
+        .map_err(|source| VolumeError::Spawn { command: command(), source })?;
     Ok(String::from_utf8_lossy(&output).into_owned())
 }
 
@@ -354,7 +373,7 @@ fn text<'a>(node: Node<'a, '_>, tag: &str) -> Option<&'a str> {
 }
 
 /// GlusterFS takes several words for the same switch.
-fn same_value(a: &str, b: &str) -> bool {
+pub(super) fn same_value(a: &str, b: &str) -> bool {
     fn switch(value: &str) -> Option<bool> {
         match value.to_ascii_lowercase().as_str() {
             "on" | "yes" | "true" | "enable" | "1" => Some(true),

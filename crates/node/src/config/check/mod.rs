@@ -160,6 +160,7 @@ pub(super) fn check(
         control_port,
         lock,
         storage,
+        lift_post_op_delay: storage::lifts_post_op_delay(spec.storage.as_ref()),
         databases: databases(&services),
         services,
         dns,

@@ -30,6 +30,7 @@ pub(super) fn storage(context: &mut Context<'_>, spec: Option<&Spanned<StorageSp
             ("volume", spec.volume.as_ref().map(Spanned::span)),
             ("server", spec.server.as_ref().map(Spanned::span)),
             ("mount_options", spec.mount_options.as_ref().map(Spanned::span)),
+            ("lift_post_op_delay", spec.lift_post_op_delay.as_ref().map(Spanned::span)),
         ];
         for (key, span) in strangers {
             if let Some(span) = span {
@@ -64,6 +65,12 @@ pub(super) fn storage(context: &mut Context<'_>, spec: Option<&Spanned<StorageSp
         server: spec.server.as_ref().map_or_else(|| "localhost".to_owned(), |s| server(context, s)),
         mount_options: spec.mount_options.as_ref().map(|options| mount_options(context, options)),
     }
+}
+
+/// Is the volume's post-op delay to be lifted for planned moves?
+pub(super) fn lifts_post_op_delay(spec: Option<&Spanned<StorageSpec>>) -> bool {
+    let given = spec.and_then(|section| section.get_ref().lift_post_op_delay.as_ref());
+    given.is_none_or(|lift| *lift.get_ref())
 }
 
 fn evict_command(context: &mut Context<'_>, command: &Spanned<String>) -> String {

@@ -1,3 +1,4 @@
+use super::super::post_op_delay::{self, PostOpDelay};
 use super::*;
 
 fn xml(replica: u32, arbiter: u32, hosts: &[&str], options: &[(&str, &str)]) -> String {
@@ -109,4 +110,28 @@ fn refusals_and_garbage_are_errors_with_the_name() {
         assert!(Volume::parse("vol1", bad).is_err(), "{bad}");
     }
     assert!(Volume::parse("other", &good).is_err());
+}
+
+#[test]
+fn the_post_op_delay_is_lifted_only_where_it_is_in_force_and_comes_back_as_it_was() {
+    let delay = |replica, options: &[(&str, &str)]| volume(replica, 0, &FOUR, options).post_op_delay();
+    let (option, mark) = (post_op_delay::OPTION, post_op_delay::MARK);
+    assert_eq!(delay(2, &coherent()), PostOpDelay::InForce { set: None });
+    assert_eq!(delay(2, &[(option, "3")]), PostOpDelay::InForce { set: Some("3".into()) });
+    assert_eq!(delay(2, &[("cluster.eager-lock", "enable")]), PostOpDelay::InForce { set: None });
+    // Nothing to lift, or the administrator's own doing.
+    assert_eq!(delay(1, &coherent()), PostOpDelay::Absent);
+    assert_eq!(delay(2, &[(option, "0")]), PostOpDelay::Absent);
+    assert_eq!(delay(2, &[("cluster.eager-lock", "disable")]), PostOpDelay::Absent);
+    assert_eq!(delay(2, &[(option, "0"), (mark, "in-force")]), PostOpDelay::Absent);
+    assert_eq!(delay(2, &[(mark, "in-force")]), PostOpDelay::InForce { set: None });
+    // Lifted: also when somebody has switched eager locks off since.
+    assert_eq!(delay(2, &[(option, "0"), (mark, "unset")]), PostOpDelay::Lifted { before: None });
+    assert_eq!(delay(2, &[(option, "0"), (mark, "3")]), PostOpDelay::Lifted { before: Some("3".into()) });
+    let off = [(option, "0"), (mark, "3"), ("cluster.eager-lock", "off")];
+    assert_eq!(delay(2, &off), PostOpDelay::Lifted { before: Some("3".into()) });
+    assert_eq!(delay(2, &[(option, "0"), (mark, "--force; reboot")]), PostOpDelay::Lifted { before: None });
+    // Broken off half way, or set by somebody meanwhile.
+    assert_eq!(delay(2, &[(mark, "unset")]), PostOpDelay::Marked);
+    assert_eq!(delay(2, &[(option, "2"), (mark, "unset")]), PostOpDelay::Marked);
 }

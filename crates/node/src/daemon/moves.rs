@@ -1,0 +1,393 @@
+//! Prepares a GlusterFS volume for planned moves: the leader lifts replication's post-op delay while such moves are ahead,
+//! and puts back what was there when none has been for [`HOLD`].
+//!
+//! The core says when ([`Snapshot::planned_moves`]) and waits a bounded time for [`Input::MovesWait`]. What was there is
+//! kept on the volume itself, so it needs no memory here: whoever leads next finds a delay that is lifted, and puts it back.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use cluster::{Input, Snapshot, Time};
+use services::storage::{PostOpDelay, Volume, post_op_delay};
+use tokio::sync::watch;
+use tokio::time::sleep;
+
+use super::facts::Facts;
+use super::inbox::Inbox;
+use crate::clock;
+
+/// Between the last planned move and putting the delay back. Longer than `fail_back_interval` at its default: addresses
+/// that return one by one are one series.
+const HOLD: Duration = Duration::from_secs(3);
+/// Between a failure and the next attempt.
+const AGAIN: Duration = Duration::from_secs(5);
+/// For one question or order to glusterd.
+const ASK: Duration = Duration::from_secs(10);
+/// A core that says nothing for so long stands still, and may lead no more. It speaks once a second at least.
+const SILENT: Duration = Duration::from_secs(2);
+/// Failures in a row that make a standing warning.
+const STAYS: u32 = 2;
+
+/// What this node is for the storage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Part {
+    /// It does not lead: somebody else acts.
+    Nobody,
+    /// It leads, and no planned move is ahead.
+    Calm,
+    /// It leads, and planned moves are ahead.
+    Moves,
+}
+
+impl Part {
+    fn of(snapshot: Option<&Snapshot>, now: Time) -> Self {
+        match snapshot {
+            Some(s) if s.leader == Some(s.me) && s.member && s.lease.valid && now.since(s.at) < SILENT => {
+                if s.planned_moves { Self::Moves } else { Self::Calm }
+            }
+            _ => Self::Nobody,
+        }
+    }
+}
+
+/// What is to be done next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Step {
+    /// Nothing, before then at least.
+    Rest(Option<Time>),
+    Lift,
+    /// Put back what is there to put back.
+    PutBack,
+}
+
+/// What is known and decided. No I/O.
+#[derive(Debug)]
+struct Decision {
+    /// May it be lifted? A delay that was lifted before is put back in any case.
+    wanted: bool,
+    /// What the volume was when it was read last, by whoever reads it now and then.
+    read: Option<PostOpDelay>,
+    /// What it is, as long as nobody but this node may change it.
+    known: Option<PostOpDelay>,
+    /// It was lifted, or may have been, and is not known to be back.
+    ours: bool,
+    /// It is being put back.
+    going: bool,
+    calm_since: Option<Time>,
+    again_at: Option<Time>,
+    failures: u32,
+    /// Lifting has failed, and glusterd has not answered since.
+    in_vain: bool,
+}
+
+impl Decision {
+    fn new(wanted: bool) -> Self {
+        Self {
+            wanted,
+            read: None,
+            known: None,
+            ours: false,
+            going: false,
+            calm_since: None,
+            again_at: None,
+            failures: 0,
+            in_vain: false,
+        }
+    }
+
+    fn step(&mut self, part: Part, now: Time) -> Step {
+        if part == Part::Nobody {
+            let (wanted, read) = (self.wanted, self.read.take());
+            *self = Self { read, ..Self::new(wanted) };
+            return Step::Rest(None);
+        }
+        let step = if part == Part::Moves && self.wanted {
+            self.calm_since = None;
+            match self.known {
+                Some(PostOpDelay::Lifted { .. } | PostOpDelay::Absent) => return Step::Rest(None),
+                Some(PostOpDelay::InForce { .. } | PostOpDelay::Marked) | None => Step::Lift,
+            }
+        } else {
+            let calm_since = *self.calm_since.get_or_insert(now);
+            match self.known {
+                Some(PostOpDelay::InForce { .. } | PostOpDelay::Absent) => return Step::Rest(None),
+                Some(PostOpDelay::Lifted { .. } | PostOpDelay::Marked) | None if now < calm_since + HOLD => {
+                    return Step::Rest(Some(calm_since + HOLD));
+                }
+                Some(PostOpDelay::Lifted { .. } | PostOpDelay::Marked) | None => Step::PutBack,
+            }
+        };
+        match self.again_at {
+            Some(again) if now < again => Step::Rest(Some(again)),
+            _ => {
+                self.ours |= step == Step::Lift;
+                self.going = step == Step::PutBack;
+                step
+            }
+        }
+    }
+
+    /// The volume was read, by somebody who does so now and then.
+    fn read(&mut self, delay: PostOpDelay) {
+        // A command that was given up, here or at an earlier leader, may have been carried out since.
+        self.ours |= delay.is_ours();
+        if delay.is_ours() && self.known.as_ref().is_some_and(|known| !known.is_ours()) {
+            self.known = None;
+        }
+        self.read = Some(delay);
+    }
+
+    fn done(&mut self, delay: PostOpDelay) {
+        (self.ours, self.going, self.in_vain) = (delay.is_ours(), false, false);
+        (self.known, self.again_at, self.failures) = (Some(delay), None, 0);
+    }
+
+    fn failed(&mut self, step: Step, now: Time) {
+        (self.known, self.again_at) = (None, Some(now + AGAIN));
+        self.failures += 1;
+        self.going = false;
+        self.in_vain |= step == Step::Lift;
+    }
+
+    /// Shall the core wait for the delay to be lifted?
+    fn moves_wait(&self) -> bool {
+        let delay = self.known.as_ref().or(self.read.as_ref());
+        let lifted = !self.going && matches!(self.known, Some(PostOpDelay::Lifted { .. }));
+        self.wanted && !self.in_vain && !lifted && delay.is_some_and(|delay| *delay != PostOpDelay::Absent)
+    }
+}
+
+/// The task; dropping its future ends it.
+#[derive(Debug)]
+pub(crate) struct MovesTask {
+    inbox: Inbox,
+    facts: Facts,
+    /// Empty: the storage is of another kind.
+    volume: String,
+    decision: Decision,
+    told: Option<bool>,
+    /// The standing warning; none: what an earlier task said of it.
+    warned: Option<String>,
+}
+
+impl MovesTask {
+    pub(crate) fn new(inbox: Inbox, facts: Facts, volume: String, wanted: bool) -> Self {
+        Self { inbox, facts, volume, decision: Decision::new(wanted), told: None, warned: None }
+    }
+
+    /// Ends when the daemon does. `reads` is the volume as it is read now and then.
+    pub(crate) async fn run(
+        mut self,
+        mut snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
+        mut reads: watch::Receiver<Option<Arc<Volume>>>,
+    ) {
+        if self.volume.is_empty() {
+            // What an earlier configuration's task said is no longer so.
+            return self.say();
+        }
+        loop {
+            let part = Part::of(snapshots.borrow_and_update().as_deref(), clock::now());
+            let step = self.decision.step(part, clock::now());
+            self.say();
+            let wake = match step {
+                Step::Lift | Step::PutBack => {
+                    self.act(step).await;
+                    continue;
+                }
+                Step::Rest(wake) => wake,
+            };
+            let time = async {
+                match wake {
+                    Some(at) => sleep(at.since(clock::now())).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                changed = snapshots.changed() => if changed.is_err() { return },
+                Ok(()) = reads.changed() => {
+                    let delay = reads.borrow_and_update().as_deref().map(Volume::post_op_delay);
+                    if let Some(delay) = delay {
+                        self.decision.read(delay);
+                    }
+                }
+                () = time => {}
+            }
+        }
+    }
+
+    async fn act(&mut self, step: Step) {
+        let outcome = match step {
+            Step::Lift => Volume::lift_post_op_delay(&self.volume, ASK).await,
+            Step::PutBack | Step::Rest(_) => Volume::put_back_post_op_delay(&self.volume, ASK).await,
+        };
+        match outcome {
+            Ok(delay) => {
+                if delay.is_ours() {
+                    tracing::info!("{} of volume {} is 0 while addresses move", post_op_delay::OPTION, self.volume);
+                } else if self.decision.ours {
+                    tracing::info!("{} of volume {} is as it was", post_op_delay::OPTION, self.volume);
+                }
+                self.decision.done(delay);
+            }
+            Err(error) => {
+                let text = self.trouble(step, &error.to_string());
+                if self.decision.failures == 0 {
+                    tracing::warn!("{text}");
+                }
+                self.decision.failed(step, clock::now());
+                if self.decision.failures >= STAYS {
+                    self.warn(text);
+                }
+            }
+        }
+    }
+
+    fn trouble(&self, step: Step, error: &str) -> String {
+        let (option, volume) = (post_op_delay::OPTION, &self.volume);
+        let again = AGAIN.as_secs();
+        match step {
+            Step::Lift => format!(
+                "volume {volume} cannot be prepared for planned moves, so NFS clients that write stall for a second when \
+                 their address moves: {error} (the moves go on; tried again every {again} s while they do)"
+            ),
+            _ if self.decision.ours => format!(
+                "{option} of volume {volume} may still be 0 after planned moves, which makes writing in sequence slow: {error} \
+                 (tried again every {again} s; by hand: {})",
+                post_op_delay::by_hand(volume)
+            ),
+            _ => format!(
+                "whether {option} of volume {volume} was changed for planned moves cannot be told: {error} (tried again \
+                 every {again} s)"
+            ),
+        }
+    }
+
+    /// Tells the core and `status` what has changed.
+    fn say(&mut self) {
+        let wait = self.decision.moves_wait();
+        if self.told.replace(wait) != Some(wait) {
+            self.inbox.input(Input::MovesWait(wait));
+        }
+        if self.decision.failures == 0 {
+            self.warn(String::new());
+        }
+        let delay = self.decision.known.as_ref().or(self.decision.read.as_ref());
+        let lifted = delay.is_some_and(PostOpDelay::is_ours);
+        self.facts.lifted(lifted.then(|| post_op_delay::OPTION.to_owned()));
+    }
+
+    fn warn(&mut self, text: String) {
+        if self.warned.as_ref() != Some(&text) {
+            self.inbox.input(Input::Warning { key: "planned moves".to_owned(), text: text.clone() });
+            self.warned = Some(text);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const START: Time = Time(7_000_000);
+    const MS: Duration = Duration::from_millis(1);
+
+    fn in_force() -> PostOpDelay {
+        PostOpDelay::InForce { set: None }
+    }
+
+    fn lifted() -> PostOpDelay {
+        PostOpDelay::Lifted { before: None }
+    }
+
+    /// A leader that has looked once.
+    fn calm() -> Decision {
+        let mut d = Decision::new(true);
+        d.read(in_force());
+        assert_eq!(d.step(Part::Calm, START), Step::Rest(Some(START + HOLD)));
+        assert_eq!(d.step(Part::Calm, START + HOLD), Step::PutBack, "whatever an earlier leader left");
+        d.done(in_force());
+        assert_eq!(d.step(Part::Calm, START + HOLD), Step::Rest(None));
+        d
+    }
+
+    #[test]
+    fn a_series_of_moves_is_one_lift_and_one_way_back() {
+        let mut d = calm();
+        assert!(d.moves_wait());
+        assert_eq!(d.step(Part::Moves, START + HOLD), Step::Lift);
+        d.done(lifted());
+        assert!(!d.moves_wait());
+        let end = START + Duration::from_secs(60);
+        for (part, at) in
+            [(Part::Moves, end), (Part::Calm, end), (Part::Moves, end + (HOLD - MS)), (Part::Moves, end + HOLD)]
+        {
+            assert!(matches!(d.step(part, at), Step::Rest(_)), "{part:?}");
+        }
+        let end = end + HOLD * 2;
+        assert_eq!(d.step(Part::Calm, end), Step::Rest(Some(end + HOLD)));
+        assert!(!d.moves_wait(), "the next move needs no wait either");
+        assert_eq!(d.step(Part::Calm, end + HOLD), Step::PutBack);
+        assert!(d.moves_wait(), "from here on it may be in force again at any time");
+        d.done(in_force());
+        assert!(d.moves_wait());
+        assert_eq!(d.step(Part::Calm, end + HOLD * 9), Step::Rest(None));
+    }
+
+    #[test]
+    fn only_the_leader_acts_and_it_trusts_no_memory_of_an_earlier_time() {
+        let mut d = calm();
+        d.step(Part::Moves, START);
+        d.done(lifted());
+        assert_eq!(d.step(Part::Nobody, START), Step::Rest(None));
+        assert!(d.moves_wait(), "what it will find when it leads again, nobody knows");
+        assert_eq!(d.step(Part::Moves, START), Step::Lift, "which asks glusterd first");
+        d.done(lifted());
+        // Back, when a lift of an earlier leader that glusterd was slow with comes late.
+        assert_eq!(d.step(Part::Calm, START), Step::Rest(Some(START + HOLD)));
+        assert_eq!(d.step(Part::Calm, START + HOLD), Step::PutBack);
+        d.done(in_force());
+        d.read(PostOpDelay::Marked);
+        assert_eq!(d.step(Part::Calm, START + HOLD), Step::PutBack);
+    }
+
+    #[test]
+    fn failures_keep_nobody_waiting_and_are_tried_again() {
+        let mut d = calm();
+        assert_eq!(d.step(Part::Moves, START), Step::Lift);
+        d.failed(Step::Lift, START);
+        assert!(!d.moves_wait());
+        assert_eq!(d.step(Part::Moves, START), Step::Rest(Some(START + AGAIN)));
+        assert_eq!(d.step(Part::Moves, START + AGAIN), Step::Lift);
+        d.failed(Step::Lift, START + AGAIN);
+        assert_eq!(d.failures, STAYS);
+        // It may have been carried out: it is looked after though it failed.
+        let end = START + AGAIN * 3;
+        assert_eq!(d.step(Part::Calm, end), Step::Rest(Some(end + HOLD)));
+        assert_eq!(d.step(Part::Calm, end + HOLD), Step::PutBack);
+        assert!(d.ours);
+        d.failed(Step::PutBack, end + HOLD);
+        assert!(d.ours && !d.moves_wait());
+        assert_eq!(d.step(Part::Calm, end + (HOLD + AGAIN)), Step::PutBack);
+        d.done(in_force());
+        assert!(d.failures == 0 && d.moves_wait());
+    }
+
+    #[test]
+    fn nothing_is_lifted_where_there_is_nothing_to_lift_or_nobody_wants_it() {
+        let mut d = Decision::new(true);
+        assert!(!d.moves_wait(), "the volume was not read yet");
+        d.read(PostOpDelay::Absent);
+        assert!(!d.moves_wait());
+        d.step(Part::Moves, START);
+        d.done(PostOpDelay::Absent);
+        assert_eq!(d.step(Part::Moves, START), Step::Rest(None));
+        assert_eq!(d.step(Part::Calm, START + HOLD * 9), Step::Rest(None));
+        let mut off = Decision::new(false);
+        off.read(in_force());
+        assert!(!off.moves_wait());
+        assert_eq!(off.step(Part::Moves, START), Step::Rest(Some(START + HOLD)));
+        assert_eq!(off.step(Part::Moves, START + HOLD), Step::PutBack, "of a time when it was wanted");
+        off.done(in_force());
+        assert_eq!(off.step(Part::Moves, START + HOLD), Step::Rest(None));
+    }
+}
