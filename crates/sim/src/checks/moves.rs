@@ -41,6 +41,10 @@ impl Check for Moves {
         }
         if let (Output::Release { vip, .. }, Some(view)) = (output, world.newest_view()) {
             self.released.insert(*vip, view.epoch);
+            // Somebody else may have answered since, for a moment: a machine that went on after a pause.
+            if world.hosts[host].answers(*vip, world.now) {
+                self.last.insert(*vip, host);
+            }
         }
         let Output::Take { vip, .. } = output else { return Ok(()) };
         let Some(from) = self.last.get(vip).copied().filter(|from| *from != host) else { return Ok(()) };

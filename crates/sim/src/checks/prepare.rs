@@ -3,7 +3,7 @@
 use super::Check;
 use crate::setup::interface_of;
 use crate::world::World;
-use cluster::{Health, Output, Pnn, ServiceHealth, Snapshot, Time};
+use cluster::{Epoch, Health, Output, Pnn, ServiceHealth, Snapshot, Time};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
@@ -16,8 +16,8 @@ const LIMIT: Duration = Duration::from_secs(5);
 /// The checker.
 #[derive(Debug, Default)]
 pub(crate) struct Prepare {
-    /// Since when addresses wait, by leader; by the leader's clock.
-    since: BTreeMap<usize, BTreeMap<IpAddr, Time>>,
+    /// Since when addresses wait, by leader; by the leader's clock. Every view begins anew.
+    since: BTreeMap<usize, (Epoch, BTreeMap<IpAddr, Time>)>,
 }
 
 impl Check for Prepare {
@@ -44,10 +44,18 @@ impl Prepare {
         if snapshot.planned_moves && !leads {
             return Err(format!("n{host} prepares the storage, and leads nobody or has no lease"));
         }
-        let before = self.since.remove(&host).unwrap_or_default();
+        let epoch = snapshot.view.as_ref().map_or(Epoch(0), |v| v.epoch);
+        let before = self.since.remove(&host).filter(|(e, _)| *e == epoch).map(|(_, since)| since).unwrap_or_default();
         let mut now = BTreeMap::new();
-        for (vip, status) in snapshot.vips.iter().filter(|(_, s)| leads && s.because.ends_with(WAITS)) {
+        // A leader that has yet to decide repeats what the one before said.
+        let decides = leads && snapshot.planned_moves;
+        for (vip, status) in snapshot.vips.iter().filter(|(_, s)| decides && s.because.ends_with(WAITS)) {
             let since = before.get(vip).copied().unwrap_or(snapshot.at);
+            // A run that has just ended is believed in until the next view.
+            let mut members = snapshot.view.iter().flat_map(|v| v.members.keys());
+            if members.any(|p| snapshot.nodes.get(p).is_none_or(|n| !n.member)) {
+                continue;
+            }
             let Some(holder) = status.holder.and_then(|h| snapshot.nodes.get(&h)) else {
                 return Err(format!("{vip} waits for the storage, and nobody serves it"));
             };
@@ -60,7 +68,7 @@ impl Prepare {
             }
             now.insert(*vip, since);
         }
-        self.since.insert(host, now);
+        self.since.insert(host, (epoch, now));
         Ok(())
     }
 }
