@@ -82,23 +82,23 @@ impl Volume {
     /// # Errors
     /// As [`Volume::lift_post_op_delay`].
     pub async fn put_back_post_op_delay(volume: &str, deadline: Duration) -> Result<PostOpDelay, VolumeError> {
-        let mut now = Self::settings(volume, deadline).await?.post_op_delay();
-        if !now.is_ours() {
-            return Ok(now);
-        }
-        match &now {
-            PostOpDelay::Lifted { before: Some(value) } => {
-                change(&["volume", "set", volume, OPTION, value, MARK, IN_FORCE], deadline).await?;
+        let before = match Self::settings(volume, deadline).await?.post_op_delay() {
+            PostOpDelay::Lifted { before } => before,
+            PostOpDelay::Marked => {
+                change(&["volume", "set", volume, MARK, IN_FORCE], deadline).await?;
+                return Ok(Self::settings(volume, deadline).await?.post_op_delay());
             }
-            PostOpDelay::Lifted { before: None } => {
+            now @ (PostOpDelay::Absent | PostOpDelay::InForce { .. }) => return Ok(now),
+        };
+        match &before {
+            Some(value) => change(&["volume", "set", volume, OPTION, value, MARK, IN_FORCE], deadline).await?,
+            None => {
                 change(&["volume", "reset", volume, OPTION], deadline).await?;
                 // Last: until here the next one to look finds it.
                 change(&["volume", "set", volume, MARK, IN_FORCE], deadline).await?;
             }
-            _ => change(&["volume", "set", volume, MARK, IN_FORCE], deadline).await?,
         }
-        now = Self::settings(volume, deadline).await?.post_op_delay();
-        Ok(now)
+        Ok(PostOpDelay::InForce { set: before })
     }
 }
 
