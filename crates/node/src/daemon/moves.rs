@@ -21,6 +21,8 @@ use crate::clock;
 const HOLD: Duration = Duration::from_secs(3);
 /// Between a failure and the next attempt.
 const AGAIN: Duration = Duration::from_secs(5);
+/// The same after the first failure: glusterd refuses while it does something else, as with a peer that is just back.
+const SOON: Duration = Duration::from_secs(1);
 /// For one question or order to glusterd.
 const ASK: Duration = Duration::from_secs(10);
 /// A core that says nothing for so long stands still, and may lead no more. It speaks once a second at least.
@@ -76,7 +78,7 @@ struct Decision {
     calm_since: Option<Time>,
     again_at: Option<Time>,
     failures: u32,
-    /// Lifting has failed, and glusterd has not answered since.
+    /// Lifting has failed twice, and glusterd has not answered since.
     in_vain: bool,
 }
 
@@ -143,10 +145,10 @@ impl Decision {
     }
 
     fn failed(&mut self, step: Step, now: Time) {
-        (self.known, self.again_at) = (None, Some(now + AGAIN));
         self.failures += 1;
-        self.going = false;
-        self.in_vain |= step == Step::Lift;
+        let pause = if self.failures < STAYS { SOON } else { AGAIN };
+        (self.known, self.going, self.again_at) = (None, false, Some(now + pause));
+        self.in_vain |= step == Step::Lift && self.failures >= STAYS;
     }
 
     /// Shall the core wait for the delay to be lifted?
@@ -355,11 +357,15 @@ mod tests {
         let mut d = calm();
         assert_eq!(d.step(Part::Moves, START), Step::Lift);
         d.failed(Step::Lift, START);
+        assert!(d.moves_wait(), "glusterd may only be busy");
+        assert_eq!(d.step(Part::Moves, START), Step::Rest(Some(START + SOON)));
+        assert_eq!(d.step(Part::Moves, START + SOON), Step::Lift);
+        d.failed(Step::Lift, START + SOON);
         assert!(!d.moves_wait());
-        assert_eq!(d.step(Part::Moves, START), Step::Rest(Some(START + AGAIN)));
-        assert_eq!(d.step(Part::Moves, START + AGAIN), Step::Lift);
-        d.failed(Step::Lift, START + AGAIN);
         assert_eq!(d.failures, STAYS);
+        assert_eq!(d.step(Part::Moves, START + SOON), Step::Rest(Some(START + (SOON + AGAIN))));
+        assert_eq!(d.step(Part::Moves, START + (SOON + AGAIN)), Step::Lift);
+        d.failed(Step::Lift, START + (SOON + AGAIN));
         // It may have been carried out: it is looked after though it failed.
         let end = START + AGAIN * 3;
         assert_eq!(d.step(Part::Calm, end), Step::Rest(Some(end + HOLD)));
