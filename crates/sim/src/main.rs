@@ -2,9 +2,10 @@
 //! many and says which fail. Exit code 0: nothing found; 1: a violation; 2: usage.
 
 use clap::Parser;
+use rustix::time::{ClockId, clock_gettime};
 use serde::Serialize;
 use sim::story::stamp;
-use sim::{Done, Outcome, S, Task, run, shrink, shrink_nodes};
+use sim::{Done, Outcome, S, Task, has_databases, run, shrink, shrink_nodes};
 use std::collections::BTreeSet;
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -65,6 +66,12 @@ struct Summary {
     /// Of these, those of calm seeds.
     calm_hours: f64,
     wall_s: f64,
+    /// How fast it went, by what the seeds are like.
+    dense: Speed,
+    calm: Speed,
+    databases: Speed,
+    /// Of all events of all seeds: equal where every seed went as before.
+    fingerprint: String,
     events: u64,
     faults: u64,
     /// Seeds that ran databases, and what the processes there got done.
@@ -82,13 +89,67 @@ struct Summary {
     found: Vec<Found>,
 }
 
+/// Simulated hours, and what they cost.
+#[derive(Debug, Default, Serialize)]
+struct Speed {
+    hours: f64,
+    /// Processor time. Unlike `wall_s` it says the same on a busy machine, or nearly so.
+    cpu_s: f64,
+    hours_per_cpu_minute: f64,
+}
+
+impl Speed {
+    fn of<'a>(runs: impl Iterator<Item = &'a Run>) -> Self {
+        let (simulated, cpu) = runs.fold((0, Duration::ZERO), |(simulated, cpu), run| {
+            (simulated + run.outcome.simulated, cpu + run.cpu)
+        });
+        let (hours, cpu_s) = (simulated as f64 / S as f64 / 3600.0, cpu.as_secs_f64());
+        Self { hours, cpu_s, hours_per_cpu_minute: if cpu_s > 0.0 { hours * 60.0 / cpu_s } else { 0.0 } }
+    }
+}
+
+/// A seed that was run.
+struct Run {
+    outcome: Outcome,
+    /// Processor time.
+    cpu: Duration,
+}
+
+impl Run {
+    fn of(task: impl FnOnce() -> Outcome) -> Self {
+        let begin = cpu_time();
+        let outcome = task();
+        Self { outcome, cpu: cpu_time().saturating_sub(begin) }
+    }
+}
+
+/// Processor time that this thread has had.
+fn cpu_time() -> Duration {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), u32::try_from(time.tv_nsec).unwrap_or(0))
+}
+
 fn main() -> anyhow::Result<ExitCode> {
     let options = Options::parse();
     let begin = Instant::now();
-    let outcomes = match options.seed {
-        Some(seed) => vec![one(&options, seed)?],
+    let runs = match options.seed {
+        Some(seed) => {
+            let run = Run::of(|| run(&task(&options, seed, true)));
+            if !options.json {
+                tell(&run.outcome)?;
+            }
+            vec![run]
+        }
         None => many(&options),
     };
+    let kind = |databases: bool, calm: bool| {
+        let of_kind = move |run: &&Run| has_databases(run.outcome.seed) == databases && run.outcome.calm == calm;
+        runs.iter().filter(of_kind)
+    };
+    let (dense, calm) = (Speed::of(kind(false, false)), Speed::of(kind(false, true)));
+    let databases = Speed::of(kind(true, false).chain(kind(true, true)));
+    let outcomes: Vec<&Outcome> = runs.iter().map(|run| &run.outcome).collect();
+    let fingerprint = outcomes.iter().fold(0_u64, |all, o| (all ^ o.fingerprint).wrapping_mul(0x0000_0100_0000_01b3));
     let found: Vec<Found> = outcomes.iter().filter_map(|outcome| describe(&options, outcome)).collect();
     let hours = |calm: bool| {
         let all = outcomes.iter().filter(|o| calm <= o.calm).map(|o| o.simulated);
@@ -102,6 +163,10 @@ fn main() -> anyhow::Result<ExitCode> {
         simulated_hours: hours(false),
         calm_hours: hours(true),
         wall_s: begin.elapsed().as_secs_f64(),
+        dense,
+        calm,
+        databases,
+        fingerprint: format!("{fingerprint:016x}"),
         events: outcomes.iter().map(|o| o.totals.events).sum(),
         faults: outcomes.iter().map(|o| o.totals.faults).sum(),
         database_seeds: outcomes.iter().filter(|o| o.databases.is_some()).count(),
@@ -153,6 +218,14 @@ fn main() -> anyhow::Result<ExitCode> {
             summary.wall_s,
             summary.slowest_settling_s
         )?;
+        for (what, speed) in
+            [("dense faults", &summary.dense), ("calm", &summary.calm), ("with databases", &summary.databases)]
+        {
+            if speed.cpu_s > 0.0 {
+                let (hours, each) = (speed.hours, speed.hours_per_cpu_minute);
+                writeln!(out, "{what}: {hours:.2} simulated hours, {each:.0} in a minute of one processor")?;
+            }
+        }
     }
     Ok(ExitCode::from(u8::from(summary.violations > 0)))
 }
@@ -161,40 +234,36 @@ fn task(options: &Options, seed: u64, story: bool) -> Task {
     Task { seed, nodes: options.nodes.map(usize::from), only: options.only.clone().map(BTreeSet::from_iter), story }
 }
 
-/// One seed, with its story.
-fn one(options: &Options, seed: u64) -> anyhow::Result<Outcome> {
-    let outcome = run(&task(options, seed, true));
-    if !options.json {
-        let mut out = io::stdout().lock();
-        for line in &outcome.story {
-            writeln!(out, "{line}")?;
-        }
-        let settled = outcome.settled.map_or_else(
-            || "not at rest".to_owned(),
-            |t| format!("at rest {:.1} s after the last fault", t as f64 / S as f64),
-        );
-        writeln!(
-            out,
-            "{} {settled}, {} events, {} datagrams, {} messages, fingerprint {:016x}",
-            stamp(outcome.simulated),
-            outcome.totals.events,
-            outcome.totals.datagrams,
-            outcome.totals.messages,
-            outcome.fingerprint
-        )?;
+/// The story of one seed.
+fn tell(outcome: &Outcome) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    for line in &outcome.story {
+        writeln!(out, "{line}")?;
     }
-    Ok(outcome)
+    let settled = outcome.settled.map_or_else(
+        || "not at rest".to_owned(),
+        |t| format!("at rest {:.1} s after the last fault", t as f64 / S as f64),
+    );
+    writeln!(
+        out,
+        "{} {settled}, {} events, {} datagrams, {} messages, fingerprint {:016x}",
+        stamp(outcome.simulated),
+        outcome.totals.events,
+        outcome.totals.datagrams,
+        outcome.totals.messages,
+        outcome.fingerprint
+    )
 }
 
 /// A range of seeds on several threads; outcomes in the order of the seeds.
-fn many(options: &Options) -> Vec<Outcome> {
+fn many(options: &Options) -> Vec<Run> {
     let begin = Instant::now();
     let goes_on = |i| match options.minutes {
         Some(minutes) => begin.elapsed() < Duration::from_secs(60 * minutes),
         None => i < options.seeds,
     };
     let next = AtomicU64::new(0);
-    let outcomes = Mutex::new(Vec::new());
+    let runs = Mutex::new(Vec::new());
     std::thread::scope(|scope| {
         for _ in 0..options.jobs.max(1) {
             scope.spawn(|| {
@@ -203,19 +272,19 @@ fn many(options: &Options) -> Vec<Outcome> {
                     if !goes_on(i) {
                         return;
                     }
-                    let outcome = run(&task(options, options.first_seed + i, false));
-                    if let Some(violation) = &outcome.violation {
+                    let run = Run::of(|| run(&task(options, options.first_seed + i, false)));
+                    if let Some(violation) = &run.outcome.violation {
                         // Said at once: a long run may be ended before its summary.
-                        eprintln!("seed {}: {}", outcome.seed, violation.check);
+                        eprintln!("seed {}: {}", run.outcome.seed, violation.check);
                     }
-                    outcomes.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(outcome);
+                    runs.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(run);
                 }
             });
         }
     });
-    let mut outcomes = outcomes.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
-    outcomes.sort_by_key(|o| o.seed);
-    outcomes
+    let mut runs = runs.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+    runs.sort_by_key(|run| run.outcome.seed);
+    runs
 }
 
 /// A violation with the command that shows it again.

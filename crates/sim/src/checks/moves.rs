@@ -36,17 +36,24 @@ impl Check for Moves {
     }
 
     fn output(&mut self, world: &World, host: usize, output: &Output) -> Result<(), String> {
-        if matches!(output, Output::LeaseLost) {
-            self.dropped.insert(host, world.now);
-        }
-        if let (Output::Release { vip, .. }, Some(view)) = (output, world.newest_view()) {
-            self.released.insert(*vip, view.epoch);
-            // Somebody else may have answered since, for a moment: a machine that went on after a pause.
-            if world.hosts[host].answers(*vip, world.now) {
-                self.last.insert(*vip, host);
+        let vip = match output {
+            Output::LeaseLost => {
+                self.dropped.insert(host, world.now);
+                return Ok(());
             }
-        }
-        let Output::Take { vip, .. } = output else { return Ok(()) };
+            Output::Release { vip, .. } => {
+                if let Some(view) = world.newest_view() {
+                    self.released.insert(*vip, view.epoch);
+                    // Somebody else may have answered since, for a moment: a machine that went on after a pause.
+                    if world.hosts[host].answers(*vip, world.now) {
+                        self.last.insert(*vip, host);
+                    }
+                }
+                return Ok(());
+            }
+            Output::Take { vip, .. } => vip,
+            _ => return Ok(()),
+        };
         let Some(from) = self.last.get(vip).copied().filter(|from| *from != host) else { return Ok(()) };
         let Some(view) = world.newest_view() else { return Ok(()) };
         let at_work = |node: usize| world.hosts[node].disk.durable.admin == AdminState::Active;
