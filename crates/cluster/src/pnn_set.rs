@@ -43,8 +43,13 @@ impl PnnSet {
 
     /// In ascending order.
     pub fn iter(&self) -> impl Iterator<Item = Pnn> + use<> {
-        let all = *self;
-        (0..64).map(Pnn).filter(move |pnn| all.contains(*pnn))
+        let mut left = self.0;
+        std::iter::from_fn(move || {
+            let next = left.trailing_zeros() as u16;
+            // Takes the lowest one away; there is none when nothing is left.
+            left &= left.checked_sub(1)?;
+            Some(Pnn(next))
+        })
     }
 
     /// Those that are here and not in the other.

@@ -35,6 +35,23 @@ impl Peer {
     pub(crate) fn is_gone(&self) -> bool {
         self.gone.is_some() && self.gone == self.run
     }
+
+    /// When it, being heard, falls silent if nothing comes any more.
+    fn silent_at(&self, timing: &Timing) -> Option<Time> {
+        let beats = self.last.map(|t| t + timing.suspect);
+        let link = (!self.link).then(|| self.link_changed + timing.suspect);
+        earlier(beats, link)
+    }
+}
+
+fn earlier(a: Option<Time>, b: Option<Time>) -> Option<Time> {
+    a.into_iter().chain(b).min()
+}
+
+/// Where a pair of two nodes is in a list of all pairs.
+fn place(a: Pnn, b: Pnn) -> usize {
+    let (low, high) = (usize::from(a.min(b).0), usize::from(a.max(b).0));
+    high * high.saturating_sub(1) / 2 + low
 }
 
 /// Both directions between two nodes, as far as this node can tell.
@@ -62,9 +79,14 @@ pub(crate) struct Reach {
     timing: Timing,
     started: Time,
     pub(crate) peers: BTreeMap<Pnn, Peer>,
-    edges: BTreeMap<(Pnn, Pnn), Edge>,
-    /// The edges may have changed.
-    stale: bool,
+    /// Of all pairs of which both are here, each in its [`place`].
+    edges: Vec<Option<Edge>>,
+    /// Nodes whose edges may have changed.
+    stale: PnnSet,
+    /// Something has happened that may change who is heard.
+    touched: bool,
+    /// The first of the peers that are heard falls silent then unless something happens, or later if this node is deaf.
+    first_silence: Option<Time>,
     /// After a stall of our own nobody is suspected before this: their heartbeats wait in our queues.
     deaf_until: Time,
 }
@@ -76,8 +98,10 @@ impl Reach {
             timing: config.timing.clone(),
             started: now,
             peers: BTreeMap::new(),
-            edges: BTreeMap::new(),
-            stale: true,
+            edges: Vec::new(),
+            stale: PnnSet::default(),
+            touched: true,
+            first_silence: None,
             deaf_until: now,
         };
         reach.configure(config, now);
@@ -104,10 +128,21 @@ impl Reach {
                 silence: Duration::ZERO,
             });
         }
-        self.stale = true;
-        let peers = &self.peers;
-        let me = self.me;
-        self.edges.retain(|(a, b), _| [a, b].iter().all(|p| **p == me || peers.contains_key(p)));
+        self.touched = true;
+        let all: Vec<Pnn> = std::iter::once(self.me).chain(self.peers.keys().copied()).collect();
+        self.stale = all.iter().copied().collect();
+        let mut edges = Vec::new();
+        for (i, a) in all.iter().enumerate() {
+            for b in &all[i + 1..] {
+                let place = place(*a, *b);
+                if edges.len() <= place {
+                    edges.resize(place + 1, None);
+                }
+                let known = self.edges.get(place).copied().flatten();
+                edges[place] = Some(known.unwrap_or(Edge { up: false, since: self.started, deaf: None }));
+            }
+        }
+        self.edges = edges;
     }
 
     /// Since the last heartbeat of a peer that is heard.
@@ -125,6 +160,9 @@ impl Reach {
             return false;
         }
         let new_run = peer.run != Some(hb.run);
+        if !peer.heard || peer.silent_at(&self.timing) == self.first_silence {
+            self.touched = true;
+        }
         if !new_run && hb.sent < peer.sent {
             // Overtaken on the way: what it says is older than what is known.
             return false;
@@ -136,7 +174,7 @@ impl Reach {
         peer.view = hb.view;
         if peer.hears != hb.hears {
             peer.hears = hb.hears;
-            self.stale = true;
+            self.stale.insert(from);
         }
         new_run
     }
@@ -145,6 +183,7 @@ impl Reach {
     pub(crate) fn gone(&mut self, from: Pnn, run: RunId) {
         if let Some(peer) = self.peers.get_mut(&from) {
             peer.gone = Some(run);
+            self.touched = true;
         }
     }
 
@@ -160,6 +199,7 @@ impl Reach {
         {
             p.link = up;
             p.link_changed = now;
+            self.touched = true;
         }
     }
 
@@ -170,9 +210,19 @@ impl Reach {
 
     /// Brings "heard" and the edges up to date.
     pub(crate) fn refresh(&mut self, now: Time) -> Changed {
+        // Asked at every input, and mostly nothing can have changed.
+        let due = self.first_silence.is_some_and(|t| t.max(self.deaf_until) <= now);
+        let heard = (self.touched || due) && self.listen(now);
+        Changed { heard, edges: self.refresh_edges(now) }
+    }
+
+    /// Brings "heard" up to date. Has it changed?
+    fn listen(&mut self, now: Time) -> bool {
+        self.touched = false;
+        self.first_silence = None;
         let mut changed = false;
         let deaf = now < self.deaf_until;
-        for peer in self.peers.values_mut() {
+        for (pnn, peer) in &mut self.peers {
             let beats = peer.last.is_some_and(|t| now.since(t) < self.timing.suspect);
             let link = peer.link || (peer.heard && now.since(peer.link_changed) < self.timing.suspect);
             let heard = !peer.is_gone() && ((beats && link) || (peer.heard && deaf));
@@ -183,31 +233,33 @@ impl Reach {
                 }
                 // Silence began with the last heartbeat, not with our noticing it.
                 peer.since = if heard { now } else { peer.last.unwrap_or(now) };
+                self.stale.insert(*pnn);
                 changed = true;
             }
+            if peer.heard {
+                self.first_silence = earlier(self.first_silence, peer.silent_at(&self.timing));
+            }
         }
-        if !changed && !self.stale {
-            return Changed { heard: false, edges: false };
-        }
-        self.stale = false;
-        let mut edges = false;
-        let all: Vec<Pnn> = std::iter::once(self.me).chain(self.peers.keys().copied()).collect();
-        for (i, a) in all.iter().enumerate() {
-            for b in &all[i + 1..] {
-                let key = ((*a).min(*b), (*a).max(*b));
-                let up = self.edge_up(key.0, key.1);
-                let deaf = self.deaf(key.0, key.1);
-                let edge = self.edges.entry(key).or_insert(Edge { up: false, since: self.started, deaf: None });
+        changed
+    }
+
+    /// Brings the edges up to date. Has one changed?
+    fn refresh_edges(&mut self, now: Time) -> bool {
+        let mut changed = false;
+        for a in std::mem::take(&mut self.stale).iter() {
+            for b in std::iter::once(self.me).chain(self.peers.keys().copied()).filter(|b| *b != a) {
+                let (up, deaf) = (self.edge_up(a, b), self.deaf(a, b));
+                let Some(edge) = self.edges.get_mut(place(a, b)).and_then(Option::as_mut) else { continue };
                 if edge.up != up {
                     *edge = Edge { up, since: now, deaf };
-                    edges = true;
+                    changed = true;
                 } else if edge.deaf != deaf {
                     edge.deaf = deaf;
-                    edges = true;
+                    changed = true;
                 }
             }
         }
-        Changed { heard: changed, edges }
+        changed
     }
 
     /// Of two nodes that we hear, the one that alone misses the other.
@@ -260,7 +312,8 @@ impl Reach {
     }
 
     pub(crate) fn edge(&self, a: Pnn, b: Pnn) -> Edge {
-        self.edges.get(&(a.min(b), a.max(b))).copied().unwrap_or(Edge { up: false, since: self.started, deaf: None })
+        let known = if a == b { None } else { self.edges.get(place(a, b)).copied().flatten() };
+        known.unwrap_or(Edge { up: false, since: self.started, deaf: None })
     }
 
     pub(crate) fn run(&self, pnn: Pnn) -> Option<RunId> {
@@ -291,16 +344,6 @@ impl Reach {
 
     /// When the next peer will have been silent for too long.
     pub(crate) fn next_timeout(&self, now: Time) -> Option<Time> {
-        self.peers
-            .values()
-            .filter(|p| p.heard)
-            .flat_map(|p| {
-                let beats = p.last.map(|t| t + self.timing.suspect);
-                let link = (!p.link).then(|| p.link_changed + self.timing.suspect);
-                [beats, link]
-            })
-            .flatten()
-            .map(|t| t.max(self.deaf_until).max(now + Duration::from_millis(1)))
-            .min()
+        self.first_silence.map(|t| t.max(self.deaf_until).max(now + Duration::from_millis(1)))
     }
 }
