@@ -6,7 +6,7 @@
 use crate::clique::{Broken, full_mesh};
 use crate::reach::Edge;
 use crate::{Config, Time};
-use crate::{Member, NodeUid, Pnn, Role, Rules, RunId, Timing, View};
+use crate::{Member, NodeUid, Pnn, PnnSet, Role, Rules, RunId, Timing, View};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -41,7 +41,7 @@ pub(crate) struct Site<'a> {
     /// Why an absent member is not heard, for the reason.
     pub(crate) silent: &'a dyn Fn(Pnn) -> String,
     /// Members whose daemon is dead, by the word of its guard.
-    pub(crate) dead: BTreeSet<Pnn>,
+    pub(crate) dead: PnnSet,
 }
 
 /// What this node would have decided.
@@ -64,27 +64,27 @@ pub(crate) fn wish(site: &Site<'_>) -> (Wish, Recheck) {
     let me = site.config.me;
     let timing = &site.config.timing;
     let leader = view.leader();
-    let serving: BTreeSet<Pnn> = view
+    let serving: PnnSet = view
         .members
         .iter()
         .filter(|(p, m)| site.present.get(p).is_some_and(|n| n.run == m.run && !n.left))
         .map(|(p, _)| *p)
         .collect();
-    let witnesses: BTreeSet<Pnn> =
-        view.voters.keys().filter(|p| is_witness(site, **p) && site.present.contains_key(p)).copied().collect();
+    let witnesses =
+        view.voters.keys().filter(|p| is_witness(site, **p) && site.present.contains_key(p)).copied();
 
     // Full mesh of those that are in; a pair counts as broken only after a delay, so that a node that is dying and
     // is noticed by one before the other does not take a healthy one with it.
-    let inside: BTreeSet<Pnn> = serving.union(&witnesses).copied().collect();
+    let inside: PnnSet = serving.iter().chain(witnesses).collect();
     let mut broken = Broken::default();
-    for (a, b) in pairs(&inside) {
+    for (a, b) in pairs(inside) {
         let edge = (site.edge)(a, b);
         if !edge.up {
             // A node that has just come back into reach gets the delay too: not all of its pairs mend in one moment.
             let heard = [a, b].iter().filter_map(|p| site.present.get(p)).map(|n| n.since).max();
             let due = edge.since.max(heard.unwrap_or(edge.since)) + timing.mesh_delay;
             // Also where it is too early to act: of two that lost each other, the one that is about to lose more goes.
-            broken.deaf.extend(edge.deaf);
+            broken.deaf = broken.deaf.iter().chain(edge.deaf).collect();
             if due <= site.now {
                 broken.missing.insert((a, b));
             } else {
@@ -93,7 +93,7 @@ pub(crate) fn wish(site: &Site<'_>) -> (Wish, Recheck) {
             }
         }
     }
-    let mesh = full_mesh(&inside, &broken, leader);
+    let mesh = full_mesh(inside, &broken, leader);
     let reduced = inside.len() != mesh.len();
 
     // Only the member with the longest service that has a vote (or, when no voter serves, anybody) lets newcomers in
@@ -101,15 +101,15 @@ pub(crate) fn wish(site: &Site<'_>) -> (Wish, Recheck) {
     // leader itself may be without a vote: after a power cut a newcomer can lead while the voters come back. Newcomers
     // are connected to everybody in the mesh, and to each other, for the join delay, and do not come in the same step
     // that puts somebody out.
-    let mut next: BTreeSet<Pnn> = mesh.clone();
-    let first = order(site, &mesh).into_iter().find(|p| serving.contains(p));
+    let mut next = mesh;
+    let first = order(site, &mesh).into_iter().find(|p| serving.contains(*p));
     let leads = first.is_none_or(|p| p == me);
     if leads {
-        next.retain(|p| site.config.nodes.contains_key(p));
+        next = next.iter().filter(|p| site.config.nodes.contains_key(p)).collect();
     }
     if leads && !reduced {
         for (pnn, node) in &site.present {
-            if next.contains(pnn) || node.left || !node.direct || !site.config.nodes.contains_key(pnn) {
+            if next.contains(*pnn) || node.left || !node.direct || !site.config.nodes.contains_key(pnn) {
                 continue;
             }
             if !is_witness(site, *pnn) && !node.clean {
@@ -117,8 +117,8 @@ pub(crate) fn wish(site: &Site<'_>) -> (Wish, Recheck) {
             }
             let delay = join_delay(timing, node.relapses);
             let mut ready = true;
-            for other in &next {
-                let edge = (site.edge)(*pnn, *other);
+            for other in next.iter() {
+                let edge = (site.edge)(*pnn, other);
                 let due = edge.since + delay;
                 if !edge.up || due > site.now {
                     ready = false;
@@ -132,7 +132,7 @@ pub(crate) fn wish(site: &Site<'_>) -> (Wish, Recheck) {
             }
         }
     }
-    if !next.contains(&me) {
+    if !next.contains(me) {
         return (
             Wish::Wait(
                 "this node is not ready to serve, or does not reach every member; it joins when both are so".into(),
@@ -143,12 +143,12 @@ pub(crate) fn wish(site: &Site<'_>) -> (Wish, Recheck) {
 
     let members: BTreeMap<Pnn, Member> = next
         .iter()
-        .filter(|p| !is_witness(site, **p))
+        .filter(|p| !is_witness(site, *p))
         .filter_map(|p| {
-            let node = site.present.get(p)?;
+            let node = site.present.get(&p)?;
             let since =
-                view.members.get(p).filter(|m| m.run == node.run).map_or_else(|| view.epoch.next(), |m| m.since);
-            Some((*p, Member { uid: node.uid, run: node.run, since }))
+                view.members.get(&p).filter(|m| m.run == node.run).map_or_else(|| view.epoch.next(), |m| m.since);
+            Some((p, Member { uid: node.uid, run: node.run, since }))
         })
         .collect();
     if !leads && members == view.members {
@@ -199,8 +199,8 @@ fn is_witness(site: &Site<'_>, pnn: Pnn) -> bool {
     site.config.nodes.get(&pnn).is_some_and(|n| n.role == Role::Witness)
 }
 
-fn pairs(set: &BTreeSet<Pnn>) -> impl Iterator<Item = (Pnn, Pnn)> + '_ {
-    set.iter().flat_map(move |a| set.range(*a..).skip(1).map(move |b| (*a, *b)))
+fn pairs(set: PnnSet) -> impl Iterator<Item = (Pnn, Pnn)> {
+    set.iter().flat_map(move |a| set.iter().filter(move |b| *b > a).map(move |b| (a, b)))
 }
 
 fn earliest(at: &mut Recheck, t: Time) {
@@ -214,8 +214,8 @@ pub(crate) fn join_delay(timing: &Timing, relapses: u32) -> Duration {
 
 /// With the lock, or an odd number, or at least as many as before: those that are there. Else the dead stay voters:
 /// an even number without a tie-break would be stuck at the next failure.
-fn next_voters(site: &Site<'_>, next: &BTreeSet<Pnn>, lock_usable: bool) -> BTreeMap<Pnn, NodeUid> {
-    let there: BTreeMap<Pnn, NodeUid> = next.iter().filter_map(|p| Some((*p, site.present.get(p)?.uid))).collect();
+fn next_voters(site: &Site<'_>, next: &PnnSet, lock_usable: bool) -> BTreeMap<Pnn, NodeUid> {
+    let there: BTreeMap<Pnn, NodeUid> = next.iter().filter_map(|p| Some((p, site.present.get(&p)?.uid))).collect();
     let old = &site.view.voters;
     if lock_usable || there.len() % 2 == 1 || there.len() >= old.len() {
         return there;
@@ -237,8 +237,8 @@ fn next_evicted(site: &Site<'_>, members: &BTreeMap<Pnn, Member>) -> BTreeMap<Pn
 }
 
 /// Who proposes first: the members by length of service, then voters that serve nothing.
-fn order(site: &Site<'_>, next: &BTreeSet<Pnn>) -> Vec<Pnn> {
-    let mut voters: Vec<Pnn> = site.view.voters.keys().filter(|p| next.contains(p)).copied().collect();
+fn order(site: &Site<'_>, next: &PnnSet) -> Vec<Pnn> {
+    let mut voters: Vec<Pnn> = site.view.voters.keys().filter(|p| next.contains(**p)).copied().collect();
     voters.sort_by_key(|p| {
         (
             site.view
@@ -288,7 +288,7 @@ fn because(
     site: &Site<'_>,
     members: &BTreeMap<Pnn, Member>,
     voters: &BTreeMap<Pnn, NodeUid>,
-    mesh: &BTreeSet<Pnn>,
+    mesh: &PnnSet,
 ) -> String {
     let mut parts = Vec::new();
     for (pnn, old) in &site.view.members {
@@ -300,8 +300,8 @@ fn because(
             _ if !site.config.nodes.contains_key(pnn) => format!("node {pnn} is no longer in the nodes list"),
             Some(n) if n.left => format!("{node} has left"),
             Some(n) if n.run != old.run => format!("the daemon of {node} was started anew"),
-            None if site.dead.contains(pnn) => format!("the daemon of {node} died"),
-            Some(_) if !mesh.contains(pnn) => format!("{node} does not reach every member"),
+            None if site.dead.contains(*pnn) => format!("the daemon of {node} died"),
+            Some(_) if !mesh.contains(*pnn) => format!("{node} does not reach every member"),
             _ => format!("{node} is silent: {}", (site.silent)(*pnn)),
         });
     }

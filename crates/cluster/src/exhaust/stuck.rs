@@ -5,7 +5,7 @@ use super::state::names;
 use crate::membership::{Present, Site, Wish, wish};
 use crate::reach::Edge;
 use crate::{
-    Config, Durable, Epoch, FailBack, Incarnation, Member, NodeConf, NodeUid, Pnn, Role, Rules, RunId, Time, Timing,
+    Config, Durable, Epoch, FailBack, Incarnation, Member, NodeConf, NodeUid, Pnn, PnnSet, Role, Rules, RunId, Time, Timing,
     View,
 };
 use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
@@ -78,7 +78,7 @@ fn settle(
                 edge: &|_, _| Edge { up: true, since: Time(0), deaf: None },
                 lock_usable: view.rules.lock,
                 silent: &|_| String::new(),
-                dead: BTreeSet::new(),
+                dead: PnnSet::default(),
             };
             match wish(&site).0 {
                 Wish::Content => {}
