@@ -156,7 +156,7 @@ impl Arbiter {
         let early = |to: Pnn| to != self.me && planted(Planted::VoteBeforeDisk);
         let (early, answers): (Vec<_>, Vec<_>) = answers.into_iter().partition(|(to, _)| early(*to));
         self.waiting.push_back((ticket, answers));
-        out.push(Output::Persist { ticket, state: self.durable.clone() });
+        out.push(Output::Persist { ticket, state: Box::new(self.durable.clone()) });
         out.extend(early.into_iter().map(|(to, message)| Output::Send { to, message }));
         ticket
     }
@@ -201,10 +201,10 @@ impl Arbiter {
     pub(crate) fn message(&mut self, now: Time, from: Pnn, message: Message, out: &mut Vec<Output>) {
         match message {
             Message::Prepare { incarnation, epoch, ballot } => self.prepare(now, from, incarnation, epoch, ballot, out),
-            Message::Accept { ballot, view } => self.accept(now, from, ballot, view, out),
+            Message::Accept { ballot, view } => self.accept(now, from, ballot, *view, out),
             Message::Promise { epoch, ballot, accepted } => {
                 if let Some(p) = self.proposal.as_mut().filter(|p| p.epoch == epoch && p.ballot == ballot) {
-                    p.promises.insert(from, accepted);
+                    p.promises.insert(from, accepted.map(|a| *a));
                     self.first_phase(now, out);
                 }
             }
@@ -232,7 +232,7 @@ impl Arbiter {
     fn may_vote(&mut self, from: Pnn, incarnation: Incarnation, epoch: Epoch, out: &mut Vec<Output>) -> bool {
         let Some(view) = self.view() else { return false };
         if (incarnation, epoch) <= view.rank() && from != self.me {
-            let view = view.clone();
+            let view = Box::new(view.clone());
             out.push(Output::Send { to: from, message: Message::Decided { view, fences: BTreeMap::new() } });
             return false;
         }
@@ -268,7 +268,7 @@ impl Arbiter {
             }
         }
         self.durable.promised = ballot;
-        let accepted = self.durable.accepted.clone().filter(|_| !planted(Planted::AcceptedUntold));
+        let accepted = self.durable.accepted.clone().filter(|_| !planted(Planted::AcceptedUntold)).map(Box::new);
         self.persist(vec![(from, Message::Promise { epoch, ballot, accepted })], out);
     }
 
@@ -376,7 +376,7 @@ impl Arbiter {
         p.lock = LockVote::Waiting { ticket: self.exchange, second };
         let accepted = p.value.clone().map(|view| Accepted { ballot: p.ballot, view }).or(before);
         let record = LockRecord { pnn, uid, incarnation, epoch: p.epoch, ballot: p.ballot, accepted };
-        out.push(Output::Exchange { ticket: self.exchange, record });
+        out.push(Output::Exchange { ticket: self.exchange, record: Box::new(record) });
     }
 
     /// The own record is on disk, and this is what stands beside the lock.
@@ -458,7 +458,7 @@ impl Arbiter {
         let ballot = p.ballot;
         let voters: Vec<Pnn> = view.voters.keys().copied().collect();
         for to in voters {
-            self.deliver(now, to, Message::Accept { ballot, view: value.clone() }, out);
+            self.deliver(now, to, Message::Accept { ballot, view: Box::new(value.clone()) }, out);
         }
     }
 

@@ -240,6 +240,9 @@ impl Holder {
     }
 
     pub(crate) fn next_timeout(&self) -> Option<Time> {
+        if self.failed.is_empty() && self.sightings.is_empty() && self.conflicts.is_empty() {
+            return None;
+        }
         let failed = self.failed.iter().filter(|(v, _)| self.wanted.contains_key(v)).map(|(_, (at, _))| *at + RETRY);
         let looks = self.sightings.values().filter_map(|s| s.again).map(|t| t + SECOND_LOOK);
         let conflicts = self.conflicts.values().map(|(at, _)| *at + CONFLICT);

@@ -147,7 +147,7 @@ pub enum Output {
     /// Send over the link; lost if there is none.
     Send { to: Pnn, message: Message },
     /// Write, fsync, then `Input::Persisted`. Tickets come in order and may be merged (the newest state counts).
-    Persist { ticket: u64, state: Durable },
+    Persist { ticket: u64, state: Box<Durable> },
     /// The node lease: the kernel shall let the held addresses answer until then.
     RenewLease { until: Time },
     /// The node lease is over: silence all addresses at once.
@@ -167,7 +167,7 @@ pub enum Output {
     /// Get the cluster lock in the background and keep it, or give it back.
     Lock { wanted: bool },
     /// Write the own record, fsync, read all; then `Input::Records`.
-    Exchange { ticket: u64, record: LockRecord },
+    Exchange { ticket: u64, record: Box<LockRecord> },
     /// Services and mount shall run (this run is a member and not stopped), or be stopped and unmounted.
     Serve(bool),
     /// All public interfaces of this node are down, and other members serve every address that it had: no client wants

@@ -7,6 +7,7 @@ use crate::{
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Sent every heartbeat interval to every peer, on every network, as a sealed datagram.
@@ -54,24 +55,25 @@ pub struct GuardWord {
 /// How long ago a voter gave each node its last grant; absent = longer ago than any lease lives.
 pub type Ages = BTreeMap<Pnn, Duration>;
 
-/// Sent over the links, reliably and in order while the link lasts.
+/// Sent over the links, reliably and in order while the link lasts. What is large is on the heap: every input of the core
+/// is as large as the largest message.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Message {
     /// Paxos, first phase: promise not to answer lower ballots for this epoch.
     Prepare { incarnation: Incarnation, epoch: Epoch, ballot: Ballot },
     /// Answer to `Prepare`.
-    Promise { epoch: Epoch, ballot: Ballot, accepted: Option<Accepted> },
+    Promise { epoch: Epoch, ballot: Ballot, accepted: Option<Box<Accepted>> },
     /// Paxos, second phase.
-    Accept { ballot: Ballot, view: View },
+    Accept { ballot: Ballot, view: Box<View> },
     /// Answer to `Accept`. From here on the voter grants nothing under the view before.
     Accepted { epoch: Epoch, ballot: Ballot, ages: Ages },
     /// "No": a higher ballot was promised.
     Refused { epoch: Epoch, ballot: Ballot, promised: Ballot },
     /// A view that is decided. `fences`: for how long from now a node that it dropped may still act.
-    Decided { view: View, fences: BTreeMap<Pnn, Duration> },
+    Decided { view: Box<View>, fences: BTreeMap<Pnn, Duration> },
     /// What a node is, holds and thinks of itself.
-    Report(Box<Report>),
+    Report(Arc<Report>),
     /// Leader to member: these addresses you shall hold, and no other.
     Orders(Orders),
     /// A request of the administrator that only the leader can carry out.

@@ -10,6 +10,7 @@ use crate::series::Series;
 use crate::{AdminState, Config, Epoch, Health, Orders, Pnn, Report, Time, View, VipConf};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// The next address leaves a drained node when the last one is settled, or after this.
@@ -66,7 +67,7 @@ pub(crate) struct Scene<'a> {
     pub(crate) config: &'a Config,
     pub(crate) view: &'a View,
     /// Newest report of each node of this run, this node's own included.
-    pub(crate) reports: &'a BTreeMap<Pnn, Report>,
+    pub(crate) reports: &'a BTreeMap<Pnn, Arc<Report>>,
     /// Until when a node that is no member may still act.
     pub(crate) fences: &'a BTreeMap<Pnn, Time>,
     /// Members that have gone silent, or were and have yet to say how they are now.
@@ -81,7 +82,7 @@ impl Scene<'_> {
     /// The report of a member's admitted run under this view.
     fn member(&self, pnn: Pnn) -> Option<&Report> {
         let run = self.view.members.get(&pnn)?.run;
-        self.reports.get(&pnn).filter(|r| r.run == run && r.epoch == self.view.epoch)
+        self.reports.get(&pnn).filter(|r| r.run == run && r.epoch == self.view.epoch).map(Arc::as_ref)
     }
 }
 

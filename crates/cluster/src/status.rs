@@ -56,8 +56,7 @@ impl Seen {
             let (at, until) = (next.at, next.lease.until);
             next.at = last.at;
             next.lease.until = last.lease.until;
-            let same = next == **last && at.since(last.at) < AT_LEAST;
-            if same {
+            if at.since(last.at) < AT_LEAST && next == **last {
                 return None;
             }
             next.at = at;
@@ -267,7 +266,7 @@ impl Cluster {
     fn fresh_report(&self, pnn: Pnn) -> Option<&Report> {
         let report = self.reports.get(&pnn)?;
         let present = pnn == self.config.me || (self.reach.hears(pnn) && self.reach.run(pnn) == Some(report.run));
-        present.then_some(report)
+        present.then_some(&**report)
     }
 
     fn node_status(&self, pnn: Pnn, view: Option<&View>) -> NodeStatus {

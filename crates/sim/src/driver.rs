@@ -41,7 +41,7 @@ impl World {
                 self.send_datagram(host, to, usize::from(net), Input::Grant { from, grant });
             }
             Output::Send { to, message } => self.send_message(host, to, message),
-            Output::Persist { ticket, state } => self.persist(host, ticket, state),
+            Output::Persist { ticket, state } => self.persist(host, ticket, *state),
             Output::RenewLease { until } => {
                 self.hosts[host].core_lease = until;
                 self.renew_lease(host, until);
@@ -95,7 +95,7 @@ impl World {
                         host,
                         generation,
                         ticket,
-                        record: Some(Box::new(record)),
+                        record: Some(record),
                         deadline: now + EXCHANGE_TIMEOUT,
                     },
                 );

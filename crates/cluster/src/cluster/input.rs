@@ -242,7 +242,7 @@ impl Cluster {
         match message {
             Message::Decided { view, fences } => {
                 let fences = fences.into_iter().map(|(p, d)| (p, now + d)).collect();
-                self.learn(now, view, fences, out);
+                self.learn(now, *view, fences, out);
             }
             Message::Report(report) => {
                 for vip in report.conflicts.keys() {
@@ -250,8 +250,8 @@ impl Cluster {
                 }
                 self.dirty |= self.awaited.remove(&from);
                 // Most reports only repeat the last one; nothing follows from those.
-                if self.reports.get(&from) != Some(&*report) {
-                    self.reports.insert(from, *report);
+                if self.reports.get(&from) != Some(&report) {
+                    self.reports.insert(from, report);
                     self.dirty = true;
                 }
             }

@@ -117,7 +117,7 @@ impl Cluster {
         let Some(view) = self.view().cloned() else { return };
         self.news.insert(to, now);
         let fences = self.fences.iter().map(|(p, t)| (*p, t.since(now))).collect();
-        out.push(Output::Send { to, message: Message::Decided { view, fences } });
+        out.push(Output::Send { to, message: Message::Decided { view: Box::new(view), fences } });
     }
 }
 

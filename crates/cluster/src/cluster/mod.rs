@@ -25,6 +25,7 @@ use crate::{
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Between two tellings of the newest view to one peer that is behind.
@@ -99,7 +100,7 @@ pub struct Cluster {
     pub(crate) leased: bool,
     pub(crate) holder: Holder,
     pub(crate) placing: Option<Placing>,
-    pub(crate) reports: BTreeMap<Pnn, Report>,
+    pub(crate) reports: BTreeMap<Pnn, Arc<Report>>,
     /// Peers that have not reported since the link to them came up: what they said before may be long past.
     awaited: BTreeSet<Pnn>,
     pub(crate) fences: BTreeMap<Pnn, Time>,

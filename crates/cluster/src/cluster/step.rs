@@ -47,6 +47,11 @@ impl Cluster {
 
     /// Has a wait of the leader, the holder, an administrator or the end of the daemon run out?
     pub(super) fn something_due(&self, now: Time) -> bool {
+        // All of these were counted in when the next look was planned.
+        now >= self.planned && self.is_due(now)
+    }
+
+    fn is_due(&self, now: Time) -> bool {
         self.place_at.is_some_and(|t| t <= now)
             || self.lingers.is_some_and(|t| t <= now)
             || self.holder.next_timeout().is_some_and(|t| t <= now)

@@ -97,12 +97,13 @@ impl Cluster {
     }
 
     pub(super) fn report(&mut self, anyway: bool, out: &mut Vec<Output>) {
-        if !anyway && self.reports.get(&self.config.me).is_some_and(|said| self.is_own_report(said)) {
+        let said = self.reports.get(&self.config.me).filter(|said| self.is_own_report(said));
+        if said.is_some() && !anyway {
             return;
         }
-        let report = self.own_report();
+        let report = said.cloned().unwrap_or_else(|| Arc::new(self.own_report()));
         for (to, _) in self.reach.peers.iter().filter(|(_, p)| p.link) {
-            out.push(Output::Send { to: *to, message: Message::Report(Box::new(report.clone())) });
+            out.push(Output::Send { to: *to, message: Message::Report(report.clone()) });
         }
         self.reports.insert(self.config.me, report);
     }
@@ -110,7 +111,7 @@ impl Cluster {
     /// A link has come up: the peer knows nothing of us.
     pub(super) fn greet(&mut self, peer: Pnn, out: &mut Vec<Output>) {
         self.news.remove(&peer);
-        out.push(Output::Send { to: peer, message: Message::Report(Box::new(self.own_report())) });
+        out.push(Output::Send { to: peer, message: Message::Report(Arc::new(self.own_report())) });
     }
 
     pub(super) fn with_placing<T>(&mut self, f: impl FnOnce(&mut Placing, &Scene<'_>) -> T) -> Option<T> {

@@ -368,8 +368,8 @@ impl State {
                         let hash = hash_of(&(i, to, &message));
                         self.wire.push((Pnn(i), to, Rc::new(message), hash));
                     }
-                    Output::Persist { ticket, state } => self.node(i).writes.push_back((ticket, state)),
-                    Output::Exchange { ticket, record } => self.node(i).exchanges.push_back((ticket, record, false)),
+                    Output::Persist { ticket, state } => self.node(i).writes.push_back((ticket, *state)),
+                    Output::Exchange { ticket, record } => self.node(i).exchanges.push_back((ticket, *record, false)),
                     _ => {}
                 }
             }
@@ -491,7 +491,7 @@ impl State {
         let votes = self.nodes.iter().flat_map(|n| [&n.arbiter.durable, &n.disk]).filter_map(|d| d.accepted.as_ref());
         let votes = votes.map(|a| (a.ballot, &a.view));
         let asked = self.wire.iter().filter_map(|(_, _, m, _)| match &**m {
-            Message::Accept { ballot, view } => Some((*ballot, view)),
+            Message::Accept { ballot, view } => Some((*ballot, &**view)),
             _ => None,
         });
         for (ballot, view) in votes.chain(asked) {

@@ -220,7 +220,7 @@ impl Net {
                 Output::SendGrant { to, grant, .. } => self.wire(i, to, Input::Grant { from, grant }),
                 Output::Send { to, message } => self.wire(i, to, Input::Message { from, message }),
                 Output::Persist { ticket, state } => {
-                    self.hosts[i].durable = state;
+                    self.hosts[i].durable = *state;
                     self.at(2, i, Input::Persisted { ticket });
                 }
                 Output::RenewLease { until } => self.hosts[i].lease = until,
@@ -256,7 +256,7 @@ impl Net {
                     }
                 }
                 Output::Exchange { ticket, record } => {
-                    self.records.insert(from, record);
+                    self.records.insert(from, *record);
                     let all = self.records.values().cloned().collect();
                     self.at(1, i, Input::Records { ticket, result: Ok(all) });
                 }

@@ -66,7 +66,7 @@ impl Effects for Wiring {
             Output::SendGrant { to, net, grant } => self.peers.send_grant(to, net, &grant),
             Output::Send { to, message } => self.peers.send(to, &message),
             Output::Persist { ticket, state } => {
-                if self.votes.send((ticket, state)).is_err() {
+                if self.votes.send((ticket, *state)).is_err() {
                     let error = "the thread that writes votes has ended: restart the daemon".to_owned();
                     self.inbox.input(Input::PersistFailed { ticket, error });
                 }
@@ -106,7 +106,7 @@ impl Effects for Wiring {
             }
             Output::Lock { wanted } => self.lock_order(LockOrder::Want(wanted)),
             Output::Exchange { ticket, record } => {
-                self.lock_order(LockOrder::Exchange { ticket, record: Box::new(record) })
+                self.lock_order(LockOrder::Exchange { ticket, record })
             }
             Output::Serve(on) => {
                 self.serve.send_replace(if on { Serve::On } else { Serve::Off });
