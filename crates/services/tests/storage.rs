@@ -173,8 +173,10 @@ async fn check_storage_finds_a_node_that_caches_or_lies_about_locks() {
     let verdict = |property| report.findings.iter().find(|finding| finding.property == property).unwrap().verdict;
     use Property::{
         AttributesSeen, CreateSeen, DeleteSeen, LockExclusive, OpenSurvivesDelete, RenameSeen, WriteSeenOpen,
+        WriteSeenWhereMade,
     };
-    for property in [LockExclusive, WriteSeenOpen, CreateSeen, RenameSeen, DeleteSeen, AttributesSeen] {
+    let found = [LockExclusive, WriteSeenOpen, WriteSeenWhereMade, CreateSeen, RenameSeen, DeleteSeen, AttributesSeen];
+    for property in found {
         assert_eq!(verdict(property), Verdict::Fails, "{property:?}\n{report}");
     }
     assert_ne!(verdict(OpenSurvivesDelete), Verdict::Unknown);

@@ -21,6 +21,7 @@ pub(super) async fn test(property: Property, nodes: &Nodes<'_>) -> Tested {
         Property::LockHandover => lock_handover(nodes).await,
         Property::WriteSeenOpen => write_seen(nodes, true).await,
         Property::WriteSeenNew => write_seen(nodes, false).await,
+        Property::WriteSeenWhereMade => write_seen_where_made(nodes).await,
         Property::CreateSeen => create_seen(nodes).await,
         Property::RenameSeen => rename_seen(nodes).await,
         Property::DeleteSeen => delete_seen(nodes).await,
@@ -189,6 +190,59 @@ async fn read_ahead_seen(nodes: &Nodes<'_>, tally: &mut Tally) -> Result<(), Pee
         nodes.must(reader, Op::Close { file: on("r") }).await?;
     }
     Ok(())
+}
+
+/// A filesystem may serve a file differently as long as the open that made it lasts, and after it to whoever opened
+/// the file meanwhile: GlusterFS gives such opens the kernel's cache where all others go past it.
+async fn write_seen_where_made(nodes: &Nodes<'_>) -> Tested {
+    let mut tally = Tally::default();
+    // An open that is served differently is so every time: half the rounds show it.
+    let rounds = nodes.plan.rounds.div_ceil(2);
+    let mut wrong = [0u32; 2];
+    let mut tried = [0u32; 2];
+    for (maker, writer) in nodes.pairs() {
+        let name = format!("where-made-{maker}-{writer}");
+        let open = |file| Op::Open { file: on(file), name: name.clone(), create: false, exclusive: false };
+        nodes.must(maker, Op::Open { file: on("made"), name: name.clone(), create: true, exclusive: true }).await?;
+        nodes.must(maker, open("second")).await?;
+        nodes.must(writer, open("w")).await?;
+        // Only the writer writes: GlusterFS would keep it waiting for a second after a write of the other's.
+        nodes.must(writer, Op::Write { file: on("w"), at: 0, text: on("round 000"), sync: false }).await?;
+        let mut readers = vec!["second"];
+        for (closed, rounds) in [(false, 1..=rounds), (true, rounds + 1..=2 * rounds)] {
+            if closed {
+                nodes.must(maker, Op::Close { file: on("made") }).await?;
+                nodes.must(maker, open("third")).await?;
+                readers.push("third");
+            }
+            for reader in &readers {
+                nodes.look(maker, Op::Read { file: on(reader), at: 0, len: 100 }).await?;
+            }
+            for round in rounds {
+                let text = format!("round {round:03}");
+                nodes.must(writer, Op::Write { file: on("w"), at: 0, text: text.clone(), sync: false }).await?;
+                for reader in &readers {
+                    let seen = nodes.look(maker, Op::Read { file: on(reader), at: 0, len: 100 }).await?;
+                    let right = seen == Outcome::Text(text.clone());
+                    tried[usize::from(closed)] += 1;
+                    wrong[usize::from(closed)] += u32::from(!right);
+                    tally.check(right, || {
+                        let (maker, writer) = (nodes.name(maker), nodes.name(writer));
+                        format!("{maker} had made the file, {writer} wrote {text:?}, {maker} read {}", words(&seen))
+                    });
+                }
+            }
+        }
+        nodes.must(writer, Op::Close { file: on("w") }).await?;
+        for reader in readers {
+            nodes.must(maker, Op::Close { file: on(reader) }).await?;
+        }
+    }
+    if tally.wrong > 0 {
+        let [open, closed] = [0, 1].map(|i| format!("{} of {}", wrong[i], tried[i]));
+        tally.notes.push(format!("{open} while the open that made it lasted, {closed} afterwards"));
+    }
+    Ok(tally)
 }
 
 async fn create_seen(nodes: &Nodes<'_>) -> Tested {

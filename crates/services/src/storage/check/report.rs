@@ -15,6 +15,7 @@ pub enum Property {
     LockHandover,
     WriteSeenOpen,
     WriteSeenNew,
+    WriteSeenWhereMade,
     CreateSeen,
     RenameSeen,
     DeleteSeen,
@@ -25,11 +26,12 @@ pub enum Property {
 
 impl Property {
     /// All of them, in the order they are tested.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::LockExclusive,
         Self::LockHandover,
         Self::WriteSeenOpen,
         Self::WriteSeenNew,
+        Self::WriteSeenWhereMade,
         Self::CreateSeen,
         Self::RenameSeen,
         Self::DeleteSeen,
@@ -45,6 +47,7 @@ impl Property {
             Self::LockHandover => "a lock is handed over when it is let go",
             Self::WriteSeenOpen => "a write is seen by files already open elsewhere",
             Self::WriteSeenNew => "a write is seen by files opened afterwards elsewhere",
+            Self::WriteSeenWhereMade => "a write is seen where the file is still open since it was made",
             Self::CreateSeen => "a new file is seen at once, and made by one node only",
             Self::RenameSeen => "a rename is seen at once",
             Self::DeleteSeen => "a deletion is seen at once",
@@ -64,6 +67,10 @@ impl Property {
             Self::LockHandover => "programs wait for locks that nobody holds; the cluster lock may not pass on",
             Self::WriteSeenOpen | Self::WriteSeenNew => {
                 "clients of different servers read old data after a write, and saving over it loses updates"
+            }
+            Self::WriteSeenWhereMade => {
+                "while a client has a file open that it made, other clients of its server read old data after a write \
+                 through another server, and saving over it loses updates, also under locks"
             }
             Self::CreateSeen => "files saved through one server are missing through the others for seconds",
             Self::RenameSeen => {

@@ -201,10 +201,10 @@ mod tests {
     #[test]
     fn options_are_read_off_a_running_client() {
         let words = |text: &str| text.split(' ').map(|w| w.as_bytes().to_vec()).collect::<Vec<_>>();
-        let all = "/usr/sbin/glusterfs --direct-io-mode=enable --attribute-timeout=0 --entry-timeout=0 \
-                   --negative-timeout=0 --process-name fuse --volfile-server=localhost --volfile-id=/vol1 /mnt/g";
+        let all = "/usr/sbin/glusterfs --direct-io-mode=enable --auto-invalidation=true --attribute-timeout=0 \
+                   --entry-timeout=0 --negative-timeout=0 --process-name fuse --volfile-server=localhost --volfile-id=/vol1 /mnt/g";
         assert!(missing_options(&words(all)).is_empty());
-        assert_eq!(missing_options(&words("glusterfs --entry-timeout=0 /mnt/g")).len(), 3);
+        assert_eq!(missing_options(&words("glusterfs --entry-timeout=0 /mnt/g")).len(), 4);
     }
 
     #[test]
