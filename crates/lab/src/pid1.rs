@@ -47,7 +47,8 @@ fn end_on_signal() -> Result<()> {
             use tokio::signal::unix::{SignalKind, signal};
             if let Ok(mut term) = signal(SignalKind::terminate()) {
                 term.recv().await;
-                std::process::exit(0);
+                // As a shell says it of a process that SIGTERM ended: a run that was interrupted must not look green.
+                std::process::exit(143);
             }
         });
     });
