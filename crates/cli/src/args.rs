@@ -87,6 +87,9 @@ pub(crate) enum Command {
         /// Do not wait until clients have forgotten what DNS told them
         #[arg(long)]
         now: bool,
+        /// Also a node that has the only good copy of what waits to be healed
+        #[arg(long)]
+        yes: bool,
         /// Do not wait until the node holds no address
         #[arg(long)]
         no_wait: bool,
@@ -100,6 +103,9 @@ pub(crate) enum Command {
     Stop {
         #[command(flatten)]
         target: Target,
+        /// Also a node that has the only good copy of what waits to be healed
+        #[arg(long)]
+        yes: bool,
         /// Do not wait until the node holds no address
         #[arg(long)]
         no_wait: bool,

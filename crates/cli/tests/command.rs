@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking, also in its helpers")]
 
-use cluster::{LeaseStatus, LockStatus, PaceStatus, Pnn, Snapshot, Time};
+use cluster::{AdminState, LeaseStatus, LockStatus, NodeState, NodeStatus, PaceStatus, Pnn, Role, Snapshot, Time};
 use node::admin::api::{Answer, Local, Request, Status};
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
@@ -131,6 +131,46 @@ fn exit_codes_and_messages() {
     assert_eq!(code(&output), 1);
     assert!(text.contains("may be lost") && text.contains("nothing was done"), "{text}");
     assert_eq!(code(&steadfast(&daemon.socket(), &["force-view", "--yes"])), 0);
+}
+
+#[test]
+fn a_node_with_the_only_good_copy_goes_down_only_when_told_twice() {
+    let mut status = empty_status();
+    let warning = "do not take a down: 1 entry of volume v wait to be healed, and a has the only good copy of them";
+    let node = NodeStatus {
+        name: "a".into(),
+        role: Role::Server,
+        addresses: vec![],
+        state: NodeState::Ok,
+        because: String::new(),
+        uid: None,
+        member: true,
+        voter: true,
+        evicted: None,
+        since: Time(0),
+        admin: AdminState::Active,
+        lingers: false,
+        links_down: [].into(),
+        services: BTreeMap::new(),
+        vips: [].into(),
+        version: String::new(),
+        warnings: vec![warning.into()],
+    };
+    status.snapshot.nodes.insert(Pnn(0), node);
+    let daemon = Daemon::answers(move |request| match request {
+        Request::Status { .. } => vec![Answer::Status(Box::new(status.clone())), done("")],
+        _ => vec![done("it is so")],
+    });
+    for words in [&["drain", "a"][..], &["stop", "a"]] {
+        let output = steadfast(&daemon.socket(), words);
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(code(&output), 1, "{words:?}: {text}");
+        assert!(text.contains(warning) && text.contains("nothing was done") && text.contains("--yes"), "{text}");
+        let output = steadfast(&daemon.socket(), &[words, &["--yes"]].concat());
+        assert_eq!(code(&output), 0, "{words:?}");
+        assert!(String::from_utf8_lossy(&output.stderr).contains(warning));
+    }
+    assert_eq!(code(&steadfast(&daemon.socket(), &["resume", "a"])), 0);
 }
 
 #[test]

@@ -90,6 +90,8 @@ pub(crate) struct Node {
     pub(crate) state: String,
     #[serde(default)]
     pub(crate) because: String,
+    #[serde(default)]
+    pub(crate) warnings: Vec<String>,
 }
 
 #[derive(Debug, Clone, Deserialize)]

@@ -4,8 +4,10 @@ use crate::args::Target;
 use crate::client::{self, Client};
 use crate::exit::Fail;
 use crate::out;
+use crate::run::drill::confirm;
 use cluster::{AdminRequest, AdminState, NodeState, Pnn, Snapshot};
 use node::admin::api::{Answer, Request};
+use services::storage::heals;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{IsTerminal, Write};
 use std::net::IpAddr;
@@ -17,26 +19,47 @@ use std::time::{Duration, Instant};
 const MOVES: Duration = Duration::from_secs(30);
 const LOOK: Duration = Duration::from_millis(50);
 
-pub(super) fn set_state(socket: &Path, target: Target, state: AdminState, wait: bool) -> Result<(), Fail> {
-    change_state(socket, target, state, false, wait)
+pub(super) fn set_state(socket: &Path, target: Target, state: AdminState) -> Result<(), Fail> {
+    let (_, node) = named(socket, &target)?;
+    change_state(socket, node, target.json.json, state, false, false)
 }
 
-pub(super) fn drain(socket: &Path, target: Target, now: bool, wait: bool) -> Result<(), Fail> {
-    change_state(socket, target, AdminState::Drained, now, wait)
+pub(super) fn drain(socket: &Path, target: Target, now: bool, yes: bool, wait: bool) -> Result<(), Fail> {
+    let (snapshot, node) = named(socket, &target)?;
+    may_go_down(&snapshot, node, yes)?;
+    change_state(socket, node, target.json.json, AdminState::Drained, now, wait)
 }
 
-fn change_state(socket: &Path, target: Target, state: AdminState, now: bool, wait: bool) -> Result<(), Fail> {
+pub(super) fn stop(socket: &Path, target: Target, yes: bool, wait: bool) -> Result<(), Fail> {
+    let (snapshot, node) = named(socket, &target)?;
+    may_go_down(&snapshot, node, yes)?;
+    change_state(socket, node, target.json.json, AdminState::Stopped, false, wait)
+}
+
+fn named(socket: &Path, target: &Target) -> Result<(Snapshot, Pnn), Fail> {
     let snapshot = client::status(socket)?.snapshot;
     let node = match &target.node {
         Some(node) => find(&snapshot, node)?,
         None => snapshot.me,
     };
+    Ok((snapshot, node))
+}
+
+/// Whoever drains or stops a node is about to take it down: says what must be healed first, and asks.
+fn may_go_down(snapshot: &Snapshot, node: Pnn, yes: bool) -> Result<(), Fail> {
+    let Some(n) = snapshot.nodes.get(&node) else { return Ok(()) };
+    let Some(warning) = heals::holds_back(&n.warnings) else { return Ok(()) };
+    eprintln!("{warning}");
+    if yes { Ok(()) } else { confirm(&n.name) }
+}
+
+fn change_state(socket: &Path, node: Pnn, as_json: bool, state: AdminState, now: bool, wait: bool) -> Result<(), Fail> {
     let command = AdminRequest::SetState { node, state, now };
     let text = Client::ask(socket, &Request::Admin { command })?.all(|_| Ok(()))?;
     if wait {
-        wait_until_empty(socket, node, state, !target.json.json)?;
+        wait_until_empty(socket, node, state, !as_json)?;
     }
-    out::sentence(&text, target.json.json)
+    out::sentence(&text, as_json)
 }
 
 /// So that whoever drains a node before working on it may begin when the command ends. `tells`: says on standard error

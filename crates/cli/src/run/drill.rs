@@ -7,6 +7,7 @@ use crate::out;
 use cluster::{NodeState, Pnn, Snapshot, VipState};
 use drill::clients::Spec;
 use drill::{Fault, Plan, Stage};
+use services::storage::heals;
 use std::io::{IsTerminal, Write};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -96,6 +97,7 @@ fn not_whole(s: &Snapshot) -> Option<String> {
         let loose = s.vips.iter().find(|(_, v)| v.state != VipState::Held)?;
         Some(format!("{} is not hosted", loose.0))
     })
+    .or_else(|| s.nodes.values().find_map(|n| heals::holds_back(&n.warnings)).map(str::to_owned))
 }
 
 /// Asks, drills, reports. Exit code 1: an operation failed, or not all is well again.
@@ -216,7 +218,7 @@ fn target(s: &Snapshot, fault: Fault, on: Option<&str>) -> Result<Pnn, Fail> {
     Ok(node)
 }
 
-fn confirm(name: &str) -> Result<(), Fail> {
+pub(super) fn confirm(name: &str) -> Result<(), Fail> {
     if !std::io::stdin().is_terminal() {
         return Err(Fail::Other("nothing was done: there is no terminal to ask on; --yes does it unasked".into()));
     }

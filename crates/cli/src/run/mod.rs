@@ -24,13 +24,11 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode, Fail> {
         Command::Events { follow, last, json } => show::events(socket, follow, last, json.json),
         Command::Version { json } => show::version(socket, json.json),
         Command::Dns(DnsCommand::Zone { json }) => show::zone(socket, json.json),
-        Command::Drain { target, now, no_wait } => act::drain(socket, target, now, !no_wait),
-        Command::Stop { target, no_wait } => act::set_state(socket, target, AdminState::Stopped, !no_wait),
-        Command::Resume { target } | Command::Continue { target } => {
-            act::set_state(socket, target, AdminState::Active, false)
-        }
+        Command::Drain { target, now, yes, no_wait } => act::drain(socket, target, now, yes, !no_wait),
+        Command::Stop { target, yes, no_wait } => act::stop(socket, target, yes, !no_wait),
+        Command::Resume { target } | Command::Continue { target } => act::set_state(socket, target, AdminState::Active),
         Command::Ban { node, json } => {
-            act::set_state(socket, crate::args::Target { node: Some(node), json }, AdminState::Banned, false)
+            act::set_state(socket, crate::args::Target { node: Some(node), json }, AdminState::Banned)
         }
         Command::MoveIp { vip, node, json } => act::move_ip(socket, vip, &node, json.json),
         Command::ForceView { yes, because, json } => act::force_view(socket, yes, because, json.json),

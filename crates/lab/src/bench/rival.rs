@@ -123,8 +123,10 @@ impl<'a> Rival<'a> {
             let words = ["ctdb", if on { "disable" } else { "enable" }];
             self.lab.exec(&name, &words, Duration::from_secs(60))
         } else {
-            let words = ["steadfast", if on { "drain" } else { "resume" }, &name];
-            self.lab.exec(&other, &words, Duration::from_secs(120))
+            // What waits to be healed after the run before must not make it ask.
+            let words: &[&str] =
+                if on { &["steadfast", "drain", "--yes", &name] } else { &["steadfast", "resume", &name] };
+            self.lab.exec(&other, words, Duration::from_secs(120))
         };
         done.map(drop)
     }

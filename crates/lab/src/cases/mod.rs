@@ -10,6 +10,7 @@ mod eviction;
 mod faults;
 mod files;
 mod golden;
+mod heals;
 mod honest;
 mod input;
 mod links;
@@ -200,6 +201,7 @@ pub(crate) const CASES: &[Case] = &[
     long(Group::Gluster, "tie-broken-by-the-lock", eviction::tie_broken_by_the_lock),
     long(Group::Gluster, "fence-before-glusterd", returning::fence_before_glusterd),
     long(Group::Gluster, "power-off-again-and-again", outage::again_and_again),
+    long(Group::Gluster, "heals-are-told", heals::are_told),
     case(Group::Gluster, "check-storage-fails-on-defaults", storage::check_fails),
     case(Group::Mesh, "partition-three-one", partition::three_one),
     case(Group::Mesh, "partition-two-two", partition::two_two),

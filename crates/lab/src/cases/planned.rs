@@ -162,7 +162,7 @@ fn drain(ctx: &Ctx<'_>, tag: &str, bound: f64) -> Result<f64> {
         }
         std::thread::sleep(Duration::from_secs(2));
         let at = now_us();
-        command(ctx, 0, &["drain", &site::name(node)])?;
+        command(ctx, 0, &["drain", "--yes", &site::name(node)])?;
         sh::wait_for("the node to be drained", Duration::from_secs(30), || {
             let s = steadfast::status(lab, 0)?;
             let elsewhere = s.holder(&vip).is_some_and(|h| h != node);

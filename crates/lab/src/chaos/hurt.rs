@@ -78,7 +78,7 @@ impl<'a> Hurt<'a> {
             // The one that the others descend from; all of them now and then.
             Kind::SmbdKilled if self.fault.detail.is_multiple_of(3) => self.shell("kill -9 $(pgrep -x smbd)"),
             Kind::SmbdKilled => self.shell("kill -9 $(pgrep -o -x smbd)"),
-            Kind::Drain => self.shell("steadfast drain --now --no-wait"),
+            Kind::Drain => self.shell("steadfast drain --now --yes --no-wait"),
             Kind::CleanStop => steadfast::stop(lab, node),
             Kind::ClockJump => {
                 steadfast::stop(lab, node)?;

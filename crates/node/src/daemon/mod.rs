@@ -24,6 +24,7 @@ mod events;
 mod evict;
 mod facts;
 mod handler;
+mod heals;
 mod held;
 mod inbox;
 mod lists;

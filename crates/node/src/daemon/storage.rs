@@ -13,6 +13,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::sleep;
 
 use super::facts::Facts;
+use super::heals::Heals;
 use super::inbox::Inbox;
 use super::lock::{DEADLINE, LockOrder};
 use super::moves::MovesTask;
@@ -37,14 +38,21 @@ pub(crate) struct Plan {
     peers: Vec<Pnn>,
     /// Names and addresses that the nodes go by, to tell bricks on other machines.
     names: Vec<String>,
+    /// Those of this node, the name first.
+    own: Vec<String>,
 }
 
 impl Plan {
     pub(crate) fn new(config: &Config) -> Self {
         let mut names: Vec<String> = Vec::new();
-        for node in config.nodes.values() {
-            names.push(node.name.clone());
-            names.extend(node.addresses.iter().map(ToString::to_string));
+        let mut own = Vec::new();
+        for (pnn, node) in &config.nodes {
+            let called: Vec<String> =
+                std::iter::once(node.name.clone()).chain(node.addresses.iter().map(ToString::to_string)).collect();
+            if *pnn == config.me {
+                own.clone_from(&called);
+            }
+            names.extend(called);
         }
         Self {
             storage: config.storage.clone(),
@@ -53,6 +61,7 @@ impl Plan {
             pnn: config.me,
             peers: config.nodes.keys().copied().collect(),
             names,
+            own,
         }
     }
 }
@@ -84,8 +93,9 @@ impl StorageTask {
     async fn watch(self) {
         let mut said = 0;
         let mut usable: Option<Result<(), String>> = None;
+        let mut heals = Heals::new(self.inbox.clone(), self.plan.own.clone());
         loop {
-            let (now, advice, wait) = self.look().await;
+            let (now, advice, wait) = self.look(&mut heals).await;
             let limits: Vec<String> = advice;
             for (n, text) in limits.iter().enumerate() {
                 self.warn(n, text.clone());
@@ -100,12 +110,12 @@ impl StorageTask {
                 self.tell(&now).await;
                 usable = Some(now);
             }
-            sleep(wait).await;
+            heals.watch(wait).await;
         }
     }
 
     /// May the lock break ties (if it can be told), what to warn of, and when to look again.
-    async fn look(&self) -> (Option<Result<(), String>>, Vec<String>, Duration) {
+    async fn look(&self, heals: &mut Heals) -> (Option<Result<(), String>>, Vec<String>, Duration) {
         let no_lock = || Err("no cluster lock is configured: an even split serves nobody".to_owned());
         let volume = match &self.plan.storage {
             Storage::Gluster { volume, .. } => volume,
@@ -124,6 +134,7 @@ impl StorageTask {
                     .filter(|a| a.weight == Weight::Warning)
                     .map(|a| if a.remedy.is_empty() { a.text } else { format!("{} ({})", a.text, a.remedy) })
                     .collect();
+                heals.of(volume);
                 (Some(usable), limits, AGAIN)
             }
             Err(error) => (None, vec![format!("the volume's settings cannot be read: {error}")], RETRY),

@@ -11,6 +11,7 @@
 
 pub mod check;
 pub mod coherence;
+pub mod heals;
 pub mod helper;
 pub mod lock;
 pub mod mount;

@@ -14,13 +14,14 @@ use std::process::ExitCode;
 pub use process::{Helper, HelperCommand, HelperError};
 pub(crate) use serve::serve;
 
-use super::{check, lock, mount};
+use super::{check, heals, lock, mount};
 
 /// What a helper says about how to call it.
 pub const USAGE: &str = "helper kinds:
   mount-probe PATH --node PNN    statfs, write, fsync and read back on a mount, on request
   unmount                        unmounts paths on request
   lock --dir DIR --node PNN      the cluster lock and the records beside it
+  heal-count                     counts what waits to be healed on bricks, on request
   check-peer --dir DIR           executes the steps of check-storage below DIR";
 
 /// Runs one helper until its stdin closes. `args` is what follows `steadfast helper`.
@@ -37,6 +38,7 @@ pub fn run(args: &[String]) -> ExitCode {
     match (kind.as_str(), options) {
         ("mount-probe", Options { path: Some(path), node: Some(node), dir: None }) => mount::probe_main(&path, node),
         ("unmount", Options { path: None, node: None, dir: None }) => mount::unmount_main(),
+        ("heal-count", Options { path: None, node: None, dir: None }) => heals::helper_main(),
         ("lock", Options { path: None, node: Some(node), dir: Some(dir) }) => lock::main(&dir, node),
         ("check-peer", Options { path: None, node: None, dir: Some(dir) }) => check::peer_main(&dir),
         _ => usage(&format!("`{kind}` is no helper kind or its arguments are incomplete")),
