@@ -236,15 +236,13 @@ impl Counted {
 
 /// All sessions add to the number in one new file, under a lock, for so long; the first `nodes` of them read it in the end.
 pub(crate) fn count_together(sessions: &mut [Session], nodes: usize, time: Duration) -> Result<Counted> {
-    // Made and closed before anybody counts: docs/storage.md says what a FUSE mount does to a file while the open that made it
-    // lasts.
-    if let Some(first) = sessions.first_mut() {
-        let handle = first.create("counter", Sharing::All)?.handle()?;
-        first.write(&handle, ZERO)?.handle()?;
-        first.close(&handle)?.handle()?;
-    }
     let handles: Vec<String> =
         sessions.iter_mut().map(|s| s.create("counter", Sharing::All)?.handle()).collect::<Result<_>>()?;
+    // The open that made the file lasts while all count: what GlusterFS's mount caches then has to be right (docs/storage.md,
+    // "Files that are open where they were made").
+    if let (Some(first), Some(handle)) = (sessions.first_mut(), handles.first()) {
+        first.write(handle, ZERO)?.handle()?;
+    }
     let begun = Instant::now();
     let counts: Vec<(u64, f64)> = std::thread::scope(|scope| {
         let all: Vec<_> = sessions
