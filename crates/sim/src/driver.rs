@@ -91,13 +91,7 @@ impl World {
                 let generation = self.hosts[host].generation;
                 self.after(
                     delay,
-                    What::Exchange {
-                        host,
-                        generation,
-                        ticket,
-                        record: Some(record),
-                        deadline: now + EXCHANGE_TIMEOUT,
-                    },
+                    What::Exchange { host, generation, ticket, record: Some(record), deadline: now + EXCHANGE_TIMEOUT },
                 );
             }
             Output::Serve(wanted) => self.serve(host, wanted),

@@ -100,9 +100,8 @@ struct Speed {
 
 impl Speed {
     fn of<'a>(runs: impl Iterator<Item = &'a Run>) -> Self {
-        let (simulated, cpu) = runs.fold((0, Duration::ZERO), |(simulated, cpu), run| {
-            (simulated + run.outcome.simulated, cpu + run.cpu)
-        });
+        let (simulated, cpu) =
+            runs.fold((0, Duration::ZERO), |(simulated, cpu), run| (simulated + run.outcome.simulated, cpu + run.cpu));
         let (hours, cpu_s) = (simulated as f64 / S as f64 / 3600.0, cpu.as_secs_f64());
         Self { hours, cpu_s, hours_per_cpu_minute: if cpu_s > 0.0 { hours * 60.0 / cpu_s } else { 0.0 } }
     }
