@@ -38,6 +38,18 @@ pub enum Planted {
     IdleHolds,
     /// A recovery leaves copies to be read as they are.
     CopiesOutliveRecovery,
+    /// A message between processes that comes while there is no lease is delivered at once, and again when there is one.
+    MessageTwice,
+    /// What was held while there was no lease is taken newest first.
+    MessagesOvertake,
+    /// Messages that are held for want of a lease are forgotten when the view changes.
+    MessagesForgotten,
+    /// A database that is replaced by hand goes on before the last member has the new content.
+    WipeForgetsMember,
+    /// A database that is wiped keeps what it had: there is nothing to write.
+    WipeWritesNothing,
+    /// A database that is to be replaced is not let go when who replaces it has died.
+    RestoreNotUndone,
 }
 
 #[cfg(feature = "planted")]

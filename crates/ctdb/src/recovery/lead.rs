@@ -213,7 +213,8 @@ impl Lead {
         let stopped = std::mem::take(stopped);
         let Some(database) = self.known.get_mut(&db) else { return };
         if database.held {
-            database.phase = Phase::Merging(members);
+            let waits = members.len() - usize::from(planted(Planted::WipeForgetsMember));
+            database.phase = Phase::Merging(members.into_iter().take(waits).collect());
             return;
         }
         if database.have.kind == Kind::Volatile {

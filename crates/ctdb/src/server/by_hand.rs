@@ -12,7 +12,8 @@ use crate::control::Opcode;
 use crate::database::Kind;
 use crate::hash::lookup3;
 use crate::node::flags;
-use crate::recovery::{Effect, Generation};
+use crate::planted::{Planted, planted};
+use crate::recovery::{Answer, Effect, Generation};
 use crate::wire::{LtdbHeader, RecordBuffer, record_flags as flag};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -121,6 +122,13 @@ impl Server {
                 by_hand.until = self.now.mono + STOPPING;
                 let records = by_hand.records.take().unwrap_or_default();
                 let records = self.for_this_node(id, records);
+                if records.is_empty() && planted(Planted::WipeWritesNothing) {
+                    let mut effects = Vec::new();
+                    let answer = Answer::Replaced(Ok(()));
+                    self.member.answer(id, generation, answer, &mut effects);
+                    self.written_by_hand(id, generation, &Ok(()));
+                    return self.effects(effects);
+                }
                 self.effects(vec![Effect::Replace { db: id, generation, records }]);
             }
             // It goes on when all members have written; if one does not, that is noticed by the clock.
@@ -224,7 +232,7 @@ impl Server {
             self.answer_error(origin, why.to_owned());
         }
         // Otherwise it has gone on.
-        if self.member.held(id).is_some() {
+        if self.member.held(id).is_some() && !planted(Planted::RestoreNotUndone) {
             self.trouble(id, format!("its content was to be replaced by hand, and is not: {why}"));
         }
     }

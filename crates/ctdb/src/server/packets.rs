@@ -35,6 +35,12 @@ const ALWAYS: [Opcode; 20] = [
     Opcode::REGISTER_SRVID,
 ];
 
+/// A message between processes that has come from another node. Only rules that are left out on purpose ask.
+pub(super) fn message(input: &Input) -> Option<(u32, Said)> {
+    let Input::Peer { from, bytes } = input else { return None };
+    Said::decode(bytes).ok().filter(|said| matches!(said, Said::Message { .. })).map(|said| (*from, said))
+}
+
 impl Server {
     /// Does it wait until the node has a lease again, or is dropped? Without a lease nobody here may be told that he has a
     /// record, or that somebody is dead: others may have decided otherwise.

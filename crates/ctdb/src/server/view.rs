@@ -39,6 +39,9 @@ impl Server {
 
     fn new_view(&mut self) {
         self.by_hand_over();
+        if planted(Planted::MessagesForgotten) {
+            self.held.retain(|input| super::packets::message(input).is_none());
+        }
         let Some(leader) = self.picture.leader else { return };
         let (epoch, members) = (self.picture.epoch, self.picture.members.clone());
         self.round = 1;
@@ -88,7 +91,11 @@ impl Server {
 
     /// What has been held while there was no lease.
     fn go_on(&mut self) {
-        for input in mem::take(&mut self.held) {
+        let mut held = mem::take(&mut self.held);
+        if planted(Planted::MessagesOvertake) {
+            held.make_contiguous().reverse();
+        }
+        for input in held {
             self.take(input);
             self.settle();
         }

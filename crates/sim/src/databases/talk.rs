@@ -1,9 +1,11 @@
 //! Messages between Samba's processes: each has a number of its own, as smbd has, and hears what is sent to it.
 //!
 //! A message arrives at most once, at the process that it is for, and in the order in which its sender sent them, unless
-//! the view has changed in between. It may be lost: with its link, its node, or because nobody listens any more.
+//! the view has changed in between. It may be lost: with its link, its node, or because nobody listens any more; where all
+//! of these last, it has arrived when everything is at rest.
 
 use super::{Databases, Doing};
+use crate::clock::{Micros, S};
 use crate::world::World;
 use cluster::{Epoch, Incarnation};
 use ctdb::control::Opcode;
@@ -23,11 +25,32 @@ struct Heard {
     view: Option<(Incarnation, Epoch)>,
 }
 
+/// What carries a message: daemons by their starts, the link between them by its session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Way {
+    daemons: [u64; 2],
+    session: u64,
+}
+
+/// A message that has not been heard yet.
+#[derive(Clone, Copy, Debug)]
+struct UnderWay {
+    at: Micros,
+    from: usize,
+    to: usize,
+    /// Nothing if it may get lost: there is no link.
+    way: Option<Way>,
+}
+
 /// All that was said.
 #[derive(Debug, Default)]
 pub(super) struct Talk {
     sent: BTreeMap<(u32, u32), u64>,
     heard: BTreeMap<(u32, u32), Heard>,
+    /// By who says it to whom, and its number.
+    under_way: BTreeMap<(u32, u32, u64), UnderWay>,
+    /// Who has heard something, and so listens.
+    listeners: BTreeSet<u32>,
 }
 
 impl Talk {
@@ -52,6 +75,8 @@ impl Talk {
             return Err(format!("process {to} hears message {number} from {from} after {newest}"));
         }
         heard.view = view;
+        self.listeners.insert(to);
+        self.under_way.remove(&(from, to, number));
         Ok(())
     }
 }
@@ -84,13 +109,42 @@ impl World {
     }
 
     fn say(&mut self, host: usize, client: ClientId, to: ClientId, node: usize) {
+        let (now, way) = (self.now, self.way(host, node));
         let Some(databases) = self.databases.as_mut() else { return };
-        let sent = databases.talk.sent.entry((client.0, to.0)).or_default();
+        let talk = &mut databases.talk;
+        let sent = talk.sent.entry((client.0, to.0)).or_default();
         *sent += 1;
+        if talk.listeners.contains(&to.0) {
+            talk.under_way.insert((client.0, to.0, *sent), UnderWay { at: now, from: host, to: node, way });
+        }
         let mut data = Writer::default();
         data.u32(client.0).u32(to.0).u64(*sent);
         let message = Message { srvid: number_of(to), data: data.finish() };
         self.send_packet(host, client, node as u32, Body::Message(message));
+    }
+
+    /// What a message between two nodes would go by now.
+    fn way(&self, a: usize, b: usize) -> Option<Way> {
+        let (daemons, whole) = ([a, b].map(|h| self.hosts[h].generation), a == b || self.net.pair(a, b).is_whole());
+        let session = if a == b { 0 } else { self.net.pair(a, b).session };
+        whole.then_some(Way { daemons, session })
+    }
+
+    /// With everything at rest: a message whose way has lasted, between two who live, has arrived.
+    pub(super) fn talk_at_rest(&self) -> Result<(), String> {
+        let Some(databases) = self.databases.as_ref() else { return Ok(()) };
+        let lives = |who: u32| databases.truth.people.get(&ClientId(who)).is_some_and(|p| p.lives);
+        let lost = databases.talk.under_way.iter().find(|((from, to, _), message)| {
+            let late = message.at + S < self.now;
+            late && lives(*from)
+                && lives(*to)
+                && message.way.is_some()
+                && message.way == self.way(message.from, message.to)
+        });
+        match lost {
+            Some(((from, to, number), _)) => Err(format!("process {to} never hears message {number} from {from}")),
+            None => Ok(()),
+        }
     }
 
     /// A process hears a message to such a number.
