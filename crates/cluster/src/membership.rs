@@ -70,8 +70,7 @@ pub(crate) fn wish(site: &Site<'_>) -> (Wish, Recheck) {
         .filter(|(p, m)| site.present.get(p).is_some_and(|n| n.run == m.run && !n.left))
         .map(|(p, _)| *p)
         .collect();
-    let witnesses =
-        view.voters.keys().filter(|p| is_witness(site, **p) && site.present.contains_key(p)).copied();
+    let witnesses = view.voters.keys().filter(|p| is_witness(site, **p) && site.present.contains_key(p)).copied();
 
     // Full mesh of those that are in; a pair counts as broken only after a delay, so that a node that is dying and
     // is noticed by one before the other does not take a healthy one with it.
@@ -284,12 +283,7 @@ fn no_keeper(site: &Site<'_>) -> String {
     format!("nobody here has all committed writes of the databases; one of these must come back: {}", names.join(", "))
 }
 
-fn because(
-    site: &Site<'_>,
-    members: &BTreeMap<Pnn, Member>,
-    voters: &BTreeMap<Pnn, NodeUid>,
-    mesh: &PnnSet,
-) -> String {
+fn because(site: &Site<'_>, members: &BTreeMap<Pnn, Member>, voters: &BTreeMap<Pnn, NodeUid>, mesh: &PnnSet) -> String {
     let mut parts = Vec::new();
     for (pnn, old) in &site.view.members {
         if members.get(pnn).is_some_and(|m| m.run == old.run) {

@@ -5,8 +5,8 @@ use super::state::names;
 use crate::membership::{Present, Site, Wish, wish};
 use crate::reach::Edge;
 use crate::{
-    Config, Durable, Epoch, FailBack, Incarnation, Member, NodeConf, NodeUid, Pnn, PnnSet, Role, Rules, RunId, Time, Timing,
-    View,
+    Config, Durable, Epoch, FailBack, Incarnation, Member, NodeConf, NodeUid, Pnn, PnnSet, Role, Rules, RunId, Time,
+    Timing, View,
 };
 use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 use std::time::Duration;
