@@ -89,6 +89,9 @@ impl World {
                 self.story.node(now, host, || format!("record beside the lock: {}", record_text(&record)));
                 let delay = self.some(1_000..=12_000);
                 let generation = self.hosts[host].generation;
+                if let Some(daemon) = self.hosts[host].daemon.as_mut() {
+                    daemon.exchanges.push_back(ticket);
+                }
                 self.after(
                     delay,
                     What::Exchange { host, generation, ticket, record: Some(record), deadline: now + EXCHANGE_TIMEOUT },
@@ -442,6 +445,12 @@ impl World {
         if !self.is_current(host, generation) {
             return;
         }
+        // The daemon's task for the lock does one at a time.
+        if self.hosts[host].daemon.as_ref().is_some_and(|d| d.exchanges.front() != Some(&ticket)) {
+            let deadline = self.now + EXCHANGE_TIMEOUT;
+            self.after(MS, What::Exchange { host, generation, ticket, record, deadline });
+            return;
+        }
         if self.storage_hangs(host) && self.now < deadline {
             self.after(20 * MS, What::Exchange { host, generation, ticket, record, deadline });
             return;
@@ -454,6 +463,7 @@ impl World {
                 self.lock.records.insert(record.pnn, *record);
             }
             let result = Err("no answer from the storage within 2 s".to_owned());
+            self.exchanged(host);
             self.local(host, generation, Input::Records { ticket, result });
             return;
         }
@@ -465,7 +475,15 @@ impl World {
         }
         let result = self.lock.read(self.now);
         let delay = self.some(200..=3_000);
+        self.exchanged(host);
         self.answer_after(delay, host, Input::Records { ticket, result });
+    }
+
+    /// The next one may begin.
+    fn exchanged(&mut self, host: usize) {
+        if let Some(daemon) = self.hosts[host].daemon.as_mut() {
+            daemon.exchanges.pop_front();
+        }
     }
 
     fn serve(&mut self, host: usize, wanted: bool) {

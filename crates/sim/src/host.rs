@@ -68,6 +68,8 @@ pub struct Daemon {
     pub run: RunId,
     /// Arrived, not yet handled.
     pub inbox: VecDeque<Input>,
+    /// Tickets of the exchanges of records that have not ended, in order.
+    pub exchanges: VecDeque<u64>,
     /// Stopped by a signal: handles nothing.
     pub paused: bool,
     /// Is to be paused between its next `handle` and the outputs of it.

@@ -192,6 +192,7 @@ impl World {
             core: Cluster::new(start, local),
             run,
             inbox: VecDeque::new(),
+            exchanges: VecDeque::new(),
             paused: false,
             stall_next: false,
             stalled: Vec::new(),

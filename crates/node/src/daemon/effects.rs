@@ -105,9 +105,7 @@ impl Effects for Wiring {
                 }
             }
             Output::Lock { wanted } => self.lock_order(LockOrder::Want(wanted)),
-            Output::Exchange { ticket, record } => {
-                self.lock_order(LockOrder::Exchange { ticket, record })
-            }
+            Output::Exchange { ticket, record } => self.lock_order(LockOrder::Exchange { ticket, record }),
             Output::Serve(on) => {
                 self.serve.send_replace(if on { Serve::On } else { Serve::Off });
             }

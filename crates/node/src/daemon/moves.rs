@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use cluster::{Input, Snapshot, Time};
+use cluster::{Health, Input, NodeStatus, Snapshot, Time};
 use services::storage::{PostOpDelay, Volume, post_op_delay};
 use tokio::sync::watch;
 use tokio::time::sleep;
@@ -15,6 +15,7 @@ use tokio::time::sleep;
 use super::facts::Facts;
 use super::inbox::Inbox;
 use crate::clock;
+use crate::config::STORAGE;
 
 /// Between the last planned move and putting the delay back. Longer than `fail_back_interval` at its default: addresses
 /// that return one by one are one series.
@@ -27,6 +28,10 @@ const SOON: Duration = Duration::from_secs(1);
 const ASK: Duration = Duration::from_secs(10);
 /// A core that says nothing for so long stands still, and may lead no more. It speaks once a second at least.
 const SILENT: Duration = Duration::from_secs(2);
+/// A mount that fails within this time of a change may fail for it: every client of the volume reads its settings anew.
+const SUSPICIOUS: Duration = Duration::from_secs(10);
+/// So nothing is lifted for this time, or addresses that leave a sick mount and return would make it sick again.
+const REST: Duration = Duration::from_secs(600);
 /// Failures in a row that make a standing warning.
 const STAYS: u32 = 2;
 
@@ -50,6 +55,13 @@ impl Part {
             _ => Self::Nobody,
         }
     }
+}
+
+/// Does the mount of any member fail?
+fn sick(snapshot: &Snapshot) -> bool {
+    let fails = |state| matches!(state, Health::Failing | Health::Failed);
+    let mount = |node: &NodeStatus| node.services.get(STORAGE).is_some_and(|s| fails(s.state));
+    snapshot.nodes.values().any(|node| node.member && mount(node))
 }
 
 /// What is to be done next.
@@ -80,6 +92,12 @@ struct Decision {
     failures: u32,
     /// Lifting has failed twice, and glusterd has not answered since.
     in_vain: bool,
+    /// When the volume was last changed here.
+    changed_at: Option<Time>,
+    /// A member's mount fails: its volume is left alone.
+    sick: bool,
+    /// Nothing is lifted until then.
+    rests_until: Option<Time>,
 }
 
 impl Decision {
@@ -94,16 +112,40 @@ impl Decision {
             again_at: None,
             failures: 0,
             in_vain: false,
+            changed_at: None,
+            sick: false,
+            rests_until: None,
         }
+    }
+
+    /// Does the mount of a member fail? True: this may be for what was done here, and nothing is lifted for a while.
+    fn mounts(&mut self, sick: bool, now: Time) -> bool {
+        let news = sick && !std::mem::replace(&mut self.sick, sick);
+        self.sick = sick;
+        let suspicious = news && self.changed_at.is_some_and(|at| now.since(at) < SUSPICIOUS);
+        if suspicious {
+            self.rests_until = Some(now + REST);
+        }
+        self.rests_until = self.rests_until.filter(|until| now < *until);
+        suspicious
+    }
+
+    fn may_lift(&self) -> bool {
+        self.wanted && !self.sick && self.rests_until.is_none()
     }
 
     fn step(&mut self, part: Part, now: Time) -> Step {
         if part == Part::Nobody {
-            let (wanted, read) = (self.wanted, self.read.take());
-            *self = Self { read, ..Self::new(wanted) };
+            *self = Self {
+                read: self.read.take(),
+                changed_at: self.changed_at,
+                sick: self.sick,
+                rests_until: self.rests_until,
+                ..Self::new(self.wanted)
+            };
             return Step::Rest(None);
         }
-        let step = if part == Part::Moves && self.wanted {
+        let step = if part == Part::Moves && self.may_lift() {
             self.calm_since = None;
             match self.known {
                 Some(PostOpDelay::Lifted { .. } | PostOpDelay::Absent) => return Step::Rest(None),
@@ -139,7 +181,10 @@ impl Decision {
         self.read = Some(delay);
     }
 
-    fn done(&mut self, delay: PostOpDelay) {
+    fn done(&mut self, delay: PostOpDelay, now: Time) {
+        if self.ours || delay.is_ours() {
+            self.changed_at = Some(now);
+        }
         (self.ours, self.going, self.in_vain) = (delay.is_ours(), false, false);
         (self.known, self.again_at, self.failures) = (Some(delay), None, 0);
     }
@@ -155,7 +200,7 @@ impl Decision {
     fn moves_wait(&self) -> bool {
         let delay = self.known.as_ref().or(self.read.as_ref());
         let lifted = !self.going && matches!(self.known, Some(PostOpDelay::Lifted { .. }));
-        self.wanted && !self.in_vain && !lifted && delay.is_some_and(|delay| *delay != PostOpDelay::Absent)
+        self.may_lift() && !self.in_vain && !lifted && delay.is_some_and(|delay| *delay != PostOpDelay::Absent)
     }
 }
 
@@ -188,7 +233,18 @@ impl MovesTask {
             return self.say();
         }
         loop {
-            let part = Part::of(snapshots.borrow_and_update().as_deref(), clock::now());
+            let (part, sick) = {
+                let seen = snapshots.borrow_and_update();
+                (Part::of(seen.as_deref(), clock::now()), seen.as_deref().is_some_and(sick))
+            };
+            if self.decision.mounts(sick, clock::now()) {
+                tracing::warn!(
+                    "a mount of volume {} fails just after its settings were changed for planned moves: they are left alone for \
+                     {} minutes, and clients that write wait a second when their address moves",
+                    self.volume,
+                    REST.as_secs() / 60
+                );
+            }
             let step = self.decision.step(part, clock::now());
             self.say();
             let wake = match step {
@@ -229,7 +285,7 @@ impl MovesTask {
                 } else if self.decision.ours {
                     tracing::info!("{} of volume {} is as it was", post_op_delay::OPTION, self.volume);
                 }
-                self.decision.done(delay);
+                self.decision.done(delay, clock::now());
             }
             Err(error) => {
                 let text = self.trouble(step, &error.to_string());
@@ -307,7 +363,7 @@ mod tests {
         d.read(in_force());
         assert_eq!(d.step(Part::Calm, START), Step::Rest(Some(START + HOLD)));
         assert_eq!(d.step(Part::Calm, START + HOLD), Step::PutBack, "whatever an earlier leader left");
-        d.done(in_force());
+        d.done(in_force(), START);
         assert_eq!(d.step(Part::Calm, START + HOLD), Step::Rest(None));
         d
     }
@@ -317,7 +373,7 @@ mod tests {
         let mut d = calm();
         assert!(d.moves_wait());
         assert_eq!(d.step(Part::Moves, START + HOLD), Step::Lift);
-        d.done(lifted());
+        d.done(lifted(), START);
         assert!(!d.moves_wait());
         let end = START + Duration::from_secs(60);
         for (part, at) in
@@ -330,7 +386,7 @@ mod tests {
         assert!(!d.moves_wait(), "the next move needs no wait either");
         assert_eq!(d.step(Part::Calm, end + HOLD), Step::PutBack);
         assert!(d.moves_wait(), "from here on it may be in force again at any time");
-        d.done(in_force());
+        d.done(in_force(), START);
         assert!(d.moves_wait());
         assert_eq!(d.step(Part::Calm, end + HOLD * 9), Step::Rest(None));
     }
@@ -339,15 +395,15 @@ mod tests {
     fn only_the_leader_acts_and_it_trusts_no_memory_of_an_earlier_time() {
         let mut d = calm();
         d.step(Part::Moves, START);
-        d.done(lifted());
+        d.done(lifted(), START);
         assert_eq!(d.step(Part::Nobody, START), Step::Rest(None));
         assert!(d.moves_wait(), "what it will find when it leads again, nobody knows");
         assert_eq!(d.step(Part::Moves, START), Step::Lift, "which asks glusterd first");
-        d.done(lifted());
+        d.done(lifted(), START);
         // Back, when a lift of an earlier leader that glusterd was slow with comes late.
         assert_eq!(d.step(Part::Calm, START), Step::Rest(Some(START + HOLD)));
         assert_eq!(d.step(Part::Calm, START + HOLD), Step::PutBack);
-        d.done(in_force());
+        d.done(in_force(), START);
         d.read(PostOpDelay::Marked);
         assert_eq!(d.step(Part::Calm, START + HOLD), Step::PutBack);
     }
@@ -374,8 +430,33 @@ mod tests {
         d.failed(Step::PutBack, end + HOLD);
         assert!(d.ours && !d.moves_wait());
         assert_eq!(d.step(Part::Calm, end + (HOLD + AGAIN)), Step::PutBack);
-        d.done(in_force());
+        d.done(in_force(), START);
         assert!(d.failures == 0 && d.moves_wait());
+    }
+
+    #[test]
+    fn a_mount_that_fails_after_a_change_is_left_alone_for_a_while() {
+        let mut d = calm();
+        assert_eq!(d.step(Part::Moves, START), Step::Lift);
+        d.done(lifted(), START);
+        assert!(!d.mounts(false, START));
+        assert!(d.mounts(true, START + MS), "it may be for the change");
+        assert!(!d.mounts(true, START + MS * 2), "said once");
+        // The way back is taken, whatever moves.
+        assert_eq!(d.step(Part::Moves, START + HOLD), Step::Rest(Some(START + HOLD * 2)));
+        assert_eq!(d.step(Part::Moves, START + HOLD * 2), Step::PutBack);
+        d.done(in_force(), START + HOLD * 2);
+        assert!(!d.moves_wait());
+        assert!(!d.mounts(false, START + REST));
+        assert_eq!(d.step(Part::Moves, START + REST), Step::Rest(None), "and nothing is lifted");
+        assert!(!d.mounts(false, START + (REST + MS)));
+        assert_eq!(d.step(Part::Moves, START + (REST + MS)), Step::Lift);
+        // One that fails at another time has another reason; nothing is lifted while it does.
+        d.done(lifted(), START);
+        assert!(!d.mounts(true, START + REST * 2));
+        assert!(!d.may_lift());
+        assert!(!d.mounts(false, START + REST * 2));
+        assert!(d.may_lift());
     }
 
     #[test]
@@ -385,7 +466,7 @@ mod tests {
         d.read(PostOpDelay::Absent);
         assert!(!d.moves_wait());
         d.step(Part::Moves, START);
-        d.done(PostOpDelay::Absent);
+        d.done(PostOpDelay::Absent, START);
         assert_eq!(d.step(Part::Moves, START), Step::Rest(None));
         assert_eq!(d.step(Part::Calm, START + HOLD * 9), Step::Rest(None));
         let mut off = Decision::new(false);
@@ -393,7 +474,7 @@ mod tests {
         assert!(!off.moves_wait());
         assert_eq!(off.step(Part::Moves, START), Step::Rest(Some(START + HOLD)));
         assert_eq!(off.step(Part::Moves, START + HOLD), Step::PutBack, "of a time when it was wanted");
-        off.done(in_force());
+        off.done(in_force(), START);
         assert_eq!(off.step(Part::Moves, START + HOLD), Step::Rest(None));
     }
 }
