@@ -5,6 +5,7 @@
 
 use super::Check;
 use crate::clock::{MS, Micros};
+use crate::faults::{Fault, Kind};
 use crate::world::World;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -69,5 +70,15 @@ fn disturbed(world: &World, since: Micros) -> bool {
     let thawed = |at: Micros| recent(at, OVER) || recent(at + world.excused(), OVER);
     world.hosts.iter().any(|h| h.thawed_at.is_some_and(thawed))
         || world.asked.is_some_and(|at| recent(at, OVER))
-        || world.plan.faults.iter().any(|f| recent(f.at, NOTICED) || recent(f.at + f.lasts, OVER))
+        || world
+            .plan
+            .faults
+            .iter()
+            .any(|f| recent(f.at, NOTICED) || recent(f.at + f.lasts, OVER) || troubles(world, f, since))
+}
+
+/// One that hits again and again as long as it lasts, so that its beginning is not all that there is to notice.
+fn troubles(world: &World, fault: &Fault, since: Micros) -> bool {
+    let again = matches!(fault.kind, Kind::Storm { .. } | Kind::Slow { .. } | Kind::SlowDisk { .. });
+    again && fault.at <= world.now && since <= fault.at + fault.lasts
 }

@@ -206,8 +206,11 @@ impl Databases {
         Ok(())
     }
 
-    /// At the end every member has it, and the same.
+    /// At the end every member has it, and the same; unless somebody has just stopped it, and has not gone on.
     pub(super) fn registry_at_rest(&self, members: &[usize]) -> Result<(), String> {
+        if members.iter().any(|m| self.nodes[*m].files.get(&self.registry.id).is_some_and(|file| file.frozen)) {
+            return Ok(());
+        }
         let version = |m: &usize| self.nodes[*m].registry(self.registry.id).unwrap_or(Ok(0));
         let versions: BTreeSet<u64> = members.iter().map(version).collect::<Result<_, _>>()?;
         if versions.len() > 1 || versions.iter().any(|v| !self.registry.possible.contains(v)) {
