@@ -185,6 +185,7 @@ pub(crate) const CASES: &[Case] = &[
     case(Group::Gluster, "rejoin-on-glusterfs", planned::rejoin_gluster),
     long(Group::Gluster, "drain-with-eager-lock", planned::drain_eager_lock),
     long(Group::Gluster, "rejoin-with-eager-lock", planned::rejoin_eager_lock),
+    long(Group::Gluster, "drain-with-the-delay-lifted", planned::drain_lifted),
     long(Group::Gluster, "drain-on-glusterfs-leader-killed", planned::leader_killed_while_lifted),
     case(Group::Gluster, "ganesha-killed-on-glusterfs", services::ganesha_killed),
     case(Group::Gluster, "shared-mount-hangs", storage::mount_hangs),

@@ -7,6 +7,7 @@ use crate::site::VOLUME;
 use crate::steadfast::{self, CONFIG};
 use crate::{parts, sh, site};
 use anyhow::{Result, bail};
+use services::storage::coherence::CONTENDED_WRITERS;
 use services::storage::post_op_delay;
 use std::time::{Duration, Instant};
 
@@ -23,11 +24,19 @@ fn command(ctx: &Ctx<'_>, node: usize, words: &[&str]) -> Result<()> {
     ctx.lab.exec(&site::name(node), &all, Duration::from_secs(30)).map(drop)
 }
 
+/// What `work` finds on a volume whose files are not kept locked for a second after a write.
+fn without_eager_lock(ctx: &Ctx<'_>, work: impl FnOnce() -> Result<()>) -> Result<()> {
+    volume(ctx, &["set", VOLUME, CONTENDED_WRITERS.option, CONTENDED_WRITERS.value])?;
+    let done = work();
+    let back = volume(ctx, &["reset", VOLUME, CONTENDED_WRITERS.option]);
+    done.and(back)
+}
+
 /// Has every daemon lift the volume's post-op delay for planned moves, or not.
 fn lifts(ctx: &Ctx<'_>, lift: bool) -> Result<()> {
     let whole = steadfast::config(&ctx.lab.site);
     let line = format!("volume = \"{VOLUME}\"\n");
-    let text = if lift { whole } else { whole.replace(&line, &format!("{line}lift_post_op_delay = false\n")) };
+    let text = if lift { whole.replace(&line, &format!("{line}lift_post_op_delay = true\n")) } else { whole };
     for node in 0..ctx.lab.site.nodes {
         ctx.lab.write(&site::name(node), CONFIG, &text)?;
         command(ctx, node, &["reload"])?;
@@ -35,11 +44,11 @@ fn lifts(ctx: &Ctx<'_>, lift: bool) -> Result<()> {
     Ok(())
 }
 
-/// What `work` finds when no daemon touches the volume.
-fn with_the_delay(ctx: &Ctx<'_>, work: impl FnOnce() -> Result<()>) -> Result<()> {
-    lifts(ctx, false)?;
+/// What `work` finds where daemons lift it.
+fn with_the_delay_lifted(ctx: &Ctx<'_>, work: impl FnOnce() -> Result<()>) -> Result<()> {
+    lifts(ctx, true)?;
     let done = work();
-    let back = lifts(ctx, true);
+    let back = lifts(ctx, false);
     done.and(back)
 }
 
@@ -68,20 +77,27 @@ pub(crate) fn drain_local(ctx: &Ctx<'_>) -> Result<()> {
     drain(ctx, "local", PLANNED).map(drop)
 }
 
-/// On GlusterFS at its defaults: the leader lifts the post-op delay, and puts back what was there.
+/// On GlusterFS with the setting that planned moves want.
 pub(crate) fn drain_gluster(ctx: &Ctx<'_>) -> Result<()> {
-    drain(ctx, "gluster", PLANNED)?;
-    put_back(ctx, 0, None)
+    without_eager_lock(ctx, || drain(ctx, "gluster", PLANNED).map(drop))
 }
 
-/// The same with the delay in force: what lifting it is for.
+/// On GlusterFS as the laboratory sets its volume up: what the setting is for.
 pub(crate) fn drain_eager_lock(ctx: &Ctx<'_>) -> Result<()> {
-    with_the_delay(ctx, || a_second(drain(ctx, "eager-lock", 1500.0)?))
+    a_second(drain(ctx, "eager-lock", 1500.0)?)
 }
 
 /// As [`drain_eager_lock`].
 pub(crate) fn rejoin_eager_lock(ctx: &Ctx<'_>) -> Result<()> {
-    with_the_delay(ctx, || a_second(rejoin(ctx, 1500.0)?))
+    a_second(rejoin(ctx, 1500.0)?)
+}
+
+/// The leader lifts the post-op delay for the time of the moves, and puts back what was there.
+pub(crate) fn drain_lifted(ctx: &Ctx<'_>) -> Result<()> {
+    with_the_delay_lifted(ctx, || {
+        drain(ctx, "lifted", PLANNED)?;
+        put_back(ctx, 0, None)
+    })
 }
 
 fn a_second(ms: f64) -> Result<()> {
@@ -98,17 +114,16 @@ pub(crate) fn rejoin_local(ctx: &Ctx<'_>) -> Result<()> {
     rejoin(ctx, PLANNED).map(drop)
 }
 
-/// As [`drain_gluster`].
+/// On GlusterFS with the setting that planned moves want.
 pub(crate) fn rejoin_gluster(ctx: &Ctx<'_>) -> Result<()> {
-    rejoin(ctx, PLANNED)?;
-    put_back(ctx, 0, None)
+    without_eager_lock(ctx, || rejoin(ctx, PLANNED).map(drop))
 }
 
 /// The leader's daemon is killed while it has the delay lifted, on a volume whose administrator has set one of his own:
 /// the next leader puts that back.
 pub(crate) fn leader_killed_while_lifted(ctx: &Ctx<'_>) -> Result<()> {
     volume(ctx, &["set", VOLUME, post_op_delay::OPTION, "2"])?;
-    let done = killed_while_lifted(ctx);
+    let done = with_the_delay_lifted(ctx, || killed_while_lifted(ctx));
     let back = volume(ctx, &["reset", VOLUME, post_op_delay::OPTION]);
     done.and(back)
 }

@@ -267,8 +267,8 @@ impl Config {
             all["clustering"] = true.into();
         }
         // Whoever leads does it or not.
-        if !self.lift_post_op_delay {
-            all["lift_post_op_delay"] = false.into();
+        if self.lift_post_op_delay {
+            all["lift_post_op_delay"] = true.into();
         }
         let text = all.to_string();
         let digest = ring::digest::digest(&ring::digest::SHA256, text.as_bytes());

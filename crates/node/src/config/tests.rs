@@ -276,10 +276,10 @@ fn the_fingerprint_is_the_same_on_every_node_and_changes_with_what_counts() {
         let given = with("kind = \"local\"", &format!("kind = \"gluster\"\nvolume = \"v\"\n{more}"));
         text(&given, &machine(0)).expect("good")
     };
-    let (lifts, not) = (gluster(""), gluster("lift_post_op_delay = false"));
+    let (lifts, not) = (gluster("lift_post_op_delay = true"), gluster(""));
     assert!(lifts.lift_post_op_delay && !not.lift_post_op_delay);
     assert_ne!(lifts.fingerprint, not.fingerprint);
-    assert_eq!(lifts.fingerprint, gluster("lift_post_op_delay = true").fingerprint);
+    assert_eq!(not.fingerprint, gluster("lift_post_op_delay = false").fingerprint);
     let stranger = refused(&with("kind = \"local\"", "kind = \"local\"\nlift_post_op_delay = false"));
     assert!(stranger.contains("`lift_post_op_delay` is for kind = \"gluster\""), "{stranger}");
 }

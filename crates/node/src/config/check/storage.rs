@@ -70,7 +70,7 @@ pub(super) fn storage(context: &mut Context<'_>, spec: Option<&Spanned<StorageSp
 /// Is the volume's post-op delay to be lifted for planned moves?
 pub(super) fn lifts_post_op_delay(spec: Option<&Spanned<StorageSpec>>) -> bool {
     let given = spec.and_then(|section| section.get_ref().lift_post_op_delay.as_ref());
-    given.is_none_or(|lift| *lift.get_ref())
+    given.is_some_and(|lift| *lift.get_ref())
 }
 
 fn evict_command(context: &mut Context<'_>, command: &Spanned<String>) -> String {
