@@ -136,7 +136,7 @@ fn exit_codes_and_messages() {
 #[test]
 fn a_node_with_the_only_good_copy_goes_down_only_when_told_twice() {
     let mut status = empty_status();
-    let warning = "do not take a down: 1 entry of volume v wait to be healed, and a has the only good copy of them";
+    let warning = "do not take a down: 1 entry of volume v waits to be healed, and a has the only good copy";
     let node = NodeStatus {
         name: "a".into(),
         role: Role::Server,

@@ -47,10 +47,17 @@ fn moves(snapshot: &Snapshot) -> Vec<(IpAddr, Pnn)> {
     let Some(me) = snapshot.nodes.get(&snapshot.me).filter(|me| me.admin == AdminState::Drained) else {
         return Vec::new();
     };
-    let fit = |pnn: &Pnn, n: &NodeStatus| *pnn != snapshot.me && n.state == NodeState::Ok && !n.vips.is_empty();
-    let mut heirs: Vec<_> = snapshot.nodes.iter().filter(|(pnn, node)| fit(pnn, node)).collect();
-    heirs.sort_by_key(|(pnn, node)| (node.vips.len(), **pnn));
-    me.vips.iter().zip(heirs.iter().cycle()).map(|(vip, (heir, _))| (*vip, **heir)).collect()
+    let fit = |pnn: &Pnn, n: &NodeStatus| *pnn != snapshot.me && n.state == NodeState::Ok;
+    let others = snapshot.nodes.iter().filter(|(pnn, node)| fit(pnn, node));
+    pairs(&me.vips, others.map(|(pnn, node)| (*pnn, node.vips.len())).collect())
+}
+
+/// Each address with a node; of these the ones that serve few come first, and those that serve none have no address to
+/// which Samba could send anybody.
+fn pairs(vips: &BTreeSet<IpAddr>, mut others: Vec<(Pnn, usize)>) -> Vec<(IpAddr, Pnn)> {
+    others.retain(|(_, served)| *served > 0);
+    others.sort_by_key(|(pnn, served)| (*served, *pnn));
+    vips.iter().zip(others.iter().cycle()).map(|(vip, (heir, _))| (*vip, *heir)).collect()
 }
 
 async fn ask(net: &str, vip: IpAddr, heir: Pnn) {
@@ -97,6 +104,14 @@ async fn client_move(net: &str, vip: IpAddr, heir: Pnn) -> Result<Output, String
 mod tests {
     use super::*;
     use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn clients_go_to_nodes_that_serve_and_to_those_that_serve_few_first() {
+        let vips: BTreeSet<IpAddr> = (1..=3).map(|n| IpAddr::from([10, 0, 0, n])).collect();
+        let heirs = |others| pairs(&vips, others).into_iter().map(|(_, heir)| heir.0).collect::<Vec<_>>();
+        assert_eq!(heirs(vec![(Pnn(0), 2), (Pnn(2), 0), (Pnn(3), 1)]), [3, 0, 3]);
+        assert_eq!(heirs(vec![(Pnn(2), 0)]), [0u16; 0], "nobody could take them");
+    }
 
     #[tokio::test]
     async fn samba_is_asked_with_the_exact_address() {

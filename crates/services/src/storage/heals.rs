@@ -23,7 +23,7 @@ const DEADLINE: Duration = Duration::from_secs(5);
 /// Entries that are counted on one brick; more are as many.
 const MOST: usize = 10_000;
 /// Part of every warning of [`Waiting::warning`], by which [`holds_back`] knows them.
-const MARK: &str = "wait to be healed";
+const MARK: &str = "to be healed, and";
 
 /// What waits on this node's bricks of a volume.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,21 +36,21 @@ impl Waiting {
     /// Why `node`, whose bricks these are, should not go down; none if nothing waits. Counts are rounded down, so that
     /// the sentence changes seldom.
     pub fn warning(&self, volume: &Volume, node: &str) -> Option<String> {
-        let entries = match self.entries {
+        let (entries, wait) = match self.entries {
             0 => return None,
-            1 => "1 entry".to_owned(),
-            n => format!("{} or more entries", round_down(n)),
+            1 => ("1 entry".to_owned(), "waits"),
+            n => (format!("{} or more entries", round_down(n)), "wait"),
         };
         let name = &volume.name;
         let what = if volume.replica == 2 {
             format!(
-                "{node} has the only good copy of them: lost before that, the old copy is written, and both are in split brain"
+                "{node} has the only good copy: lost before that, the old copy is written, and both are in split brain"
             )
         } else {
             format!("{node} has good copies that others lack: without it files may not be readable or writable")
         };
         Some(format!(
-            "do not take {node} down: {entries} of volume {name} {MARK}, and {what} (gluster volume heal {name} info \
+            "do not take {node} down: {entries} of volume {name} {wait} {MARK} {what} (gluster volume heal {name} info \
              lists them)"
         ))
     }
