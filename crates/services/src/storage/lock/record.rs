@@ -7,6 +7,11 @@
 //! - a crash in the second leaves the first with the new one;
 //! - a slot that rots after a finished write leaves its copy; with both gone the record is unreadable.
 //!
+//! A helper that is killed in a write to a mount that does not answer leaves that write behind: the mount's own
+//! process may carry it out later, after the next helper's. It hits one slot, since no helper goes on to the second
+//! before the first is confirmed, and its sequence number is lower, so the other slot counts: numbers are never given
+//! twice, not even by a helper that does not see yet what the one before wrote.
+//!
 //! Overwriting in place rather than renaming a new file into place: between servers of GlusterFS a rename is
 //! several operations on several bricks, and a reader that found no file would take it for "never wrote one".
 //! A file once made is never removed.
@@ -19,6 +24,7 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustix::fs::OFlags;
 use serde_json::Value;
@@ -56,7 +62,7 @@ pub(super) fn write(dir: &Path, pnn: u32, content: &Value) -> Result<(), String>
     let (file, is_new) = open_for_writing(&path).map_err(|e| failed("open", &e))?;
     let [a, b] = read_slots(&file).map_err(|e| failed("read", &e))?;
     let newest = [&a, &b].into_iter().flatten().map(|slot| slot.sequence).max().unwrap_or(0);
-    let slot = encode(newest + 1, &text);
+    let slot = encode(sequence_after(newest, clock()), &text);
     // The newer copy is overwritten last: until the first write is confirmed it is the one that counts.
     let second_is_newer = match (&a, &b) {
         (Ok(a), Ok(b)) => b.sequence >= a.sequence,
@@ -72,6 +78,17 @@ pub(super) fn write(dir: &Path, pnn: u32, content: &Value) -> Result<(), String>
         synced.map_err(|e| format!("cannot sync {}: {e}", dir.display()))?;
     }
     Ok(())
+}
+
+/// The number of the next write: higher than what is in the file, and than what is on its way there, which an earlier
+/// process gave the time of its own write. `now` only makes it differ: a clock that is set back costs that, not the order.
+fn sequence_after(newest: u64, now: u64) -> u64 {
+    newest.saturating_add(1).max(now)
+}
+
+/// Nanoseconds since 1970.
+fn clock() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as u64)
 }
 
 /// Reads a record by a fresh open. None: the node never wrote one.
@@ -276,6 +293,38 @@ mod tests {
             write(dir.path(), 0, &json!({ "n": 3 })).unwrap();
             assert_eq!(read(dir.path(), 0), Some(Ok(json!({ "n": 3 }))), "written after {done} bytes");
         }
+    }
+
+    /// The write of a helper that was killed lands after the next one's, in either slot, whole or in part.
+    #[test]
+    fn a_write_that_lands_late_does_not_bring_an_older_record_back() {
+        for earlier in [1, 2] {
+            let dir = tempfile::tempdir().unwrap();
+            let path = path_of(dir.path(), 0);
+            for n in 0..earlier {
+                write(dir.path(), 0, &json!({ "n": n })).unwrap();
+            }
+            let before = std::fs::read(&path).unwrap();
+            write(dir.path(), 0, &json!({ "n": "late" })).unwrap();
+            let late = std::fs::read(&path).unwrap();
+            for (slot, bytes) in [(0, SLOT), (SLOT, SLOT), (0, 12), (SLOT, 4096)] {
+                // Nothing of it is there when the next helper reads and writes.
+                std::fs::write(&path, &before).unwrap();
+                write(dir.path(), 0, &json!({ "n": "next" })).unwrap();
+                let mut file = std::fs::read(&path).unwrap();
+                file[slot..slot + bytes].copy_from_slice(&late[slot..slot + bytes]);
+                std::fs::write(&path, &file).unwrap();
+                assert_eq!(read(dir.path(), 0), Some(Ok(json!({ "n": "next" }))), "{bytes} bytes at {slot}");
+            }
+        }
+    }
+
+    #[test]
+    fn numbers_grow_whatever_the_clock_says() {
+        assert_eq!(sequence_after(0, 0), 1);
+        assert_eq!(sequence_after(7, 1_000), 1_000);
+        assert_eq!(sequence_after(1_000, 7), 1_001);
+        assert_eq!(sequence_after(u64::MAX, 7), u64::MAX);
     }
 
     #[test]
