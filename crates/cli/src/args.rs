@@ -292,7 +292,7 @@ pub(crate) struct DrillOptions {
     #[arg(long, value_name = "FILE")]
     pub(crate) password_file: Option<PathBuf>,
     /// How to run a command on the node; {node} and {address} are filled in
-    #[arg(long, default_value = "ssh -o BatchMode=yes root@{address}", value_name = "COMMAND")]
+    #[arg(long, default_value = "ssh -o BatchMode=yes -o ConnectTimeout=5 root@{address}", value_name = "COMMAND")]
     pub(crate) via: String,
     /// Cuts the node's power; {node} and {address} are filled in
     #[arg(long, value_name = "COMMAND")]

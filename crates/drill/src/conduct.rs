@@ -3,7 +3,7 @@
 use crate::clients::{Line, Spec, Stream};
 use crate::report::{Marks, Report};
 use crate::{Fault, now_us};
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -114,6 +114,13 @@ impl Clients {
         self.with(|h| h.streams.iter().filter(late).map(|s| format!("{} to {}", s.protocol, s.vip)).collect())
     }
 
+    /// What keeps clients from working at all, before any fault.
+    fn unfit(&self) -> Option<String> {
+        let why = |s: &Stream| Some(format!("{} to {}: {}", s.protocol, s.vip, s.wrong.as_ref()?));
+        let all: Vec<String> = self.with(|h| h.streams.iter().filter_map(why).collect());
+        (!all.is_empty()).then(|| all.join("; "))
+    }
+
     /// Waits until each has succeeded after `since_us`, and lately; those that have not when patience is over.
     ///
     /// # Errors
@@ -172,15 +179,20 @@ pub fn conduct(stage: &mut dyn Stage, plan: &Plan, mut say: impl FnMut(&str)) ->
     if let Some(why) = clients.wait(now_us().saturating_sub(FRESH_US), Duration::from_secs(10))? {
         bail!("nothing was done: {why}");
     }
+    if let Some(why) = clients.unfit() {
+        bail!("nothing was done: {why}");
+    }
     let mut notes = Vec::new();
     let mut marks = Marks { began_us: now_us(), ..Marks::default() };
     say(&format!("{} on {}", plan.fault, plan.node));
     marks.fault_us = now_us();
     if let Err(e) = stage.inflict(plan.fault) {
-        let mended = stage.mend(plan.fault);
-        return Err(mended
-            .err()
-            .map_or_else(|| e.context("the fault could not be made"), |m| m.context("and not mended")));
+        return Err(match stage.mend(plan.fault) {
+            Ok(()) => e.context("the fault could not be made"),
+            Err(mend) => {
+                anyhow!("the fault could not be made: {e:#}; nor taken back, in case it was made after all: {mend:#}")
+            }
+        });
     }
     let through = clients.wait(marks.fault_us + 500_000, plan.patience);
     std::thread::sleep(CALM);

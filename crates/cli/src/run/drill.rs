@@ -12,16 +12,20 @@ use std::io::{IsTerminal, Write};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// A fault is taken back by its node after this, whatever becomes of the drill.
 const LIMIT: Duration = Duration::from_secs(120);
+/// How much later than that it is given up.
+const MARGIN: Duration = Duration::from_secs(15);
 
 struct Live {
     socket: PathBuf,
     node: String,
     address: String,
     options: DrillOptions,
+    /// When the node made the fault.
+    inflicted: Option<Instant>,
 }
 
 impl Live {
@@ -38,6 +42,33 @@ impl Live {
             None => {
                 anyhow::bail!("give the command with {flag}, such as \"ipmitool -H {{node}}-bmc chassis power ...\"")
             }
+        }
+    }
+
+    /// Has the node take its fault back. It may be out of reach, by that very fault: then it does so by itself when its
+    /// time is over, and this waits for it.
+    fn mend_there(&self, fault: Fault) -> anyhow::Result<()> {
+        let end = self.inflicted.map(|at| at + LIMIT + MARGIN);
+        let mut said = false;
+        loop {
+            let Err(error) = self.there(&["steadfast", "helper", "drill-mend"]) else { return Ok(()) };
+            let left = end.map_or(Duration::ZERO, |end| end.saturating_duration_since(Instant::now()));
+            if left.is_zero() {
+                let node = &self.node;
+                return Err(error.context(format!(
+                    "look at {node}: it cannot be reached, and should have taken back {fault} {} s after it was made, if it was",
+                    LIMIT.as_secs()
+                )));
+            }
+            if !said {
+                said = true;
+                eprintln!(
+                    "  {} cannot be reached ({error:#}); it takes back {fault} by itself, in {} s at the latest",
+                    self.node,
+                    left.saturating_sub(MARGIN).as_secs()
+                );
+            }
+            std::thread::sleep(Duration::from_secs(1));
         }
     }
 
@@ -68,7 +99,11 @@ impl Stage for Live {
         match fault {
             Fault::Drain => self.state("drain"),
             f if f.cuts_power() => self.power(self.options.power_off.as_deref(), "--power-off"),
-            f => self.there(&["steadfast", "helper", "drill-inflict", f.word(), &LIMIT.as_secs().to_string()]),
+            f => {
+                self.there(&["steadfast", "helper", "drill-inflict", f.word(), &LIMIT.as_secs().to_string()])?;
+                self.inflicted = Some(Instant::now());
+                Ok(())
+            }
         }
     }
 
@@ -76,10 +111,7 @@ impl Stage for Live {
         match fault {
             Fault::Drain => self.state("resume"),
             f if f.cuts_power() => self.power(self.options.power_on.as_deref(), "--power-on"),
-            // The node may be out of reach: then it mends itself when its time is over.
-            f => self.there(&["steadfast", "helper", "drill-mend"]).map_err(|e| {
-                e.context(format!("{} takes back {f} by itself {} s after it was made", self.node, LIMIT.as_secs()))
-            }),
+            f => self.mend_there(f),
         }
     }
 
@@ -161,8 +193,13 @@ pub(super) fn main(socket: &Path, fault: Fault, options: DrillOptions) -> Result
     };
     let addresses = snapshot.nodes.get(&node).and_then(|n| n.addresses.first()).map(ToString::to_string);
     let (svg, json) = (options.svg.clone(), options.json.json);
-    let mut stage =
-        Live { socket: socket.to_owned(), address: addresses.unwrap_or_else(|| name.clone()), node: name, options };
+    let mut stage = Live {
+        socket: socket.to_owned(),
+        address: addresses.unwrap_or_else(|| name.clone()),
+        node: name,
+        options,
+        inflicted: None,
+    };
     let report =
         drill::conduct(&mut stage, &plan, |step| eprintln!("  {step}")).map_err(|e| Fail::Other(format!("{e:#}")))?;
     if let Some(file) = svg {

@@ -4,6 +4,7 @@ pub mod nfs3;
 mod nfs3_writer;
 mod nfs4;
 mod nfs4_lock;
+mod nfs_status;
 mod ping;
 mod record;
 mod smb;

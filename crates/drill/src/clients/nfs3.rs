@@ -2,6 +2,7 @@
 //! request is sent again with the same xid on a new connection until it is answered, for ever. As with a kernel, the new
 //! connection has the old one's port, and a refused one is tried again after 3 s.
 
+use super::nfs_status::NfsStatus;
 use super::xdr::{Reader, Writer};
 use anyhow::{Context, Result, bail};
 use std::io::{Read, Write};
@@ -66,7 +67,7 @@ impl Client {
         match status {
             0 => Ok(Some(Reader(&rest).opaque()?.to_vec())),
             2 => Ok(None),
-            _ => bail!("LOOKUP {name}: NFS status {status}"),
+            _ => bail!("LOOKUP {name}: {}", NfsStatus(status)),
         }
     }
 
@@ -99,7 +100,7 @@ impl Client {
                     return self.lookup(dir, name)?.context("the created file is not there");
                 }
                 JUKEBOX => self.pause(Duration::from_millis(100))?,
-                _ => bail!("CREATE {name}: NFS status {status}"),
+                _ => bail!("CREATE {name}: {}", NfsStatus(status)),
             }
         }
     }
@@ -143,7 +144,7 @@ impl Client {
         args.opaque(dir).opaque(name.as_bytes());
         match self.nfs(12, &args.0)?.0 {
             0 | 2 => Ok(()),
-            status => bail!("REMOVE {name}: NFS status {status}"),
+            status => bail!("REMOVE {name}: {}", NfsStatus(status)),
         }
     }
 

@@ -1,6 +1,7 @@
 //! The NFSv3 writer: one file, one block after the other, each on stable storage before the next, as an application
 //! with O_SYNC on a hard mount.
 
+use super::nfs_status::NfsStatus;
 use super::nfs3::{Client, JUKEBOX};
 use super::{Recorder, Spec, pause};
 use crate::now_us;
@@ -53,7 +54,7 @@ fn write(spec: &Spec, vip: IpAddr, name: &str, record: &Recorder, stop: &Arc<Ato
             }
             // No error for any application: the client waits and asks again.
             Ok(JUKEBOX) => pause(Duration::from_millis(100), stop),
-            Ok(status) => record.failed(&format!("NFS status {status}")),
+            Ok(status) => record.failed(&NfsStatus(status).to_string()),
             Err(_) if stop.load(Ordering::Relaxed) => break,
             Err(e) => record.failed(&format!("{e:#}")),
         }

@@ -5,6 +5,7 @@
 //! introduces itself anew, reclaims its open file (or opens it again, where no grace period runs) and repeats the
 //! write; the application only waits. A server in its grace period lets nobody open files: the client waits that out, too.
 
+use super::nfs_status::NfsStatus;
 use super::nfs3::{self, JUKEBOX, NFS};
 use super::nfs4_lock::{LOCK, LOCKU};
 use super::xdr::{Reader, Writer};
@@ -178,14 +179,14 @@ impl Client {
             .opaque(b"0.0.0.0.0.0")
             .u32(0);
         let answer = self.patiently(&set)?;
-        let result = answer.of(SETCLIENTID).with_context(|| format!("SETCLIENTID: NFS status {}", answer.status))?;
+        let result = answer.of(SETCLIENTID).with_context(|| format!("SETCLIENTID: {}", NfsStatus(answer.status)))?;
         let mut r = Reader(result);
         self.clientid = r.u64()?;
         let confirm = r.u64()?;
         let mut set = Compound::default();
         set.op(SETCLIENTID_CONFIRM).u64(self.clientid).u64(confirm);
         let answer = self.patiently(&set)?;
-        ensure!(answer.status == OK, "SETCLIENTID_CONFIRM: NFS status {}", answer.status);
+        ensure!(answer.status == OK, "SETCLIENTID_CONFIRM: {}", NfsStatus(answer.status));
         Ok(())
     }
 
@@ -265,7 +266,7 @@ impl Client {
                     self.rpc.pause(Duration::from_millis(10))?;
                     self.introduce()?;
                 }
-                status => bail!("OPEN {}: NFS status {status}", self.name),
+                status => bail!("OPEN {}: {}", self.name, NfsStatus(status)),
             }
         }
     }
@@ -310,7 +311,7 @@ impl Client {
             match self.call(&remove)?.status {
                 OK | NOENT => return Ok(()),
                 GRACE | JUKEBOX => self.rpc.pause(AGAIN)?,
-                status => bail!("REMOVE {}: NFS status {status}", self.name),
+                status => bail!("REMOVE {}: {}", self.name, NfsStatus(status)),
             }
         }
     }
@@ -343,7 +344,7 @@ fn write(spec: &Spec, vip: IpAddr, name: &str, record: &Recorder, stop: &Arc<Ato
                 n += 1;
                 record.ok(begun);
             }
-            Ok(status) => record.failed(&format!("NFS status {status}")),
+            Ok(status) => record.failed(&NfsStatus(status).to_string()),
             Err(_) if stop.load(Ordering::Relaxed) => break,
             Err(e) => record.failed(&format!("{e:#}")),
         }

@@ -147,6 +147,7 @@ pub(crate) const CASES: &[Case] = &[
     long(Group::Local, "honest-without-guard", honest::no_guard),
     long(Group::Local, "honest-without-leases", honest::no_lease),
     case(Group::Local, "drill-daemon-stopped", drill::daemon_stopped),
+    long(Group::Local, "drill-over-ssh", drill::over_ssh),
     case(Group::Local, "garbage-on-every-port", input::garbage),
     case(Group::Local, "state-disk-full", input::disk_full),
     case(Group::Local, "config-mistakes-refused", input::config_mistakes),
