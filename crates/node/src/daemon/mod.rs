@@ -40,6 +40,7 @@ mod storage;
 mod tickles;
 mod time_of_day;
 pub mod timeline;
+mod wall_clocks;
 mod without;
 
 pub(crate) use inbox::Inbox;

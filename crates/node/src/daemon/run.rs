@@ -33,6 +33,7 @@ use super::services::ServicesTask;
 use super::site::{Site, Word};
 use super::tickles::{News, Tickles};
 use super::timeline::{Timeline, unix_ms};
+use super::wall_clocks::WallClocks;
 use super::without::Without;
 use super::{databases, disk, dns, site, smb_witness, start, storage, tickles, time_of_day};
 use crate::admin::server::AdminSocket;
@@ -312,6 +313,7 @@ fn deliver(
     guard: Guard,
 ) -> impl Fn(PeerEvent) + Send + Sync + 'static {
     let behind = AtomicBool::new(false);
+    let clocks = WallClocks::new(inbox.clone());
     move |event| {
         let taken = match event {
             PeerEvent::Heartbeat { from, net, heartbeat } => {
@@ -324,6 +326,10 @@ fn deliver(
             }
             PeerEvent::Guard { from, word } => inbox.input(Input::Guard { from, word }),
             PeerEvent::Message { from, message } => inbox.input(Input::Message { from, message }),
+            PeerEvent::Clock { peer, name, clock } => {
+                clocks.read(peer, &name, clock);
+                true
+            }
             PeerEvent::Link { peer, up } => {
                 if up {
                     // New keys.

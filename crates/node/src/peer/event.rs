@@ -1,5 +1,6 @@
 //! What the peers hand to the daemon, and what the daemon hands to the peers.
 
+use super::wall::WallClock;
 use crate::pki::PkiDir;
 use cluster::{Grant, GuardWord, Heartbeat, Message, NodeConf, Pnn};
 use std::collections::BTreeMap;
@@ -18,6 +19,8 @@ pub enum PeerEvent {
     Message { from: Pnn, message: Message },
     /// Bytes of another part of the daemon, at most [`super::MAX_FRAME`] long.
     Bytes { from: Pnn, channel: u8, bytes: Vec<u8> },
+    /// A reading of the peer's wall clock, every 16 questions (10 s at the default lease) of the node with the lower PNN.
+    Clock { peer: Pnn, name: String, clock: WallClock },
     /// The link came up or went down. Between an `up` and the next `down` messages arrive in order and none is lost.
     Link { peer: Pnn, up: bool },
 }

@@ -40,8 +40,10 @@ pub(super) struct Hello {
 #[derive(Debug)]
 pub(super) enum Frame {
     Hello(Hello),
-    Ping,
-    Pong,
+    /// Asks for an answer; says when, by the asking node's wall clock ([`super::wall`]). None from versions that do not.
+    Ping(Option<u64>),
+    /// The answer: what the question said, and the answering node's wall clock.
+    Pong(Option<(u64, u64)>),
     Message(Box<Message>),
     Bytes {
         channel: u8,
@@ -56,11 +58,15 @@ pub(super) enum Frame {
 pub(super) fn hello(hello: &Hello) -> io::Result<Vec<u8>> {
     encode(HELLO, &serde_json::to_vec(hello)?)
 }
-pub(super) fn ping() -> Vec<u8> {
-    vec![0, 0, 0, 0, PING]
+pub(super) fn ping(asked: u64) -> Vec<u8> {
+    [&[0, 0, 0, 8, PING], &asked.to_be_bytes()[..]].concat()
 }
-pub(super) fn pong() -> Vec<u8> {
-    vec![0, 0, 0, 0, PONG]
+/// Without the time of the question an answer says no time either.
+pub(super) fn pong(asked: Option<u64>, now: u64) -> Vec<u8> {
+    match asked {
+        Some(asked) => [&[0, 0, 0, 16, PONG], &asked.to_be_bytes()[..], &now.to_be_bytes()[..]].concat(),
+        None => vec![0, 0, 0, 0, PONG],
+    }
 }
 pub(super) fn message(message: &Message) -> io::Result<Vec<u8>> {
     encode(MESSAGE, &serde_json::to_vec(message)?)
@@ -104,8 +110,8 @@ pub(super) async fn read(from: &mut (impl AsyncRead + Unpin), limit: usize) -> i
 fn decode(kind: u8, mut payload: Vec<u8>) -> io::Result<Frame> {
     Ok(match kind {
         HELLO => Frame::Hello(serde_json::from_slice(&payload)?),
-        PING => Frame::Ping,
-        PONG => Frame::Pong,
+        PING => Frame::Ping(number(&payload, 0)),
+        PONG => Frame::Pong(number(&payload, 0).zip(number(&payload, 8))),
         MESSAGE => Frame::Message(Box::new(serde_json::from_slice(&payload)?)),
         BYTES if payload.is_empty() => return Err(invalid("a frame without its channel".into())),
         BYTES => {
@@ -115,6 +121,11 @@ fn decode(kind: u8, mut payload: Vec<u8>) -> io::Result<Frame> {
         BYE => Frame::Bye(String::from_utf8_lossy(&payload).chars().take(500).collect()),
         _ => Frame::Unknown,
     })
+}
+
+/// The number of eight bytes at `at`; None where there are fewer.
+fn number(payload: &[u8], at: usize) -> Option<u64> {
+    Some(u64::from_be_bytes(*payload.get(at..)?.first_chunk()?))
 }
 
 fn invalid(text: String) -> io::Error {
@@ -147,6 +158,15 @@ mod tests {
         assert!(read_from(&[0, 0, 0, 2, MESSAGE, b'{', b'}'], 10).is_err());
         assert!(read_from(&[0, 0, 0, 0, BYTES], 10).is_err());
         assert!(read_from(&[0, 0, 0, 9, PING, 1], 10).is_err(), "truncated");
+    }
+
+    #[test]
+    fn questions_and_answers_carry_clocks_and_may_lack_them() {
+        assert!(matches!(read_from(&ping(7), 10), Ok(Frame::Ping(Some(7)))));
+        assert!(matches!(read_from(&[0, 0, 0, 0, PING], 10), Ok(Frame::Ping(None))));
+        assert!(matches!(read_from(&pong(Some(7), u64::MAX), 16), Ok(Frame::Pong(Some((7, u64::MAX))))));
+        assert!(matches!(read_from(&pong(None, 9), 10), Ok(Frame::Pong(None))));
+        assert!(matches!(read_from(&[0, 0, 0, 9, PONG, 1, 2, 3, 4, 5, 6, 7, 8, 9], 10), Ok(Frame::Pong(None))));
     }
 
     proptest! {

@@ -5,7 +5,7 @@ use super::queue::{Queued, queue};
 use super::seal::{EXPORTED, LABEL, SessionKeys};
 use super::shared::{Shared, Site};
 use super::slot::Slot;
-use super::{MAX_FRAME, PeerEvent, data};
+use super::{MAX_FRAME, PeerEvent, data, wall};
 use crate::pki::Identity;
 use cluster::Pnn;
 use std::sync::Arc;
@@ -92,7 +92,7 @@ pub(super) async fn run(
     let (reader, writer) = tokio::io::split(stream);
     let (answers, pongs) = mpsc::channel(8);
     let because = tokio::select! {
-        because = receive(shared, slot, generation, reader, answers) => because,
+        because = receive(shared, name, slot, generation, reader, answers) => because,
         because = transmit(shared, writer, queued, pongs, shared.me < slot.peer) => because,
         never = data::keep(shared, site, slot.peer, dialer, adopted) => match never {},
         () = closed.wait() => "too slow, or replaced by a newer connection".to_owned(),
@@ -180,11 +180,13 @@ pub(super) async fn say_bye(stream: &mut (impl AsyncWrite + Unpin), because: &st
 
 async fn receive(
     shared: &Shared,
+    name: &str,
     slot: &Slot,
     generation: u64,
     mut reader: ReadHalf<TlsStream<TcpStream>>,
-    answers: mpsc::Sender<()>,
+    answers: mpsc::Sender<Option<u64>>,
 ) -> String {
+    let mut clock = wall::Listener::default();
     let mut deadline = Instant::now() + shared.patience;
     loop {
         let frame = match timeout_at(deadline, frame::read(&mut reader, MAX_FRAME)).await {
@@ -196,14 +198,17 @@ async fn receive(
             Err(_) => return format!("no answer for {}", cluster::human(shared.patience)),
         };
         let event = match frame {
-            Frame::Pong => {
+            Frame::Pong(clocks) => {
                 deadline = Instant::now() + shared.patience;
-                continue;
+                match clocks.and_then(|(asked, theirs)| clock.answer(asked, theirs, wall::now())) {
+                    Some(clock) => PeerEvent::Clock { peer: slot.peer, name: name.to_owned(), clock },
+                    None => continue,
+                }
             }
-            Frame::Ping => {
+            Frame::Ping(asked) => {
                 deadline = Instant::now() + shared.patience;
                 // When answers pile up the peer is not reading: it gets its answer later.
-                let _ = answers.try_send(());
+                let _ = answers.try_send(asked);
                 continue;
             }
             Frame::Unknown => continue,
@@ -222,7 +227,7 @@ async fn transmit(
     shared: &Shared,
     mut writer: WriteHalf<TlsStream<TcpStream>>,
     mut queued: Queued,
-    mut pongs: mpsc::Receiver<()>,
+    mut pongs: mpsc::Receiver<Option<u64>>,
     asks: bool,
 ) -> String {
     // One end asks, the lower PNN: the other knows by the questions that the link works, and is left when its answers stop.
@@ -231,8 +236,8 @@ async fn transmit(
     loop {
         let frame = tokio::select! {
             biased;
-            Some(()) = pongs.recv() => frame::pong(),
-            _ = pings.tick(), if asks => frame::ping(),
+            Some(asked) = pongs.recv() => frame::pong(asked, wall::now()),
+            _ = pings.tick(), if asks => frame::ping(wall::now()),
             Some(frame) = queued.next() => frame,
             else => return "closed".into(),
         };

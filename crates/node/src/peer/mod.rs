@@ -34,6 +34,7 @@ mod slot;
 mod socket;
 #[cfg(test)]
 pub(crate) mod tests;
+mod wall;
 mod wire;
 
 use crate::guard::SealedWord;
@@ -51,6 +52,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::task::AbortHandle;
+pub use wall::WallClock;
 
 /// Longest payload of a frame on a link, in bytes.
 pub const MAX_FRAME: usize = 1 << 20;

@@ -414,6 +414,22 @@ fn a_peer_that_misbehaves_loses_its_link_only() {
     assert!(n2.peers.links().iter().any(|l| l.peer == Pnn(1) && l.up));
 }
 
+/// Both ends have the same clock here, so what is read must be next to nothing, and the higher PNN reads nothing.
+#[test]
+fn the_lower_node_reads_the_clock_of_the_higher() {
+    let site = Site0::new(10, 2);
+    let (n0, n1) = (site.start(0), site.start(1));
+    n0.wait_link(1, true);
+    let (name, clock) = n0.wait("a reading of the other's clock", |e| match e {
+        PeerEvent::Clock { peer: Pnn(1), name, clock } => Some((name.clone(), *clock)),
+        _ => None,
+    });
+    assert_eq!(name, site.nodes[&Pnn(1)].name);
+    assert!(clock.ahead_us.abs() <= clock.within_us, "{clock:?}");
+    assert!(clock.within_us < 1_000_000, "{clock:?}");
+    assert!(n1.events.try_iter().all(|e| !matches!(e, PeerEvent::Clock { .. })));
+}
+
 #[test]
 fn a_replayed_datagram_or_one_of_another_network_is_dropped() {
     let site = Site0::new(6, 2);
