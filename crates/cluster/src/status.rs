@@ -347,7 +347,7 @@ impl Cluster {
             }
             AdminState::Banned => return (NodeState::Banned, "banned; `steadfast continue` ends it".into()),
         }
-        if let Some(why) = self.sick(report) {
+        if let Some(why) = self.sick(pnn, report) {
             return why;
         }
         if pnn == self.config.me && !self.leased {
@@ -362,7 +362,7 @@ impl Cluster {
     }
 
     /// A service, an interface or an address that keeps a member from being OK.
-    fn sick(&self, report: &Report) -> Option<(NodeState, String)> {
+    fn sick(&self, pnn: Pnn, report: &Report) -> Option<(NodeState, String)> {
         let mut starting = Vec::new();
         let mut failed = Vec::new();
         for service in &self.config.services {
@@ -377,7 +377,10 @@ impl Cluster {
             }
         }
         failed.extend(report.links_down.iter().map(|i| format!("interface {i} is down")));
-        failed.extend(report.failed.iter().map(|(v, why)| format!("{v} could not be taken: {why}")));
+        // Of no address that others host, and it never shall.
+        let could = |vip| self.config.vips.get(vip).is_some_and(|c| c.hosts.contains_key(&pnn));
+        let taken = report.failed.iter().filter(|(vip, _)| could(*vip));
+        failed.extend(taken.map(|(v, why)| format!("{v} could not be taken: {why}")));
         if !failed.is_empty() {
             return Some((NodeState::Unhealthy, failed.join("; ")));
         }

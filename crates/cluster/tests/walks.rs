@@ -14,6 +14,26 @@ fn four_nodes_grow_from_one_and_spread_the_addresses() {
     assert_eq!(net.hosts[3].snapshot.as_ref().unwrap().leader, Some(Pnn(0)));
 }
 
+/// As with CTDB's `public_addresses` files, which may differ, or `nodes` of an address.
+#[test]
+fn a_node_that_may_host_none_of_the_addresses_is_well() {
+    let mut net = settled(3, false);
+    for i in 0..3 {
+        let mut config = config(i, 3);
+        for vip in config.vips.values_mut() {
+            vip.hosts.remove(&Pnn(2));
+        }
+        net.feed(usize::from(i), Input::Config(config.into()));
+    }
+    net.run(Duration::from_secs(60));
+    assert_eq!(net.loads(), [2, 2, 0], "{}", net.story());
+    for host in &net.hosts {
+        let nodes = &host.snapshot.as_ref().unwrap().nodes;
+        let states: Vec<_> = nodes.values().map(|n| (n.state, n.because.as_str())).collect();
+        assert_eq!(states, [(NodeState::Ok, ""); 3], "{}", net.story());
+    }
+}
+
 #[test]
 fn a_lost_server_costs_one_lease() {
     for dead in 0..4 {
