@@ -376,6 +376,62 @@ fn the_tool_learns_the_leader_and_waits_for_addresses_at_rest() {
     assert!(world.messages(tool).contains(&(0xCE01, 0i32.to_ne_bytes().to_vec())));
 }
 
+/// As the tool sees it: asks, and takes the next word for the answer.
+fn leader(world: &mut World, n: usize) -> Vec<u32> {
+    let tool = world.connect(n, 900);
+    world.listen(tool, srvid::LEADER);
+    let seen = world.messages(tool).into_iter().map(|(_, data)| word(&data)).collect();
+    world.input(n, Input::Disconnected { client: tool.id });
+    world.run();
+    seen
+}
+
+fn word(data: &[u8]) -> u32 {
+    u32::from_ne_bytes(data.try_into().unwrap())
+}
+
+#[test]
+fn a_node_that_is_stopped_or_shall_not_lead_is_not_the_clients_leader() {
+    let mut world = World::new(3);
+    let asked = |world: &mut World| (0..3).map(|n| leader(world, n)).collect::<Vec<_>>();
+    assert_eq!(asked(&mut world), [[0], [0], [0]]);
+    for (idle, leads) in [(Some(0), 1), (None, 0)] {
+        world.idle = idle.into_iter().collect();
+        for n in 0..3 {
+            world.tell(n, true, true);
+        }
+        assert_eq!(asked(&mut world), [[leads], [leads], [leads]], "stopped: {idle:?}");
+    }
+
+    let tool = world.connect(2, 901);
+    let set = |world: &mut World, node: u32, on: u32| {
+        let answer = world.ask(tool, node, Opcode::SET_RECMASTERROLE, 0, &on.to_ne_bytes()).unwrap();
+        assert_eq!(answer.status, 0);
+    };
+    let can = |world: &mut World, node: u32| {
+        word(&world.ask(tool, node, Opcode::GET_CAPABILITIES, 0, &[]).unwrap().data) & node::capability::LEADER
+    };
+    set(&mut world, 0, 0);
+    assert_eq!((can(&mut world, 0), can(&mut world, 1)), (0, node::capability::LEADER));
+    assert_eq!(asked(&mut world), [[1], [1], [1]], "node 0 shall not lead");
+    // The others learn of it anew, whatever they have lost.
+    for up in [false, true] {
+        for n in [1, 2] {
+            world.input(n, Input::Link { peer: 0, up });
+            world.input(0, Input::Link { peer: n as u32, up });
+        }
+    }
+    world.view(&[0, 1, 2]);
+    assert_eq!(asked(&mut world), [[1], [1], [1]], "it has not forgotten");
+    set(&mut world, 1, 0);
+    set(&mut world, 2, 0);
+    assert!(asked(&mut world).concat().is_empty(), "nobody leads");
+    set(&mut world, 0, 1);
+    assert_eq!(asked(&mut world), [[0], [0], [0]]);
+    let map = world.ask(tool, node::CURRENT, Opcode::GETVNNMAP, 0, &[]).unwrap();
+    assert_eq!(VnnMap::get(&map.data).unwrap().map, [0, 1, 2], "records know nothing of it");
+}
+
 #[test]
 fn a_recovery_by_hand_changes_the_generation_and_no_record() {
     let mut world = World::new(3);

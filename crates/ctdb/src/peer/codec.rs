@@ -242,6 +242,7 @@ enums! {
     12 Recover { epoch, why };
     13 Round { epoch, round };
     14 Changed { db };
+    15 Role { leader };
 }
 
 impl Said {
@@ -312,6 +313,7 @@ mod tests {
             Said::Control { id: 1, opcode: 2, srvid: 3, flags: 4, data: vec![5] },
             Said::ControlReply { id: 1, status: -1, data: vec![], error: "no".into() },
             Said::Traversed { id: 4, records, last: false },
+            Said::Role { leader: true },
         ]
     }
 
@@ -328,7 +330,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_are_survived(which in 0usize..17, at: prop::sample::Index, value: u8, bytes in prop::collection::vec(any::<u8>(), 0..60)) {
+        fn any_bytes_are_survived(which in 0..samples().len(), at: prop::sample::Index, value: u8, bytes in prop::collection::vec(any::<u8>(), 0..60)) {
             let _ = Said::decode(&bytes);
             let mut changed = samples()[which].encode();
             let i = at.index(changed.len());

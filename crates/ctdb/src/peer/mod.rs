@@ -103,4 +103,9 @@ pub enum Said {
         /// The database.
         db: u32,
     },
+    /// What the sender shall be for clients.
+    Role {
+        /// It may be their leader.
+        leader: bool,
+    },
 }

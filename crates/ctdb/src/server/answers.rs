@@ -55,7 +55,8 @@ impl Server {
             }
             .put(&mut out),
             Opcode::GET_CAPABILITIES => {
-                out.u32(capability::DEFAULT);
+                let not = if self.no_lead.contains(&self.me) { capability::LEADER } else { 0 };
+                out.u32(capability::DEFAULT & !not);
             }
             Opcode::GET_PUBLIC_IPS => self.public_ips(flags & control_flags::ONLY_AVAILABLE != 0).put(&mut out),
             Opcode::GET_NODEMAP | Opcode::GET_NODES_FILE => self.node_map(opcode).put(&mut out),

@@ -194,7 +194,11 @@ impl Server {
                 }
                 self.answer_status(origin, 0);
             }
-            // Who leads and who is asked about records follows from the view: a role cannot be taken from a node.
+            Opcode::SET_RECMASTERROLE => {
+                self.set_role(number != 0);
+                self.answer_status(origin, 0);
+            }
+            // Who is asked about records follows from the view: that role cannot be taken from a node.
             _ => self.answer_error(origin, format!("{opcode}: roles of nodes follow from the view and are not set")),
         }
     }

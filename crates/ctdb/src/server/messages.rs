@@ -86,7 +86,7 @@ impl Server {
 
     /// Who leads, for those who want to know: the original's leader says it each second.
     pub(super) fn say_leader(&mut self, to: Option<ClientId>) {
-        let Some(leader) = self.picture.leader.filter(|_| self.is_member()) else { return };
+        let Some(leader) = self.leader().filter(|_| self.is_member()) else { return };
         let mut data = Writer::default();
         data.u32(leader);
         let data = data.finish();

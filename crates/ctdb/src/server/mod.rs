@@ -17,6 +17,7 @@
 //! | `controls`, `answers` | controls that this node answers by itself |
 //! | `remote` | controls of clients for other nodes, and "is this process alive?" |
 //! | `connections` | whose clients are connected to which address |
+//! | `roles` | who leads, as clients see it |
 //! | `messages` | between clients, and to the daemon |
 //! | `traverse` | all records of all nodes |
 //! | `timers` | what happens by the clock |
@@ -32,6 +33,7 @@ mod io;
 mod messages;
 mod packets;
 mod remote;
+mod roles;
 mod statistics;
 mod timers;
 mod traverse;
@@ -115,6 +117,8 @@ pub struct Server {
     traverses: BTreeMap<u64, Traverse>,
     by_hand: BTreeMap<u32, ByHand>,
     connections: Connections,
+    /// Nodes that clients shall not take for the leader.
+    no_lead: BTreeSet<u32>,
     /// Addresses that clients have been told of as leaving, and that this node does not have again.
     leaving: BTreeSet<IpAddr>,
     /// Clients have been told that addresses move, and not yet that they are at rest.
@@ -159,6 +163,7 @@ impl Server {
             traverses: BTreeMap::new(),
             by_hand: BTreeMap::new(),
             connections: Connections::default(),
+            no_lead: BTreeSet::new(),
             leaving: BTreeSet::new(),
             reallocating: false,
             tunables: Tunables::default(),
@@ -284,6 +289,7 @@ impl Server {
                 }
             }
             Said::Changed { db } => self.bump(db),
+            Said::Role { leader } => self.hear_role(from, leader),
         }
     }
 

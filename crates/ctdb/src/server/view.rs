@@ -39,6 +39,9 @@ impl Server {
 
     fn new_view(&mut self) {
         self.by_hand_over();
+        for peer in self.up.clone() {
+            self.tell_role(peer);
+        }
         if planted(Planted::MessagesForgotten) {
             self.held.retain(|input| super::packets::message(input).is_none());
         }
@@ -135,6 +138,9 @@ impl Server {
             return;
         }
         self.up.insert(peer);
+        // It says so again, if it is still so.
+        self.no_lead.remove(&peer);
+        self.tell_role(peer);
         if self.picture.members.contains(&peer) && self.is_member() {
             // Whatever was said while it was down is lost.
             self.want_recovery(&format!("the link to node {peer} was down"));
