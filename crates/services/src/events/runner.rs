@@ -8,7 +8,7 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use super::script::{self, End};
+use super::script::{self, End, Hung};
 use super::{Event, Job, Outcome, Plan, Ran, Record, Records, scripts};
 
 const MONITOR: &str = "monitor";
@@ -48,7 +48,10 @@ impl Runner {
         let list = self.scripts();
         let plan = self.plan.clone();
         let (event, until) = (job.event.clone(), job.timeout.map(|limit| Instant::now() + limit));
-        let mut run = Box::pin(run_all(&plan, &list, &event, until, job.all));
+        let before = self.last(&event).map(|record| record.summary);
+        let records = self.records.clone();
+        let so_far = |record| insert(&records, &event, record);
+        let mut run = Box::pin(run_all(&plan, &list, &event, until, job.all, &so_far));
         let mut open = true;
         let record = loop {
             tokio::select! {
@@ -72,7 +75,7 @@ impl Runner {
         let outcome = match record {
             None => Outcome::Cancelled,
             Some(record) => {
-                self.note(&event, &record);
+                self.note(&event, before, &record);
                 Outcome::Done(record)
             }
         };
@@ -82,12 +85,16 @@ impl Runner {
         }
     }
 
-    fn note(&self, event: &Event, record: &Record) {
+    fn last(&self, event: &Event) -> Option<Record> {
+        self.records.lock().unwrap_or_else(PoisonError::into_inner).get(&event.name).cloned()
+    }
+
+    /// `before`: how the same event went the last time.
+    fn note(&self, event: &Event, before: Option<i32>, record: &Record) {
         let words = [std::slice::from_ref(&event.name), &event.args].concat().join(" ");
-        let before =
-            self.records.lock().unwrap_or_else(PoisonError::into_inner).insert(event.name.clone(), record.clone());
+        insert(&self.records, event, record.clone());
         // Of a monitor that goes on failing the core tells.
-        let again = before.is_some_and(|before| before.summary == record.summary) && event.name == MONITOR;
+        let again = before == Some(record.summary) && event.name == MONITOR;
         match record.failure() {
             Some((ran, why)) if !again => warn!(output = %ran.output.trim_end(), "event {words}: {why}"),
             _ => {}
@@ -151,18 +158,50 @@ fn enqueue(waiting: &mut VecDeque<Job>, job: Job) {
     waiting.push_back(job);
 }
 
-async fn run_all(plan: &Plan, list: &[scripts::Script], event: &Event, until: Option<Instant>, all: bool) -> Record {
+fn insert(records: &Records, event: &Event, record: Record) {
+    records.lock().unwrap_or_else(PoisonError::into_inner).insert(event.name.clone(), record);
+}
+
+/// `so_far` is told before somebody looks at a script that hangs.
+async fn run_all(
+    plan: &Plan,
+    list: &[scripts::Script],
+    event: &Event,
+    until: Option<Instant>,
+    all: bool,
+    so_far: &(dyn Fn(Record) + Sync),
+) -> Record {
     let args = [std::slice::from_ref(&event.name), &event.args].concat();
     let mut record = Record::default();
     for script in list {
         let begin = SystemTime::now();
+        let ran = |end: &End, output| Ran {
+            name: script.name.clone(),
+            begin,
+            end: SystemTime::now(),
+            result: end.result(),
+            output,
+        };
+        let hangs = |output| {
+            let mut record = record.clone();
+            record.scripts.push(ran(&End::TimedOut, output));
+            if record.summary == 0 {
+                record.summary = End::TimedOut.result();
+            }
+            so_far(record);
+        };
         let (end, output) = if script.enabled {
-            script::run(&script.path, &args, &plan.base, until, plan.hung.as_deref()).await
+            let hung = plan.hung.as_deref().map(|program| Hung { program, seen: &hangs });
+            script::run(&script.path, &args, &plan.base, until, hung).await
         } else {
             (End::Exit(0), String::new())
         };
-        let result = if script.enabled { end.result() } else { -libc::ENOEXEC };
-        record.scripts.push(Ran { name: script.name.clone(), begin, end: SystemTime::now(), result, output });
+        let mut ran = ran(&end, output);
+        if !script.enabled {
+            ran.result = -libc::ENOEXEC;
+        }
+        let result = ran.result;
+        record.scripts.push(ran);
         if script.enabled && result != 0 && record.summary == 0 {
             record.summary = result;
         }

@@ -65,15 +65,22 @@ impl Drop for Group {
     }
 }
 
+/// Who looks at a script that has not ended in time, before it is killed.
+pub(super) struct Hung<'a> {
+    /// Run with the script's process id and the event's name.
+    pub(super) program: &'a Path,
+    /// Called before that, with the script's output so far: the program may ask how the script went.
+    pub(super) seen: &'a (dyn Fn(String) + Sync),
+}
+
 /// Runs a script until it ends, at the latest at `until`; its process group is killed then, and also when this is
-/// dropped. What it leaves in the background when it ends by itself goes on. `hung` is run with the script's process id
-/// and the event's name before the kill, to look at what it waits for.
+/// dropped. What it leaves in the background when it ends by itself goes on. `hung` looks at what it waits for.
 pub(super) async fn run(
     path: &Path,
     args: &[String],
     base: &Path,
     until: Option<Instant>,
-    hung: Option<&Path>,
+    hung: Option<Hung<'_>>,
 ) -> (End, String) {
     let (mut child, reader) = match start(path, args, base).await {
         Ok(started) => started,
@@ -95,7 +102,8 @@ pub(super) async fn run(
         Some(Err(error)) => End::NotStarted(errno(&error)),
         None => {
             if let (Some(hung), Some(pid)) = (hung, group.0) {
-                look(hung, pid, args, base).await;
+                (hung.seen)(output.text());
+                look(hung.program, pid, args, base).await;
             }
             kill(&group, &mut child, &mut output).await;
             End::TimedOut

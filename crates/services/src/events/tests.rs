@@ -98,6 +98,32 @@ async fn a_hung_script_is_killed_with_all_that_it_started() {
 }
 
 #[tokio::test]
+async fn who_looks_at_a_hung_script_can_ask_how_it_went() {
+    let mut site = site(&[("10.a", ""), ("20.hangs", "echo waiting\nsleep 100")], Duration::from_millis(500));
+    let looks = site.dir.path().join("looks");
+    let body =
+        "#!/bin/sh\necho \"$2\" >\"$CTDB_BASE/looking\"\nwhile [ ! -e \"$CTDB_BASE/go\" ]; do sleep 0.02; done\n";
+    fs::write(&looks, body).unwrap();
+    fs::set_permissions(&looks, fs::Permissions::from_mode(0o755)).unwrap();
+    let base = site.dir.path().to_owned();
+    site.events = Events::spawn(Plan {
+        base: base.clone(),
+        built_in: BuiltIn::default(),
+        timeout: Duration::from_millis(500),
+        hung: Some(looks),
+    })
+    .0;
+    let monitor = site.events.run(Event::new("monitor"));
+    until("it looks", || fs::read_to_string(base.join("looking")).is_ok_and(|event| event == "monitor\n")).await;
+    let meanwhile = site.events.status("monitor").unwrap();
+    assert!(meanwhile.timed_out());
+    let seen: Vec<_> = meanwhile.scripts.iter().map(|ran| (&*ran.name, ran.result, &*ran.output)).collect();
+    assert_eq!(seen, [("10.a", 0, ""), ("20.hangs", -libc::ETIMEDOUT, "waiting\n")]);
+    fs::write(base.join("go"), "").unwrap();
+    assert!(matches!(monitor.await.unwrap(), Outcome::Done(record) if record.timed_out() && record.scripts.len() == 2));
+}
+
+#[tokio::test]
 async fn one_that_does_not_hear_term_and_one_that_leaves_something_behind() {
     let site = site(
         &[
