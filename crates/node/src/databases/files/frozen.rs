@@ -1,8 +1,8 @@
 //! A frozen file: the thread that waited for the lock on all of it carries out a recovery's orders, in their order, with
 //! the handle that has the lock, until the thaw.
 //!
-//! Databases that all nodes have all of are locked as a whole ([`Tdb::lock_whole`]): nobody can be between the beginning
-//! of a transaction and its wait for us when [`FileOrder::Replace`] begins one.
+//! They are locked as a whole ([`Tdb::lock_whole`]): nobody can be between the beginning of a transaction and its wait for
+//! us when [`FileOrder::Replace`] begins one.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use ctdb::recovery::{Answer, Claim, Content, Edit, Generation};
 use ctdb::server::{FileAnswer, FileOrder};
 use ctdb::wire::{LtdbHeader, record_flags as flag};
 use ring::digest::{Context, SHA256};
-use tdb::{Kind, Store, Target, Tdb, Waiter};
+use tdb::{Store, Target, Tdb, Waiter};
 
 use super::database::{Database, Work, cancelled};
 use super::pieces::Pieces;
@@ -69,8 +69,7 @@ impl Frozen {
         let (orders, receiver) = mpsc::channel();
         let held = Arc::new(AtomicBool::new(false));
         let (worker, got_it) = (database.clone(), held.clone());
-        let target = if database.whole() { Target::Whole } else { Target::All(Kind::Exclusive) };
-        let waiter = Waiter::start(main, target, move |got| match got {
+        let waiter = Waiter::start(main, Target::Whole, move |got| match got {
             Ok(handle) => {
                 got_it.store(true, Ordering::Release);
                 priority::unhurried();

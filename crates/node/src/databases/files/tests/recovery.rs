@@ -155,6 +155,30 @@ fn replace(node: &mut Node, db: &Have, records: Vec<(Vec<u8>, Vec<u8>)>) -> Resu
     result
 }
 
+#[test]
+fn a_volatile_database_is_replaced_too() {
+    let mut node = Node::new();
+    let db = locking();
+    node.open(&db);
+    for key in [&b"a"[..], b"b"] {
+        node.write(&db, key, value(1, ME, b"old"));
+    }
+    node.freeze(&db, generation(1));
+    let new = (b"c".to_vec(), value(5, ME, b"new"));
+    assert_eq!(replace(&mut node, &db, vec![new.clone()]), Ok(()));
+    let mut samba = node.other(&db);
+    node.order(&db, FileOrder::Thaw { generation: generation(1) });
+    assert_eq!(
+        (samba.fetch(b"a").unwrap(), samba.fetch(b"b").unwrap(), samba.fetch(b"c").unwrap()),
+        (None, None, Some(new.1))
+    );
+    node.freeze(&db, generation(1));
+    assert_eq!(replace(&mut node, &db, Vec::new()), Ok(()));
+    node.order(&db, FileOrder::Thaw { generation: generation(1) });
+    assert_eq!(samba.fetch(b"c").unwrap(), None);
+    samba.check().unwrap();
+}
+
 fn number(number: u64) -> (Vec<u8>, Vec<u8>) {
     (b"__db_sequence_number__\0".to_vec(), value(number, 0, &number.to_ne_bytes()))
 }
