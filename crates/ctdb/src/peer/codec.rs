@@ -242,7 +242,7 @@ enums! {
     12 Recover { epoch, why };
     13 Round { epoch, round };
     14 Changed { db };
-    15 Role { leader };
+    15 Role { leader, yields };
 }
 
 impl Said {
@@ -313,7 +313,7 @@ mod tests {
             Said::Control { id: 1, opcode: 2, srvid: 3, flags: 4, data: vec![5] },
             Said::ControlReply { id: 1, status: -1, data: vec![], error: "no".into() },
             Said::Traversed { id: 4, records, last: false },
-            Said::Role { leader: true },
+            Said::Role { leader: true, yields: false },
         ]
     }
 

@@ -107,5 +107,7 @@ pub enum Said {
     Role {
         /// It may be their leader.
         leader: bool,
+        /// If no other node can.
+        yields: bool,
     },
 }

@@ -1,5 +1,6 @@
 //! What this node knows, as the bytes of answers.
 
+use super::databases::Database;
 use super::statistics::{Current, low, time};
 use super::{Origin, Server};
 use crate::control::{
@@ -55,7 +56,7 @@ impl Server {
             }
             .put(&mut out),
             Opcode::GET_CAPABILITIES => {
-                let not = if self.no_lead.contains(&self.me) { capability::LEADER } else { 0 };
+                let not = if self.may_lead() { 0 } else { capability::LEADER };
                 out.u32(capability::DEFAULT & !not);
             }
             Opcode::GET_PUBLIC_IPS => self.public_ips(flags & control_flags::ONLY_AVAILABLE != 0).put(&mut out),
@@ -170,8 +171,10 @@ impl Server {
 
     /// `ctdb_db_statistics`: of its counters those of read-only copies and the hot keys are kept here.
     pub(super) fn database_statistics(&self, id: u32) -> Vec<u8> {
-        let (given, revoked) = self.dbs.get(&id).map(|db| db.migration.delegations()).unwrap_or_default();
+        let (given, revoked) = self.dbs.get(&id).map(Database::delegations).unwrap_or_default();
         let mut top = self.dbs.get(&id).map(|db| db.hot_keys.top(HOT_KEYS)).unwrap_or_default();
+        // As the original: the hottest last, then places for more.
+        top.reverse();
         top.resize(HOT_KEYS, (&[][..], 0));
         let mut out = Writer::default();
         out.zeros(144).u32(low(given)).u32(low(revoked)).zeros(64).u32(10).u32(0);

@@ -220,6 +220,7 @@ impl Server {
                 let delegations_before = self.delegations();
                 self.statistics =
                     super::statistics::Statistics { since: self.now, delegations_before, ..Default::default() };
+                self.dbs.values_mut().for_each(super::databases::Database::count_anew);
                 self.answer_status(origin, 0);
             }
             Opcode::PING => self.answer_status(origin, i32::try_from(self.clients.len()).unwrap_or(i32::MAX)),

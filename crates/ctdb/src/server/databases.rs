@@ -49,6 +49,8 @@ pub(super) struct Database {
     pub(super) to_delete: BTreeSet<Vec<u8>>,
     pub(super) calls: u64,
     pub(super) hot_keys: HotKeys,
+    /// Copies given, and records whose copies were taken back, when the counters were set back.
+    delegations_before: (u64, u64),
     /// The how-many-th to be opened here.
     pub(super) nth: u64,
 }
@@ -69,8 +71,21 @@ impl Database {
             to_delete: BTreeSet::new(),
             calls: 0,
             hot_keys: HotKeys::default(),
+            delegations_before: (0, 0),
             nth: 0,
         }
+    }
+
+    /// Copies given, and records whose copies were taken back, since the counters were set back.
+    pub(super) fn delegations(&self) -> (u64, u64) {
+        let ((given, revoked), before) = (self.migration.delegations(), self.delegations_before);
+        (given - before.0, revoked - before.1)
+    }
+
+    /// Sets the counters back.
+    pub(super) fn count_anew(&mut self) {
+        self.hot_keys = HotKeys::default();
+        self.delegations_before = self.migration.delegations();
     }
 
     /// As clients see it.

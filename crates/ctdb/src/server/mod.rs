@@ -55,6 +55,7 @@ use clients::Clients;
 use connections::Connections;
 use databases::{Call, Database};
 use remote::Asked;
+use roles::Roles;
 use statistics::Statistics;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
@@ -117,8 +118,7 @@ pub struct Server {
     traverses: BTreeMap<u64, Traverse>,
     by_hand: BTreeMap<u32, ByHand>,
     connections: Connections,
-    /// Nodes that clients shall not take for the leader.
-    no_lead: BTreeSet<u32>,
+    roles: Roles,
     /// Addresses that clients have been told of as leaving, and that this node does not have again.
     leaving: BTreeSet<IpAddr>,
     /// Clients have been told that addresses move, and not yet that they are at rest.
@@ -163,7 +163,7 @@ impl Server {
             traverses: BTreeMap::new(),
             by_hand: BTreeMap::new(),
             connections: Connections::default(),
-            no_lead: BTreeSet::new(),
+            roles: Roles::default(),
             leaving: BTreeSet::new(),
             reallocating: false,
             tunables: Tunables::default(),
@@ -289,7 +289,7 @@ impl Server {
                 }
             }
             Said::Changed { db } => self.bump(db),
-            Said::Role { leader } => self.hear_role(from, leader),
+            Said::Role { leader, yields } => self.hear_role(from, leader, yields),
         }
     }
 

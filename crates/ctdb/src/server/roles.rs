@@ -2,44 +2,81 @@
 //!
 //! The view's leader, who decides about addresses and recoveries, leads as long as it is a member, stopped or not. For
 //! clients' scripts that must not be: CTDB's leader is never a node that is stopped or banned, or that an administrator
-//! has told not to lead. So for them another member leads then, which decides nothing.
+//! has told not to lead. So for them another member leads then, which decides nothing; and goes on when the first one
+//! continues, as with CTDB.
 
 use super::Server;
 use crate::node::flags;
 use crate::peer::Said;
+use std::collections::BTreeSet;
+
+/// What the nodes have said of themselves.
+#[derive(Debug, Default)]
+pub(super) struct Roles {
+    /// They shall not lead.
+    never: BTreeSet<u32>,
+    /// They were stopped or banned while they led: others go before.
+    yield_to: BTreeSet<u32>,
+}
+
+fn set(nodes: &mut BTreeSet<u32>, node: u32, is_in: bool) -> bool {
+    if is_in { nodes.insert(node) } else { nodes.remove(&node) }
+}
 
 impl Server {
     /// The leader for clients.
     pub(super) fn leader(&self) -> Option<u32> {
         let leader = self.picture.leader?;
         let can =
-            |pnn: &u32| self.flags_of(*pnn) & (flags::STOPPED | flags::BANNED) == 0 && !self.no_lead.contains(pnn);
-        Some(leader).filter(can).or_else(|| self.picture.members.iter().copied().find(can))
+            |pnn: &u32| self.flags_of(*pnn) & (flags::STOPPED | flags::BANNED) == 0 && !self.roles.never.contains(pnn);
+        let first = |pnn: &u32| can(pnn) && !self.roles.yield_to.contains(pnn);
+        let all = || std::iter::once(leader).chain(self.picture.members.iter().copied());
+        all().find(first).or_else(|| all().find(can))
+    }
+
+    /// May this node lead?
+    pub(super) fn may_lead(&self) -> bool {
+        !self.roles.never.contains(&self.me)
     }
 
     /// An administrator wants this node to be the leader, or not.
     pub(super) fn set_role(&mut self, leader: bool) {
-        let changed = if leader { self.no_lead.remove(&self.me) } else { self.no_lead.insert(self.me) };
-        if changed {
-            self.send_connected(&Said::Role { leader });
+        if set(&mut self.roles.never, self.me, !leader) {
+            self.tell_roles();
+        }
+    }
+
+    /// `before`: who led until now. It yields when it is stopped, until it leads again.
+    pub(super) fn look_at_roles(&mut self, before: Option<u32>) {
+        let leads = self.leader() == Some(self.me);
+        let yields =
+            !leads && (self.roles.yield_to.contains(&self.me) || before == Some(self.me) && self.is_inactive());
+        if set(&mut self.roles.yield_to, self.me, yields) {
+            self.tell_roles();
+        }
+    }
+
+    fn role(&self) -> Said {
+        Said::Role { leader: self.may_lead(), yields: self.roles.yield_to.contains(&self.me) }
+    }
+
+    fn tell_roles(&mut self) {
+        self.send_connected(&self.role());
+        self.say_leader(None);
+    }
+
+    /// To a peer that may have forgotten it, or never knew.
+    pub(super) fn tell_role(&mut self, peer: u32) {
+        if !self.may_lead() || self.roles.yield_to.contains(&self.me) {
+            self.send(peer, self.role());
+        }
+    }
+
+    /// Another node says what it shall be; says nothing when it begins.
+    pub(super) fn hear_role(&mut self, from: u32, leader: bool, yields: bool) {
+        let changed = [set(&mut self.roles.never, from, !leader), set(&mut self.roles.yield_to, from, yields)];
+        if changed.contains(&true) {
             self.say_leader(None);
         }
-    }
-
-    /// A peer that may have forgotten it, or never knew.
-    pub(super) fn tell_role(&mut self, peer: u32) {
-        if self.no_lead.contains(&self.me) {
-            self.send(peer, Said::Role { leader: false });
-        }
-    }
-
-    /// Another node says what it shall be.
-    pub(super) fn hear_role(&mut self, from: u32, leader: bool) {
-        if leader {
-            self.no_lead.remove(&from);
-        } else {
-            self.no_lead.insert(from);
-        }
-        self.say_leader(None);
     }
 }

@@ -57,8 +57,7 @@ impl Server {
         }
         self.traverses.insert(id, Traverse { db, who: Who::Client { client, node, srvid, reqid }, missing });
         let held_by = (!all_here).then_some(self.me);
-        // Those of persistent databases without data are of interest to whoever copies them.
-        self.order(db, FileOrder::Traverse { token: Token(id), held_by, empty: empty || all_here });
+        self.order(db, FileOrder::Traverse { token: Token(id), held_by, empty });
     }
 
     /// Another node wants what this one holds.

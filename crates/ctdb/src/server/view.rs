@@ -13,7 +13,7 @@ use std::net::IpAddr;
 impl Server {
     /// A new picture of the cluster.
     pub(super) fn look(&mut self, picture: Picture) {
-        let was_member = self.is_member();
+        let (was_member, led) = (self.is_member(), self.leader());
         let old = mem::replace(&mut self.picture, picture);
         let view_changed = old.epoch != self.picture.epoch || old.members != self.picture.members;
         if view_changed && self.is_member() {
@@ -32,6 +32,7 @@ impl Server {
         if !old.leased && self.picture.leased {
             self.go_on();
         }
+        self.look_at_roles(led);
         self.addresses_moved(&old);
         self.look_at_moves();
         self.look_at_questions();
@@ -139,7 +140,7 @@ impl Server {
         }
         self.up.insert(peer);
         // It says so again, if it is still so.
-        self.no_lead.remove(&peer);
+        self.hear_role(peer, true, false);
         self.tell_role(peer);
         if self.picture.members.contains(&peer) && self.is_member() {
             // Whatever was said while it was down is lost.
