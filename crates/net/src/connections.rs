@@ -17,6 +17,7 @@ const TCPDIAG_GETSOCK: u16 = 18;
 const SOCK_DESTROY: u16 = 21;
 const TCP: u8 = 6;
 const ESTABLISHED: u8 = 1;
+const SYN_SENT: u8 = 2;
 const TIME_WAIT: u8 = 6;
 const LISTEN: u8 = 10;
 /// Every state of a connection except the two that hold no program's socket.
@@ -104,6 +105,21 @@ impl Connections {
         let mut destroyed = 0;
         self.destroy_matching(covered, |_| destroyed += 1)?;
         Ok(destroyed)
+    }
+
+    /// Ends the attempts to connect to the storage of these nodes, so that they are made anew at once; returns how many.
+    /// While a node was away the kernel has doubled the time to the next SYN again and again, up to minutes.
+    ///
+    /// # Errors
+    /// As [`Connections::kick`].
+    pub fn try_anew(&mut self, addresses: &[IpAddr], ports: &StoragePorts) -> Result<usize> {
+        let covered = |c: &Connection| {
+            let theirs = addresses.contains(&c.remote.ip()) && c.local.ip() != c.remote.ip();
+            c.state == SYN_SENT && theirs && ports.covers(c.local.port(), c.remote.port())
+        };
+        let mut ended = 0;
+        self.destroy_matching(covered, |_| ended += 1)?;
+        Ok(ended)
     }
 
     fn list_states(&mut self, states: u32) -> Result<Vec<Connection>> {

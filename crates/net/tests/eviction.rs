@@ -148,3 +148,34 @@ fn an_eviction_is_fast_survives_the_worker_and_heals() {
     site.expect("evicted", |e| *e == Event::Evicted { epoch: 9, sockets_destroyed: 0 });
     assert!(!a.sh("nft list table inet steadfast_fence").contains("10.77.0.2"));
 }
+
+/// The kernel would send the next SYN a second later, and after a longer absence a minute later.
+#[test]
+fn attempts_to_connect_to_a_node_that_returns_are_made_anew() {
+    let Some((a, _b)) = pair() else { return };
+    let mut site = a.worker();
+    site.configure(&[]);
+    site.send(Command::SetEvicted { epoch: 7, addresses: vec![ip("10.77.0.2")] });
+    site.expect("evicted", |e| matches!(e, Event::Evicted { epoch: 7, .. }));
+    // A thread of its own, in the host's network.
+    let waiting = a.run(|| {
+        let (tell, told) = std::sync::mpsc::channel();
+        let attempt = || TcpStream::connect((ip("10.77.0.2"), 49152)).map_err(|e| e.kind());
+        std::thread::spawn(move || tell.send(attempt()));
+        told
+    });
+    let began = Instant::now();
+    let is_waiting = || {
+        let all = a.run(|| connections::Connections::open().unwrap().list().unwrap());
+        all.iter().any(|c| c.remote.port() == 49152 && !c.is_established())
+    };
+    while !is_waiting() {
+        assert!(began.elapsed() < common::LONG, "it does not try to connect");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    site.send(Command::SetEvicted { epoch: 8, addresses: Vec::new() });
+    site.expect("let in", |e| *e == Event::Evicted { epoch: 8, sockets_destroyed: 0 });
+    let outcome = waiting.recv_timeout(common::LONG).unwrap();
+    // Refused would be the kernel's own next attempt: nobody listens there.
+    assert_eq!(outcome.unwrap_err(), ErrorKind::ConnectionAborted);
+}

@@ -12,7 +12,7 @@ pub(super) struct Storage {
     fence: Fence,
     connections: Connections,
     ports: StoragePorts,
-    /// Who is shut out, since somebody said so.
+    /// Who is shut out, since somebody said so; none until then.
     evicted: Option<Vec<IpAddr>>,
 }
 
@@ -40,11 +40,14 @@ impl Storage {
         }
     }
 
-    /// Cuts first, so that nothing reconnects, then destroys what hangs.
+    /// Cuts first, so that nothing reconnects, then destroys what hangs. Who is let in again is connected to at once.
     pub(super) fn set_evicted(&mut self, epoch: u64, addresses: Vec<IpAddr>, events: &dyn Fn(Event)) {
         let cut = self.fence.set_evicted(&addresses, &self.ports);
         let destroyed = if addresses.is_empty() { Ok(0) } else { self.connections.kick(&addresses, &self.ports) };
-        self.evicted = Some(addresses);
+        let before = self.evicted.replace(addresses).unwrap_or_default();
+        if cut.is_ok() {
+            self.try_anew(before);
+        }
         events(match (cut, destroyed) {
             (Ok(()), Ok(sockets_destroyed)) => Event::Evicted { epoch, sockets_destroyed },
             (Err(e), Ok(n)) => Event::EvictFailed {
@@ -56,6 +59,20 @@ impl Storage {
             }
             (Err(cut), Err(kick)) => Event::EvictFailed { epoch, why: format!("{cut}; {kick}") },
         });
+    }
+
+    /// It would happen anyway, later: what fails is only logged.
+    fn try_anew(&mut self, before: Vec<IpAddr>) {
+        let shut = self.evicted.as_deref().unwrap_or_default();
+        let back: Vec<IpAddr> = before.into_iter().filter(|addr| !shut.contains(addr)).collect();
+        if back.is_empty() {
+            return;
+        }
+        match self.connections.try_anew(&back, &self.ports) {
+            Ok(0) => {}
+            Ok(n) => tracing::info!("{n} attempts to connect to the storage of a returned node are made anew"),
+            Err(error) => tracing::warn!(%error, "the storage may connect to a returned node a minute late"),
+        }
     }
 
     pub(super) fn kick(&mut self, addresses: &[IpAddr], events: &dyn Fn(Event)) {
