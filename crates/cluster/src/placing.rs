@@ -6,7 +6,7 @@
 
 use crate::placement::{Wanted, group, place};
 use crate::planted::{Planted, planted};
-use crate::series::Series;
+use crate::series::{Reason, Series};
 use crate::{AdminState, Config, Epoch, Health, Orders, Pnn, Report, Time, View, VipConf};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -441,10 +441,12 @@ impl Placing {
                 continue;
             }
             may_spread = false;
+            let ordered = !fit_now || self.pins.contains_key(vip) || draining.contains(vip);
             if let Some(from) = current.and_then(|c| planned(scene, *vip, c))
-                && !self.series.may_go(scene.now, scene.moves_wait, from.leaving)
+                && !self.series.may_go(scene.now, scene.moves_wait, Reason::of(ordered, from.leaving))
             {
-                let text = format!("goes to {} when the storage is prepared for it", name(scene.config, to));
+                let what = if ordered { "" } else { " for an even spread" };
+                let text = format!("goes to {}{what} when the storage is prepared for it", name(scene.config, to));
                 self.waiting.insert(*vip, text);
                 continue;
             }

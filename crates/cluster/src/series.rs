@@ -14,8 +14,40 @@ use std::time::Duration;
 const PREPARE: Duration = Duration::from_secs(5);
 /// The same off a node whose daemon is being stopped: that gives its clients up before long, moved or not.
 const PREPARE_LEAVING: Duration = Duration::from_secs(1);
+/// The same of moves for an even spread, which nobody is in need of: the storage may want to be left alone for a while after
+/// a server has come back.
+const PREPARE_SPREAD: Duration = Duration::from_secs(30);
 /// Moves that are further apart than this are a series each.
 const APART: Duration = Duration::from_secs(10);
+
+/// Why a planned move is to go: how long it may wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reason {
+    /// For an even spread.
+    Spread,
+    /// An administrator wants it.
+    Ordered,
+    /// The daemon of the node that it leaves is being stopped.
+    Leaving,
+}
+
+impl Reason {
+    pub(crate) fn of(ordered: bool, leaving: bool) -> Self {
+        match (leaving, ordered) {
+            (true, _) => Self::Leaving,
+            (false, true) => Self::Ordered,
+            (false, false) => Self::Spread,
+        }
+    }
+
+    fn patience(self) -> Duration {
+        match self {
+            Self::Spread => PREPARE_SPREAD,
+            Self::Ordered => PREPARE,
+            Self::Leaving => PREPARE_LEAVING,
+        }
+    }
+}
 
 /// The leader's planned moves of the moment.
 #[derive(Clone, Debug, Default)]
@@ -47,10 +79,10 @@ impl Series {
     }
 
     /// May a planned move go now whose turn it is? `wait`: the storage is not prepared for it, and may be soon.
-    pub(crate) fn may_go(&mut self, now: Time, wait: bool, leaving: bool) -> bool {
+    pub(crate) fn may_go(&mut self, now: Time, wait: bool, reason: Reason) -> bool {
         self.ahead = true;
         let since = *self.since.get_or_insert(now);
-        let until = since + if leaving { PREPARE_LEAVING } else { PREPARE };
+        let until = since + reason.patience();
         if !wait || now >= until {
             return true;
         }
@@ -76,9 +108,9 @@ mod tests {
     const START: Time = Time(5_000_000);
     const MS: Duration = Duration::from_millis(1);
 
-    fn look(series: &mut Series, now: Time, wait: bool, leaving: bool) -> bool {
+    fn look(series: &mut Series, now: Time, wait: bool, reason: Reason) -> bool {
         series.begin();
-        let go = series.may_go(now, wait, leaving);
+        let go = series.may_go(now, wait, reason);
         series.end();
         go
     }
@@ -86,31 +118,35 @@ mod tests {
     #[test]
     fn the_first_of_a_series_waits_and_not_for_ever() {
         let mut series = Series::default();
-        assert!(!look(&mut series, START, true, false));
+        assert!(!look(&mut series, START, true, Reason::Ordered));
         assert_eq!(series.next_timeout(), Some(START + PREPARE));
         assert!(series.ahead());
-        assert!(!look(&mut series, START + (PREPARE - MS), true, false));
-        assert!(look(&mut series, START + PREPARE, true, false));
+        assert!(!look(&mut series, START + (PREPARE - MS), true, Reason::Ordered));
+        assert!(look(&mut series, START + PREPARE, true, Reason::Ordered));
         assert_eq!(series.next_timeout(), None, "nobody is woken at once again, for ever");
         // The second one waits for its turn, and not for the storage once more.
         series.begin();
         series.queued(APART);
         series.end();
-        assert!(look(&mut series, START + APART, true, false));
+        assert!(look(&mut series, START + APART, true, Reason::Ordered));
         // The next series does.
         series.begin();
         series.end();
         assert!(!series.ahead());
-        assert!(!look(&mut series, START + APART, true, false));
+        assert!(!look(&mut series, START + APART, true, Reason::Ordered));
     }
 
     #[test]
     fn what_is_prepared_goes_at_once_and_a_leaving_node_is_not_kept_for_long() {
-        assert!(look(&mut Series::default(), START, false, false));
+        assert!(look(&mut Series::default(), START, false, Reason::Ordered));
         let mut series = Series::default();
-        assert!(!look(&mut series, START, true, true));
+        assert!(!look(&mut series, START, true, Reason::Leaving));
         assert_eq!(series.next_timeout(), Some(START + PREPARE_LEAVING));
-        assert!(look(&mut series, START + PREPARE_LEAVING, true, true));
+        assert!(look(&mut series, START + PREPARE_LEAVING, true, Reason::Leaving));
+        let mut series = Series::default();
+        assert!(!look(&mut series, START + (PREPARE_SPREAD - MS), true, Reason::Spread), "its wait begins here");
+        assert!(!look(&mut series, START + (PREPARE_SPREAD + PREPARE), true, Reason::Spread));
+        assert!(look(&mut series, START + (PREPARE_SPREAD + PREPARE_SPREAD), true, Reason::Spread));
         series.begin();
         series.queued(APART + MS);
         series.end();

@@ -24,31 +24,50 @@ fn command(ctx: &Ctx<'_>, node: usize, words: &[&str]) -> Result<()> {
     ctx.lab.exec(&site::name(node), &all, Duration::from_secs(30)).map(drop)
 }
 
+/// Waits until all servers' glusterds see each other and all bricks are served. A setting that changes before that reaches
+/// a server that has just started by its import of the whole volume instead, which restarts its brick: a writer stalls
+/// for a second, and its glusterd may crash (docs/storage.md).
+fn settled(ctx: &Ctx<'_>) -> Result<()> {
+    let nodes = ctx.lab.site.nodes;
+    let ask = |node: usize, words: &[&str]| {
+        let all = [&["gluster", "--mode=script"], words].concat();
+        ctx.lab.exec(&site::name(node), &all, Duration::from_secs(30)).unwrap_or_default()
+    };
+    sh::wait_for("the servers of the volume to have found each other", Duration::from_secs(60), || {
+        let connected = |line: &&str| line.split_whitespace().last() == Some("Connected");
+        let pool = |node| ask(node, &["pool", "list"]).lines().filter(connected).count() == nodes;
+        let bricks = || ask(0, &["volume", "status", VOLUME]).lines().filter(|l| online_brick(l)).count() == nodes;
+        Ok(((0..nodes).all(pool) && bricks()).then_some(()))
+    })
+}
+
+/// A line of `gluster volume status`: name, TCP port, RDMA port, Y, pid.
+fn online_brick(line: &str) -> bool {
+    line.starts_with("Brick ") && line.split_whitespace().rev().nth(1) == Some("Y")
+}
+
 /// What `work` finds on a volume whose files are not kept locked for a second after a write.
 fn without_eager_lock(ctx: &Ctx<'_>, work: impl FnOnce() -> Result<()>) -> Result<()> {
+    settled(ctx)?;
     volume(ctx, &["set", VOLUME, CONTENDED_WRITERS.option, CONTENDED_WRITERS.value])?;
     let done = work();
     let back = volume(ctx, &["reset", VOLUME, CONTENDED_WRITERS.option]);
     done.and(back)
 }
 
-/// Has every daemon lift the volume's post-op delay for planned moves, or not.
-fn lifts(ctx: &Ctx<'_>, lift: bool) -> Result<()> {
+/// What `work` finds where no daemon touches the volume.
+fn left_alone(ctx: &Ctx<'_>, work: impl FnOnce() -> Result<()>) -> Result<()> {
     let whole = steadfast::config(&ctx.lab.site);
     let line = format!("volume = \"{VOLUME}\"\n");
-    let text = if lift { whole.replace(&line, &format!("{line}lift_post_op_delay = true\n")) } else { whole };
-    for node in 0..ctx.lab.site.nodes {
-        ctx.lab.write(&site::name(node), CONFIG, &text)?;
-        command(ctx, node, &["reload"])?;
-    }
-    Ok(())
-}
-
-/// What `work` finds where daemons lift it.
-fn with_the_delay_lifted(ctx: &Ctx<'_>, work: impl FnOnce() -> Result<()>) -> Result<()> {
-    lifts(ctx, true)?;
+    let reload = |text: &str| {
+        (0..ctx.lab.site.nodes).try_for_each(|node| {
+            ctx.lab.write(&site::name(node), CONFIG, text)?;
+            command(ctx, node, &["reload"])
+        })
+    };
+    reload(&whole.replace(&line, &format!("{line}lift_post_op_delay = false\n")))?;
     let done = work();
-    let back = lifts(ctx, false);
+    let back = reload(&whole);
     done.and(back)
 }
 
@@ -77,27 +96,26 @@ pub(crate) fn drain_local(ctx: &Ctx<'_>) -> Result<()> {
     drain(ctx, "local", PLANNED).map(drop)
 }
 
-/// On GlusterFS with the setting that planned moves want.
+/// On GlusterFS at the defaults: the leader lifts the post-op delay for the time of the moves, and puts it back.
 pub(crate) fn drain_gluster(ctx: &Ctx<'_>) -> Result<()> {
-    without_eager_lock(ctx, || drain(ctx, "gluster", PLANNED).map(drop))
+    settled(ctx)?;
+    drain(ctx, "gluster", PLANNED)?;
+    put_back(ctx, 0, None)
 }
 
-/// On GlusterFS as the laboratory sets its volume up: what the setting is for.
-pub(crate) fn drain_eager_lock(ctx: &Ctx<'_>) -> Result<()> {
-    a_second(drain(ctx, "eager-lock", 1500.0)?)
+/// On a volume whose files are not kept locked, which needs no lifting.
+pub(crate) fn drain_without_eager_lock(ctx: &Ctx<'_>) -> Result<()> {
+    without_eager_lock(ctx, || drain(ctx, "no-eager-lock", PLANNED).map(drop))
 }
 
-/// As [`drain_eager_lock`].
-pub(crate) fn rejoin_eager_lock(ctx: &Ctx<'_>) -> Result<()> {
-    a_second(rejoin(ctx, 1500.0)?)
+/// Where nothing lifts the delay: what it costs, and that the others see it.
+pub(crate) fn drain_left_alone(ctx: &Ctx<'_>) -> Result<()> {
+    left_alone(ctx, || a_second(drain(ctx, "left-alone", 1500.0)?))
 }
 
-/// The leader lifts the post-op delay for the time of the moves, and puts back what was there.
-pub(crate) fn drain_lifted(ctx: &Ctx<'_>) -> Result<()> {
-    with_the_delay_lifted(ctx, || {
-        drain(ctx, "lifted", PLANNED)?;
-        put_back(ctx, 0, None)
-    })
+/// As [`drain_left_alone`].
+pub(crate) fn rejoin_left_alone(ctx: &Ctx<'_>) -> Result<()> {
+    left_alone(ctx, || a_second(rejoin(ctx, 1500.0)?))
 }
 
 fn a_second(ms: f64) -> Result<()> {
@@ -114,16 +132,18 @@ pub(crate) fn rejoin_local(ctx: &Ctx<'_>) -> Result<()> {
     rejoin(ctx, PLANNED).map(drop)
 }
 
-/// On GlusterFS with the setting that planned moves want.
+/// On GlusterFS at the defaults.
 pub(crate) fn rejoin_gluster(ctx: &Ctx<'_>) -> Result<()> {
-    without_eager_lock(ctx, || rejoin(ctx, PLANNED).map(drop))
+    rejoin(ctx, PLANNED)?;
+    put_back(ctx, 0, None)
 }
 
 /// The leader's daemon is killed while it has the delay lifted, on a volume whose administrator has set one of his own:
 /// the next leader puts that back.
 pub(crate) fn leader_killed_while_lifted(ctx: &Ctx<'_>) -> Result<()> {
+    settled(ctx)?;
     volume(ctx, &["set", VOLUME, post_op_delay::OPTION, "2"])?;
-    let done = with_the_delay_lifted(ctx, || killed_while_lifted(ctx));
+    let done = killed_while_lifted(ctx);
     let back = volume(ctx, &["reset", VOLUME, post_op_delay::OPTION]);
     done.and(back)
 }
@@ -303,4 +323,16 @@ pub(crate) fn clean_stop(ctx: &Ctx<'_>) -> Result<()> {
         let all: Vec<usize> = (0..lab.site.nodes).collect();
         steadfast::wait_whole(lab, &all, Duration::from_secs(60)).map(drop)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::online_brick;
+
+    #[test]
+    fn bricks_that_are_served_are_told_from_the_rest() {
+        assert!(online_brick("Brick 192.168.122.101:/data/brick/b          54470     0          Y       1234"));
+        assert!(!online_brick("Brick 192.168.122.101:/data/brick/b          N/A       N/A        N       N/A"));
+        assert!(!online_brick("Self-heal Daemon on localhost               N/A       N/A        Y       777"));
+    }
 }

@@ -276,10 +276,17 @@ fn the_fingerprint_is_the_same_on_every_node_and_changes_with_what_counts() {
         let given = with("kind = \"local\"", &format!("kind = \"gluster\"\nvolume = \"v\"\n{more}"));
         text(&given, &machine(0)).expect("good")
     };
-    let (lifts, not) = (gluster("lift_post_op_delay = true"), gluster(""));
+    let (lifts, not) = (gluster("lift_post_op_delay = true"), gluster("lift_post_op_delay = false"));
     assert!(lifts.lift_post_op_delay && !not.lift_post_op_delay);
     assert_ne!(lifts.fingerprint, not.fingerprint);
-    assert_eq!(not.fingerprint, gluster("lift_post_op_delay = false").fingerprint);
+    // By itself where clients of NFS would wait.
+    assert_eq!(gluster("").lift_post_op_delay, gluster("").services.nfs.enabled);
+    let served = |sections| {
+        let storage = with("kind = \"local\"", "kind = \"gluster\"\nvolume = \"v\"");
+        text(&format!("{storage}\n{sections}"), &machine(0)).expect("good")
+    };
+    assert!(served("[nfs]\nenabled = true\nexports = [\"/vol1\"]").lift_post_op_delay);
+    assert!(!served("[nfs]\nenabled = false").lift_post_op_delay);
     let stranger = refused(&with("kind = \"local\"", "kind = \"local\"\nlift_post_op_delay = false"));
     assert!(stranger.contains("`lift_post_op_delay` is for kind = \"gluster\""), "{stranger}");
 }

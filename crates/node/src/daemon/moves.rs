@@ -7,7 +7,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use cluster::{Health, Input, NodeStatus, Snapshot, Time};
+use cluster::{Epoch, Health, Input, NodeStatus, Snapshot, Time};
+use services::storage::volume::VolumeError;
 use services::storage::{PostOpDelay, Volume, post_op_delay};
 use tokio::sync::watch;
 use tokio::time::sleep;
@@ -32,6 +33,12 @@ const SILENT: Duration = Duration::from_secs(2);
 const SUSPICIOUS: Duration = Duration::from_secs(10);
 /// So nothing is lifted for this time, or addresses that leave a sick mount and return would make it sick again.
 const REST: Duration = Duration::from_secs(600);
+/// So long after the members have changed nothing is lifted: glusterds that have just found each other still compare their
+/// volumes. Shorter than what the core waits with addresses that return for the spread.
+const SETTLES: Duration = Duration::from_secs(10);
+/// So long after the last move a delay stays lifted for a server that is away or starting. It may be away for days, in which
+/// nobody shall write slowly.
+const PATIENT: Duration = Duration::from_secs(60);
 /// Failures in a row that make a standing warning.
 const STAYS: u32 = 2;
 
@@ -92,6 +99,8 @@ struct Decision {
     failures: u32,
     /// Lifting has failed twice, and glusterd has not answered since.
     in_vain: bool,
+    /// The view that was seen last, and when for the first time.
+    view: Option<(Epoch, Time)>,
     /// When the volume was last changed here.
     changed_at: Option<Time>,
     /// A member's mount fails: its volume is left alone.
@@ -112,6 +121,7 @@ impl Decision {
             again_at: None,
             failures: 0,
             in_vain: false,
+            view: None,
             changed_at: None,
             sick: false,
             rests_until: None,
@@ -130,6 +140,18 @@ impl Decision {
         suspicious
     }
 
+    /// The view that is in force.
+    fn in_view(&mut self, epoch: Epoch, now: Time) {
+        if self.view.is_none_or(|(seen, _)| seen != epoch) {
+            self.view = Some((epoch, now));
+        }
+    }
+
+    /// Is a delay that is lifted to be put back only while all servers are there?
+    fn patient(&self, now: Time) -> bool {
+        self.calm_since.is_some_and(|since| now.since(since) < PATIENT)
+    }
+
     fn may_lift(&self) -> bool {
         self.wanted && !self.sick && self.rests_until.is_none()
     }
@@ -138,6 +160,7 @@ impl Decision {
         if part == Part::Nobody {
             *self = Self {
                 read: self.read.take(),
+                view: self.view,
                 changed_at: self.changed_at,
                 sick: self.sick,
                 rests_until: self.rests_until,
@@ -149,7 +172,10 @@ impl Decision {
             self.calm_since = None;
             match self.known {
                 Some(PostOpDelay::Lifted { .. } | PostOpDelay::Absent) => return Step::Rest(None),
-                Some(PostOpDelay::InForce { .. } | PostOpDelay::Marked) | None => Step::Lift,
+                Some(PostOpDelay::InForce { .. } | PostOpDelay::Marked) | None => match self.view {
+                    Some((_, since)) if now < since + SETTLES => return Step::Rest(Some(since + SETTLES)),
+                    _ => Step::Lift,
+                },
             }
         } else {
             let calm_since = *self.calm_since.get_or_insert(now);
@@ -196,6 +222,11 @@ impl Decision {
         self.in_vain |= step == Step::Lift && self.failures >= STAYS;
     }
 
+    /// It waits for a server that is starting, or away.
+    fn postponed(&mut self, now: Time) {
+        (self.known, self.going, self.again_at) = (None, false, Some(now + SOON));
+    }
+
     /// Shall the core wait for the delay to be lifted?
     fn moves_wait(&self) -> bool {
         let delay = self.known.as_ref().or(self.read.as_ref());
@@ -235,6 +266,9 @@ impl MovesTask {
         loop {
             let (part, sick) = {
                 let seen = snapshots.borrow_and_update();
+                if let Some(view) = seen.as_deref().and_then(|snapshot| snapshot.view.as_ref()) {
+                    self.decision.in_view(view.epoch, clock::now());
+                }
                 (Part::of(seen.as_deref(), clock::now()), seen.as_deref().is_some_and(sick))
             };
             if self.decision.mounts(sick, clock::now()) {
@@ -276,7 +310,10 @@ impl MovesTask {
     async fn act(&mut self, step: Step) {
         let outcome = match step {
             Step::Lift => Volume::lift_post_op_delay(&self.volume, ASK).await,
-            Step::PutBack | Step::Rest(_) => Volume::put_back_post_op_delay(&self.volume, ASK).await,
+            Step::PutBack | Step::Rest(_) => {
+                let patient = self.decision.patient(clock::now());
+                Volume::put_back_post_op_delay(&self.volume, ASK, patient).await
+            }
         };
         match outcome {
             Ok(delay) => {
@@ -286,6 +323,11 @@ impl MovesTask {
                     tracing::info!("{} of volume {} is as it was", post_op_delay::OPTION, self.volume);
                 }
                 self.decision.done(delay, clock::now());
+            }
+            // No fault, and soon over: the core knows how long each move may wait for it.
+            Err(error @ VolumeError::Unsettled { .. }) => {
+                tracing::debug!("the settings of volume {} wait: {error}", self.volume);
+                self.decision.postponed(clock::now());
             }
             Err(error) => {
                 let text = self.trouble(step, &error.to_string());
@@ -457,6 +499,31 @@ mod tests {
         assert!(!d.may_lift());
         assert!(!d.mounts(false, START + REST * 2));
         assert!(d.may_lift());
+    }
+
+    #[test]
+    fn nothing_is_lifted_just_after_a_server_has_come_or_gone() {
+        let mut d = calm();
+        d.in_view(Epoch(7), START);
+        assert_eq!(d.step(Part::Moves, START + MS), Step::Rest(Some(START + SETTLES)));
+        assert!(d.moves_wait(), "the moves wait for it, as long as the core lets them");
+        assert_eq!(d.step(Part::Nobody, START + MS), Step::Rest(None));
+        d.in_view(Epoch(7), START + MS);
+        assert_eq!(d.step(Part::Moves, START + SETTLES), Step::Lift, "who follows the leader has seen it too");
+        d.done(lifted(), START + SETTLES);
+        // What is lifted is put back, whoever comes.
+        d.in_view(Epoch(8), START + SETTLES);
+        assert!(!d.moves_wait());
+        let end = START + SETTLES;
+        assert_eq!(d.step(Part::Calm, end), Step::Rest(Some(end + HOLD)));
+        assert_eq!(d.step(Part::Calm, end + HOLD), Step::PutBack);
+        assert!(d.patient(end + HOLD));
+        d.postponed(end + HOLD);
+        assert_eq!(d.failures, 0, "nothing is wrong");
+        assert!(d.moves_wait(), "and the moves go when the core has had enough");
+        assert_eq!(d.step(Part::Calm, end + HOLD), Step::Rest(Some(end + (HOLD + SOON))));
+        assert_eq!(d.step(Part::Calm, end + PATIENT), Step::PutBack);
+        assert!(!d.patient(end + PATIENT), "a server that stays away is not waited for");
     }
 
     #[test]

@@ -15,6 +15,7 @@ pub mod heals;
 pub mod helper;
 pub mod lock;
 pub mod mount;
+mod pool;
 pub mod post_op_delay;
 pub mod volume;
 

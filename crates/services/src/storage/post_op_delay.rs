@@ -10,6 +10,7 @@
 
 use std::time::Duration;
 
+use super::pool;
 use super::volume::{Volume, VolumeError, change, same_value};
 
 /// The option.
@@ -64,9 +65,12 @@ impl Volume {
     /// [`PostOpDelay::Absent`]. Each question to glusterd may take `deadline`.
     ///
     /// # Errors
-    /// glusterd refused or did not answer; it may have done it all the same.
+    /// glusterd refused or did not answer; it may have done it all the same. [`VolumeError::Unsettled`]: nothing was done.
     pub async fn lift_post_op_delay(volume: &str, deadline: Duration) -> Result<PostOpDelay, VolumeError> {
         let mut now = Self::settings(volume, deadline).await?.post_op_delay();
+        if now != PostOpDelay::Absent {
+            settled(deadline).await?;
+        }
         if now == PostOpDelay::Marked {
             change(&["volume", "set", volume, MARK, IN_FORCE], deadline).await?;
             now = Self::settings(volume, deadline).await?.post_op_delay();
@@ -77,12 +81,21 @@ impl Volume {
         Ok(PostOpDelay::Lifted { before })
     }
 
-    /// Puts back what was there before, if glusterd says now that the delay is lifted. Gives how it is then.
+    /// Puts back what was there before, if glusterd says now that the delay is lifted. Gives how it is then. `patient`:
+    /// not while a server of the pool has not settled with this one.
     ///
     /// # Errors
     /// As [`Volume::lift_post_op_delay`].
-    pub async fn put_back_post_op_delay(volume: &str, deadline: Duration) -> Result<PostOpDelay, VolumeError> {
-        let before = match Self::settings(volume, deadline).await?.post_op_delay() {
+    pub async fn put_back_post_op_delay(
+        volume: &str,
+        deadline: Duration,
+        patient: bool,
+    ) -> Result<PostOpDelay, VolumeError> {
+        let now = Self::settings(volume, deadline).await?.post_op_delay();
+        if patient && now.is_ours() {
+            settled(deadline).await?;
+        }
+        let before = match now {
             PostOpDelay::Lifted { before } => before,
             PostOpDelay::Marked => {
                 change(&["volume", "set", volume, MARK, IN_FORCE], deadline).await?;
@@ -99,6 +112,14 @@ impl Volume {
             }
         }
         Ok(PostOpDelay::InForce { set: before })
+    }
+}
+
+/// Not while a server is starting, or away.
+async fn settled(deadline: Duration) -> Result<(), VolumeError> {
+    match pool::unsettled(deadline).await? {
+        servers if servers.is_empty() => Ok(()),
+        servers => Err(VolumeError::Unsettled { servers }),
     }
 }
 

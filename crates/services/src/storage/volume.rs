@@ -59,6 +59,8 @@ pub enum VolumeError {
     Failed { command: String, why: String },
     #[error("`gluster {command} --xml` printed something unexpected: {why}")]
     Unreadable { command: String, why: String },
+    #[error("the volume is left as it is while glusterd has not settled with {}: a change now could upset a server that is starting", servers.join(", "))]
+    Unsettled { servers: Vec<String> },
 }
 
 /// How much a piece of advice matters.
@@ -311,7 +313,7 @@ impl Volume {
 }
 
 /// What `gluster ... --xml` printed, unless it says that it failed.
-fn document<'a>(command: &str, xml: &'a str) -> Result<Document<'a>, VolumeError> {
+pub(super) fn document<'a>(command: &str, xml: &'a str) -> Result<Document<'a>, VolumeError> {
     let options = ParsingOptions { nodes_limit: 200_000, ..ParsingOptions::default() };
     let document = Document::parse_with_options(xml, options)
         .map_err(|e| VolumeError::Unreadable { command: command.to_owned(), why: e.to_string() })?;
@@ -329,7 +331,7 @@ pub(super) async fn change(words: &[&str], deadline: Duration) -> Result<(), Vol
 }
 
 /// Runs `gluster --mode=script ... --xml`. What has not ended by the deadline is killed; glusterd may go on with it.
-async fn gluster(words: &[&str], deadline: Duration) -> Result<String, VolumeError> {
+pub(super) async fn gluster(words: &[&str], deadline: Duration) -> Result<String, VolumeError> {
     let command = || words.join(" ");
     let mut child = Command::new("gluster")
         .arg("--mode=script")
@@ -368,7 +370,7 @@ fn parse_effective(xml: &str) -> BTreeMap<String, String> {
     document.descendants().filter(|node| node.has_tag_name("Opt")).filter_map(entry).collect()
 }
 
-fn text<'a>(node: Node<'a, '_>, tag: &str) -> Option<&'a str> {
+pub(super) fn text<'a>(node: Node<'a, '_>, tag: &str) -> Option<&'a str> {
     node.children().find(|child| child.has_tag_name(tag))?.text().map(str::trim)
 }
 

@@ -10,8 +10,12 @@ use std::time::Duration;
 
 /// How the core says that an address waits so.
 const WAITS: &str = "when the storage is prepared for it";
+/// How it says that nobody is in need of the move.
+const SPREADS: &str = " for an even spread when the storage is prepared for it";
 /// No address waits longer; a core wakes in time.
 const LIMIT: Duration = Duration::from_secs(5);
+/// The same of one that moves for an even spread.
+const SPREAD_LIMIT: Duration = Duration::from_secs(30);
 
 /// The checker.
 #[derive(Debug, Default)]
@@ -63,7 +67,8 @@ impl Prepare {
             if holder.links_down.contains(interface_of(*vip)) || !holder.services.values().all(works) {
                 return Err(format!("{vip} waits for the storage, and is not served well by {}", holder.name));
             }
-            if snapshot.at.since(since) > LIMIT {
+            let limit = if status.because.ends_with(SPREADS) { SPREAD_LIMIT } else { LIMIT };
+            if snapshot.at.since(since) > limit {
                 return Err(format!("{vip} has waited for the storage for {:?}", snapshot.at.since(since)));
             }
             now.insert(*vip, since);

@@ -67,10 +67,11 @@ pub(super) fn storage(context: &mut Context<'_>, spec: Option<&Spanned<StorageSp
     }
 }
 
-/// Is the volume's post-op delay to be lifted for planned moves?
-pub(super) fn lifts_post_op_delay(spec: Option<&Spanned<StorageSpec>>) -> bool {
+/// Is the volume's post-op delay to be lifted for planned moves? Unless said otherwise where NFS is served from GlusterFS:
+/// smbd closes its files when a client leaves, which ends the delay.
+pub(super) fn lifts_post_op_delay(spec: Option<&Spanned<StorageSpec>>, storage: &Storage, nfs: bool) -> bool {
     let given = spec.and_then(|section| section.get_ref().lift_post_op_delay.as_ref());
-    given.is_some_and(|lift| *lift.get_ref())
+    given.map_or(nfs && matches!(storage, Storage::Gluster { .. }), |lift| *lift.get_ref())
 }
 
 fn evict_command(context: &mut Context<'_>, command: &Spanned<String>) -> String {
