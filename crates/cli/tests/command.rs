@@ -156,7 +156,7 @@ fn a_node_with_the_only_good_copy_goes_down_only_when_told_twice() {
         version: String::new(),
         warnings: vec![warning.into()],
     };
-    status.snapshot.nodes.insert(Pnn(0), node);
+    status.snapshot.nodes.insert(Pnn(0), node.into());
     let daemon = Daemon::answers(move |request| match request {
         Request::Status { .. } => vec![Answer::Status(Box::new(status.clone())), done("")],
         _ => vec![done("it is so")],

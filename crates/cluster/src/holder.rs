@@ -194,8 +194,8 @@ impl Holder {
     }
 
     /// Addresses that a machine outside of the cluster uses, with its MAC.
-    pub(crate) fn conflicts(&self) -> BTreeMap<IpAddr, String> {
-        self.conflicts.iter().map(|(v, (_, mac))| (*v, mac.clone())).collect()
+    pub(crate) fn conflicts(&self) -> impl Iterator<Item = (IpAddr, &str)> {
+        self.conflicts.iter().map(|(vip, (_, mac))| (*vip, mac.as_str()))
     }
 
     /// Another machine answers for this address. True when that is certain: it was seen in a second look, so the last

@@ -14,6 +14,7 @@ mod durable;
 mod event;
 #[cfg(test)]
 mod exhaust;
+mod fitness;
 mod guard;
 mod holder;
 mod id;

@@ -5,7 +5,7 @@
 //! smallest), and none that is as even moves fewer addresses. Both are found by cancelling negative cycles in the
 //! graph of nodes ([`Flow`]): a placement without one is a flow of least cost.
 
-use crate::Pnn;
+use crate::{Pnn, PnnSet};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -15,7 +15,7 @@ pub struct Wanted {
     /// Addresses of one group (subnet) are spread among themselves.
     pub group: (IpAddr, u8),
     /// Nodes that may host it now.
-    pub candidates: BTreeSet<Pnn>,
+    pub candidates: PnnSet,
     /// Its host so far.
     pub current: Option<Pnn>,
 }
@@ -27,7 +27,7 @@ pub fn place(wanted: &BTreeMap<IpAddr, Wanted>, spread: bool) -> BTreeMap<IpAddr
     let mut total: BTreeMap<Pnn, usize> = BTreeMap::new();
     let mut result = BTreeMap::new();
     for (vip, w) in wanted {
-        if let Some(host) = w.current.filter(|h| w.candidates.contains(h)) {
+        if let Some(host) = w.current.filter(|h| w.candidates.contains(*h)) {
             *total.entry(host).or_default() += 1;
             result.insert(*vip, host);
         }
@@ -49,8 +49,8 @@ fn place_group(
     let members: Vec<(&IpAddr, &Wanted)> = wanted.iter().filter(|(_, w)| w.group == group).collect();
     let mut load: BTreeMap<Pnn, usize> = BTreeMap::new();
     for (_, w) in &members {
-        for c in &w.candidates {
-            load.entry(*c).or_default();
+        for c in w.candidates.iter() {
+            load.entry(c).or_default();
         }
     }
     for (vip, _) in &members {
@@ -63,11 +63,11 @@ fn place_group(
         if result.contains_key(*vip) {
             continue;
         }
-        let best = w.candidates.iter().min_by_key(|c| (load.get(c), total.get(c).copied().unwrap_or(0), **c));
+        let best = w.candidates.iter().min_by_key(|c| (load.get(c), total.get(c).copied().unwrap_or(0), *c));
         if let Some(best) = best {
-            *load.entry(*best).or_default() += 1;
-            *total.entry(*best).or_default() += 1;
-            result.insert(**vip, *best);
+            *load.entry(best).or_default() += 1;
+            *total.entry(best).or_default() += 1;
+            result.insert(**vip, best);
             homeless.insert(**vip);
         }
     }
@@ -123,11 +123,11 @@ impl<'a> Flow<'a> {
     /// Enters the address' ways from a node into `hops`, or removes them.
     fn leave_or_enter(&mut self, vip: IpAddr, at: Pnn, enter: bool) {
         let (Some(w), Some(from)) = (self.wanted.get(&vip).copied(), self.index(at)) else { return };
-        let home = w.current.filter(|c| w.candidates.contains(c));
+        let home = w.current.filter(|c| w.candidates.contains(*c));
         let moved = |node: Pnn| i64::from(home.is_some_and(|home| home != node));
-        for to in w.candidates.iter().filter(|c| **c != at) {
-            let Some(i) = self.index(*to) else { continue };
-            let hop = (moved(*to) - moved(at), std::cmp::Reverse(vip));
+        for to in w.candidates.iter().filter(|c| *c != at) {
+            let Some(i) = self.index(to) else { continue };
+            let hop = (moved(to) - moved(at), std::cmp::Reverse(vip));
             let hops = &mut self.hops[from * self.nodes.len() + i];
             if enter {
                 hops.insert((hop, vip));
@@ -309,7 +309,7 @@ mod tests {
                 hosts.iter().enumerate().map(|(i, h)| (vip(i as u16), wanted(&able, *h))).collect();
             let r = place(&w, true);
             prop_assert_eq!(r.len(), w.len());
-            prop_assert!(r.iter().all(|(v, p)| w[v].candidates.contains(p)));
+            prop_assert!(r.iter().all(|(v, p)| w[v].candidates.contains(*p)));
             let mut l = loads(&r);
             for p in &able { l.entry(Pnn(*p)).or_default(); }
             prop_assert!(l.values().max().unwrap() - l.values().min().unwrap() <= 1);
@@ -321,7 +321,7 @@ mod tests {
             had.sort_unstable_by(|a, b| b.cmp(a));
             let fewest: usize = had.iter().enumerate()
                 .map(|(i, h)| h.saturating_sub(share + usize::from(i < spare))).sum();
-            let moves = r.iter().filter(|(v, p)| w[*v].current.is_some_and(|c| w[*v].candidates.contains(&c) && c != **p)).count();
+            let moves = r.iter().filter(|(v, p)| w[*v].current.is_some_and(|c| w[*v].candidates.contains(c) && c != **p)).count();
             prop_assert_eq!(moves, fewest);
         }
 
@@ -336,7 +336,7 @@ mod tests {
             let r = place(&w, true);
             for (v, one) in &w {
                 prop_assert_eq!(r.contains_key(v), !one.candidates.is_empty());
-                if let Some(p) = r.get(v) { prop_assert!(one.candidates.contains(p)); }
+                if let Some(p) = r.get(v) { prop_assert!(one.candidates.contains(*p)); }
             }
         }
 
@@ -365,17 +365,17 @@ mod tests {
         for host in hosts {
             *load.entry(*host).or_default() += 1;
         }
-        let moved = |(w, host): &(&&Wanted, &Pnn)| w.current.is_some_and(|c| w.candidates.contains(&c) && c != **host);
+        let moved = |(w, host): &(&&Wanted, &Pnn)| w.current.is_some_and(|c| w.candidates.contains(c) && c != **host);
         (load.values().map(|n| n * n).sum(), all.iter().zip(hosts).filter(moved).count())
     }
 
     /// The best score of all placements that there are.
     fn best(all: &[&Wanted], spread: bool, hosts: &mut Vec<Pnn>) -> (usize, usize) {
         let Some(w) = all.get(hosts.len()) else { return score(all, hosts) };
-        let home = w.current.filter(|c| w.candidates.contains(c));
+        let home = w.current.filter(|c| w.candidates.contains(*c));
         let mut least = (usize::MAX, usize::MAX);
-        for c in w.candidates.iter().filter(|c| spread || home.is_none_or(|home| home == **c)) {
-            hosts.push(*c);
+        for c in w.candidates.iter().filter(|c| spread || home.is_none_or(|home| home == *c)) {
+            hosts.push(c);
             least = least.min(best(all, spread, hosts));
             hosts.pop();
         }

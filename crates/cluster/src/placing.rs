@@ -4,10 +4,11 @@
 //! (or reported, under this view) that it does not hold it, every node that is no member has confirmed or its last
 //! lease is over, and every member has shut the dropped nodes out of the storage.
 
+use crate::fitness::{Address, Host, Unfit};
 use crate::placement::{Wanted, group, place};
 use crate::planted::{Planted, planted};
 use crate::series::{Reason, Series};
-use crate::{AdminState, Config, Epoch, Health, Orders, Pnn, Report, Time, View, VipConf};
+use crate::{Config, Epoch, Orders, Pnn, PnnSet, Report, Time, View};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -28,6 +29,8 @@ struct Placed {
     wanted: BTreeMap<IpAddr, Wanted>,
     spread: bool,
     ideal: BTreeMap<IpAddr, Pnn>,
+    /// What an even spread would be; looked for where there is to be none, to say what stays for that reason.
+    even: Option<BTreeMap<IpAddr, Pnn>>,
 }
 
 /// State of one view's leader.
@@ -78,9 +81,9 @@ pub(crate) struct Scene<'a> {
     pub(crate) moves_wait: bool,
 }
 
-impl Scene<'_> {
+impl<'a> Scene<'a> {
     /// The report of a member's admitted run under this view.
-    fn member(&self, pnn: Pnn) -> Option<&Report> {
+    pub(crate) fn member(&self, pnn: Pnn) -> Option<&'a Report> {
         let run = self.view.members.get(&pnn)?.run;
         self.reports.get(&pnn).filter(|r| r.run == run && r.epoch == self.view.epoch).map(Arc::as_ref)
     }
@@ -117,7 +120,8 @@ impl Placing {
         if !conf.hosts.contains_key(&to) {
             return Err(format!("{name} cannot host {vip}: its list of public addresses does not have it"));
         }
-        if let Err(why) = fit(scene, vip, conf, to) {
+        let host = Host::new(scene, to);
+        if let Err(why) = host.map_or(Err(Unfit::NoMember), |h| h.fit(&Address::new(scene, vip, conf))) {
             return Err(format!("{name} cannot host {vip} now: {why}"));
         }
         if self.target.get(&vip) == Some(&to) {
@@ -150,8 +154,7 @@ impl Placing {
         if scene.suspected.is_empty() || self.sent.is_none() {
             self.choose(scene);
         }
-        let mut next: BTreeMap<Pnn, BTreeSet<IpAddr>> =
-            scene.view.members.keys().map(|p| (*p, BTreeSet::new())).collect();
+        let mut next = BTreeMap::new();
         for vip in scene.config.vips.keys() {
             let Some(target) = self.target.get(vip).copied() else {
                 continue;
@@ -166,21 +169,18 @@ impl Placing {
                     self.waiting.insert(*vip, format!("goes to {}: {why}", name(scene.config, target)));
                 }
                 Ok(()) => {
-                    next.entry(target).or_default().insert(*vip);
+                    next.insert(*vip, target);
                 }
             }
         }
-        self.send(scene, next, refresh)
+        self.send(scene, &next, refresh)
     }
 
-    fn send(
-        &mut self,
-        scene: &Scene<'_>,
-        next: BTreeMap<Pnn, BTreeSet<IpAddr>>,
-        refresh: bool,
-    ) -> Option<Vec<(Pnn, Orders)>> {
-        let same_hold = self.orders.len() == next.len()
-            && next.iter().all(|(p, h)| self.orders.get(p).is_some_and(|o| o.keys().eq(h.iter())));
+    /// Orders that each of these addresses is held by this member, and no other address by anybody.
+    fn send(&mut self, scene: &Scene<'_>, next: &BTreeMap<IpAddr, Pnn>, refresh: bool) -> Option<Vec<(Pnn, Orders)>> {
+        let same_hold = self.orders.keys().eq(scene.view.members.keys())
+            && self.orders.values().map(BTreeMap::len).sum::<usize>() == next.len()
+            && next.iter().all(|(vip, p)| self.orders.get(p).is_some_and(|o| o.contains_key(vip)));
         let same_target = self.sent.as_ref().is_some_and(|(target, _)| *target == self.target);
         if same_hold && same_target && !refresh {
             return None;
@@ -191,22 +191,23 @@ impl Placing {
         }
         self.revision += 1;
         for (pnn, old) in &self.orders {
-            let keeps = next.get(pnn);
-            for vip in old.keys().filter(|v| keeps.is_none_or(|k| !k.contains(v))) {
+            for vip in old.keys().filter(|v| next.get(v) != Some(pnn)) {
                 self.revoked.insert((*vip, *pnn), self.revision);
             }
         }
         // First orders of this leader: whatever a member holds and is not told to hold is taken from it.
         if self.sent.is_none() {
             for (pnn, report) in scene.reports {
-                for vip in report.holding.iter().filter(|v| next.get(pnn).is_none_or(|n| !n.contains(v))) {
+                for vip in report.holding.iter().filter(|v| next.get(v) != Some(pnn)) {
                     self.revoked.insert((*vip, *pnn), self.revision);
                 }
             }
         }
-        let because = |vip| self.because.get(&vip).cloned().unwrap_or_default();
-        let with_reasons = |vips: BTreeSet<IpAddr>| vips.into_iter().map(|vip| (vip, because(vip))).collect();
-        self.orders = next.into_iter().map(|(pnn, vips)| (pnn, with_reasons(vips))).collect();
+        self.orders = scene.view.members.keys().map(|p| (*p, BTreeMap::new())).collect();
+        for (vip, pnn) in next {
+            let because = self.because.get(vip).cloned().unwrap_or_default();
+            self.orders.entry(*pnn).or_default().insert(*vip, because);
+        }
         self.sent = Some(public);
         Some(self.current(scene))
     }
@@ -318,30 +319,26 @@ impl Placing {
         }
         self.target.retain(|vip, _| scene.config.vips.contains_key(vip));
         self.because.retain(|vip, _| scene.config.vips.contains_key(vip));
+        let hosts: BTreeMap<Pnn, Host<'_>> =
+            scene.view.members.keys().filter_map(|p| Some((*p, Host::new(scene, *p)?))).collect();
         let mut wanted = BTreeMap::new();
-        let mut why_not: BTreeMap<IpAddr, Vec<String>> = BTreeMap::new();
         let mut draining = BTreeSet::new();
         for (vip, conf) in &scene.config.vips {
-            let mut good = BTreeSet::new();
-            let mut poor = BTreeSet::new();
-            for pnn in conf.hosts.keys().filter(|p| scene.view.members.contains_key(p)) {
-                match fit(scene, *vip, conf, *pnn) {
-                    Ok(()) => {
-                        good.insert(*pnn);
-                    }
-                    Err(why) => {
-                        if last_resort(scene, *vip, conf, *pnn) {
-                            poor.insert(*pnn);
-                        }
-                        why_not.entry(*vip).or_default().push(format!("{}: {why}", name(scene.config, *pnn)));
-                    }
+            let address = Address::new(scene, *vip, conf);
+            let mut good = PnnSet::default();
+            let mut poor = PnnSet::default();
+            for (pnn, host) in hosts.iter().filter(|(p, _)| conf.hosts.contains_key(p)) {
+                if host.fit(&address).is_ok() {
+                    good.insert(*pnn);
+                } else if host.last_resort(&address) {
+                    poor.insert(*pnn);
                 }
             }
             // Nobody is healthy: an address on a sick node is better than no address, and it stays where it is.
             let current = self.target.get(vip).copied();
             // A drained node that works keeps an address until its turn comes, and if nobody else can host it well.
-            let drains = current.filter(|p| drains(scene, *vip, conf, *p));
-            let stays = current.is_some_and(|p| poor.contains(&p) && !good.contains(&p));
+            let drains = current.and_then(|p| Some((p, hosts.get(&p).filter(|h| h.drains(&address))?)));
+            let stays = current.is_some_and(|p| poor.contains(p) && !good.contains(p));
             if good.is_empty() {
                 self.all_sick.insert(*vip, scene.now);
             }
@@ -354,20 +351,24 @@ impl Placing {
                 candidates = current.into_iter().collect();
             }
             if candidates.is_empty() {
-                candidates.extend(self.target.get(vip).filter(|p| able(scene, *vip, conf, **p)));
+                let able = |p: &Pnn| hosts.get(p).is_some_and(|h| h.able(&address));
+                candidates = current.filter(able).into_iter().collect();
             }
-            if self.pins.get(vip).is_some_and(|p| !candidates.contains(p)) {
+            if self.pins.get(vip).is_some_and(|p| !candidates.contains(*p)) {
                 self.pins.remove(vip);
             }
-            let mut candidates = self.pins.get(vip).map_or(candidates, |p| BTreeSet::from([*p]));
-            if let Some(host) = drains {
-                let here = name(scene.config, host);
+            if let Some(pin) = self.pins.get(vip) {
+                candidates = PnnSet::from([*pin]);
+            }
+            if let Some((pnn, host)) = drains {
                 if lone {
-                    candidates = BTreeSet::from([host]);
+                    candidates = PnnSet::from([pnn]);
+                    let here = name(scene.config, pnn);
                     let text = format!("stays on {here}, which is drained: no other node can host it");
                     self.waiting.insert(*vip, text);
-                } else if scene.member(host).is_some_and(|r| r.lingers) {
-                    candidates = BTreeSet::from([host]);
+                } else if host.lingers() {
+                    candidates = PnnSet::from([pnn]);
+                    let here = name(scene.config, pnn);
                     let text =
                         format!("leaves {here}, which is drained, when clients have forgotten what DNS told them");
                     self.waiting.insert(*vip, text);
@@ -375,21 +376,22 @@ impl Placing {
                     draining.insert(*vip);
                 }
             }
-            let current = self.target.get(vip).copied().filter(|_| !planted(Planted::MovesTooMany));
+            let current = current.filter(|_| !planted(Planted::MovesTooMany));
             wanted.insert(*vip, Wanted { group: group(*vip, conf.prefix_len), candidates, current });
         }
         let spreads = scene.config.fail_back.allows(scene.minute);
         // Most reports change nothing that matters for the placement.
         let spread = spreads.is_ok();
-        let ideal = match self.placed.take() {
-            Some(placed) if placed.wanted == wanted && placed.spread == spread => placed.ideal,
-            _ => place(&wanted, spread),
+        let mut placed = match self.placed.take() {
+            Some(placed) if placed.wanted == wanted && placed.spread == spread => placed,
+            _ => Placed { ideal: place(&wanted, spread), wanted, spread, even: None },
         };
-        self.adopt(scene, &wanted, &draining, &ideal, &why_not);
+        self.adopt(scene, &hosts, &placed.wanted, &draining, &placed.ideal);
         if let Err(why) = spreads {
-            self.explain_stay(scene, &wanted, &why);
+            let even = placed.even.get_or_insert_with(|| place(&placed.wanted, true));
+            self.explain_stay(scene, &placed.wanted, even, &why);
         }
-        self.placed = Some(Placed { wanted, spread, ideal });
+        self.placed = Some(placed);
     }
 
     /// Takes over the ideal placement: at once for addresses without a fit host, one by one off a drained node, and
@@ -397,10 +399,10 @@ impl Placing {
     fn adopt(
         &mut self,
         scene: &Scene<'_>,
+        hosts: &BTreeMap<Pnn, Host<'_>>,
         wanted: &BTreeMap<IpAddr, Wanted>,
         draining: &BTreeSet<IpAddr>,
         ideal: &BTreeMap<IpAddr, Pnn>,
-        why_not: &BTreeMap<IpAddr, Vec<String>>,
     ) {
         let settled = self.target.iter().all(|(v, p)| scene.reports.get(p).is_some_and(|r| r.serving.contains(v)));
         let pause = scene.config.timing.fail_back_interval;
@@ -414,15 +416,14 @@ impl Placing {
             let current = self.target.get(vip).copied();
             let Some(to) = ideal.get(vip).copied() else {
                 self.target.remove(vip);
-                let list = why_not.get(vip).map_or_else(|| "no member may host it".to_string(), |l| l.join("; "));
-                self.because.insert(*vip, format!("no node can host it: {list}"));
+                self.because.insert(*vip, format!("no node can host it: {}", why_not(scene, hosts, *vip)));
                 continue;
             };
             if current == Some(to) {
                 self.because.entry(*vip).or_insert_with(|| format!("stays on {}", name(scene.config, to)));
                 continue;
             }
-            let fit_now = current.is_some_and(|c| w.candidates.contains(&c));
+            let fit_now = current.is_some_and(|c| w.candidates.contains(c));
             if fit_now && !may_spread {
                 if goes_on {
                     self.series.queued(pause);
@@ -442,8 +443,8 @@ impl Placing {
             }
             may_spread = false;
             let ordered = !fit_now || self.pins.contains_key(vip) || draining.contains(vip);
-            if let Some(from) = current.and_then(|c| planned(scene, *vip, c))
-                && !self.series.may_go(scene.now, scene.moves_wait, Reason::of(ordered, from.leaving))
+            if let Some(from) = current.and_then(|c| planned(scene, hosts.get(&c)?, *vip))
+                && !self.series.may_go(scene.now, scene.moves_wait, Reason::of(ordered, from.leaving()))
             {
                 let what = if ordered { "" } else { " for an even spread" };
                 let text = format!("goes to {}{what} when the storage is prepared for it", name(scene.config, to));
@@ -459,9 +460,12 @@ impl Placing {
                 }
                 Some(c) => {
                     let conf = scene.config.vips.get(vip);
-                    let why = conf.map_or_else(String::new, |conf| match fit(scene, *vip, conf, c) {
-                        Err(why) => why,
-                        Ok(()) => "it is no candidate".into(),
+                    let why = conf.map_or_else(String::new, |conf| {
+                        let fit = |h: &Host<'_>| h.fit(&Address::new(scene, *vip, conf)).map_err(|why| why.to_string());
+                        match hosts.get(&c).map_or_else(|| Err(Unfit::NoMember.to_string()), fit) {
+                            Err(why) => why,
+                            Ok(()) => "it is no candidate".into(),
+                        }
                     });
                     format!("left {}: {why}", name(scene.config, c))
                 }
@@ -483,12 +487,18 @@ impl Placing {
     }
 
     /// Says of addresses that an even spread would move why they stay.
-    fn explain_stay(&mut self, scene: &Scene<'_>, wanted: &BTreeMap<IpAddr, Wanted>, why: &str) {
-        for (vip, to) in place(wanted, true) {
-            let Some(here) = self.target.get(&vip).copied() else { continue };
-            if here != to && wanted.get(&vip).is_some_and(|w| w.current == Some(here)) {
-                let (here, to) = (name(scene.config, here), name(scene.config, to));
-                self.waiting.insert(vip, format!("stays on {here}, though {to} has fewer addresses: {why}"));
+    fn explain_stay(
+        &mut self,
+        scene: &Scene<'_>,
+        wanted: &BTreeMap<IpAddr, Wanted>,
+        even: &BTreeMap<IpAddr, Pnn>,
+        why: &str,
+    ) {
+        for (vip, to) in even {
+            let Some(here) = self.target.get(vip).copied() else { continue };
+            if here != *to && wanted.get(vip).is_some_and(|w| w.current == Some(here)) {
+                let (here, to) = (name(scene.config, here), name(scene.config, *to));
+                self.waiting.insert(*vip, format!("stays on {here}, though {to} has fewer addresses: {why}"));
             }
         }
     }
@@ -502,93 +512,25 @@ impl Placing {
     }
 }
 
-/// Is it drained, and could host this address if it were not?
-fn drains(scene: &Scene<'_>, vip: IpAddr, conf: &VipConf, pnn: Pnn) -> bool {
-    scene.member(pnn).is_some_and(|r| r.admin == AdminState::Drained && !r.leaving && !r.left)
-        && works(scene, vip, conf, pnn).is_ok()
-}
-
-/// Is an address served well where it is, so that only somebody's wish moves it? The report of who serves it.
-fn planned<'a>(scene: &'a Scene<'_>, vip: IpAddr, pnn: Pnn) -> Option<&'a Report> {
-    let report = scene.member(pnn)?;
-    let serves = matches!(report.admin, AdminState::Active | AdminState::Drained) && report.serving.contains(&vip);
+/// Is an address served well where it is, so that only somebody's wish moves it? Who serves it.
+fn planned<'a>(scene: &Scene<'a>, host: &'a Host<'a>, vip: IpAddr) -> Option<&'a Host<'a>> {
     if planted(Planted::EverythingWaits) {
-        return Some(report);
+        return Some(host);
     }
     let conf = scene.config.vips.get(&vip)?;
-    (serves && works(scene, vip, conf, pnn).is_ok()).then_some(report)
+    Some(host).filter(|h| h.serves_well(&Address::new(scene, vip, conf)))
 }
 
-/// Can this member host this address, and well?
-fn fit(scene: &Scene<'_>, vip: IpAddr, conf: &VipConf, pnn: Pnn) -> Result<(), String> {
-    let Some(report) = scene.member(pnn) else {
-        return Err("it is not a member".into());
+/// Why no member can host an address, for people.
+fn why_not(scene: &Scene<'_>, hosts: &BTreeMap<Pnn, Host<'_>>, vip: IpAddr) -> String {
+    let Some(conf) = scene.config.vips.get(&vip) else { return String::new() };
+    let address = Address::new(scene, vip, conf);
+    let against = |(pnn, host): (&Pnn, &Host<'_>)| {
+        let why = host.fit(&address).err().filter(|_| conf.hosts.contains_key(pnn))?;
+        Some(format!("{}: {why}", name(scene.config, *pnn)))
     };
-    if report.leaving || report.left {
-        return Err("it is being stopped".into());
-    }
-    match report.admin {
-        AdminState::Active => {}
-        AdminState::Drained => return Err("it is drained".into()),
-        AdminState::Stopped => return Err("it is stopped".into()),
-        AdminState::Banned => return Err("it is banned".into()),
-    }
-    works(scene, vip, conf, pnn)
-}
-
-/// Is everything there that this address needs, whatever the administrator says?
-fn works(scene: &Scene<'_>, vip: IpAddr, conf: &VipConf, pnn: Pnn) -> Result<(), String> {
-    let Some(report) = scene.member(pnn) else {
-        return Err("it is not a member".into());
-    };
-    if let Some(interface) = conf.hosts.get(&pnn).filter(|i| report.links_down.contains(*i)) {
-        return Err(format!("its interface {interface} is down"));
-    }
-    if let Some(mac) = scene.reports.values().find_map(|r| r.conflicts.get(&vip)) {
-        return Err(format!("another machine ({mac}) answers for {vip}"));
-    }
-    if let Some(why) = report.failed.get(&vip) {
-        return Err(format!("it could not take it: {why}"));
-    }
-    for service in &scene.config.services {
-        match report.services.get(service) {
-            Some(h) if matches!(h.state, Health::Ok | Health::Failing) => {}
-            Some(h) if h.because.is_empty() => return Err(format!("{service} is {}", word(h.state))),
-            Some(h) => return Err(format!("{service} is {}: {}", word(h.state), h.because)),
-            None => return Err(format!("{service} has not been seen yet")),
-        }
-    }
-    Ok(())
-}
-
-/// Able and willing, whatever its services do.
-fn able(scene: &Scene<'_>, vip: IpAddr, conf: &VipConf, pnn: Pnn) -> bool {
-    if scene.reports.values().any(|r| r.conflicts.contains_key(&vip)) {
-        return false;
-    }
-    scene.member(pnn).is_some_and(|r| {
-        r.admin == AdminState::Active
-            && !r.leaving
-            && !r.left
-            && conf.hosts.get(&pnn).is_some_and(|i| !r.links_down.contains(i))
-    })
-}
-
-/// Better than nothing: able, but a service has failed there (not: has yet to start).
-fn last_resort(scene: &Scene<'_>, vip: IpAddr, conf: &VipConf, pnn: Pnn) -> bool {
-    let tried = |h: &crate::ServiceHealth| matches!(h.state, Health::Ok | Health::Failing | Health::Failed);
-    able(scene, vip, conf, pnn)
-        && scene.member(pnn).is_some_and(|r| scene.config.services.iter().all(|s| r.services.get(s).is_some_and(tried)))
-}
-
-pub(crate) fn word(state: Health) -> &'static str {
-    match state {
-        Health::Off => "off",
-        Health::Starting => "starting",
-        Health::Ok => "ok",
-        Health::Failing => "failing",
-        Health::Failed => "failed",
-    }
+    let all: Vec<String> = hosts.iter().filter_map(against).collect();
+    if all.is_empty() { "no member may host it".to_owned() } else { all.join("; ") }
 }
 
 fn name(config: &Config, pnn: Pnn) -> String {

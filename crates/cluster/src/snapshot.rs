@@ -4,9 +4,10 @@ use crate::{AdminState, Epoch, NodeUid, PaceStatus, Pnn, Role, ServiceHealth, Ti
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
-/// Published after every change; never changed after that.
+/// Published after every change; never changed after that. What has not changed from one to the next is the same object.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Snapshot {
     /// This node's clock when it was made.
@@ -35,9 +36,9 @@ pub struct Snapshot {
     #[serde(default)]
     pub planned_moves: bool,
     /// All nodes of the list.
-    pub nodes: BTreeMap<Pnn, NodeStatus>,
+    pub nodes: BTreeMap<Pnn, Arc<NodeStatus>>,
     /// All public addresses.
-    pub vips: BTreeMap<IpAddr, VipStatus>,
+    pub vips: BTreeMap<IpAddr, Arc<VipStatus>>,
     /// The cluster lock.
     pub lock: LockStatus,
     /// Wait before a silent node's addresses are given away, as it follows from the leases in force.

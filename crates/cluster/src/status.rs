@@ -3,12 +3,16 @@
 use crate::reach::Reach;
 use crate::{
     AdminState, Cluster, Health, LeaseStatus, NodeState, NodeStatus, Pnn, PnnSet, Report, Role, Snapshot, Time, View,
-    VipState, VipStatus,
+    VipConf, VipState, VipStatus,
 };
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
+
+type Nodes = BTreeMap<Pnn, Arc<NodeStatus>>;
+type Vips = BTreeMap<IpAddr, Arc<VipStatus>>;
 
 /// A snapshot goes out at least this often, so that its times stay fresh.
 const AT_LEAST: Duration = Duration::from_secs(1);
@@ -39,33 +43,23 @@ impl Seen {
         self.last.as_deref().filter(|last| now.since(last.at) < AT_LEAST)
     }
 
-    /// The snapshot to publish, if it says anything new or the last one is old.
-    pub(crate) fn changed(&mut self, mut next: Snapshot) -> Option<Arc<Snapshot>> {
-        for (vip, status) in &mut next.vips {
-            match self.vips.get(vip) {
+    /// Numbers the next snapshot and remembers it.
+    fn publish(&mut self, mut next: Snapshot) -> Arc<Snapshot> {
+        // What is not shared with the last one is new.
+        for (vip, status) in next.vips.iter_mut().filter_map(|(vip, s)| Some((*vip, Arc::get_mut(s)?))) {
+            match self.vips.get(&vip) {
                 Some((state, holder, since)) if *state == status.state && *holder == status.holder => {
                     status.since = *since
                 }
                 _ => {
-                    self.vips.insert(*vip, (status.state, status.holder, next.at));
+                    self.vips.insert(vip, (status.state, status.holder, next.at));
                 }
             }
         }
-        if let Some(last) = &self.last {
-            next.serial = last.serial;
-            let (at, until) = (next.at, next.lease.until);
-            next.at = last.at;
-            next.lease.until = last.lease.until;
-            if at.since(last.at) < AT_LEAST && next == **last {
-                return None;
-            }
-            next.at = at;
-            next.lease.until = until;
-            next.serial = last.serial + 1;
-        }
+        next.serial = self.last.as_ref().map_or(0, |last| last.serial + 1);
         let next = Arc::new(next);
         self.last = Some(next.clone());
-        Some(next)
+        next
     }
 }
 
@@ -104,15 +98,51 @@ impl VipNow<'_> {
     }
 }
 
+/// Are these the very same objects?
+fn same<K: PartialEq, T>(one: &BTreeMap<K, Arc<T>>, other: &BTreeMap<K, Arc<T>>) -> bool {
+    one.len() == other.len() && one.iter().zip(other).all(|((k, a), (other_k, b))| k == other_k && Arc::ptr_eq(a, b))
+}
+
 impl Cluster {
     /// The cluster as this node knows it.
     #[must_use]
     pub fn snapshot(&self, now: Time) -> Snapshot {
+        let (nodes, vips) = self.nodes_and_vips(now);
+        self.with_the_rest(now, nodes, vips)
+    }
+
+    /// The next snapshot, if the last one does not say the same or is old. Asked after every change, and most change little
+    /// that readers see.
+    pub(crate) fn news(&mut self, now: Time) -> Option<Arc<Snapshot>> {
+        let (nodes, vips) = self.nodes_and_vips(now);
+        if self.as_published(now, &nodes, &vips) {
+            return None;
+        }
+        let snapshot = self.with_the_rest(now, nodes, vips);
+        Some(self.seen.publish(snapshot))
+    }
+
+    /// All nodes and addresses; those that are as in the last snapshot are the same objects.
+    fn nodes_and_vips(&self, now: Time) -> (Nodes, Vips) {
+        let view = self.view();
+        let last = self.seen.last.as_deref();
+        let node = |pnn: &Pnn| {
+            let known = last.and_then(|last| last.nodes.get(pnn)).filter(|n| self.node_is(*pnn, view, n));
+            (*pnn, known.cloned().unwrap_or_else(|| Arc::new(self.node_status(*pnn, view))))
+        };
+        let nodes: Nodes = self.config.nodes.keys().map(node).collect();
+        let vip = |(vip, conf): (&IpAddr, &VipConf)| {
+            let next = self.vip_now(*vip, conf, view, &nodes);
+            let known = last.and_then(|last| last.vips.get(vip)).filter(|known| next.is(known));
+            (*vip, known.cloned().unwrap_or_else(|| Arc::new(next.status(now))))
+        };
+        let vips = self.config.vips.iter().map(vip).collect();
+        (nodes, vips)
+    }
+
+    fn with_the_rest(&self, now: Time, nodes: Nodes, vips: Vips) -> Snapshot {
         let view = self.view();
         let lease = self.lease_status(view, now);
-        let nodes: BTreeMap<Pnn, NodeStatus> =
-            self.config.nodes.keys().map(|p| (*p, self.node_status(*p, view))).collect();
-        let vips = self.config.vips.keys().map(|v| (*v, self.vip_now(*v, view, &nodes).status(now))).collect();
         Snapshot {
             at: now,
             serial: 0,
@@ -133,9 +163,8 @@ impl Cluster {
         }
     }
 
-    /// Is everything still as the last snapshot says? Asked after every change; most change nothing that readers see, and
-    /// comparing is much cheaper than making a snapshot to compare.
-    pub(crate) fn as_published(&self, now: Time) -> bool {
+    /// Is everything still as a young snapshot says? Nodes and addresses that have not changed are the same objects.
+    fn as_published(&self, now: Time, nodes: &Nodes, vips: &Vips) -> bool {
         // Taken apart, so that a new field cannot be forgotten here.
         let Some(Snapshot {
             at: _,
@@ -148,8 +177,8 @@ impl Cluster {
             lease,
             harmless,
             planned_moves,
-            nodes,
-            vips,
+            nodes: known_nodes,
+            vips: known_vips,
             lock,
             takeover_wait,
             pace,
@@ -158,28 +187,28 @@ impl Cluster {
         else {
             return false;
         };
-        let view = self.view();
-        let lease_now = self.lease_status(view, now);
-        lease.valid == lease_now.valid
-            && (lease.grants, lease.voters) == (lease_now.grants, lease_now.voters)
-            && known.as_ref() == view
-            && *leader == view.and_then(View::leader)
-            && *member == self.is_member()
-            && *harmless == (lease_now.valid && self.harmless())
-            && *planned_moves == (lease_now.valid && self.planned_moves())
-            && *lock == self.lock
-            && *pace == self.pace.status
-            && *me == self.config.me
-            && *cluster == self.config.cluster
-            && *takeover_wait == self.takeover_wait()
-            && nodes.keys().eq(self.config.nodes.keys())
-            && nodes.iter().all(|(pnn, status)| self.node_as_published(*pnn, view, status))
-            && vips.keys().eq(self.config.vips.keys())
-            && vips.iter().all(|(vip, status)| self.vip_now(*vip, view, nodes).is(status))
-            && *warnings == self.all_warnings(view)
+        same(known_nodes, nodes) && same(known_vips, vips) && {
+            let view = self.view();
+            let lease_now = self.lease_status(view, now);
+            lease.valid == lease_now.valid
+                && (lease.grants, lease.voters) == (lease_now.grants, lease_now.voters)
+                && known.as_ref() == view
+                && *leader == view.and_then(View::leader)
+                && *member == self.is_member()
+                && *harmless == (lease_now.valid && self.harmless())
+                && *planned_moves == (lease_now.valid && self.planned_moves())
+                && *lock == self.lock
+                && *pace == self.pace.status
+                && *me == self.config.me
+                && *cluster == self.config.cluster
+                && *takeover_wait == self.takeover_wait()
+                && *warnings == self.all_warnings(view)
+        }
     }
 
-    fn node_as_published(&self, pnn: Pnn, view: Option<&View>, status: &NodeStatus) -> bool {
+    /// Is this what `node_status` would say?
+    fn node_is(&self, pnn: Pnn, view: Option<&View>, status: &NodeStatus) -> bool {
+        // Taken apart, so that a new field cannot be forgotten here.
         let NodeStatus {
             name,
             role,
@@ -280,7 +309,7 @@ impl Cluster {
             role,
             addresses: conf.map(|c| c.addresses.clone()).unwrap_or_default(),
             state,
-            because,
+            because: because.into_owned(),
             uid: report.map(|r| r.uid),
             member,
             voter: view.is_some_and(|v| v.voters.contains_key(&pnn)),
@@ -296,7 +325,13 @@ impl Cluster {
         }
     }
 
-    fn node_state(&self, pnn: Pnn, role: Role, view: Option<&View>, report: Option<&Report>) -> (NodeState, String) {
+    fn node_state(
+        &self,
+        pnn: Pnn,
+        role: Role,
+        view: Option<&View>,
+        report: Option<&Report>,
+    ) -> (NodeState, Cow<'_, str>) {
         if !self.hears(pnn) {
             let silent = match self.reach.peers.get(&pnn).and_then(|p| p.last) {
                 Some(t) if self.now().since(t) < self.config.timing.suspect => {
@@ -309,19 +344,19 @@ impl Cluster {
                 None => "never heard since this daemon started; is it on, does its daemon run?".to_string(),
             };
             let in_view = view.is_some_and(|v| v.members.contains_key(&pnn));
-            return (if in_view { NodeState::Suspected } else { NodeState::Down }, silent);
+            return (if in_view { NodeState::Suspected } else { NodeState::Down }, silent.into());
         }
         if role == Role::Witness {
-            return (NodeState::Witness, String::new());
+            return (NodeState::Witness, "".into());
         }
         if !self.is_in(pnn, view) {
-            let because = match report {
-                _ if pnn == self.config.me && !self.waits.is_empty() => self.waits.clone(),
-                Some(r) if r.left || r.leaving => "its daemon is being stopped".to_string(),
-                Some(r) if !r.clean => "its services and mount of the time before have yet to stop".to_string(),
+            let because: Cow<'_, str> = match report {
+                _ if pnn == self.config.me && !self.waits.is_empty() => self.waits.as_str().into(),
+                Some(r) if r.left || r.leaving => "its daemon is being stopped".into(),
+                Some(r) if !r.clean => "its services and mount of the time before have yet to stop".into(),
                 _ => {
                     let delay = crate::membership::join_delay(&self.config.timing, self.relapse_count(pnn));
-                    format!("must reach every member for {} s before it joins", delay.as_secs())
+                    format!("must reach every member for {} s before it joins", delay.as_secs()).into()
                 }
             };
             return (NodeState::Joining, because);
@@ -347,18 +382,18 @@ impl Cluster {
             }
             AdminState::Banned => return (NodeState::Banned, "banned; `steadfast continue` ends it".into()),
         }
-        if let Some(why) = self.sick(pnn, report) {
-            return why;
+        if let Some((state, why)) = self.sick(pnn, report) {
+            return (state, why.into());
         }
         if pnn == self.config.me && !self.leased {
-            let because = if self.waits.is_empty() {
-                "has no valid lease".to_string()
+            let because: Cow<'_, str> = if self.waits.is_empty() {
+                "has no valid lease".into()
             } else {
-                format!("has no valid lease; {}", self.waits)
+                format!("has no valid lease; {}", self.waits).into()
             };
             return (NodeState::Unhealthy, because);
         }
-        (NodeState::Ok, String::new())
+        (NodeState::Ok, "".into())
     }
 
     /// A service, an interface or an address that keeps a member from being OK.
@@ -370,9 +405,9 @@ impl Cluster {
                 Some(h) if matches!(h.state, Health::Ok | Health::Failing) => {}
                 Some(h) if h.state == Health::Failed => failed.push(format!("{service} failed: {}", h.because)),
                 Some(h) if h.because.is_empty() => {
-                    starting.push(format!("{service} is {}", crate::placing::word(h.state)))
+                    starting.push(format!("{service} is {}", crate::fitness::word(h.state)))
                 }
-                Some(h) => starting.push(format!("{service} is {}: {}", crate::placing::word(h.state), h.because)),
+                Some(h) => starting.push(format!("{service} is {}: {}", crate::fitness::word(h.state), h.because)),
                 None => starting.push(format!("{service} has not been seen yet")),
             }
         }
@@ -388,8 +423,7 @@ impl Cluster {
     }
 
     /// What an address is doing, by what the nodes say.
-    fn vip_now(&self, vip: IpAddr, view: Option<&View>, nodes: &BTreeMap<Pnn, NodeStatus>) -> VipNow<'_> {
-        let conf = self.config.vips.get(&vip);
+    fn vip_now<'a>(&'a self, vip: IpAddr, conf: &'a VipConf, view: Option<&View>, nodes: &Nodes) -> VipNow<'a> {
         let holder = nodes.iter().find(|(_, n)| n.vips.contains(&vip)).map(|(p, _)| *p);
         let target = self.placement.get(&vip).copied().filter(|p| view.is_some_and(|v| v.members.contains_key(p)));
         let at = holder.or(target);
@@ -403,14 +437,12 @@ impl Cluster {
             (None, None) if told.starts_with("no node") || told.is_empty() => (VipState::Unserved, told),
             (None, None) => (VipState::Waiting, told),
         };
-        let interface = conf
-            .and_then(|c| {
-                at.and_then(|p| c.hosts.get(&p))
-                    .or_else(|| c.hosts.get(&self.config.me))
-                    .or_else(|| c.hosts.values().next())
-            })
+        let interface = at
+            .and_then(|p| conf.hosts.get(&p))
+            .or_else(|| conf.hosts.get(&self.config.me))
+            .or_else(|| conf.hosts.values().next())
             .map_or("", String::as_str);
-        VipNow { state, holder, target, prefix_len: conf.map_or(0, |c| c.prefix_len), interface, healthy, because }
+        VipNow { state, holder, target, prefix_len: conf.prefix_len, interface, healthy, because }
     }
 
     fn all_warnings(&self, view: Option<&View>) -> Vec<String> {

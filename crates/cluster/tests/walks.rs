@@ -535,10 +535,14 @@ fn planned_moves_happen_though_nobody_prepares_the_storage() {
     assert_ne!(net.answering()[&vip(0)], [to], "{}", net.story());
     net.run(MS * 150);
     assert_eq!(net.answering()[&vip(0)], [to], "no other news came: the core must have asked to be woken");
-    // All addresses of a node, and all of them back, cost one wait each.
-    for (state, loads) in [(AdminState::Drained, 0), (AdminState::Active, 1)] {
+    // All addresses of a node, and all of them back, cost one wait each; nobody is in need of their coming back.
+    for (state, loads, wait) in [(AdminState::Drained, 0, 10), (AdminState::Active, 1, 35)] {
         set_state(&mut net, 3, state);
-        net.run(Duration::from_secs(10));
+        if state == AdminState::Active {
+            net.run(Duration::from_secs(29));
+            assert_eq!(net.loads()[3], 0, "{}", net.story());
+        }
+        net.run(Duration::from_secs(wait));
         assert_eq!((net.loads()[3], planned(&net)), (loads, [false; 4]), "{}", net.story());
     }
     net.at(0, 3, Input::Stop);

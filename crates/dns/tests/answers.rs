@@ -8,6 +8,7 @@ use dns::{Answer, Code, Data, Kind, Owner, Question, Zone, ZoneView, answer, zon
 use proptest::prelude::*;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 fn ask(view: &ZoneView, name: &str, kind: Kind) -> Answer {
     answer(view, &Question { name, kind }, 0)
@@ -60,10 +61,10 @@ fn answers_rotate() {
 #[test]
 fn only_hosted_and_healthy_addresses_those_on_the_move_included() {
     let mut changed = snapshot();
-    changed.vips.get_mut(&ip("10.0.0.1")).expect("there").healthy = false;
-    let second = changed.vips.get_mut(&ip("10.0.0.2")).expect("there");
+    Arc::make_mut(changed.vips.get_mut(&ip("10.0.0.1")).expect("there")).healthy = false;
+    let second = Arc::make_mut(changed.vips.get_mut(&ip("10.0.0.2")).expect("there"));
     (second.state, second.holder, second.target) = (VipState::Moving, None, Some(Pnn(3)));
-    let third = changed.vips.get_mut(&ip("10.0.0.3")).expect("there");
+    let third = Arc::make_mut(changed.vips.get_mut(&ip("10.0.0.3")).expect("there"));
     (third.state, third.holder, third.target) = (VipState::Unserved, None, None);
     assert_eq!(last_bytes(&ask(&view_of(&changed), "glustercifs", Kind::A)), BTreeSet::from([2, 4]));
 }
@@ -71,12 +72,12 @@ fn only_hosted_and_healthy_addresses_those_on_the_move_included() {
 #[test]
 fn a_name_follows_the_health_of_its_own_service() {
     let mut changed = snapshot();
-    let services = &mut changed.nodes.get_mut(&Pnn(1)).expect("there").services;
+    let services = &mut Arc::make_mut(changed.nodes.get_mut(&Pnn(1)).expect("there")).services;
     services.get_mut("nfs").expect("there").state = Health::Failed;
     assert_eq!(last_bytes(&ask(&view_of(&changed), "glusternfs", Kind::A)), BTreeSet::from([1, 3, 4]));
     assert_eq!(last_bytes(&ask(&view_of(&changed), "glustercifs", Kind::A)).len(), 4);
     for node in changed.nodes.values_mut() {
-        node.services.get_mut("nfs").expect("there").state = Health::Failed;
+        Arc::make_mut(node).services.get_mut("nfs").expect("there").state = Health::Failed;
     }
     assert_eq!(last_bytes(&ask(&view_of(&changed), "glusternfs", Kind::A)).len(), 4, "never NODATA because of health");
     assert_eq!(last_bytes(&ask(&view_of(&changed), "glusternfs", Kind::Aaaa)).len(), 1);
@@ -145,7 +146,7 @@ fn the_serial_is_the_epoch_then_a_counter() {
     assert_eq!(zone.update(&now).expect("first").serial, 7 << 16);
     now.serial += 1;
     assert!(zone.update(&now).is_none(), "nothing of the zone changed");
-    now.vips.get_mut(&ip("10.0.0.1")).expect("there").healthy = false;
+    Arc::make_mut(now.vips.get_mut(&ip("10.0.0.1")).expect("there")).healthy = false;
     assert_eq!(zone.update(&now).expect("changed").serial, (7 << 16) + 1);
     now.lease.valid = false;
     let view = zone.update(&now).expect("no lease");
@@ -175,6 +176,7 @@ proptest! {
     fn a_service_name_always_has_addresses(states in proptest::collection::vec((0..4_u8, any::<bool>(), any::<bool>()), 5), turn: usize) {
         let mut now = snapshot();
         for (vip, (state, healthy, held)) in now.vips.values_mut().zip(&states) {
+            let vip = Arc::make_mut(vip);
             vip.state = [VipState::Held, VipState::Moving, VipState::Waiting, VipState::Unserved][usize::from(*state)];
             vip.healthy = *healthy;
             if !held {

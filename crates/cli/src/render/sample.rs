@@ -6,6 +6,7 @@ use cluster::{
 };
 use node::admin::api::{Link, Local, Status};
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 pub(crate) const NOW: Time = Time(1_000_000_000);
@@ -81,12 +82,12 @@ pub(crate) fn healthy() -> Status {
             harmless: false,
             planned_moves: false,
             nodes: [
-                (Pnn(0), node(0, NodeState::Ok)),
-                (Pnn(1), node(1, NodeState::Ok)),
-                (Pnn(2), node(2, NodeState::Witness)),
+                (Pnn(0), node(0, NodeState::Ok).into()),
+                (Pnn(1), node(1, NodeState::Ok).into()),
+                (Pnn(2), node(2, NodeState::Witness).into()),
             ]
             .into(),
-            vips: [(vip(200), held(0)), (vip(201), held(1))].into(),
+            vips: [(vip(200), held(0).into()), (vip(201), held(1).into())].into(),
             lock: LockStatus::default(),
             takeover_wait: Duration::from_millis(650),
             pace: PaceStatus::default(),
@@ -104,7 +105,7 @@ pub(crate) fn one_down() -> Status {
     view.epoch = Epoch(8);
     view.members.remove(&Pnn(1));
     s.lease.grants = 2;
-    let dead = s.nodes.get_mut(&Pnn(1)).unwrap();
+    let dead = Arc::make_mut(s.nodes.get_mut(&Pnn(1)).unwrap());
     dead.state = NodeState::Down;
     dead.because = "not heard".into();
     dead.member = false;
@@ -112,7 +113,7 @@ pub(crate) fn one_down() -> Status {
     dead.since = before(12);
     dead.vips.clear();
     dead.services.clear();
-    let moving = s.vips.get_mut(&vip(201)).unwrap();
+    let moving = Arc::make_mut(s.vips.get_mut(&vip(201)).unwrap());
     moving.state = VipState::Waiting;
     moving.holder = None;
     moving.target = Some(Pnn(0));
@@ -129,7 +130,7 @@ pub(crate) fn samba_fails() -> Status {
         because: "no answer to SMB2 negotiate".into(),
         output: vec!["smbd: cannot open /etc/samba/smb.conf".into()],
     };
-    let me = status.snapshot.nodes.get_mut(&Pnn(0)).unwrap();
+    let me = Arc::make_mut(status.snapshot.nodes.get_mut(&Pnn(0)).unwrap());
     me.state = NodeState::Unhealthy;
     me.services.insert("samba".into(), failed.clone());
     status.local.services.insert("samba".into(), failed);
@@ -142,7 +143,7 @@ pub(crate) fn minority() -> Status {
     s.lease.valid = false;
     s.lease.grants = 1;
     for pnn in [Pnn(1), Pnn(2)] {
-        s.nodes.get_mut(&pnn).unwrap().state = NodeState::Down;
+        Arc::make_mut(s.nodes.get_mut(&pnn).unwrap()).state = NodeState::Down;
     }
     status
 }
@@ -159,7 +160,7 @@ pub(crate) fn not_joined() -> Status {
 pub(crate) fn drained() -> Status {
     let mut status = healthy();
     let s = &mut status.snapshot;
-    s.nodes.get_mut(&Pnn(1)).unwrap().state = NodeState::Drained;
-    s.vips.insert(vip(201), held(0));
+    Arc::make_mut(s.nodes.get_mut(&Pnn(1)).unwrap()).state = NodeState::Drained;
+    s.vips.insert(vip(201), held(0).into());
     status
 }

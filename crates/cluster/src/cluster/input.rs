@@ -327,7 +327,7 @@ impl Cluster {
                 crate::Health::Failing => Level::Warning,
                 _ => Level::Info,
             };
-            let text = format!("{name} is {}", crate::placing::word(health.state));
+            let text = format!("{name} is {}", crate::fitness::word(health.state));
             self.event(level, "service", Some(self.config.me), text, health.because, out);
         }
     }

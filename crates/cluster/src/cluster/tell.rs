@@ -1,6 +1,7 @@
 //! What this node says: reports, the leader's orders, the picture for readers.
 
 use super::*;
+use std::borrow::Cow;
 
 impl Cluster {
     pub(super) fn own_report(&self) -> Report {
@@ -12,7 +13,7 @@ impl Cluster {
             holding: self.holder.holding(),
             serving: self.holder.serving(),
             failed: self.failed(),
-            conflicts: self.holder.conflicts(),
+            conflicts: self.holder.conflicts().map(|(vip, mac)| (vip, mac.to_owned())).collect(),
             evicted: self.evicted,
             admin: self.admin(),
             lingers: self.lingers.is_some(),
@@ -25,7 +26,7 @@ impl Cluster {
             clean: self.is_clean(),
             fingerprint: self.config.fingerprint,
             version: self.version.clone(),
-            warnings: self.own_warnings(),
+            warnings: self.own_warnings().map(Cow::into_owned).collect(),
         }
     }
 
@@ -72,16 +73,16 @@ impl Cluster {
             && *version == self.version
             && *links_down == self.links_down
             && *services == self.services
-            && *conflicts == self.holder.conflicts()
+            && conflicts.iter().map(|(vip, mac)| (*vip, mac.as_str())).eq(self.holder.conflicts())
             && *failed == self.failed()
-            && *warnings == self.own_warnings()
+            && self.own_warnings().eq(warnings.iter().map(String::as_str))
     }
 
-    fn own_warnings(&self) -> Vec<String> {
-        let mut warnings: Vec<String> = self.warnings.values().cloned().collect();
-        warnings.extend(self.arbiter.disk_error.iter().map(|e| format!("votes cannot be written: {e}")));
-        warnings.extend(self.evict_error.iter().map(|e| format!("lost nodes cannot be shut out of the storage: {e}")));
-        warnings
+    fn own_warnings(&self) -> impl Iterator<Item = Cow<'_, str>> {
+        let disk = self.arbiter.disk_error.iter().map(|e| format!("votes cannot be written: {e}").into());
+        let evict = self.evict_error.iter();
+        let evict = evict.map(|e| format!("lost nodes cannot be shut out of the storage: {e}").into());
+        self.warnings.values().map(|w| w.as_str().into()).chain(disk).chain(evict)
     }
 
     /// Addresses that cannot be here, with the reason.
@@ -205,11 +206,7 @@ impl Cluster {
     }
 
     pub(super) fn publish(&mut self, now: Time, out: &mut Vec<Output>) {
-        if self.as_published(now) {
-            return;
-        }
-        let snapshot = self.snapshot(now);
-        if let Some(snapshot) = self.seen.changed(snapshot) {
+        if let Some(snapshot) = self.news(now) {
             out.push(Output::Publish(snapshot));
         }
     }

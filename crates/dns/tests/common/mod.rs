@@ -8,6 +8,7 @@ use cluster::{
 use dns::{NameConf, Zone, ZoneConf, ZoneView};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 pub(crate) fn ip(text: &str) -> IpAddr {
@@ -69,9 +70,9 @@ pub(crate) fn snapshot() -> Snapshot {
         because: String::new(),
         since: Time(0),
     };
-    let mut vips: BTreeMap<IpAddr, VipStatus> =
-        (0_u8..4).map(|n| (IpAddr::from([10, 0, 0, n + 1]), vip(u16::from(n)))).collect();
-    vips.insert(ip("fd00::1"), vip(0));
+    let mut vips: BTreeMap<IpAddr, Arc<VipStatus>> =
+        (0_u8..4).map(|n| (IpAddr::from([10, 0, 0, n + 1]), vip(u16::from(n)).into())).collect();
+    vips.insert(ip("fd00::1"), vip(0).into());
     let incarnation = Incarnation { number: 0, id: 1 };
     Snapshot {
         at: Time(0),
@@ -84,7 +85,7 @@ pub(crate) fn snapshot() -> Snapshot {
         lease: LeaseStatus { valid: true, until: None, grants: 4, voters: 4 },
         harmless: false,
         planned_moves: false,
-        nodes: (0..4).map(|n| (Pnn(n), node(&format!("gluster{}", n + 1)))).collect(),
+        nodes: (0..4).map(|n| (Pnn(n), node(&format!("gluster{}", n + 1)).into())).collect(),
         vips,
         lock: LockStatus::default(),
         takeover_wait: Duration::ZERO,

@@ -79,9 +79,9 @@ fn delay(ctx: &Ctx<'_>, node: usize) -> Result<(Option<String>, Option<String>)>
     Ok((set(post_op_delay::OPTION), set(post_op_delay::MARK)))
 }
 
-/// Waits until the volume's delay is as it was set, and marked so.
+/// Waits until the volume's delay is as it was set, and marked so. That waits a minute for a server that is shut out.
 fn put_back(ctx: &Ctx<'_>, node: usize, was: Option<&str>) -> Result<()> {
-    sh::wait_for("the volume's post-op delay to be as it was", Duration::from_secs(60), || {
+    sh::wait_for("the volume's post-op delay to be as it was", Duration::from_secs(100), || {
         let (set, mark) = delay(ctx, node)?;
         Ok((set.as_deref() == was && mark.as_deref() == Some("in-force")).then_some(()))
     })

@@ -137,6 +137,7 @@ mod tests {
     };
     use std::collections::BTreeMap;
     use std::path::Path;
+    use std::sync::Arc;
     use std::time::Duration;
 
     const SITE: &str = r#"
@@ -212,6 +213,10 @@ kind = "none"
         }
     }
 
+    fn node_of(snapshot: &mut Snapshot, pnn: u16) -> &mut NodeStatus {
+        Arc::make_mut(snapshot.nodes.get_mut(&Pnn(pnn)).unwrap())
+    }
+
     fn snapshot(config: &Config) -> Snapshot {
         let vip = |conf: &cluster::VipConf| VipStatus {
             state: VipState::Held,
@@ -234,8 +239,8 @@ kind = "none"
             lease: LeaseStatus { valid: true, until: None, grants: 2, voters: 3 },
             harmless: true,
             planned_moves: false,
-            nodes: config.nodes.keys().map(|pnn| (*pnn, node(config, *pnn))).collect(),
-            vips: config.vips.iter().map(|(address, conf)| (*address, vip(conf))).collect(),
+            nodes: config.nodes.keys().map(|pnn| (*pnn, node(config, *pnn).into())).collect(),
+            vips: config.vips.iter().map(|(address, conf)| (*address, vip(conf).into())).collect(),
             lock: LockStatus::default(),
             takeover_wait: Duration::ZERO,
             pace: PaceStatus::default(),
@@ -247,7 +252,7 @@ kind = "none"
     fn a_whole_cluster() {
         let config = config();
         let mut seen = snapshot(&config);
-        seen.nodes.get_mut(&Pnn(0)).unwrap().links_down.insert("eth0".into());
+        node_of(&mut seen, 0).links_down.insert("eth0".into());
         let picture = picture(&seen, &config);
         assert_eq!((picture.epoch, picture.leader), (12, Some(2)));
         assert_eq!(picture.members, [0, 2]);
@@ -284,10 +289,10 @@ kind = "none"
         let mut seen = snapshot(&config);
         // Node 3 is no member.
         for (pnn, admin) in [(0, AdminState::Drained), (2, AdminState::Banned), (3, AdminState::Stopped)] {
-            seen.nodes.get_mut(&Pnn(pnn)).unwrap().admin = admin;
+            node_of(&mut seen, pnn).admin = admin;
         }
         assert_eq!(picture(&seen, &config).idle, BTreeSet::from([2]));
-        seen.nodes.get_mut(&Pnn(0)).unwrap().admin = AdminState::Stopped;
+        node_of(&mut seen, 0).admin = AdminState::Stopped;
         assert_eq!(picture(&seen, &config).idle, BTreeSet::from([0, 2]));
     }
 
@@ -297,7 +302,7 @@ kind = "none"
         let mut seen = snapshot(&config);
         seen.member = false;
         seen.lease.valid = false;
-        seen.nodes.get_mut(&Pnn(0)).unwrap().state = NodeState::Joining;
+        node_of(&mut seen, 0).state = NodeState::Joining;
         let picture_then = picture(&seen, &config);
         assert_eq!(picture_then.members, [2]);
         assert!(!picture_then.leased);

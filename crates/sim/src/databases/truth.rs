@@ -52,7 +52,12 @@ pub(super) fn decode(data: &[u8]) -> Counts {
 }
 
 pub(super) fn encode(counts: &Counts) -> Vec<u8> {
-    counts.iter().flat_map(|(who, count)| [&who.to_ne_bytes()[..], &count.to_ne_bytes()[..]].concat()).collect()
+    let mut data = Vec::with_capacity(12 * counts.len());
+    for (who, count) in counts {
+        data.extend(who.to_ne_bytes());
+        data.extend(count.to_ne_bytes());
+    }
+    data
 }
 
 impl Truth {
