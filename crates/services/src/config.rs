@@ -94,6 +94,17 @@ pub enum NfsServer {
     Ganesha,
 }
 
+/// When the NFS servers enter their grace period because another node is lost.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Grace {
+    /// When clients were recorded there, who could have locks or open files.
+    #[default]
+    WhenNeeded,
+    /// Never: locks of its clients are lost with it, and others can have them at once.
+    Never,
+}
+
 /// `[nfs]`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -114,6 +125,8 @@ pub struct NfsConfig {
     /// Runs the server in the foreground, instead of `ganesha.nfsd -F -f CONFIG -L LOG_FILE`.
     pub command: Vec<String>,
     pub log_file: PathBuf,
+    /// When it enters its grace period because another node is lost.
+    pub grace: Grace,
     /// Whether rpc.statd is kept running for NFSv3 locks ("No locks available" without it).
     pub statd: bool,
     pub rpcbind_unit: String,
@@ -142,6 +155,7 @@ impl Default for NfsConfig {
             unit: "nfs-ganesha.service".into(),
             command: Vec::new(),
             log_file: "/var/log/ganesha/ganesha.log".into(),
+            grace: Grace::WhenNeeded,
             statd: true,
             rpcbind_unit: "rpcbind.service".into(),
             // -w takes over earlier registrations, so that a restart does not make the NFS server unknown

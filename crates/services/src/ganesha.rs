@@ -11,7 +11,9 @@ use std::time::Duration;
 use thiserror::Error;
 
 use crate::config::NfsConfig;
+use crate::nfs_state;
 use crate::output::within;
+use crate::probe::arbitrary;
 
 /// Longest configuration that is looked at.
 const MAX_CONFIG: u64 = 1024 * 1024;
@@ -49,6 +51,19 @@ pub fn command(config: &NfsConfig) -> Vec<String> {
     ["ganesha.nfsd", "-F", "-C", "-f", &text(&config.config), "-L", &text(&config.log_file), "-N", "NIV_EVENT"]
         .map(String::from)
         .to_vec()
+}
+
+/// The command of one start: with an epoch that no other Ganesha of the cluster has. By default that is the second of its
+/// start, and two servers that were started together then take each other's clients for their own, expired ones, which
+/// may reclaim nothing (docs/nfs.md).
+pub(crate) fn this_start(config: &NfsConfig, other: Option<Vec<String>>) -> Option<Vec<String>> {
+    if !config.command.is_empty() {
+        return other;
+    }
+    let mut words = other.unwrap_or_else(|| command(config));
+    // 32 bits count, and 0 is no epoch.
+    words.extend(["-E".to_owned(), (arbitrary() >> 33 | 1).to_string()]);
+    Some(words)
 }
 
 /// Looks at the configuration and makes the directories that Ganesha does not make itself.
@@ -144,6 +159,47 @@ fn grace_period(text: &str) -> Option<Duration> {
     Some(Duration::from_secs(seconds))
 }
 
+/// What matters of Ganesha's configuration for locks over a failover (docs/nfs.md).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GraceSetup {
+    /// `RecoveryRoot`.
+    pub root: PathBuf,
+    /// `Grace_Period`.
+    pub period: Duration,
+    /// What NFSv4.1 clients cannot do with it; empty: nothing.
+    pub warning: String,
+}
+
+/// Looks at the configuration for what a failover needs of it.
+///
+/// # Errors
+/// A sentence: Ganesha's records cannot be found with this configuration, or it cannot be read.
+pub async fn grace_setup(config: &NfsConfig) -> Result<GraceSetup, String> {
+    let path = config.config.clone();
+    let text = within(FILE_DEADLINE, move || std::fs::read_to_string(path)).await;
+    let name = config.config.display();
+    match text {
+        Some(Ok(text)) => setup_of(&text).map_err(|why| format!("{name}: {why}")),
+        Some(Err(error)) => Err(format!("{name} cannot be read: {error}")),
+        None => Err(format!("{name} does not answer within {} ms", FILE_DEADLINE.as_millis())),
+    }
+}
+
+fn setup_of(text: &str) -> Result<GraceSetup, String> {
+    let period = grace_period(text).ok_or(
+        "where clients are recorded cannot be told; use RecoveryBackend = fs, leave RecoveryRoot and Clustered at their defaults, and name Grace_Period here rather than in an included file",
+    )?;
+    let scope = text
+        .lines()
+        .any(|line| line.split('#').next().unwrap_or_default().to_ascii_lowercase().contains("server_scope"));
+    let warning = if scope {
+        ""
+    } else {
+        "Server_Scope is not set: NFSv4.1 clients reclaim nothing from another node; write Server_Scope = \"NAME\"; into its NFSv4 block, the same name on all nodes"
+    };
+    Ok(GraceSetup { root: nfs_state::records::ROOT.into(), period, warning: warning.to_owned() })
+}
+
 fn check_file(path: &Path) -> Result<(), GaneshaError> {
     let unreadable = |source| GaneshaError::Unreadable { path: path.to_path_buf(), source };
     let len = path.metadata().map_err(unreadable)?.len();
@@ -211,6 +267,29 @@ mod tests {
         std::fs::create_dir(node.join("::ffff:10.0.0.1-(3:abc)")).unwrap();
         assert!(has_records(dir.path(), 2));
         assert!(has_records(&dir.path().join("node0/::ffff:10.0.0.1-(3:abc)").join(".."), 1));
+    }
+
+    #[test]
+    fn each_start_has_an_epoch_of_its_own() {
+        let config = NfsConfig::default();
+        let epochs = [None, Some(vec!["ganesha.nfsd".to_owned()]), None].map(|other| {
+            let words = this_start(&config, other).unwrap();
+            assert_eq!(words[words.len() - 2], "-E");
+            words.last().unwrap().parse::<u32>().unwrap()
+        });
+        assert!(epochs[0] != epochs[1] && epochs[1] != epochs[2] && epochs[0] != epochs[2], "{epochs:?}");
+        let own = NfsConfig { command: vec!["my-ganesha".into()], ..NfsConfig::default() };
+        assert_eq!(this_start(&own, None), None);
+    }
+
+    #[test]
+    fn what_a_failover_needs_of_the_configuration_is_found_or_said() {
+        let good = setup_of("NFSv4 { Grace_Period = 20; Server_Scope = \"x\"; }\nEXPORT { }").unwrap();
+        assert_eq!((good.period.as_secs(), good.warning.as_str()), (20, ""));
+        let alone = setup_of("# Server_Scope = x;\nEXPORT { }").unwrap();
+        assert!(alone.warning.contains("Server_Scope is not set"), "{}", alone.warning);
+        assert_eq!(alone.period.as_secs(), 90);
+        assert!(setup_of("NFSv4 { RecoveryBackend = rados_ng; }").unwrap_err().contains("RecoveryBackend = fs"));
     }
 
     #[tokio::test]

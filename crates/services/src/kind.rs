@@ -111,6 +111,14 @@ impl Kind {
         }
     }
 
+    /// The command of one start, where that differs from start to start; `other` is one that differs from the usual.
+    pub(crate) fn this_start(&self, other: Option<Vec<String>>) -> Option<Vec<String>> {
+        match self {
+            Self::Ganesha(config) => ganesha::this_start(config, other),
+            Self::Samba(..) | Self::Rpcbind(..) | Self::Statd(_) => other,
+        }
+    }
+
     /// The process ended by itself.
     pub(crate) fn on_exit(&self) {
         if let Self::Rpcbind(_, list) = self {

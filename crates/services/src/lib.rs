@@ -23,6 +23,7 @@ pub mod ganesha;
 pub mod health;
 mod kind;
 pub mod manager;
+pub mod nfs_state;
 pub mod output;
 pub mod probe;
 pub mod report;
@@ -33,7 +34,7 @@ pub mod storage;
 pub mod supervisor;
 mod told;
 
-pub use config::{EventsConfig, NfsConfig, SambaConfig, ServicesConfig};
+pub use config::{EventsConfig, Grace, NfsConfig, SambaConfig, ServicesConfig};
 pub use manager::Manager;
 pub use report::{Report, Serve, State};
 pub use seam::{NoStorage, Storage};

@@ -272,7 +272,8 @@ impl Service {
         if other.is_none() {
             self.answers_since = None;
         }
-        match in_time(&mut self.health, &mut self.told, self.supervisor.start_as(other)).await {
+        let command = self.kind.this_start(other);
+        match in_time(&mut self.health, &mut self.told, self.supervisor.start_as(command)).await {
             Ok(()) => {
                 let pid = self.supervisor.pid().map_or_else(String::new, |pid| format!(" as pid {pid}"));
                 info!(service = self.kind.name(), "{} started{pid}", self.kind.program());

@@ -87,7 +87,7 @@ impl Peer {
 }
 
 /// A number that is no secret, but differs from call to call.
-fn arbitrary() -> u64 {
+pub(crate) fn arbitrary() -> u64 {
     use std::hash::{BuildHasher, Hasher, RandomState};
     RandomState::new().build_hasher().finish()
 }

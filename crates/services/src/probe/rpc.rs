@@ -88,23 +88,23 @@ pub(super) async fn port_of(rpcbind: &mut Connection, program: u32, version: u32
 }
 
 fn call_message(xid: u32, procedure: Procedure, args: &Writer) -> Vec<u8> {
-    let Procedure { program, version, number } = procedure;
-    // AUTH_SYS as root, whom every export of a server to its own node lets ask for attributes
-    let credential = Writer::new().u32(0).opaque(b"steadfast").u32s(&[0, 0, 0]).finish();
-    let body = Writer::new()
-        .u32s(&[xid, 0, 2, program, version, number, 1])
-        .opaque(&credential)
-        .u32s(&[0, 0])
-        .raw(args)
-        .finish();
+    let body = call_body(xid, procedure, args);
     let mark = LAST_FRAGMENT | u32::try_from(body.len()).unwrap_or(0);
     let mut message = mark.to_be_bytes().to_vec();
     message.extend(body);
     message
 }
 
+/// A call as a datagram has it.
+pub(crate) fn call_body(xid: u32, procedure: Procedure, args: &Writer) -> Vec<u8> {
+    let Procedure { program, version, number } = procedure;
+    // AUTH_SYS as root, whom every export of a server to its own node lets ask for attributes
+    let credential = Writer::new().u32(0).opaque(b"steadfast").u32s(&[0, 0, 0]).finish();
+    Writer::new().u32s(&[xid, 0, 2, program, version, number, 1]).opaque(&credential).u32s(&[0, 0]).raw(args).finish()
+}
+
 #[derive(Debug, PartialEq, Eq)]
-enum NoResult {
+pub(crate) enum NoResult {
     Refused(String),
     Nonsense(String),
 }
@@ -116,7 +116,7 @@ impl From<XdrError> for NoResult {
 }
 
 /// The result within an answer to call `xid`.
-fn result_of(answer: &[u8], xid: u32) -> Result<&[u8], NoResult> {
+pub(crate) fn result_of(answer: &[u8], xid: u32) -> Result<&[u8], NoResult> {
     let mut reader = Reader::new(answer);
     let got = reader.u32()?;
     if got != xid {
