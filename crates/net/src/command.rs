@@ -94,6 +94,11 @@ pub enum Command {
     SetEvicted { epoch: u64, addresses: Vec<IpAddr> },
     /// Destroy the storage sockets to these nodes, without keeping them cut.
     Kick { addresses: Vec<IpAddr> },
+    /// Shut these TCP and UDP ports on all public addresses that this node does not host now, for `longest` at most: what it
+    /// takes meanwhile answers on its other ports only. Replaces what was shut before.
+    Shut { ports: Vec<u16>, longest: Duration },
+    /// No port is shut any more.
+    Reopen,
     /// Ask the network whether somebody else has this address.
     Probe { addr: IpAddr },
     /// Read the established TCP connections of clients to the held addresses.

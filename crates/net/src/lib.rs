@@ -21,6 +21,7 @@ pub mod link;
 mod nft;
 mod packet;
 pub mod probe;
+pub mod shut;
 mod socket;
 pub mod tickle;
 mod watch;

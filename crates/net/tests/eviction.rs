@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use common::{Host, ip, pair};
 use net::connections;
 use net::fence::{Fence, GLUSTERFS_PORTS, StoragePorts};
+use net::shut::Shut;
 use net::{Command, Event};
 
 fn ports() -> StoragePorts {
@@ -178,4 +179,27 @@ fn attempts_to_connect_to_a_node_that_returns_are_made_anew() {
     let outcome = waiting.recv_timeout(common::LONG).unwrap();
     // Refused would be the kernel's own next attempt: nobody listens there.
     assert_eq!(outcome.unwrap_err(), ErrorKind::ConnectionAborted);
+
+#[test]
+fn shut_ports_wait_while_others_answer_and_open_by_word_or_by_themselves() {
+    let Some((a, b)) = pair() else { return };
+    let _listeners = b.run(|| [2049, 445].map(|port| TcpListener::bind((ip("10.77.0.2"), port)).unwrap()));
+    let reaches = |port| can_connect(&a, ip("10.77.0.2"), port);
+    let shut = |longest| {
+        b.run(move || Shut::open().unwrap().shut(&[ip("10.77.0.2"), ip("fd77::2")], &[2049, 32803], longest).unwrap());
+    };
+    assert!(reaches(2049) && reaches(445));
+    shut(common::LONG);
+    assert!(!reaches(2049) && reaches(445));
+    let open = || b.run(|| Shut::open().unwrap().reopen().unwrap());
+    open();
+    assert!(reaches(2049));
+    open();
+    // Said twice, the later time counts.
+    shut(common::LONG);
+    shut(Duration::from_millis(200));
+    let begun = Instant::now();
+    while !reaches(2049) {
+        assert!(begun.elapsed() < common::LONG, "still shut");
+    }
 }

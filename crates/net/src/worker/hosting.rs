@@ -19,6 +19,7 @@ use crate::error::{Error, Result};
 use crate::gate::{self, Gate};
 use crate::hold::{self, HoldSpec};
 use crate::link::Link;
+use crate::shut::Shut;
 
 /// A transaction that took longer than this stretched the lease by as much, and is made again.
 const SLOW: Duration = Duration::from_millis(5);
@@ -48,6 +49,8 @@ pub(super) struct Hosting {
     gate: Option<Gate>,
     pub(super) vips: Vec<VipSpec>,
     service_ports: Vec<u16>,
+    /// Ports are shut.
+    shut: bool,
     pub(super) held: Vec<Held>,
     renewals_fail: bool,
     pub(super) parts: Parts,
@@ -70,6 +73,7 @@ impl Hosting {
             gate: None,
             vips: Vec::new(),
             service_ports: Vec::new(),
+            shut: false,
             held: Vec::new(),
             renewals_fail: false,
             parts,
@@ -407,6 +411,26 @@ impl Hosting {
     /// nf_tables enforces the leases.
     pub(super) fn gated(&self) -> bool {
         self.gate.is_some()
+    }
+
+    /// Shuts ports on the addresses that are not here.
+    pub(super) fn shut(&mut self, ports: &[u16], longest: Duration) {
+        let leased = self.leased();
+        let others: Vec<IpAddr> = self.vips.iter().map(|v| v.addr).filter(|a| !leased.contains(a)).collect();
+        let shut = Shut::open().and_then(|mut shut| shut.shut(&others, ports, longest));
+        self.shut |= shut.is_ok();
+        if let Err(error) = shut {
+            tracing::warn!(%error, "addresses that are taken now answer on ports that should wait");
+        }
+    }
+
+    pub(super) fn reopen(&mut self) {
+        if !std::mem::take(&mut self.shut) {
+            return;
+        }
+        if let Err(error) = Shut::open().and_then(|mut shut| shut.reopen()) {
+            tracing::warn!(%error, "ports of addresses that were taken stay shut until they open by themselves");
+        }
     }
 
     fn leased(&self) -> Vec<IpAddr> {

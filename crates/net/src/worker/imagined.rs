@@ -115,7 +115,7 @@ impl Imagined {
             Command::Kick { .. } => events(Event::Kicked { sockets_destroyed: 0 }),
             Command::Probe { addr } => events(Event::NoConflict { addr }),
             Command::ListConnections => events(Event::Connections { list: Vec::new() }),
-            Command::Clients { .. } | Command::Shutdown => {}
+            Command::Clients { .. } | Command::Shut { .. } | Command::Reopen | Command::Shutdown => {}
         }
     }
 

@@ -280,6 +280,8 @@ impl State {
                 }
                 Command::SetEvicted { epoch, addresses } => self.storage.set_evicted(epoch, addresses, events),
                 Command::Kick { addresses } => self.storage.kick(&addresses, events),
+                Command::Shut { ports, longest } => self.hosting.shut(&ports, longest),
+                Command::Reopen => self.hosting.reopen(),
                 Command::Probe { addr } => self.probe(addr),
                 Command::ListConnections => self.hosting.list_connections(events),
                 Command::Clients { addr, clients } => self.hosting.clients(addr, clients),
