@@ -155,6 +155,7 @@ fn a_node_with_the_only_good_copy_goes_down_only_when_told_twice() {
         vips: [].into(),
         version: String::new(),
         warnings: vec![warning.into()],
+        nfs_clients: false,
     };
     status.snapshot.nodes.insert(Pnn(0), node.into());
     let daemon = Daemon::answers(move |request| match request {

@@ -113,6 +113,11 @@ pub enum Input {
     Evicted { epoch: Epoch },
     /// Not, and why; it is tried again.
     EvictFailed { epoch: Epoch, because: String },
+    /// Are clients recorded with this node's NFS server, who could have locks or open files there? False at start.
+    NfsClients(bool),
+    /// The NFS server here is in its grace period for the nodes of [`Output::Grace`], or it can be had no longer
+    /// (with the reason): either way nothing waits for it any more.
+    Graced { epoch: Epoch, because: Option<String> },
     /// Health of a service of this node.
     Service { name: String, health: ServiceHealth },
     /// A public interface of this node.
@@ -164,6 +169,9 @@ pub enum Output {
     Kick { nodes: BTreeMap<Pnn, Vec<IpAddr>> },
     /// Destroy and keep cut the storage connections to exactly these nodes; then `Input::Evicted`.
     Evict { epoch: Epoch, nodes: BTreeMap<Pnn, Vec<IpAddr>> },
+    /// These nodes are lost, and NFS clients could have locks and open files there: the NFS server here shall enter its
+    /// grace period, with their records in its hands; then `Input::Graced`. Comes before the eviction that frees the locks.
+    Grace { epoch: Epoch, nodes: BTreeSet<Pnn> },
     /// Get the cluster lock in the background and keep it, or give it back.
     Lock { wanted: bool },
     /// Write the own record, fsync, read all; then `Input::Records`.

@@ -15,6 +15,7 @@ mod event;
 #[cfg(test)]
 mod exhaust;
 mod fitness;
+mod grace;
 mod guard;
 mod holder;
 mod id;
@@ -41,6 +42,7 @@ mod view;
 pub use config::{Config, DayWindow, FailBack, NodeConf, Role, Timing, VipConf};
 pub use durable::{Accepted, Durable, LockRecord};
 pub use event::{Event, Level};
+pub use grace::GRACE_WAIT;
 pub use id::{Ballot, Epoch, Incarnation, NodeUid, Pnn, RunId};
 pub use io::{AdminReply, AdminRequest, AdminState, Health, Input, Output, ServiceHealth, human, public_interfaces};
 pub use message::{Ages, Grant, GuardWord, Heartbeat, Message, Orders, Report};

@@ -104,6 +104,12 @@ pub struct Report {
     pub conflicts: BTreeMap<IpAddr, String>,
     /// Newest epoch whose dropped nodes it has shut out from the storage; `None` before the first.
     pub evicted: Option<Epoch>,
+    /// Clients are recorded with its NFS server.
+    #[serde(default)]
+    pub nfs_clients: bool,
+    /// Newest epoch for whose lost nodes' NFS clients its own NFS server is in its grace period, or none is needed there.
+    #[serde(default)]
+    pub graced: Epoch,
     /// What the administrator said.
     pub admin: AdminState,
     /// It is drained, but clients may still be on their way to its addresses by what DNS told them: they stay for now.

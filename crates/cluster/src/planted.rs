@@ -54,6 +54,8 @@ pub enum Planted {
     MovesTooMany,
     /// Addresses that nobody serves wait for the storage to be prepared for planned moves.
     EverythingWaits,
+    /// Lost nodes are shut out of the storage before the NFS servers of all members are in their grace period.
+    GraceNotAwaited,
     /// A restarted voter forgets that it may have granted before.
     GrantsForgotten,
 }

@@ -122,6 +122,9 @@ pub struct NodeStatus {
     pub links_down: BTreeSet<String>,
     /// Health by service.
     pub services: BTreeMap<String, ServiceHealth>,
+    /// Clients are recorded with its NFS server, which could have locks or open files there.
+    #[serde(default)]
+    pub nfs_clients: bool,
     /// Addresses that it holds and that answer.
     pub vips: BTreeSet<IpAddr>,
     /// Version of its program, when known.

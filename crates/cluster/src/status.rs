@@ -224,6 +224,7 @@ impl Cluster {
             lingers,
             links_down,
             services,
+            nfs_clients,
             vips,
             version,
             warnings,
@@ -236,6 +237,7 @@ impl Cluster {
                     && (*admin, *lingers) == (r.admin, r.lingers)
                     && *links_down == r.links_down
                     && *services == r.services
+                    && *nfs_clients == r.nfs_clients
                     && if *member { *vips == r.serving } else { vips.is_empty() }
                     && *version == r.version
                     && *warnings == r.warnings
@@ -245,6 +247,7 @@ impl Cluster {
                     && (*admin, *lingers) == (AdminState::default(), false)
                     && links_down.is_empty()
                     && services.is_empty()
+                    && !*nfs_clients
                     && vips.is_empty()
                     && version.is_empty()
                     && warnings.is_empty()
@@ -319,6 +322,7 @@ impl Cluster {
             lingers: report.is_some_and(|r| r.lingers),
             links_down: report.map(|r| r.links_down.clone()).unwrap_or_default(),
             services: report.map(|r| r.services.clone()).unwrap_or_default(),
+            nfs_clients: report.is_some_and(|r| r.nfs_clients),
             vips: report.filter(|_| member).map(|r| r.serving.clone()).unwrap_or_default(),
             version: report.map(|r| r.version.clone()).unwrap_or_default(),
             warnings: report.map(|r| r.warnings.clone()).unwrap_or_default(),

@@ -179,6 +179,7 @@ fn attempts_to_connect_to_a_node_that_returns_are_made_anew() {
     let outcome = waiting.recv_timeout(common::LONG).unwrap();
     // Refused would be the kernel's own next attempt: nobody listens there.
     assert_eq!(outcome.unwrap_err(), ErrorKind::ConnectionAborted);
+}
 
 #[test]
 fn shut_ports_wait_while_others_answer_and_open_by_word_or_by_themselves() {

@@ -84,6 +84,7 @@ impl World {
                 self.hosts[host].kernel.kicked.extend(kicked);
             }
             Output::Evict { epoch, nodes } => self.evict(host, epoch, nodes.into_keys().collect()),
+            Output::Grace { epoch, nodes } => self.grace(host, epoch, nodes),
             Output::Lock { wanted } => self.want_lock(host, wanted),
             Output::Exchange { ticket, record } => {
                 self.story.node(now, host, || format!("record beside the lock: {}", record_text(&record)));

@@ -4,7 +4,7 @@ use crate::clock::Micros;
 use crate::databases;
 use cluster::{Epoch, Input, LockRecord, Message, Output, Pnn};
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BTreeSet, BinaryHeap};
 use std::net::IpAddr;
 
 /// Something that will happen. `generation` ties it to one start of a daemon, `power` to one power cycle.
@@ -36,6 +36,8 @@ pub(crate) enum What {
     Exchange { host: usize, generation: u64, ticket: u64, record: Option<Box<LockRecord>>, deadline: Micros },
     /// An eviction is done.
     Evicted { host: usize, generation: u64, serial: u64, epoch: Epoch, nodes: Vec<Pnn> },
+    /// An NFS server is in its grace period for these, or will never be.
+    Graced { host: usize, generation: u64, epoch: Epoch, nodes: BTreeSet<Pnn>, refused: bool },
     /// Services have started, or ended.
     Services { host: usize, generation: u64, serial: u64, up: bool },
     /// The guard of a dead daemon takes the addresses away, then says so.
@@ -157,6 +159,7 @@ pub(crate) fn mark(what: &What) -> u64 {
         What::Undo(i) => (21, *i),
         What::Pulse => (22, 0),
         What::Databases { host, .. } => (23, *host),
+        What::Graced { host, .. } => (24, *host),
     };
     kind * 1_000 + node as u64
 }

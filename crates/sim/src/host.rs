@@ -141,6 +141,8 @@ pub struct Host {
     pub minute: u16,
     /// When the machine was last resumed from a pause.
     pub thawed_at: Option<Micros>,
+    /// Lost nodes for which its NFS server has entered its grace period, or never will, and since when.
+    pub nfs_settled: BTreeMap<Pnn, Micros>,
     /// Chance for this machine only.
     pub rng: Rng,
 }

@@ -24,6 +24,7 @@ pub mod host;
 mod life;
 pub mod lock;
 pub mod network;
+mod nfs;
 mod prepare;
 pub mod rng;
 pub mod run;

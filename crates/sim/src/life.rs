@@ -220,6 +220,10 @@ impl World {
             Input::TimeOfDay { minute: self.hosts[host].minute },
             Input::MovesWait(self.setup.prepares),
         ];
+        // Not said where there are none: those seeds keep their stories.
+        if self.setup.nfs_clients.contains(&host) {
+            first.push(Input::NfsClients(true));
+        }
         for name in public_interfaces(&self.hosts[host].config) {
             let up = !self.hosts[host].interface_down(&name);
             first.push(Input::Interface { name, up });

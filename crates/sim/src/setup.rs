@@ -51,6 +51,8 @@ pub struct Setup {
     pub drain_wait: Duration,
     /// Can, and must, the storage be prepared for planned moves?
     pub prepares: bool,
+    /// Nodes whose NFS servers have clients.
+    pub nfs_clients: BTreeSet<usize>,
     /// Start with a view of all nodes on the disks (a power cut has just ended) instead of `init` and joins.
     pub mature: bool,
     /// Networks at rest.
@@ -83,6 +85,7 @@ impl Setup {
             fail_back: FailBack::Spread,
             drain_wait: Duration::from_secs(2),
             prepares: false,
+            nfs_clients: BTreeSet::new(),
             mature: true,
             noise: Noise { loss: 0, twice: 0, delay: 100, jitter: 200, tail: 0 },
             link_timeout: 2 * S,
@@ -132,6 +135,10 @@ impl Setup {
         setup.slow_fsync = [0, 2_000, 20_000][rng.index(3)];
         // From a stream of its own: the other sites stay as they are.
         setup.prepares = rng.fork(7).chance(400_000);
+        let mut nfs = rng.fork(8);
+        if nfs.chance(500_000) {
+            setup.nfs_clients = (0..nodes).filter(|i| !setup.is_witness(*i) && nfs.chance(700_000)).collect();
+        }
         setup
     }
 

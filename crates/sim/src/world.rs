@@ -114,6 +114,7 @@ impl World {
                 broken: BTreeMap::new(),
                 minute: (seed % 1440) as u16,
                 thawed_at: None,
+                nfs_settled: BTreeMap::new(),
                 rng: rng.fork(index as u64),
             })
             .collect();
@@ -227,6 +228,9 @@ impl World {
             }
             What::Evicted { host, generation, serial, epoch, nodes } => {
                 self.evict_done(host, generation, serial, epoch, nodes);
+            }
+            What::Graced { host, generation, epoch, nodes, refused } => {
+                self.grace_entered((host, generation), epoch, nodes, refused);
             }
             What::Services { host, generation, serial, up } => self.services_step(host, generation, serial, up),
             What::Guard { host, power } => self.guard_cleans(host, power),

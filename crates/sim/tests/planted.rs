@@ -36,6 +36,7 @@ const BUGS: &[Bug] = &[
     Bug::Cluster(Cluster::MovesTooMany),
     Bug::Cluster(Cluster::OutOnOneWord),
     Bug::Cluster(Cluster::EverythingWaits),
+    Bug::Cluster(Cluster::GraceNotAwaited),
     Bug::Ctdb(Ctdb::DeadTooEarly),
     Bug::Ctdb(Ctdb::MemberForgotten),
     Bug::Ctdb(Ctdb::NewestNotPreferred),

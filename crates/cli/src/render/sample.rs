@@ -44,6 +44,7 @@ fn node(n: u16, state: NodeState) -> NodeStatus {
         vips: if witness { [].into() } else { [vip(200 + n8)].into() },
         version: "0.1.0".into(),
         warnings: vec![],
+        nfs_clients: false,
     }
 }
 

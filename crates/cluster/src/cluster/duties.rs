@@ -65,6 +65,12 @@ impl Cluster {
             return;
         }
         if self.half && self.kicked.as_ref() != Some(&absent) {
+            let next = self.epoch().next();
+            let lost = absent.iter().copied().filter(|p| self.had_nfs_clients(*p)).collect();
+            if let Some(until) = self.grace.before_kick(now, next, lost, out) {
+                self.wake = Some(self.wake.map_or(until, |w| w.min(until)));
+                return;
+            }
             let nodes = absent.iter().filter_map(|p| Some((*p, self.config.nodes.get(p)?.addresses.clone()))).collect();
             out.push(Output::Kick { nodes });
             self.kicked = Some(absent);
@@ -151,6 +157,18 @@ impl Cluster {
         let public = crate::io::public_interfaces(&self.config);
         let down = public.intersection(&self.links_down).count();
         self.deserted.interfaces(down > 0, down > 0 && down == public.len(), &self.holder.holding());
+    }
+
+    /// Could clients of this node's NFS server want something back?
+    pub(super) fn had_nfs_clients(&self, pnn: Pnn) -> bool {
+        self.reports.get(&pnn).is_some_and(|r| r.nfs_clients)
+    }
+
+    /// What waits for NFS servers to enter their grace period.
+    pub(super) fn mind_evictions(&mut self, now: Time, out: &mut Vec<Output>) {
+        if let Some(view) = self.arbiter.view() {
+            self.grace.evict_when_ready(now, view, &self.reports, out);
+        }
     }
 
     /// Says when nobody is left who wants anything of this node's services.

@@ -101,6 +101,18 @@ impl Cluster {
                 self.evict_error = Some(because);
                 self.dirty = true;
             }
+            Input::NfsClients(clients) => {
+                self.dirty |= self.grace.clients != clients;
+                self.grace.clients = clients;
+            }
+            Input::Graced { epoch, because } => {
+                self.grace.entered(epoch);
+                if let Some(because) = because {
+                    let text = "locks and open files of NFS clients were not kept for their owners";
+                    self.event(Level::Error, "service", Some(self.config.me), text.into(), because, out);
+                }
+                self.dirty = true;
+            }
             Input::Service { name, health } => self.service(name, health, out),
             Input::Interface { name, up } => {
                 let changed = if up { self.links_down.remove(&name) } else { self.links_down.insert(name.clone()) };

@@ -21,7 +21,11 @@ impl Cluster {
             self.expire(now, out);
         }
         let nodes = view.evicted.iter().filter(|(p, _)| **p != me).map(|(p, a)| (*p, a.clone())).collect();
-        out.push(Output::Evict { epoch: view.epoch, nodes });
+        // Who serves on may give the lost ones' locks to others.
+        let lost = old.iter().filter(|_| goes_on).flat_map(|o| &o.members);
+        let lost =
+            lost.filter(|(p, m)| !view.has_run(**p, m.run) && self.had_nfs_clients(**p)).map(|(p, _)| *p).collect();
+        self.grace.learned(now, view.epoch, lost, nodes, out);
         let word = GuardWord { run: self.run, incarnation: view.incarnation, epoch: view.epoch };
         out.push(Output::Guard { word });
         let leads = (view.leader() == Some(me) || planted(Planted::AllLead)) && view.has_run(me, self.run);

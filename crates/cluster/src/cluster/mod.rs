@@ -9,6 +9,7 @@ mod tell;
 
 use crate::arbiter::{Arbiter, Decision};
 use crate::deserted::Deserted;
+use crate::grace::Grace;
 use crate::guard::Guards;
 use crate::holder::Holder;
 use crate::lease::Lease;
@@ -107,6 +108,7 @@ pub struct Cluster {
     pub(crate) guards: Guards,
     pub(crate) evicted: Option<Epoch>,
     pub(crate) evict_error: Option<String>,
+    pub(crate) grace: Grace,
     /// Whom the view shuts out of the storage.
     pub(crate) shut_out: BTreeMap<Pnn, Eviction>,
     pub(crate) services: BTreeMap<String, ServiceHealth>,
@@ -179,6 +181,7 @@ impl Cluster {
             guards: Guards::default(),
             evicted: None,
             evict_error: None,
+            grace: Grace::default(),
             shut_out,
             services: BTreeMap::new(),
             links_down: BTreeSet::new(),
@@ -262,6 +265,7 @@ impl Cluster {
             self.lease.until().filter(|_| self.leased),
             self.wake,
             self.holder.next_timeout(),
+            self.grace.next_timeout(),
             self.asked.iter().map(|a| a.deadline).min(),
             self.place_at,
             self.lingers,

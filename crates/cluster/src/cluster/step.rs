@@ -37,6 +37,7 @@ impl Cluster {
         self.mind_services(out);
         self.mind_stop(now, out);
         self.report(refresh, out);
+        self.mind_evictions(now, out);
         self.place(refresh, now, out);
         self.reconcile(now, out);
         self.report(false, out);
@@ -55,6 +56,7 @@ impl Cluster {
         self.place_at.is_some_and(|t| t <= now)
             || self.lingers.is_some_and(|t| t <= now)
             || self.holder.next_timeout().is_some_and(|t| t <= now)
+            || self.grace.next_timeout().is_some_and(|t| t <= now)
             || self.asked.iter().any(|a| a.deadline <= now)
             || matches!(self.stopping, Stopping::Moving(t) | Stopping::Gone(t) if t <= now)
     }

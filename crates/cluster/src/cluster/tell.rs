@@ -15,6 +15,8 @@ impl Cluster {
             failed: self.failed(),
             conflicts: self.holder.conflicts().map(|(vip, mac)| (vip, mac.to_owned())).collect(),
             evicted: self.evicted,
+            nfs_clients: self.grace.clients,
+            graced: self.grace.ready(self.epoch()),
             admin: self.admin(),
             lingers: self.lingers.is_some(),
             services: self.services.clone(),
@@ -43,6 +45,8 @@ impl Cluster {
             failed,
             conflicts,
             evicted,
+            nfs_clients,
+            graced,
             admin,
             lingers,
             services,
@@ -62,6 +66,8 @@ impl Cluster {
             && *orders == self.holder.revision
             && self.holder.holds_exactly(holding, serving)
             && *evicted == self.evicted
+            && *nfs_clients == self.grace.clients
+            && *graced == self.grace.ready(self.epoch())
             && *admin == self.admin()
             && *lingers == self.lingers.is_some()
             && *whole_seconds == self.whole_seconds

@@ -241,6 +241,7 @@ impl Net {
                     let ms = self.slow_evict.filter(|(host, _)| *host == i).map_or(5, |(_, ms)| ms);
                     self.at(ms, i, Input::Evicted { epoch });
                 }
+                Output::Grace { epoch, .. } => self.at(3, i, Input::Graced { epoch, because: None }),
                 Output::Serve(on) => {
                     if !on {
                         self.at(3, i, Input::ServicesStopped);

@@ -55,6 +55,7 @@ fn node(name: &str) -> NodeStatus {
         vips: BTreeSet::new(),
         version: String::new(),
         warnings: Vec::new(),
+        nfs_clients: false,
     }
 }
 

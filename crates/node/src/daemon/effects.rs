@@ -18,6 +18,7 @@ use super::evict::Evict;
 use super::held::Held;
 use super::inbox::{Inbox, Item};
 use super::lock::LockOrder;
+use super::nfs;
 use super::tickles::{self, News};
 use super::timeline::{Recorder, timed};
 use crate::databases::{Item as Data, Post};
@@ -52,6 +53,9 @@ pub(crate) struct Wiring {
     /// The event scripts' task.
     pub(crate) moved: mpsc::UnboundedSender<Moved>,
     pub(crate) held: Held,
+    pub(crate) nfs: nfs::Sender,
+    /// Ports of the NFS server; none where its grace period is never entered.
+    pub(crate) nfs_ports: watch::Receiver<Vec<u16>>,
     /// Evicts where it is not the network's to do.
     pub(crate) evict: mpsc::UnboundedSender<Evict>,
     pub(crate) guard: Guard,
@@ -103,6 +107,15 @@ impl Effects for Wiring {
                     // The task ends with the daemon only.
                     let _ = self.evict.send(Evict { epoch, nodes });
                 }
+            }
+            Output::Grace { epoch, nodes } => {
+                // Before any address of theirs is taken.
+                let ports = self.nfs_ports.borrow().clone();
+                if !ports.is_empty() {
+                    self.net.order(Command::Shut { ports, longest: nfs::SHUT }, now);
+                }
+                // The task ends with the daemon only.
+                let _ = self.nfs.send(nfs::News::Grace { epoch, nodes });
             }
             Output::Lock { wanted } => self.lock_order(LockOrder::Want(wanted)),
             Output::Exchange { ticket, record } => self.lock_order(LockOrder::Exchange { ticket, record }),
@@ -281,9 +294,17 @@ impl Wiring {
             News::Released(addr) => Some(Moved::Released(*addr)),
             _ => None,
         };
-        // Both tasks end with the daemon.
+        let here = match &news {
+            News::Taken(addr) => Some(nfs::News::Taken(*addr)),
+            News::Released(addr) => Some(nfs::News::Released(*addr)),
+            _ => None,
+        };
+        // All of these tasks end with the daemon.
         if let Some(moved) = moved {
             let _ = self.moved.send(moved);
+        }
+        if let Some(here) = here {
+            let _ = self.nfs.send(here);
         }
         let _ = self.tickles.send(news);
     }

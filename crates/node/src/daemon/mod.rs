@@ -30,6 +30,7 @@ mod inbox;
 mod lists;
 mod lock;
 mod moves;
+mod nfs;
 mod origin;
 mod run;
 mod services;

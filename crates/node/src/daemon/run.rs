@@ -35,7 +35,7 @@ use super::tickles::{News, Tickles};
 use super::timeline::{Timeline, unix_ms};
 use super::wall_clocks::WallClocks;
 use super::without::Without;
-use super::{databases, disk, dns, site, smb_witness, start, storage, tickles, time_of_day};
+use super::{databases, disk, dns, nfs, site, smb_witness, start, storage, tickles, time_of_day};
 use crate::admin::server::AdminSocket;
 use crate::config::Config;
 use crate::databases::{Databases, Post};
@@ -142,6 +142,8 @@ fn serve(options: &Options, log: &Log) -> anyhow::Result<()> {
 
     let (tickles, tickles_news) = mpsc::unbounded_channel();
     let back = tickles.clone();
+    let (nfs_sender, nfs_news) = mpsc::unbounded_channel();
+    let (ports, nfs_ports) = watch::channel(Vec::new());
     let (words, words_heard) = mpsc::unbounded_channel();
     let (checks_cell, checks_ready) = watch::channel(None::<Checks>);
     let (guard, guard_news) = guard::channel();
@@ -150,7 +152,7 @@ fn serve(options: &Options, log: &Log) -> anyhow::Result<()> {
         peer_config(&config, options, &store),
         runtime.handle(),
         post.clone(),
-        deliver(inbox.clone(), checks_ready, tickles.clone(), words, guard.clone()),
+        deliver(inbox.clone(), checks_ready, (tickles.clone(), nfs_sender.clone()), words, guard.clone()),
     )
     .map_err(|e| anyhow::anyhow!("the links to the other nodes cannot be started: {e}"))?;
     let sealer = peers.clone();
@@ -188,6 +190,8 @@ fn serve(options: &Options, log: &Log) -> anyhow::Result<()> {
     }
     let (moved, moves) = mpsc::unbounded_channel();
     let scripts_serve = serve.subscribe();
+    let nfs_serve = serve.subscribe();
+    let grace = !options.trial && !options.without.contains(&Without::Grace);
     let (evict, evictions) = mpsc::unbounded_channel();
     let (snapshots, snapshots_seen) = watch::channel(None);
     let (evicts, evicts_now) = watch::channel(site::evicts(&config));
@@ -207,6 +211,8 @@ fn serve(options: &Options, log: &Log) -> anyhow::Result<()> {
         databases: post.clone(),
         moved,
         held: Held::default(),
+        nfs: nfs_sender,
+        nfs_ports,
         guard: guard.clone(),
         evicts: evicts_now,
     };
@@ -254,6 +260,9 @@ fn serve(options: &Options, log: &Log) -> anyhow::Result<()> {
         tokio::spawn(databases::tell(post.clone(), config_seen.clone(), snapshots_seen.clone()));
         tokio::spawn(databases::carry_out(inbox.clone(), snapshots_seen.clone(), reload, wished));
         tokio::spawn(Tickles::new(inbox.clone(), peers.clone(), post).run(tickles_news));
+        tokio::spawn(
+            nfs::Nfs::new(inbox.clone(), peers.clone(), config_seen.clone(), nfs_serve, ports, grace).run(nfs_news),
+        );
         let events_see = snapshots_seen.clone();
         tokio::spawn(smb_witness::run(config_seen.clone(), snapshots_seen.clone()));
         let dns = tokio::spawn(dns::run(config_seen.clone(), snapshots_seen, facts.clone()));
@@ -308,7 +317,7 @@ fn peer_config(config: &Config, options: &Options, store: &StateStore) -> PeerCo
 fn deliver(
     inbox: Inbox,
     checks: watch::Receiver<Option<Checks>>,
-    tickles: tickles::Sender,
+    (tickles, nfs): (tickles::Sender, nfs::Sender),
     words: mpsc::UnboundedSender<Word>,
     guard: Guard,
 ) -> impl Fn(PeerEvent) + Send + Sync + 'static {
@@ -347,6 +356,9 @@ fn deliver(
             }
             PeerEvent::Bytes { from, channel: tickles::CHANNEL, bytes } => {
                 tickles.send(News::Frame { from, bytes }).is_ok()
+            }
+            PeerEvent::Bytes { from, channel: nfs::CHANNEL, bytes } => {
+                nfs.send(nfs::News::Frame { from, bytes }).is_ok()
             }
             PeerEvent::Bytes { from, channel: site::LISTS, bytes } => {
                 let _ = words.send(Word::List(from, bytes));

@@ -25,11 +25,22 @@ pub enum Without {
     Tell,
     /// The NFS server of a node that has lost its clients keeps what they had.
     Anew,
+    /// No NFS server enters its grace period when another node is lost.
+    Grace,
 }
 
 impl Without {
-    const ALL: [Self; 8] =
-        [Self::Tickle, Self::Announce, Self::Guard, Self::Lease, Self::Hold, Self::Link, Self::Tell, Self::Anew];
+    const ALL: [Self; 9] = [
+        Self::Tickle,
+        Self::Announce,
+        Self::Guard,
+        Self::Lease,
+        Self::Hold,
+        Self::Link,
+        Self::Tell,
+        Self::Anew,
+        Self::Grace,
+    ];
 
     /// What is left of the network worker without these.
     pub(super) fn parts(list: &[Self]) -> Parts {
@@ -57,6 +68,7 @@ impl fmt::Display for Without {
             Self::Link => "link",
             Self::Tell => "tell",
             Self::Anew => "anew",
+            Self::Grace => "grace",
         })
     }
 }

@@ -205,6 +205,7 @@ kind = "none"
             since: Time(0),
             admin: AdminState::Active,
             lingers: false,
+            nfs_clients: false,
             links_down: BTreeSet::new(),
             services: BTreeMap::new(),
             vips: BTreeSet::new(),

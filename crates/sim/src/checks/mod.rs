@@ -5,6 +5,7 @@
 mod bounds;
 mod exclusion;
 mod exclusive;
+mod grace;
 mod harmless;
 mod moves;
 mod orders;
@@ -70,6 +71,7 @@ impl Checks {
             Box::new(exclusion::Exclusion::default()),
             Box::new(moves::Moves::default()),
             Box::new(prepare::Prepare::default()),
+            Box::new(grace::Grace::default()),
             Box::new(to_and_fro::ToAndFro::default()),
             Box::new(bounds::Bounds::new(setup)),
         ])

@@ -1,0 +1,84 @@
+//! A lost node's locks are freed only when every NFS server that could give them to others is in its grace period, or
+//! will never be; or when that has been waited for long enough.
+
+use super::Check;
+use crate::clock::{Micros, S};
+use crate::world::World;
+use cluster::{GRACE_WAIT, Output, Pnn, Time, View};
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+/// A core that has waited for this long, by its own clock, need not wait any longer.
+const ENOUGH: Duration = GRACE_WAIT;
+
+/// A grace period; what was lost before is another loss.
+const PERIOD: Micros = 10 * S;
+
+/// The checker.
+#[derive(Debug, Default)]
+pub(crate) struct Grace {
+    /// The view that each node has learned last.
+    views: BTreeMap<usize, View>,
+    /// Since when each node waits to evict, by its own clock, and for which lost nodes.
+    waits: BTreeMap<usize, (Time, BTreeSet<Pnn>)>,
+}
+
+impl Check for Grace {
+    fn name(&self) -> &'static str {
+        "grace before eviction"
+    }
+
+    fn started(&mut self, _world: &World, host: usize) -> Result<(), String> {
+        self.views.remove(&host);
+        self.waits.remove(&host);
+        Ok(())
+    }
+
+    fn output(&mut self, world: &World, host: usize, output: &Output) -> Result<(), String> {
+        let now = world.hosts[host].clock.local(world.now);
+        match output {
+            // Every learned view is put on disk at once.
+            Output::Persist { state, .. } => {
+                if let Some(view) = &state.view {
+                    self.views.insert(host, view.clone());
+                }
+            }
+            Output::Grace { nodes, .. } => {
+                let (_, lost) = self.waits.entry(host).or_insert((now, BTreeSet::new()));
+                lost.extend(nodes);
+            }
+            Output::Evict { nodes, .. } => {
+                let Some((since, lost)) = self.waits.remove(&host) else { return Ok(()) };
+                // Who is shut out already has no locks any more.
+                let before = &world.hosts[host].kernel.evicted;
+                let evicted = lost.into_iter().filter(|p| nodes.contains_key(p) && !before.contains(p)).collect();
+                if now.since(since) < ENOUGH {
+                    return self.all_settled(world, host, &evicted);
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+impl Grace {
+    fn all_settled(&self, world: &World, host: usize, lost: &BTreeSet<Pnn>) -> Result<(), String> {
+        let Some(view) = self.views.get(&host) else { return Ok(()) };
+        for (pnn, member) in &view.members {
+            let Some(other) = world.hosts.get(usize::from(pnn.0)) else { continue };
+            // Who has just joined serves nobody yet, and who has no lease, or has begun anew, nobody any more.
+            let runs = other.daemon.as_ref().is_some_and(|d| d.run == member.run);
+            let leased = other.runs() && other.clock.local(world.now) < other.core_lease;
+            let served = runs && leased && member.since < view.epoch;
+            let settled = |p: &&Pnn| other.nfs_settled.get(p).is_some_and(|at| world.now < *at + PERIOD);
+            if let Some(missed) = lost.iter().find(|p| served && !settled(p)) {
+                return Err(format!(
+                    "n{host} frees the locks of n{}, and the NFS server of n{} is not in its grace period",
+                    missed.0, pnn.0
+                ));
+            }
+        }
+        Ok(())
+    }
+}
