@@ -86,6 +86,7 @@ NFSv4 {{
   Grace_Period = {grace};
   Lease_Lifetime = {lease};
   RecoveryBackend = fs;
+  Server_Scope = {VOLUME};
   Minor_Versions = 0, 1, 2;
 }}
 LOG {{ Default_Log_Level = EVENT; }}

@@ -92,6 +92,8 @@ pub(crate) struct Node {
     pub(crate) because: String,
     #[serde(default)]
     pub(crate) warnings: Vec<String>,
+    #[serde(default)]
+    pub(crate) nfs_clients: bool,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -108,6 +110,11 @@ impl Status {
     /// Who holds a VIP and answers for it.
     pub(crate) fn holder(&self, vip: &str) -> Option<usize> {
         self.snapshot.vips.get(vip).filter(|v| v.state == "held").and_then(|v| v.holder)
+    }
+
+    /// Does this node know of clients that could have locks with another's NFS server?
+    pub(crate) fn has_nfs_clients(&self, node: usize) -> bool {
+        self.snapshot.nodes.get(&node).is_some_and(|n| n.nfs_clients)
     }
 
     /// VIPs that a node holds.

@@ -9,7 +9,7 @@ mkdir -p "$work"/{debs,tree,kernel,root}
 
 kernel=$(apt-cache depends linux-image-cloud-amd64 | awk '/Depends:/ { print $2; exit }')
 [ -n "$kernel" ] || { echo "no package linux-image-cloud-amd64 is known: run apt-get update" >&2; exit 1; }
-packages="busybox-static cifs-utils keyutils nfs-common rpcbind libc6 libtirpc3 libtirpc-common libmount1 libblkid1
+packages="busybox-static util-linux cifs-utils keyutils nfs-common rpcbind libc6 libtirpc3 libtirpc-common libmount1 libblkid1
   libuuid1 libselinux1 libpcre2-8-0 libgssapi-krb5-2 libkrb5-3 libk5crypto3 libkrb5support0 libcom-err2 libkeyutils1
   libcap-ng0 libcap2 libwrap0 libnsl2 libsystemd0 libgcrypt20 libgpg-error0 liblzma5 libzstd1 liblz4-1 libnfsidmap1
   libevent-core-2.1-7 libsqlite3-0 libtalloc2 libwbclient0 zlib1g netbase coreutils dash libacl1 libattr1 libgmp10
@@ -34,7 +34,7 @@ for applet in $("$busybox" --list); do [ "$applet" = busybox ] || ln -sf /bin/bu
 # Where the kernel itself asks for a module.
 ln -sf /bin/busybox "$root/sbin/modprobe"
 for f in mount.cifs mount.nfs mount.nfs4 umount.nfs rpc.statd rpcbind; do cp -P "$work/tree/sbin/$f" "$root/sbin/"; done
-for f in bin/dash bin/dd bin/cat bin/stat usr/bin/stat usr/bin/cmp usr/bin/timeout; do
+for f in bin/dash bin/dd bin/cat bin/stat usr/bin/stat usr/bin/cmp usr/bin/timeout usr/bin/flock; do
   if [ -e "$work/tree/$f" ]; then rm -f "$root/bin/$(basename $f)"; cp "$work/tree/$f" "$root/bin/"; fi
 done
 cp "$work"/tree/etc/{netconfig,protocols,services,rpc} "$root/etc/" 2>/dev/null || true

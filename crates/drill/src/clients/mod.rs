@@ -12,7 +12,7 @@ mod tcp;
 pub mod xdr;
 
 pub use nfs3_writer::{BLOCK, block};
-pub use nfs4_lock::Locker;
+pub use nfs4_lock::{Locker, Under};
 pub use record::{Recorder, Stall, Stream};
 
 use anyhow::{Context, Result};

@@ -40,8 +40,10 @@ const BAD_STATEID: u32 = 10025;
 /// The server counts what this open owner asks for otherwise than we do; a new owner begins anew.
 const BAD_SEQID: u32 = 10026;
 /// The server has no record of this client, or no grace period runs: nothing is reclaimed, all is opened anew.
-const NO_GRACE: u32 = 10033;
-const RECLAIM_BAD: u32 = 10034;
+pub(super) const NO_GRACE: u32 = 10033;
+pub(super) const RECLAIM_BAD: u32 = 10034;
+/// Somebody else has what is reclaimed.
+pub(super) const RECLAIM_CONFLICT: u32 = 10035;
 
 /// Between two trials of what the server puts off.
 const AGAIN: Duration = Duration::from_millis(100);
@@ -267,6 +269,24 @@ impl Client {
                     self.introduce()?;
                 }
                 status => bail!("OPEN {}: {}", self.name, NfsStatus(status)),
+            }
+        }
+    }
+
+    /// Has the file open as one that was open before; false when the server does not let it.
+    pub(super) fn reopen(&mut self) -> Result<bool> {
+        self.introduce()?;
+        loop {
+            match self.open_once(true)? {
+                OK => return Ok(true),
+                GRACE | JUKEBOX => self.rpc.pause(AGAIN)?,
+                NO_GRACE | RECLAIM_BAD | RECLAIM_CONFLICT => return Ok(false),
+                BAD_SEQID => (self.owner, self.seqid) = (self.owner.wrapping_add(1), 0),
+                STALE_CLIENTID | EXPIRED => {
+                    self.rpc.pause(Duration::from_millis(10))?;
+                    self.introduce()?;
+                }
+                status => bail!("OPEN {}, reclaimed: NFS status {status}", self.name),
             }
         }
     }

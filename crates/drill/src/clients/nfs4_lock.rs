@@ -1,10 +1,10 @@
 //! A byte-range lock over NFSv4.0 (RFC 7530, 16.10 and 16.12), and what is read and written under it.
 //!
-//! A lock that a server has forgotten is not reclaimed: its owner has to hear that it is gone. So every call says whether
-//! the lock stands, and the file is opened anew before the next one is asked for.
+//! Its owner has to hear when a lock is gone. So every call says whether the lock stands; one that the server has forgotten
+//! is reclaimed only by [`Locker::write_or_reclaim`], and the file is opened anew before the next one is asked for.
 
 use super::nfs3::JUKEBOX;
-use super::nfs4::{Client, Compound, GRACE, OK, PUTFH, READ, WRITE};
+use super::nfs4::{Client, Compound, GRACE, NO_GRACE, OK, PUTFH, READ, RECLAIM_BAD, RECLAIM_CONFLICT, WRITE};
 use super::xdr::Reader;
 use anyhow::{Context, Result, bail, ensure};
 use std::net::IpAddr;
@@ -18,6 +18,17 @@ const WRITE_LT: u32 = 2;
 const DENIED: u32 = 10010;
 /// Between two trials of what the server puts off.
 const AGAIN: Duration = Duration::from_millis(100);
+
+/// What became of something that was to be done under a lock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Under {
+    /// It is done.
+    Done,
+    /// It is not done: the server had forgotten the lock, and has given it back.
+    Reclaimed,
+    /// It is not done, and the lock is gone.
+    Lost,
+}
 
 /// A client with one file open, of which it may lock the beginning.
 pub struct Locker {
@@ -65,34 +76,92 @@ impl Locker {
     /// The server refuses for another reason than that somebody else has it, or `stop` was set.
     pub fn lock(&mut self) -> Result<bool> {
         loop {
-            let mut lock = Compound::default();
-            lock.op(PUTFH).opaque(&self.client.file);
-            lock.op(LOCK).u32(WRITE_LT).u32(0).u64(0).u64(self.length);
-            match &mut self.state {
-                Some((state, seqid)) => {
-                    *seqid = seqid.wrapping_add(1);
-                    lock.ops.u32(0).0.extend(&*state);
-                    lock.ops.u32(*seqid);
-                }
-                None => {
-                    self.owner = self.owner.wrapping_add(1);
-                    self.client.seqid = self.client.seqid.wrapping_add(1);
-                    lock.ops.u32(1).u32(self.client.seqid).0.extend(&self.client.stateid);
-                    let owner = format!("counter {}", self.owner);
-                    lock.ops.u32(0).u64(self.client.clientid).opaque(owner.as_bytes());
-                }
-            }
-            let answer = self.client.call(&lock)?;
-            match answer.status {
-                OK => {
-                    let seqid = self.state.as_ref().map_or(0, |s| s.1);
-                    self.state = Some((answer.of(LOCK).context("no lock")?.to_vec(), seqid));
-                    return Ok(true);
-                }
+            match self.ask(false)? {
+                OK => return Ok(true),
                 DENIED => return Ok(false),
                 GRACE | JUKEBOX => self.client.rpc.pause(AGAIN)?,
                 status if Client::has_forgotten(status) => self.anew()?,
                 status => bail!("LOCK: NFS status {status}"),
+            }
+        }
+    }
+
+    /// As [`Self::lock`], but a server that puts it off has not given it.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn lock_once(&mut self) -> Result<bool> {
+        match self.ask(false)? {
+            OK => Ok(true),
+            DENIED | GRACE | JUKEBOX => Ok(false),
+            status if Client::has_forgotten(status) => self.anew().map(|()| false),
+            status => bail!("LOCK: NFS status {status}"),
+        }
+    }
+
+    /// One request for the lock; the NFS status.
+    fn ask(&mut self, reclaim: bool) -> Result<u32> {
+        let mut lock = Compound::default();
+        lock.op(PUTFH).opaque(&self.client.file);
+        lock.op(LOCK).u32(WRITE_LT).u32(u32::from(reclaim)).u64(0).u64(self.length);
+        match &mut self.state {
+            Some((state, seqid)) => {
+                *seqid = seqid.wrapping_add(1);
+                lock.ops.u32(0).0.extend(&*state);
+                lock.ops.u32(*seqid);
+            }
+            None => {
+                self.owner = self.owner.wrapping_add(1);
+                self.client.seqid = self.client.seqid.wrapping_add(1);
+                lock.ops.u32(1).u32(self.client.seqid).0.extend(&self.client.stateid);
+                let owner = format!("counter {}", self.owner);
+                lock.ops.u32(0).u64(self.client.clientid).opaque(owner.as_bytes());
+            }
+        }
+        let answer = self.client.call(&lock)?;
+        if answer.status == OK {
+            let seqid = self.state.as_ref().map_or(0, |s| s.1);
+            self.state = Some((answer.of(LOCK).context("no lock")?.to_vec(), seqid));
+        }
+        Ok(answer.status)
+    }
+
+    /// The server that has the address now knows nothing of the lock: takes it back, as a kernel does. False when that
+    /// is refused; then the file is open anew, with nothing locked.
+    fn reclaim(&mut self) -> Result<bool> {
+        self.state = None;
+        if !self.client.reopen()? {
+            return self.anew().map(|()| false);
+        }
+        loop {
+            match self.ask(true)? {
+                OK => return Ok(true),
+                JUKEBOX => self.client.rpc.pause(AGAIN)?,
+                DENIED | NO_GRACE | RECLAIM_BAD | RECLAIM_CONFLICT => return self.anew().map(|()| false),
+                status if Client::has_forgotten(status) => return self.anew().map(|()| false),
+                status => bail!("LOCK, reclaimed: NFS status {status}"),
+            }
+        }
+    }
+
+    /// Writes as [`Self::write`]; a lock that the server has forgotten is taken back first, and nothing is written then.
+    ///
+    /// # Errors
+    /// The server refuses, or `stop` was set.
+    pub fn write_or_reclaim(&mut self, data: &[u8]) -> Result<Under> {
+        loop {
+            let Some((state, _)) = &self.state else { return Ok(Under::Lost) };
+            let mut write = Compound::default();
+            write.op(PUTFH).opaque(&self.client.file);
+            write.op(WRITE).0.extend(state);
+            write.ops.u64(0).u32(2).opaque(data);
+            match self.client.call(&write)?.status {
+                OK => return Ok(Under::Done),
+                GRACE | JUKEBOX => self.client.rpc.pause(AGAIN)?,
+                status if Client::has_forgotten(status) => {
+                    return Ok(if self.reclaim()? { Under::Reclaimed } else { Under::Lost });
+                }
+                status => bail!("WRITE under a lock: NFS status {status}"),
             }
         }
     }

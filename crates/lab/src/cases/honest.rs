@@ -1,6 +1,6 @@
 //! Tests of tests: with the part switched off that makes a failover short, the test of that failover must fail.
 
-use super::{Ctx, faults, links, outage, returning, told};
+use super::{Ctx, faults, links, nfs_locks, outage, returning, told};
 use crate::steadfast;
 use anyhow::{Result, bail};
 
@@ -74,4 +74,9 @@ pub(crate) fn no_telling(ctx: &Ctx<'_>) -> Result<()> {
 /// An NFS server that has lost all of its clients keeps GlusterFS's inner locks of their files: they wait for a second.
 pub(crate) fn no_anew(ctx: &Ctx<'_>) -> Result<()> {
     must_fail(ctx, "anew", links::under_a_writer)
+}
+
+/// No NFS server enters its grace period: the heir gives nobody anything back.
+pub(crate) fn no_grace(ctx: &Ctx<'_>) -> Result<()> {
+    must_fail(ctx, "grace", nfs_locks::given_back)
 }

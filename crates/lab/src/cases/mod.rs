@@ -18,6 +18,7 @@ mod list;
 mod locks;
 mod many;
 mod names;
+mod nfs_locks;
 pub(crate) mod outage;
 mod partition;
 mod planned;
@@ -204,6 +205,8 @@ pub(crate) const CASES: &[Case] = &[
     long(Group::Gluster, "fence-before-glusterd", returning::fence_before_glusterd),
     long(Group::Gluster, "power-off-again-and-again", outage::again_and_again),
     long(Group::Gluster, "heals-are-told", heals::are_told),
+    long(Group::Gluster, "nfs4-lock-given-back-by-the-heir", nfs_locks::given_back),
+    long(Group::Gluster, "honest-without-grace", honest::no_grace),
     case(Group::Gluster, "check-storage-fails-on-defaults", storage::check_fails),
     case(Group::Mesh, "partition-three-one", partition::three_one),
     case(Group::Mesh, "partition-two-two", partition::two_two),
@@ -211,6 +214,7 @@ pub(crate) const CASES: &[Case] = &[
     long(Group::Mesh, "public-interface-down-under-a-writer", links::under_a_writer),
     long(Group::Mesh, "honest-without-anew", honest::no_anew),
     case(Group::Vm, "kernel-clients-through-a-power-off", vm::power_off),
+    long(Group::Vm, "nfs3-lock-outlives-its-server", nfs_locks::of_a_kernel),
 ];
 
 /// How a case ended.

@@ -65,7 +65,7 @@ fn names_work(lab: &Lab) -> Result<()> {
 }
 
 /// Powers a node on; whole again with it, with its share of addresses.
-fn come_back(ctx: &Ctx<'_>, nodes: &[usize]) -> Result<()> {
+pub(super) fn come_back(ctx: &Ctx<'_>, nodes: &[usize]) -> Result<()> {
     let begun = Instant::now();
     for &node in nodes {
         parts::boot(ctx.lab, node)?;

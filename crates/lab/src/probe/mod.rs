@@ -16,6 +16,7 @@ pub(crate) mod garbage;
 pub(crate) mod ident;
 pub(crate) mod mount_writer;
 pub(crate) mod nfs_count;
+pub(crate) mod nfs_hold;
 pub(crate) mod nfs_writer;
 pub(crate) mod run;
 pub(crate) mod sweep;
