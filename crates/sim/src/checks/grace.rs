@@ -65,6 +65,10 @@ impl Check for Grace {
 impl Grace {
     fn all_settled(&self, world: &World, host: usize, lost: &BTreeSet<Pnn>) -> Result<(), String> {
         let Some(view) = self.views.get(&host) else { return Ok(()) };
+        // One who was dropped itself, and hears of all of it late, frees what nobody has any more.
+        if !view.members.contains_key(&world.hosts[host].pnn()) {
+            return Ok(());
+        }
         for (pnn, member) in &view.members {
             let Some(other) = world.hosts.get(usize::from(pnn.0)) else { continue };
             // Who has just joined serves nobody yet, and who has no lease, or has begun anew, nobody any more.
