@@ -423,6 +423,15 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_grace_period_is_entered_unless_that_is_switched_off() {
+        let grace = |text: &str| serde_json::from_str::<NfsConfig>(text).map(|nfs| nfs.grace).map_err(drop);
+        assert_eq!(grace("{}"), Ok(Grace::WhenNeeded));
+        assert_eq!(grace("{\"grace\": \"when-needed\"}"), Ok(Grace::WhenNeeded));
+        assert_eq!(grace("{\"grace\": \"never\"}"), Ok(Grace::Never));
+        assert_eq!(grace("{\"grace\": \"always\"}"), Err(()));
+    }
+
+    #[test]
     fn defaults_have_no_problem() {
         assert_eq!(ServicesConfig::default().check(), []);
     }

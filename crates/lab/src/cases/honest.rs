@@ -80,3 +80,8 @@ pub(crate) fn no_anew(ctx: &Ctx<'_>) -> Result<()> {
 pub(crate) fn no_grace(ctx: &Ctx<'_>) -> Result<()> {
     must_fail(ctx, "grace", nfs_locks::given_back)
 }
+
+/// The same for an NFSv3 lock: it is anybody's as soon as its server is lost, and its owner is not told.
+pub(crate) fn no_grace_for_a_kernel(ctx: &Ctx<'_>) -> Result<()> {
+    must_fail(ctx, "grace", nfs_locks::of_a_kernel)
+}

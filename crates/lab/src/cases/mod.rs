@@ -215,6 +215,7 @@ pub(crate) const CASES: &[Case] = &[
     long(Group::Mesh, "honest-without-anew", honest::no_anew),
     case(Group::Vm, "kernel-clients-through-a-power-off", vm::power_off),
     long(Group::Vm, "nfs3-lock-outlives-its-server", nfs_locks::of_a_kernel),
+    long(Group::Vm, "honest-nfs3-without-grace", honest::no_grace_for_a_kernel),
 ];
 
 /// How a case ended.

@@ -260,7 +260,7 @@ impl Nfs {
     }
 
     fn warn(&mut self, why: &str) {
-        if self.warned == why {
+        if self.warned == why || !self.in_use {
             return;
         }
         why.clone_into(&mut self.warned);
