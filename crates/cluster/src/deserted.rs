@@ -3,6 +3,7 @@
 //! What its services still keep for those clients only stands in their way then. On GlusterFS that is replication's inner
 //! lock of a file, which the old NFS server keeps for a second after its last write (docs/storage.md).
 
+use crate::planted::{Planted, planted};
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
@@ -22,13 +23,19 @@ impl Deserted {
         } else {
             self.had.clear();
         }
-        self.cut_off = all;
-        self.said &= all;
+        let cut_off = all || (some && planted(Planted::DesertedByHalf));
+        self.cut_off = cut_off;
+        self.said &= cut_off;
     }
 
     /// True once for each time that the node is cut off: it holds nothing, and all that it had is served by others.
     pub(crate) fn now(&mut self, holds_nothing: bool, served: impl Fn(&IpAddr) -> bool) -> bool {
-        let deserted = self.cut_off && holds_nothing && !self.had.is_empty() && self.had.iter().all(served);
+        let all_served = match () {
+            () if planted(Planted::DesertedTooEarly) => true,
+            () if planted(Planted::DesertedByOne) => self.had.iter().any(served),
+            () => self.had.iter().all(served),
+        };
+        let deserted = self.cut_off && holds_nothing && !self.had.is_empty() && all_served;
         deserted && !std::mem::replace(&mut self.said, true)
     }
 }

@@ -56,6 +56,14 @@ pub enum Planted {
     EverythingWaits,
     /// Lost nodes are shut out of the storage before the NFS servers of all members are in their grace period.
     GraceNotAwaited,
+    /// A node is taken for deserted as soon as it has no address, whoever serves them.
+    DesertedTooEarly,
+    /// A node is taken for deserted when others serve one of its addresses.
+    DesertedByOne,
+    /// A node is taken for deserted when one of its public interfaces is down.
+    DesertedByHalf,
+    /// What a node said under an older view, or before it fell silent, counts for who serves a deserted node's addresses.
+    DesertedByOldReport,
     /// A restarted voter forgets that it may have granted before.
     GrantsForgotten,
 }

@@ -40,6 +40,8 @@ pub enum Planted {
     CopiesOutliveRecovery,
     /// A message between processes that comes while there is no lease is delivered at once, and again when there is one.
     MessageTwice,
+    /// A message between processes that comes while there is no lease is thrown away.
+    MessagesDropped,
     /// What was held while there was no lease is taken newest first.
     MessagesOvertake,
     /// Messages that are held for want of a lease are forgotten when the view changes.

@@ -10,6 +10,8 @@ use crate::world::World;
 use cluster::{Durable, Epoch, Health, Input, LockRecord, Message, Output, Pnn, ServiceHealth, Time};
 use std::net::IpAddr;
 
+/// The service that a node starts anew when all its clients are with others.
+const NFS: &str = "nfs";
 /// An exchange is given up after this.
 const EXCHANGE_TIMEOUT: Micros = 2 * S;
 /// GlusterFS frees a dead client's lock after its ping timeout.
@@ -99,7 +101,7 @@ impl World {
                 );
             }
             Output::Serve(wanted) => self.serve(host, wanted),
-            Output::Deserted => self.story.node(now, host, || "all clients are with others".to_owned()),
+            Output::Deserted => self.start_nfs_anew(host),
             Output::Publish(snapshot) => {
                 self.databases_published(host, &snapshot);
                 self.prepare_published(host, &snapshot);
@@ -503,6 +505,18 @@ impl World {
             }
         }
         self.after(delay, What::Services { host, generation, serial, up: wanted });
+    }
+
+    /// All clients are with others: on GlusterFS the NFS server is killed and started anew.
+    fn start_nfs_anew(&mut self, host: usize) {
+        self.story.node(self.now, host, || "all clients are with others".to_owned());
+        let generation = self.hosts[host].generation;
+        let Some(daemon) = self.hosts[host].daemon.as_mut() else { return };
+        daemon.services_up = false;
+        let serial = daemon.serve_serial;
+        self.answer_after(0, host, service(NFS, Health::Starting, "starting"));
+        let delay = self.some(50_000..=800_000);
+        self.after(delay, What::Services { host, generation, serial, up: true });
     }
 
     pub(crate) fn services_step(&mut self, host: usize, generation: u64, serial: u64, up: bool) {

@@ -5,7 +5,7 @@ use crate::event::What;
 use crate::rng::Rng;
 use crate::setup::{Setup, interface_of};
 use crate::world::World;
-use cluster::{AdminRequest, AdminState, Epoch, Pnn};
+use cluster::{AdminRequest, AdminState, Epoch, Pnn, public_interfaces};
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
@@ -59,6 +59,8 @@ pub enum Kind {
     Service { node: usize, name: String },
     /// A public interface is down.
     Interface { node: usize, name: String },
+    /// All public interfaces of a node are down: they share a cable.
+    Cable { node: usize },
     /// Somebody removes an address by hand.
     RemoveAddress { vip: IpAddr },
     /// An administrator sets a state, and takes it back at the end.
@@ -102,7 +104,9 @@ impl Plan {
         let count = rng.range(1..=10);
         let dense = rng.range(2..=5) * count * S / 2;
         let span = if calm { HOUR } else { dense };
-        let faults = (0..count)
+        // From a stream of its own: the other faults stay as they are.
+        let mut cables = rng.fork(33);
+        let mut faults: Vec<Fault> = (0..count)
             .map(|_| Fault {
                 at: quiet + rng.below(span),
                 lasts: match rng.index(4) {
@@ -114,6 +118,13 @@ impl Plan {
                 kind: Kind::random(rng, setup),
             })
             .collect();
+        for fault in &mut faults {
+            if let Kind::Interface { node, .. } = fault.kind
+                && cables.chance(500_000)
+            {
+                fault.kind = Kind::Cable { node };
+            }
+        }
         Self { faults }
     }
 }
@@ -262,6 +273,7 @@ impl World {
             }
             Kind::Service { node, ref name } => self.service(node, name, false),
             Kind::Interface { node, ref name } => self.interface(node, name, false),
+            Kind::Cable { node } => self.cable(node, false),
             Kind::RemoveAddress { vip } => {
                 for host in self.answering(vip) {
                     self.remove_address(host, vip);
@@ -311,9 +323,17 @@ impl World {
             Kind::Storm { .. } => self.net.noise = self.setup.noise,
             Kind::Service { node, ref name } => self.service(node, name, true),
             Kind::Interface { node, ref name } => self.interface(node, name, true),
+            Kind::Cable { node } => self.cable(node, true),
             Kind::Admin { node, .. } => self.set_state(node, AdminState::Active),
             Kind::Config { vip } => self.change_vip(vip, true),
             _ => {}
+        }
+    }
+
+    /// All public interfaces of a node go down or come up.
+    fn cable(&mut self, node: usize, up: bool) {
+        for name in public_interfaces(&self.setup.config(node)) {
+            self.interface(node, &name, up);
         }
     }
 

@@ -371,6 +371,14 @@ impl World {
     fn process(&mut self, host: usize, inputs: impl AsRef<[Input]> + IntoIterator<Item = Input>) {
         let now = self.now;
         let local = self.hosts[host].clock.local(now);
+        if self.hosts[host].daemon.is_none() {
+            return;
+        }
+        for input in inputs.as_ref() {
+            if let Input::Interface { name, up } = input {
+                self.check(|checks, world| checks.interface(world, host, name, *up));
+            }
+        }
         let mut out = std::mem::take(&mut self.scratch);
         let Some(daemon) = self.hosts[host].daemon.as_mut() else {
             return;

@@ -176,8 +176,9 @@ impl Cluster {
         let (me, epoch) = (self.config.me, self.epoch());
         let member = self.is_member() && self.serve == Some(true);
         let serves = |vip: &IpAddr| {
-            let mut others = self.reports.iter().filter(|(p, r)| **p != me && r.epoch == epoch);
-            others.any(|(p, r)| r.serving.contains(vip) && self.reach.hears(*p))
+            let old = planted(Planted::DesertedByOldReport);
+            let mut others = self.reports.iter().filter(|(p, r)| **p != me && (r.epoch == epoch || old));
+            others.any(|(p, r)| r.serving.contains(vip) && (self.reach.hears(*p) || old))
         };
         if member && self.deserted.now(self.holder.is_empty(), serves) {
             out.push(Output::Deserted);

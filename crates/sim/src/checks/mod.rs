@@ -3,6 +3,7 @@
 //! A checker sees what cores put out and what kernels do; it never looks inside a core.
 
 mod bounds;
+mod deserted;
 mod exclusion;
 mod exclusive;
 mod grace;
@@ -48,6 +49,10 @@ pub(crate) trait Check: std::fmt::Debug + Send {
     fn started(&mut self, _world: &World, _host: usize) -> Result<(), String> {
         Ok(())
     }
+    /// A core is about to be told of a public interface of its node.
+    fn interface(&mut self, _world: &World, _host: usize, _name: &str, _up: bool) -> Result<(), String> {
+        Ok(())
+    }
     /// Every 100 ms of world time.
     fn pulse(&mut self, _world: &World) -> Result<(), String> {
         Ok(())
@@ -73,6 +78,7 @@ impl Checks {
             Box::new(prepare::Prepare::default()),
             Box::new(grace::Grace::default()),
             Box::new(to_and_fro::ToAndFro::default()),
+            Box::new(deserted::Deserted::default()),
             Box::new(bounds::Bounds::new(setup)),
         ])
     }
@@ -105,6 +111,10 @@ impl Checks {
 
     pub(crate) fn started(&mut self, world: &World, host: usize) -> Result<(), Violation> {
         self.each(world, |check| check.started(world, host))
+    }
+
+    pub(crate) fn interface(&mut self, world: &World, host: usize, name: &str, up: bool) -> Result<(), Violation> {
+        self.each(world, |check| check.interface(world, host, name, up))
     }
 
     pub(crate) fn pulse(&mut self, world: &World) -> Result<(), Violation> {
