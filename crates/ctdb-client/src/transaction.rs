@@ -44,7 +44,13 @@ impl Transaction {
     /// The file is damaged.
     pub fn put(&mut self, client: &Client, db: &mut Database, key: &[u8], data: &[u8]) -> Result<(), Error> {
         let before = self.records.iter().position(|record| record.key == key);
-        let old = db.local(key)?.map_or_else(LtdbHeader::default, |(header, _)| header);
+        let old = db.local(key)?;
+        // Made and deleted again: nothing is written, least of all an empty record.
+        if let (true, None, Some(at)) = (data.is_empty(), &old, before) {
+            self.records.remove(at);
+            return Ok(());
+        }
+        let old = old.map_or_else(LtdbHeader::default, |(header, _)| header);
         let header = LtdbHeader { rsn: old.rsn + 1, dmaster: client.pnn(), ..old };
         let mut value = header.to_bytes();
         value.extend_from_slice(data);

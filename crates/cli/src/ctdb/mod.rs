@@ -92,7 +92,11 @@ fn connect(options: Options, out: Out) -> Result<Context, Exit> {
         }
         complain!("Failed to connect to CTDB daemon ({})", socket.display());
         // Without a file of nodes there is nothing to compare this machine's addresses with.
-        if nodes::nodes_file().is_err() {
+        let here = nodes::nodes_file().map(|nodes| nodes.iter().any(nodes::is_here));
+        if here == Ok(false) {
+            complain!("Failed to detect PNN of the current node.");
+        }
+        if here != Ok(true) {
             complain!("Is this node part of CTDB cluster?");
         }
         FAILED

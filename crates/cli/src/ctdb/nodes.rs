@@ -287,6 +287,11 @@ pub(super) fn process_exists(ctx: &mut Context, args: &Args) -> Outcome {
     if status == 0 { Ok(()) } else { Err(Exit(status)) }
 }
 
+/// Has this machine the node's address?
+pub(super) fn is_here(node: &NodeEntry) -> bool {
+    node.flags & flags::DELETED == 0 && std::net::UdpSocket::bind((node.address, 0)).is_ok()
+}
+
 /// The nodes by their file. A line that begins with `#` is a deleted node, which keeps its number.
 pub(super) fn nodes_file() -> Result<Vec<NodeEntry>, Exit> {
     let path = std::env::var_os("CTDB_NODES").map_or_else(|| base().join("nodes"), Into::into);
