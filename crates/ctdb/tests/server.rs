@@ -463,6 +463,50 @@ fn a_node_that_is_stopped_or_shall_not_lead_is_not_the_clients_leader() {
 }
 
 #[test]
+fn addresses_of_the_own_list_can_be_changed_by_word() {
+    use ctdb::control::Iface;
+    use ctdb::server::Wish;
+    use ctdb::wire::SockAddr;
+    use std::net::IpAddr;
+    let mut world = World::new(2);
+    let tool = world.connect(1, 900);
+    let (new, old): (IpAddr, IpAddr) = ("192.168.1.9".parse().unwrap(), "192.168.1.1".parse().unwrap());
+    let about = |address, iface: &str| {
+        let mut out = Writer::default();
+        SockAddr::ip(address).put(&mut out);
+        out.u32(24);
+        match iface {
+            "" => out.u32(0),
+            _ => out.counted_text(iface),
+        };
+        out.finish()
+    };
+    let mut link = Writer::default();
+    Iface { name: "eth0".into(), up: false, references: 0 }.put(&mut link);
+    let orders = [
+        (Opcode::ADD_PUBLIC_IP, about(new, "eth0")),
+        (Opcode::DEL_PUBLIC_IP, about(old, "")),
+        (Opcode::SET_IFACE_LINK_STATE, link.finish()),
+    ];
+    for (opcode, data) in &orders {
+        assert_eq!(world.ask(tool, node::CURRENT, *opcode, 0, data).unwrap().status, -1, "{opcode}: of steadfast.toml");
+    }
+    world.own_list = true;
+    world.tell(1, true, true);
+    let asked: Vec<u32> =
+        orders.iter().map(|(opcode, data)| world.control(tool, node::CURRENT, *opcode, 0, data)).collect();
+    let wishes: Vec<Wish> = std::mem::take(&mut world.nodes[1].wishes);
+    assert_eq!(wishes, [Wish::Add(new, 24, "eth0".into()), Wish::Remove(old), Wish::Link("eth0".into(), false)]);
+    let answers = |world: &mut World| asked.iter().map(|id| status(world, tool, *id)).collect::<Vec<_>>();
+    assert_eq!(answers(&mut world), [None, None, Some(0)], "when it is so");
+    world.vip_on.insert(9, 0);
+    world.tell(1, true, true);
+    assert_eq!(status(&mut world, tool, asked[0]), Some(0));
+    world.later(Duration::from_secs(6));
+    assert_eq!(status(&mut world, tool, asked[1]), Some(-1), "it was refused");
+}
+
+#[test]
 fn a_recovery_by_hand_changes_the_generation_and_no_record() {
     let mut world = World::new(3);
     let (clients, db) = open(&mut world, 3, Opcode::DB_ATTACH, "locking.tdb");

@@ -1,6 +1,6 @@
 //! Requests of clients, read from their control packets.
 
-use super::ip::TickleList;
+use super::ip::{Iface, TickleList};
 use super::opcode::Opcode;
 use crate::wire::{Connection, LtdbHeader, Reader, RecordBuffer, SockAddr, WireError, text};
 use std::net::{IpAddr, SocketAddr};
@@ -37,6 +37,12 @@ pub enum Request {
     Address(Opcode, SocketAddr),
     /// `RELEASE_IP`, `TAKEOVER_IP`: the address and who shall have it.
     MoveIp(Opcode, u32, IpAddr),
+    /// `ADD_PUBLIC_IP`: address, length of the prefix, interface.
+    AddIp(IpAddr, u32, String),
+    /// `DEL_PUBLIC_IP`.
+    DeleteIp(IpAddr),
+    /// `SET_IFACE_LINK_STATE`.
+    Link(Iface),
     /// One `u32`: `SET_DEBUG`, `SET_RECMODE`, `SET_LMASTERROLE`, `SET_RECMASTERROLE`.
     Number(Opcode, u32),
     /// `SET_BAN_STATE`: node and seconds.
@@ -170,6 +176,12 @@ impl Request {
                 let pnn = r.u32(what)?;
                 Self::MoveIp(opcode, pnn, SockAddr::get(&mut r)?.0.ip())
             }
+            O::ADD_PUBLIC_IP | O::DEL_PUBLIC_IP => {
+                let (address, prefix) = (SockAddr::get(&mut r)?.0.ip(), r.u32(what)?);
+                let iface = r.counted_text("interface")?.to_owned();
+                if opcode == O::DEL_PUBLIC_IP { Self::DeleteIp(address) } else { Self::AddIp(address, prefix, iface) }
+            }
+            O::SET_IFACE_LINK_STATE => Self::Link(Iface::get(&mut r)?),
             O::SET_DEBUG | O::SET_RECMODE | O::SET_LMASTERROLE | O::SET_RECMASTERROLE => {
                 exactly(what, data, 4)?;
                 Self::Number(opcode, r.u32(what)?)

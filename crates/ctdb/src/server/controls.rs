@@ -75,6 +75,9 @@ impl Server {
             Request::Connections(list) => self.set_connections(origin, list),
             Request::Address(opcode, address) => self.about_address(origin, opcode, address),
             Request::MoveIp(opcode, to, address) => self.move_ip(origin, opcode, to, address),
+            Request::AddIp(address, prefix, iface) => self.add_ip(origin, address, prefix, iface),
+            Request::DeleteIp(address) => self.delete_ip(origin, address),
+            Request::Link(iface) => self.set_link(origin, iface.name, iface.up),
             Request::Number(opcode, number) => self.number(origin, opcode, number),
             Request::Ban(pnn, seconds) => {
                 if pnn == self.me {
@@ -203,7 +206,7 @@ impl Server {
         }
     }
 
-    fn wish(&mut self, origin: Origin, wish: Wish) {
+    pub(super) fn wish(&mut self, origin: Origin, wish: Wish) {
         self.out.push(Output::Admin(wish));
         self.answer_status(origin, 0);
     }

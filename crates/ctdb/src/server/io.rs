@@ -157,6 +157,13 @@ pub enum Wish {
     Ban(u32, Duration),
     /// Host this address here.
     Move(IpAddr, u32),
+    /// Add this address, with the length of its network's prefix and an interface, to this node's list; as long as the
+    /// list is not read again.
+    Add(IpAddr, u32, String),
+    /// Take this address out of this node's list, for as long.
+    Remove(IpAddr),
+    /// Take this interface of this node to be up, or down.
+    Link(String, bool),
     /// Read the configuration again.
     Reload,
     /// End this node's daemon.
@@ -352,6 +359,10 @@ pub struct Picture {
     pub ifaces: Vec<IfaceFacts>,
     /// The cluster lock's file; empty: there is none.
     pub lock: String,
+    /// This node has a list of public addresses of its own, as with CTDB's files.
+    pub own_list: bool,
+    /// Interfaces are up or down as clients say, for there are none: all nodes are on one machine.
+    pub links_by_word: bool,
 }
 
 /// One node.

@@ -18,6 +18,7 @@
 //! | `remote` | controls of clients for other nodes, and "is this process alive?" |
 //! | `connections` | whose clients are connected to which address |
 //! | `roles` | who leads, as clients see it |
+//! | `lists` | this node's public addresses and interfaces, changed by word |
 //! | `messages` | between clients, and to the daemon |
 //! | `traverse` | all records of all nodes |
 //! | `timers` | what happens by the clock |
@@ -30,6 +31,7 @@ mod controls;
 mod databases;
 mod hot_keys;
 mod io;
+mod lists;
 mod messages;
 mod packets;
 mod remote;

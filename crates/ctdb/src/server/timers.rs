@@ -26,6 +26,8 @@ pub(super) struct Timers {
     takeovers: Vec<(Duration, (u32, u64))>,
     /// Clients that wait for an address to be here, until when.
     pub(super) moves: Vec<(IpAddr, Origin, Duration)>,
+    /// Clients that wait until an address is in this node's list, or is not any more.
+    pub(super) lists: Vec<(IpAddr, bool, Origin, Duration)>,
 }
 
 impl Timers {
@@ -38,6 +40,7 @@ impl Timers {
             moved: at,
             takeovers: Vec::new(),
             moves: Vec::new(),
+            lists: Vec::new(),
         }
     }
 
@@ -48,6 +51,7 @@ impl Timers {
         let next = fixed
             .into_iter()
             .chain(moves)
+            .chain(self.lists.iter().map(|(.., at)| *at))
             .chain(takeovers)
             .chain(server.next_control())
             .chain(server.next_by_hand())
@@ -93,6 +97,7 @@ impl Server {
         self.controls_due();
         self.by_hand_due();
         self.look_at_moves();
+        self.look_at_lists();
         self.takeover_done();
     }
 

@@ -35,6 +35,7 @@ impl Server {
         self.look_at_roles(led);
         self.addresses_moved(&old);
         self.look_at_moves();
+        self.look_at_lists();
         self.look_at_questions();
     }
 

@@ -43,6 +43,8 @@ pub(crate) struct World {
     pub(crate) vip_on: BTreeMap<u8, u32>,
     /// Members that are stopped.
     pub(crate) idle: BTreeSet<u32>,
+    /// Addresses are of CTDB's files, and all nodes are on one machine.
+    pub(crate) own_list: bool,
     /// They are on their way.
     pub(crate) moving: bool,
 }
@@ -74,6 +76,7 @@ impl World {
             reqid: 0,
             moving: false,
             idle: BTreeSet::new(),
+            own_list: false,
             vip_on: (0..nodes).map(|n| (n as u8 + 1, n)).collect(),
         };
         for a in 0..nodes {
@@ -126,6 +129,8 @@ impl World {
                 .collect(),
             ifaces: vec![IfaceFacts { name: "eth0".into(), up: true }],
             lock: String::new(),
+            own_list: self.own_list,
+            links_by_word: self.own_list,
         }
     }
 

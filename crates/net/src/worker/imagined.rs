@@ -20,8 +20,14 @@ impl Worker {
     /// No threads.
     pub fn imagined(events: Box<dyn Fn(Event) + Send>) -> Result<Self> {
         let (queue, waiting) = sync_channel(QUEUE);
-        let state =
-            Imagined { events, known: BTreeSet::new(), held: BTreeSet::new(), leaving: BTreeMap::new(), until: None };
+        let state = Imagined {
+            events,
+            interfaces: BTreeSet::new(),
+            known: BTreeSet::new(),
+            held: BTreeSet::new(),
+            leaving: BTreeMap::new(),
+            until: None,
+        };
         let thread = std::thread::Builder::new()
             .name("net".to_owned())
             .spawn(move || state.run(&waiting))
@@ -32,6 +38,8 @@ impl Worker {
 
 struct Imagined {
     events: Box<dyn Fn(Event) + Send>,
+    /// Interfaces that were said to be up: once, for who tries the cluster out may say otherwise then.
+    interfaces: BTreeSet<String>,
     /// Addresses that this node may ever hold.
     known: BTreeSet<IpAddr>,
     held: BTreeSet<IpAddr>,
@@ -82,7 +90,9 @@ impl Imagined {
                     events(Event::Holds { error: None });
                 }
                 for name in interfaces {
-                    events(Event::Interface { name, up: true });
+                    if self.interfaces.insert(name.clone()) {
+                        events(Event::Interface { name, up: true });
+                    }
                 }
             }
             Command::Take { addr } => events(match (self.known.contains(&addr), self.until) {
@@ -151,21 +161,33 @@ mod tests {
             let _ = sender.send(event);
         }))
         .unwrap();
-        let vip = VipSpec { addr: ADDR, prefix_len: 24, interface: "eth9".to_owned() };
-        worker
-            .send(Command::Configure {
-                vips: vec![vip],
-                storage_ports: Vec::new(),
-                spared_ports: Vec::new(),
-                hold: None,
-                service_ports: Vec::new(),
-            })
-            .unwrap();
+        worker.send(configured()).unwrap();
         (worker, events)
+    }
+
+    fn configured() -> Command {
+        Command::Configure {
+            vips: vec![VipSpec { addr: ADDR, prefix_len: 24, interface: "eth9".to_owned() }],
+            storage_ports: Vec::new(),
+            spared_ports: Vec::new(),
+            hold: None,
+            service_ports: Vec::new(),
+        }
     }
 
     fn next(events: &Receiver<Event>) -> Event {
         events.recv_timeout(Duration::from_secs(5)).unwrap()
+    }
+
+    #[test]
+    fn an_interface_is_said_to_be_up_once() {
+        let (worker, events) = start();
+        worker.send(configured()).unwrap();
+        worker.send(Command::Probe { addr: ADDR }).unwrap();
+        let lease = Event::Lease { kind: LeaseKind::Exact, why: String::new() };
+        let up = Event::Interface { name: "eth9".to_owned(), up: true };
+        let seen: Vec<_> = (0..4).map(|_| next(&events)).collect();
+        assert_eq!(seen, [lease.clone(), up, lease, Event::NoConflict { addr: ADDR }]);
     }
 
     #[test]

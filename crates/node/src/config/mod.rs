@@ -28,7 +28,9 @@ pub use diagnostic::{Diagnostic, Diagnostics, Mark, Severity, Source};
 pub use import::{CtdbFiles, CtdbPlaces, CtdbSetup, Did, Imported, Line, LogLevel, LogPlace, Places, import};
 pub use machine::Machine;
 pub(crate) use model::DEFAULT_CONTROL_PORT;
-pub use model::{Config, DatabasePlaces, Dns, DnsName, EVENTS, Lock, NFS, PublicList, SAMBA, STORAGE, Storage};
+pub use model::{
+    Config, DatabasePlaces, Dns, DnsName, EVENTS, ListEdit, Lock, NFS, PublicList, SAMBA, STORAGE, Storage,
+};
 
 use check::Purpose;
 use files::Files;

@@ -1,5 +1,6 @@
 //! The checked configuration, as the daemon uses it.
 
+use super::address::parse_vip;
 use super::diagnostic::Diagnostics;
 use cluster::{FailBack, NodeConf, Pnn, Timing, VipConf};
 use serde::{Deserialize, Serialize};
@@ -172,6 +173,15 @@ pub struct DnsName {
 /// Nobody wants to wait a day before a reboot, whatever the TTL is.
 const LONGEST_DRAIN_WAIT: Duration = Duration::from_secs(300);
 
+/// A change of a node's own list of public addresses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ListEdit {
+    /// Address, length of its network's prefix, interface.
+    Add(IpAddr, u32, String),
+    /// It is hosted here no more.
+    Remove(IpAddr),
+}
+
 impl Config {
     /// The core's part.
     #[must_use]
@@ -244,6 +254,44 @@ impl Config {
         let changed = vips != self.vips;
         self.vips = vips;
         changed
+    }
+
+    /// Are all nodes on loopback addresses, a trial on one machine?
+    #[must_use]
+    pub fn on_one_machine(&self) -> bool {
+        self.nodes.values().flat_map(|node| &node.addresses).all(IpAddr::is_loopback)
+    }
+
+    /// Adds an address to this node's own list, or takes one out of it. The other nodes' lists: [`Self::set_lists`].
+    ///
+    /// # Errors
+    /// The addresses stand in `steadfast.toml`; or why this one cannot be added.
+    pub fn edit_list(&mut self, edit: &ListEdit) -> Result<(), String> {
+        let Some(list) = &mut self.own_list else {
+            return Err("it has none of its own: the addresses are in steadfast.toml, the same for all nodes".into());
+        };
+        let (address, prefix_len, interface) = match edit {
+            ListEdit::Remove(address) => {
+                let was = list.remove(address);
+                return was.map(drop).ok_or_else(|| format!("{address} is not in this node's list"));
+            }
+            ListEdit::Add(address, prefix_len, interface) => (*address, *prefix_len, interface),
+        };
+        let text = format!("{address}/{prefix_len}");
+        let (_, prefix_len) = parse_vip(&text)
+            .map_err(|wrong| format!("{text} cannot be a public address: {}; {}", wrong.label, wrong.help))?;
+        if self.nodes.values().any(|node| node.addresses.contains(&address)) {
+            return Err(format!("{address} is a node's own address"));
+        }
+        let known = self.vips.get(&address).map(|vip| vip.prefix_len);
+        if let Some(other) = known.filter(|other| *other != prefix_len) {
+            return Err(format!("{text} has another prefix length on other nodes: {other}"));
+        }
+        if interface.is_empty() || interface.len() > 15 || interface.contains(['/', ' ']) {
+            return Err(format!("{interface:?} cannot be an interface's name"));
+        }
+        list.insert(address, (prefix_len, interface.clone()));
+        Ok(())
     }
 
     /// Of what must be equal on all nodes: not of paths, and not of lists that may differ.

@@ -16,8 +16,9 @@ use tokio::time::sleep;
 
 use super::handler::Reload;
 use super::inbox::Inbox;
+use super::site::Word;
 use super::tickles::{self, News};
-use crate::config::Config;
+use crate::config::{Config, ListEdit};
 use crate::databases::files::{Dirs, Files};
 use crate::databases::picture::picture;
 use crate::databases::{Databases, Item, Outside, Post, now};
@@ -142,7 +143,7 @@ pub(super) async fn tell(
 pub(super) async fn carry_out(
     inbox: Inbox,
     snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
-    reload: mpsc::Sender<Reload>,
+    (reload, words): (mpsc::Sender<Reload>, mpsc::UnboundedSender<Word>),
     mut wishes: mpsc::UnboundedReceiver<Wish>,
 ) {
     let mut bans: BTreeMap<u32, AbortHandle> = BTreeMap::new();
@@ -172,6 +173,19 @@ pub(super) async fn carry_out(
             }
             Wish::Move(vip, to) => {
                 ask(&inbox, pnn(to).map(|to| AdminRequest::MoveIp { vip, to }));
+                continue;
+            }
+            Wish::Add(address, prefix_len, interface) => {
+                // It ends with the daemon only.
+                let _ = words.send(Word::Own(ListEdit::Add(address, prefix_len, interface)));
+                continue;
+            }
+            Wish::Remove(address) => {
+                let _ = words.send(Word::Own(ListEdit::Remove(address)));
+                continue;
+            }
+            Wish::Link(name, up) => {
+                inbox.input(cluster::Input::Interface { name, up });
                 continue;
             }
             Wish::Reload => {
@@ -245,12 +259,15 @@ mod tests {
             Wish::Ban(2, Duration::from_secs(3600)),
             Wish::Ban(2, Duration::ZERO),
             Wish::Reload,
+            Wish::Remove(vip),
             Wish::Move(vip, 1),
         ] {
             wishes.send(wish).unwrap();
         }
         drop(wishes);
-        carry_out(inbox, seen, reload, wished).await;
+        let (words, mut said) = mpsc::unbounded_channel();
+        carry_out(inbox, seen, (reload, words), wished).await;
+        assert!(matches!(said.try_recv(), Ok(Word::Own(ListEdit::Remove(address))) if address == vip));
         let mut asked = Vec::new();
         while let Ok(Some(Item::Admin { request, .. })) = outlet.next(Duration::ZERO) {
             asked.push(request);

@@ -152,7 +152,7 @@ fn serve(options: &Options, log: &Log) -> anyhow::Result<()> {
         peer_config(&config, options, &store),
         runtime.handle(),
         post.clone(),
-        deliver(inbox.clone(), checks_ready, (tickles.clone(), nfs_sender.clone()), words, guard.clone()),
+        deliver(inbox.clone(), checks_ready, (tickles.clone(), nfs_sender.clone()), words.clone(), guard.clone()),
     )
     .map_err(|e| anyhow::anyhow!("the links to the other nodes cannot be started: {e}"))?;
     let sealer = peers.clone();
@@ -258,7 +258,7 @@ fn serve(options: &Options, log: &Log) -> anyhow::Result<()> {
         let lock_task = tokio::spawn(LockTask::new(inbox.clone()).run(lock_orders));
         tokio::spawn(time_of_day::run(inbox.clone()));
         tokio::spawn(databases::tell(post.clone(), config_seen.clone(), snapshots_seen.clone()));
-        tokio::spawn(databases::carry_out(inbox.clone(), snapshots_seen.clone(), reload, wished));
+        tokio::spawn(databases::carry_out(inbox.clone(), snapshots_seen.clone(), (reload, words), wished));
         tokio::spawn(Tickles::new(inbox.clone(), peers.clone(), post).run(tickles_news));
         tokio::spawn(
             nfs::Nfs::new(inbox.clone(), peers.clone(), config_seen.clone(), nfs_serve, ports, grace).run(nfs_news),

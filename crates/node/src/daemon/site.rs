@@ -18,7 +18,7 @@ use super::inbox::{Inbox, Item};
 use super::lock::LockOrder;
 use super::origin::{Origin, render};
 use super::{databases, services, storage};
-use crate::config::{Config, PublicList, Storage};
+use crate::config::{Config, ListEdit, Machine, PublicList, Storage};
 use crate::guard::Guard;
 use crate::peer::Peers;
 
@@ -191,6 +191,8 @@ pub(crate) enum Word {
     Up(Pnn),
     /// A peer's own list.
     List(Pnn, Vec<u8>),
+    /// A tool wants this node's own list changed.
+    Own(ListEdit),
 }
 
 impl Site {
@@ -213,7 +215,27 @@ impl Site {
                 }
                 Err(error) => tracing::warn!(node = peer.0, "an unreadable list of public addresses: {error}"),
             },
+            Word::Own(edit) => match self.edit_list(Config::clone(&config), &edit).await {
+                Ok(()) => {
+                    tracing::info!("{edit:?}: this node's list of public addresses has changed until it is read again")
+                }
+                Err(why) => tracing::warn!("{edit:?}: this node's list of public addresses is not changed: {why}"),
+            },
         }
+    }
+
+    async fn edit_list(&mut self, mut config: Config, edit: &ListEdit) -> Result<(), String> {
+        if let ListEdit::Add(_, _, interface) = edit
+            && !config.on_one_machine()
+            && !Machine::probe(None).is_ok_and(|machine| machine.interfaces.contains(interface))
+        {
+            return Err(format!("this machine has no interface {interface}"));
+        }
+        config.edit_list(edit)?;
+        config.set_lists(&self.lists);
+        self.tell_list(&config);
+        self.apply(config).await;
+        Ok(())
     }
 
     fn tell_list(&self, config: &Config) {

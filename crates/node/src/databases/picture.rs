@@ -57,6 +57,8 @@ pub fn picture(snapshot: &Snapshot, config: &Config) -> Picture {
         addresses: addresses.collect(),
         ifaces: ifaces.collect(),
         lock: lock(config),
+        own_list: config.own_list.is_some(),
+        links_by_word: config.on_one_machine(),
     }
 }
 

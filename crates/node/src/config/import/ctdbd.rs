@@ -290,6 +290,7 @@ fn directory(setting: &Setting, key: &str, problems: &mut Diagnostics) -> PathBu
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::ListEdit;
     use std::fs;
 
     struct Base(tempfile::TempDir);
@@ -353,6 +354,47 @@ mod tests {
     }
 
     #[test]
+    fn an_own_list_is_edited_by_the_rules_of_the_file() {
+        let base = Base::new(&[
+            ("nodes", "127.0.0.1\n127.0.0.2\n"),
+            ("public_addresses", "192.168.100.1/24 eth77\n192.168.100.2/24 eth77\n"),
+        ]);
+        let mut config = base.setup("127.0.0.1").unwrap_or_else(|problems| panic!("{problems}")).config;
+        assert!(config.on_one_machine());
+        let ip = |text: &str| text.parse::<IpAddr>().unwrap();
+        let add = |address: &str, bits| ListEdit::Add(ip(address), bits, "eth78".into());
+        for (edit, wanted) in [
+            (add("127.0.0.2", 8), "cannot be a public address"),
+            (add("192.168.100.0", 24), "the network"),
+            (add("192.168.100.3", 300), "no prefix length"),
+            (add("192.168.100.2", 16), "another prefix length"),
+            (ListEdit::Add(ip("192.168.100.3"), 24, "a/b".into()), "interface's name"),
+            (ListEdit::Remove(ip("192.168.100.3")), "not in this node's list"),
+        ] {
+            let why = config.edit_list(&edit).unwrap_err();
+            assert!(why.contains(wanted), "{edit:?}: {why}");
+        }
+        config.edit_list(&add("192.168.100.3", 24)).unwrap();
+        config.edit_list(&ListEdit::Remove(ip("192.168.100.1"))).unwrap();
+        assert!(config.set_lists(&[(cluster::Pnn(1), [(ip("192.168.100.2"), (24, "eth77".into()))].into())].into()));
+        let hosts: Vec<_> = config.vips.iter().map(|(address, vip)| (*address, vip.hosts.len())).collect();
+        assert_eq!(hosts, [(ip("192.168.100.2"), 2), (ip("192.168.100.3"), 1)]);
+    }
+
+    #[test]
+    fn without_failover_no_address_is_given_out() {
+        for (disabled, addresses) in [("true", 0), ("No", 1)] {
+            let base = Base::new(&[
+                ("nodes", "127.0.0.1\n127.0.0.2\n"),
+                ("public_addresses", "192.168.100.1/24 eth77\n"),
+                ("ctdb.conf", &format!("[failover]\n\tdisabled = {disabled}\n")),
+            ]);
+            let setup = base.setup("127.0.0.1").unwrap_or_else(|problems| panic!("{problems}"));
+            assert_eq!((setup.config.vips.len(), setup.ignored.len()), (addresses, 0), "{disabled}");
+        }
+    }
+
+    #[test]
     fn a_command_as_lock() {
         let command = "!/usr/libexec/ctdb/ctdb_mutex_ceph_rados_helper ceph client.a pool obj";
         let conf = format!("[cluster]\n\trecovery lock = {command}\n");
@@ -402,6 +444,7 @@ mod tests {
             (vec![nodes, ("ctdb.conf", "[legacy]\nstart as disabled = perhaps\n")], "ctdb.conf:2:1"),
             (vec![nodes, ("ctdb.conf", "[database]\nstate database directory = here\n")], "ctdb.conf:2:1"),
             (vec![nodes, ("ctdb.conf", "[cluster]\nwhatever\n")], "ctdb.conf:2:1"),
+            (vec![nodes, ("ctdb.conf", "[failover]\ndisabled = perhaps\n")], "ctdb.conf:2:1"),
             (vec![nodes, ("ctdb.conf", "[cluster]\ncluster lock = !/usr/bin/helper a\n")], "lock_records"),
             (vec![nodes, ("lock_records", "\nsrv/records\n")], "lock_records:2:1"),
             (vec![nodes, ("lock_records", "/srv/../records\n")], "lock_records:1:1"),

@@ -75,9 +75,6 @@ pub(super) fn conf(section: &str, key: &str) -> (Did, &'static str) {
         ("database", "lock debug script" | "tdb mutexes") => {
             none("no process of ours waits for a lock that it would have to debug")
         }
-        ("failover", "disabled") => {
-            (Did::ToDo, "addresses always move here; if CTDB did not move them, leave out the [[vip]] sections")
-        }
         ("failover", "shutdown failover timeout" | "shutdown extra timeout") => {
             none("`steadfast drain` before a shutdown waits as long as it takes")
         }

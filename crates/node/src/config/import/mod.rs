@@ -92,6 +92,8 @@ struct Found {
     /// Where on the shared filesystem the records of a lock lie that is a command: ours, beside CTDB's files.
     lock_records: Option<PathBuf>,
     fail_back_never: bool,
+    /// Public addresses are given to nobody.
+    no_failover: bool,
     samba: bool,
     nfs: bool,
     smb_unit: Option<String>,
@@ -292,6 +294,9 @@ impl Import<'_> {
 
     fn public_addresses(&mut self, machine: &Machine) {
         let path = self.found.public_file.clone().unwrap_or_else(|| self.places.base.join("public_addresses"));
+        if self.found.no_failover {
+            return self.whole(&path, Did::NoMeaning, "left out: [failover] disabled");
+        }
         let Some(source) = self.file(&path) else {
             if self.found.public_file.is_some() && !self.problems.has_errors() {
                 let title = format!("there is no {}, where CTDB_PUBLIC_ADDRESSES says", path.display());

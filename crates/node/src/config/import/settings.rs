@@ -118,6 +118,7 @@ impl Import<'_> {
             match (section.as_str(), key.as_str()) {
                 ("cluster", "cluster lock" | "recovery lock") => self.lock(source, at, value.trim()),
                 ("event", "debug script") => self.debug_script(source, at, value.trim()),
+                ("failover", "disabled") => self.failover_disabled(source, at, value.trim()),
                 ("cluster", "nodes list") => self.named_file(source, at, value.trim(), "nodes"),
                 (section, key) => {
                     let (did, says) = meaning::conf(section, key);
@@ -126,6 +127,21 @@ impl Import<'_> {
             }
         }
         self.comments(source, comments);
+    }
+
+    fn failover_disabled(&mut self, source: &Arc<Source>, at: usize, value: &str) {
+        let says = match value.to_ascii_lowercase().as_str() {
+            "true" | "yes" => {
+                self.found.no_failover = true;
+                "public addresses are left out: CTDB gave none of them to a node"
+            }
+            "false" | "no" => "addresses move here",
+            _ => {
+                self.wrong(source, at, format!("`{value}` is neither yes nor no"), "write true or false");
+                return;
+            }
+        };
+        self.line(source, at, Did::Taken, says);
     }
 
     fn tunables(&mut self, source: &Arc<Source>) {
