@@ -12,6 +12,7 @@ pub(crate) use rivals::{Daemons, Rival, Stock};
 
 use anyhow::Result;
 use std::fmt::Write as _;
+use std::time::{Duration, Instant};
 
 /// One command's outcome, made comparable.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,7 +28,12 @@ pub(crate) fn transcript(rival: &dyn Rival) -> Result<Vec<Outcome>> {
     rival.begin()?;
     let mut all = Vec::new();
     for step in steps::STEPS {
-        let done = rival.ask(step.node, step.words, step.input)?;
+        let mut done = rival.ask(step.node, step.words, step.input)?;
+        let asked = Instant::now();
+        while step.words == ["status"] && !at_rest(&done.stdout) && asked.elapsed() < REST {
+            std::thread::sleep(Duration::from_millis(200));
+            done = rival.ask(step.node, step.words, step.input)?;
+        }
         let lines = |text: &str| normal::lines(step, &rival.plain(text));
         let outcome = Outcome {
             command: step.command(),
@@ -40,6 +46,19 @@ pub(crate) fn transcript(rival: &dyn Rival) -> Result<Vec<Outcome>> {
         }
     }
     Ok(all)
+}
+
+/// An order to a node begins a recovery, which one cluster has done before the order returns and the other a second later.
+/// One that takes longer is a difference.
+const REST: Duration = Duration::from_secs(30);
+
+/// Has everybody who takes part a place in the map, and nobody else? Of itself a node that was stopped says what it likes.
+fn at_rest(status: &str) -> bool {
+    let node = |line: &&str| line.starts_with("pnn:");
+    let out = |line: &str| ["STOPPED", "BANNED", "DISCONNECTED"].iter().any(|word| line.contains(word));
+    let active = status.lines().filter(node).filter(|line| !out(line)).count();
+    let asked = status.lines().filter(node).find(|line| line.contains("THIS NODE"));
+    asked.is_some_and(out) || status.contains(&format!("Size:{active}\n")) && status.contains("Recovery mode:NORMAL")
 }
 
 /// Commands that differ, each with both outcomes; none: all are the same.
@@ -70,6 +89,24 @@ fn difference((left_name, left): (&str, &Outcome), (right_name, right): (&str, &
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_stopped_node_is_waited_for() {
+        let status = |size, mode, this| {
+            let nodes = ["OK", "OK", "STOPPED|INACTIVE"];
+            let nodes = nodes.iter().enumerate().map(|(n, flags)| {
+                format!("pnn:{n} 192.168.122.10{n} {flags}{}\n", if n == this { " (THIS NODE)" } else { "" })
+            });
+            format!(
+                "Number of nodes:3\n{}Generation:7\nSize:{size}\nRecovery mode:{mode}\nLeader:0\n",
+                nodes.collect::<String>()
+            )
+        };
+        assert!(at_rest(&status(2, "NORMAL (0)", 0)));
+        assert!(!at_rest(&status(3, "NORMAL (0)", 0)), "the recovery is to come");
+        assert!(!at_rest(&status(2, "RECOVERY (1)", 0)));
+        assert!(at_rest(&status(3, "RECOVERY (1)", 2)), "its own word");
+    }
 
     fn outcome(code: i32, out: &[&str]) -> Outcome {
         Outcome {

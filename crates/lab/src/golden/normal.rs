@@ -8,7 +8,10 @@ pub(super) fn lines(step: &Step, text: &str) -> Vec<String> {
     match step.how {
         How::Exact => {}
         How::Numbers => all.iter_mut().for_each(|l| *l = without_numbers(l)),
-        How::Shape => {
+        How::Shape | How::ShapeBut(_) => {
+            if let How::ShapeBut(word) = step.how {
+                all.retain(|l| !l.contains(word));
+            }
             all.iter_mut().for_each(|l| *l = squeezed(&without_numbers(l)));
         }
         How::Only(word) => all.retain(|l| l.contains(word)),
