@@ -140,7 +140,7 @@ impl World {
             return;
         }
         if matches!(input, Input::Link { .. }) {
-            node.link_changes += 1;
+            node.changes += 1;
         }
         node.inbox.push_back(input);
         self.databases_go_on(host);
@@ -197,6 +197,8 @@ impl World {
         let Some(node) = self.databases.as_mut().map(|d| &mut d.nodes[host]) else { return };
         node.look_planned = false;
         if new.is_some() && node.told != new {
+            let others = node.told.as_ref().map(|p| &p.members) != new.as_ref().map(|p| &p.members);
+            node.changes += u64::from(others);
             node.told.clone_from(&new);
             if let Some(new) = new {
                 self.databases_input(host, Input::Picture(new));
@@ -295,9 +297,9 @@ impl World {
 }
 
 impl Node {
-    /// What a generation of a database's content is called, and how often links came or went.
+    /// What a generation of a database's content is called, and how often links and members came or went.
     pub(super) fn mark(&self, db: u32) -> (Option<(u64, u32)>, u64) {
         let file = self.files.get(&db).filter(|f| !f.frozen);
-        (file.map(|f| (f.synced.epoch, f.synced.attempt)), self.link_changes)
+        (file.map(|f| (f.synced.epoch, f.synced.attempt)), self.changes)
     }
 }

@@ -125,8 +125,8 @@ struct Node {
     look_planned: bool,
     wake_at: Option<Micros>,
     processes: BTreeMap<ClientId, Process>,
-    /// Links that came or went.
-    link_changes: u64,
+    /// Links and members that came or went.
+    changes: u64,
 }
 
 /// The databases of a simulated cluster.
