@@ -16,8 +16,6 @@ struct Node {
     down: BTreeSet<String>,
     /// Addresses that it has had since the first interface went down, and nobody else since.
     had: BTreeSet<IpAddr>,
-    /// Has it had any since then?
-    served: bool,
 }
 
 /// The checker.
@@ -44,9 +42,7 @@ impl Check for Deserted {
         if node.down.is_empty() {
             *node = Node::default();
         } else {
-            let held = &world.hosts[host].kernel.addresses;
-            node.had.extend(held);
-            node.served |= !held.is_empty();
+            node.had.extend(&world.hosts[host].kernel.addresses);
         }
         Ok(())
     }
@@ -77,9 +73,7 @@ impl Check for Deserted {
         if let Some(vip) = node.had.iter().find(|vip| world.answering(**vip).is_empty()) {
             return Err(format!("n{host} gives all clients up, and nobody else has had {vip} since"));
         }
-        if !node.served {
-            return Err(format!("n{host} gives all clients up, and had none"));
-        }
+        // One whose only address was on its way here or away has nobody to lose: an idle server is started anew.
         Ok(())
     }
 }
