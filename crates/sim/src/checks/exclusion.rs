@@ -66,8 +66,12 @@ fn troubled(world: &World, a: usize, b: usize) -> bool {
     world.edge_trouble.get(&(a.min(b), a.max(b))).is_some_and(|until| until + MEMORY > world.now)
 }
 
-/// Nothing has got through for so long that everybody can know it by now.
+/// Nothing has got through for so long that everybody can know it by now. A cut that was over sooner than anybody missed a
+/// heartbeat tells nobody anything.
 fn seen_cut(world: &World, a: usize, b: usize) -> bool {
+    if world.net.pair(a, b).is_whole() {
+        return false;
+    }
     let timing = &world.setup.timing;
     let noticed = u64::try_from((timing.suspect + timing.heartbeat * 3).as_micros()).unwrap_or(u64::MAX);
     world.edge_cut.get(&(a.min(b), a.max(b))).is_some_and(|since| since.saturating_add(noticed) <= world.now)
