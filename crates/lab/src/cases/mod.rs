@@ -199,7 +199,7 @@ pub(crate) const CASES: &[Case] = &[
     long(Group::Gluster, "returning-paused-cannot-write", returning::paused),
     long(Group::Gluster, "split-of-plain-volumes", split::plain),
     long(Group::Gluster, "split-with-the-daemon", split::with_daemon),
-    case(Group::Gluster, "clean-stop-lets-go-of-the-storage", eviction::clean_stop),
+    long(Group::Gluster, "clean-stop-lets-go-of-the-storage", eviction::clean_stop),
     long(Group::Gluster, "lock-of-a-dead-holder", eviction::lock_of_a_dead_holder),
     long(Group::Gluster, "tie-broken-by-the-lock", eviction::tie_broken_by_the_lock),
     long(Group::Gluster, "fence-before-glusterd", returning::fence_before_glusterd),

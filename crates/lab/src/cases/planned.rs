@@ -38,6 +38,15 @@ fn settled(ctx: &Ctx<'_>) -> Result<()> {
         let pool = |node| ask(node, &["pool", "list"]).lines().filter(connected).count() == nodes;
         let bricks = || ask(0, &["volume", "status", VOLUME]).lines().filter(|l| online_brick(l)).count() == nodes;
         Ok(((0..nodes).all(pool) && bricks()).then_some(()))
+    })?;
+    // A leader lifts nothing just after servers have come or gone.
+    let (mut epoch, mut since) = (None, Instant::now());
+    sh::wait_for("the members to be the same for a while", Duration::from_secs(60), || {
+        let now = steadfast::status(ctx.lab, ctx.lab.nodes_on()[0])?.snapshot.view.map(|view| view.epoch);
+        if now != epoch {
+            (epoch, since) = (now, Instant::now());
+        }
+        Ok((since.elapsed() > Duration::from_secs(11)).then_some(()))
     })
 }
 
