@@ -83,7 +83,7 @@ pub async fn prepare(config: &NfsConfig) -> Result<(), GaneshaError> {
 }
 
 /// The command that starts Ganesha anew after its end, without a grace period, when nobody could want to reclaim
-/// anything: no client is recorded with it. With one it would refuse opens, locks and new files to everybody, for 90 s
+/// anything: no client is recorded with it, and no lost node's clients may reclaim here. With one it would refuse opens, locks and new files to everybody, for 90 s
 /// unless configured otherwise. None: with grace, as always when anything here is not certain.
 ///
 /// `ran` is for how long the process before this one ran in our sight: before its own grace was over, clients may have
@@ -100,8 +100,10 @@ pub async fn restart_command(config: &NfsConfig, run_dir: &Path, ran: Option<Dur
     restart.config.clone_from(&wrapper);
     let written = within(RESTART_DEADLINE, move || {
         let text = std::fs::read_to_string(&original).ok()?;
-        let grace = grace_period(&text)?;
-        if ran.is_some_and(|ran| ran < grace || recorded()) {
+        let period = grace_period(&text)?;
+        if ran.is_some_and(|ran| ran < period || recorded())
+            || nfs_state::grace::runs(Path::new(nfs_state::records::ROOT), period)
+        {
             return None;
         }
         let text = format!(

@@ -5,6 +5,7 @@
 //! the address LABEL are dropped, so LABEL is none. The answer comes when Ganesha is in its grace period: that waits for the
 //! operations under way which a grace period would refuse.
 
+use std::path::Path;
 use std::process::{Output, Stdio};
 use std::time::Duration;
 
@@ -27,10 +28,29 @@ pub enum GraceError {
     Refused(String),
 }
 
+const LABEL: &str = "steadfast-";
+
 /// What Ganesha and this program call the records of a lost node.
 #[must_use]
 pub fn label(node: u16) -> String {
-    format!("steadfast-{node}")
+    format!("{LABEL}{node}")
+}
+
+/// May clients of a lost node still reclaim? That is so when its list was given to Ganesha, below `root`, less than a
+/// `period` ago; and when that cannot be told, or the clock was set back since.
+#[must_use]
+pub fn runs(root: &Path, period: Duration) -> bool {
+    let entries = match std::fs::read_dir(root) {
+        Ok(entries) => entries,
+        Err(error) => return error.kind() != std::io::ErrorKind::NotFound,
+    };
+    let lists = entries.filter(|entry| {
+        entry.as_ref().is_ok_and(|entry| entry.file_name().to_str().is_some_and(|name| name.starts_with(LABEL)))
+    });
+    lists.flatten().any(|list| {
+        let written = list.metadata().and_then(|list| list.modified()).map(|at| at.elapsed());
+        !matches!(written, Ok(Ok(ago)) if ago >= period)
+    })
 }
 
 /// Lets Ganesha enter its grace period, or begin it anew, with the clients below this label.
@@ -82,6 +102,23 @@ fn judge(success: bool, says: &[u8], complains: &[u8], deadline: Duration) -> Re
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_lost_nodes_list_counts_for_the_length_of_a_grace_period() {
+        let dir = tempfile::tempdir().unwrap();
+        let (short, long) = (Duration::ZERO, Duration::from_secs(60));
+        assert!(!runs(&dir.path().join("none"), long));
+        std::fs::create_dir(dir.path().join("v4recov")).unwrap();
+        assert!(!runs(dir.path(), long));
+        std::fs::create_dir(dir.path().join(label(3))).unwrap();
+        assert!(runs(dir.path(), long));
+        assert!(!runs(dir.path(), short));
+        let list = std::fs::File::open(dir.path().join(label(3))).unwrap();
+        list.set_modified(std::time::SystemTime::now() + long).unwrap();
+        assert!(runs(dir.path(), short), "the clock was set back");
+        std::fs::write(dir.path().join("file"), "").unwrap();
+        assert!(runs(&dir.path().join("file"), long), "unreadable");
+    }
 
     #[test]
     fn answers_are_told_apart() {
