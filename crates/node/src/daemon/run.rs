@@ -345,6 +345,8 @@ fn deliver(
                     guard.reseal();
                     // Both tasks end with the daemon only.
                     let _ = words.send(Word::Up(peer));
+                } else {
+                    clocks.lost(peer);
                 }
                 inbox.input(Input::Link { peer, up })
             }

@@ -39,6 +39,17 @@ impl WallClocks {
         } else {
             return;
         };
+        self.say(peer, text);
+    }
+
+    /// The link to a peer is down: what its clock says by now nobody knows.
+    pub(super) fn lost(&self, peer: Pnn) {
+        if locked(&self.apart).remove(&peer) {
+            self.say(peer, String::new());
+        }
+    }
+
+    fn say(&self, peer: Pnn, text: String) {
         self.inbox.input(Input::Warning { key: format!("clock of {}", peer.0), text });
     }
 }
@@ -82,8 +93,12 @@ mod tests {
         read(-4_000, 100);
         assert_eq!(told(), None);
         read(-500, 100);
-        assert_eq!(told(), Some((key, String::new())));
+        assert_eq!(told(), Some((key.clone(), String::new())));
+        clocks.lost(Pnn(2));
+        assert_eq!(told(), None);
         read(86_400_000_000, 100);
         assert!(told().expect("a warning").1.contains("86400 s ahead of"));
+        clocks.lost(Pnn(2));
+        assert_eq!(told(), Some((key, String::new())), "a server that is away is not warned of");
     }
 }
