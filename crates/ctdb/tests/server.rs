@@ -9,7 +9,7 @@ use ctdb::control::{NodeMap, Opcode, PublicIps, VnnMap};
 use ctdb::node;
 use ctdb::server::Input;
 use ctdb::srvid;
-use ctdb::wire::{Body, Connection, LtdbHeader, Message, Reader, Record, RecordBuffer, Writer};
+use ctdb::wire::{Body, LtdbHeader, Message, Reader, Record, RecordBuffer, Writer};
 use std::time::Duration;
 use world::{Client, World, number};
 
@@ -29,13 +29,6 @@ fn commit(world: &mut World, client: Client, db: u32, seqnum: u64, value: &[u8])
     let mut out = Writer::default();
     RecordBuffer { db, records }.put(&mut out);
     world.control(client, node::CURRENT, Opcode::TRANS3_COMMIT, db.into(), &out.finish())
-}
-
-fn status(world: &mut World, client: Client, reqid: u32) -> Option<i32> {
-    world.answer(client, reqid).map(|body| match body {
-        Body::ControlReply(reply) => reply.status,
-        other => panic!("{other:?}"),
-    })
 }
 
 #[test]
@@ -117,12 +110,12 @@ fn a_node_dies_and_the_others_go_on_when_it_can_do_no_harm() {
     world.view_but(&[0, 1, 2], false);
     assert!(!world.count(clients[0], db, b"a"), "the dead node's lease may still run");
     let reqid = world.control(clients[1], 3, Opcode::PROCESS_EXISTS, 0, &103i32.to_ne_bytes());
-    assert_eq!(status(&mut world, clients[1], reqid), None, "nobody may be called dead yet");
+    assert_eq!(world.status(clients[1], reqid), None, "nobody may be called dead yet");
     let unlisted = world.control(clients[1], 9, Opcode::PROCESS_EXISTS, 0, &103i32.to_ne_bytes());
-    assert_eq!(status(&mut world, clients[1], unlisted), None, "nor on a node that is not in the list");
+    assert_eq!(world.status(clients[1], unlisted), None, "nor on a node that is not in the list");
     world.tell(0, true, true);
-    assert_eq!(status(&mut world, clients[1], reqid), Some(-1));
-    assert_eq!(status(&mut world, clients[1], unlisted), Some(-1));
+    assert_eq!(world.status(clients[1], reqid), Some(-1));
+    assert_eq!(world.status(clients[1], unlisted), Some(-1));
     for key in [&b"a"[..], b"b", b"c", b"d", b"e", b"f"] {
         let before = world.counter(db, key).unwrap();
         assert!(before >= 3, "{before}");
@@ -191,7 +184,7 @@ fn a_transaction_is_everywhere_or_decided_by_the_recovery() {
     let mut world = World::new(3);
     let (clients, db) = open(&mut world, 3, Opcode::DB_ATTACH_PERSISTENT, "secrets.tdb");
     let reqid = commit(&mut world, clients[0], db, 1, b"one");
-    assert_eq!(status(&mut world, clients[0], reqid), Some(0));
+    assert_eq!(world.status(clients[0], reqid), Some(0));
     for node in &world.nodes {
         assert_eq!(&node.files[&db].records[KEY][24..], b"one");
     }
@@ -200,10 +193,10 @@ fn a_transaction_is_everywhere_or_decided_by_the_recovery() {
     // Node 2 does not hear of the next one and dies: the client is told when the others have decided.
     world.cut.insert((0, 2));
     let reqid = commit(&mut world, clients[0], db, 2, b"two");
-    assert_eq!(status(&mut world, clients[0], reqid), None);
+    assert_eq!(world.status(clients[0], reqid), None);
     world.kill(2);
     world.view(&[0, 1]);
-    assert_eq!(status(&mut world, clients[0], reqid), Some(2), "ended by a recovery");
+    assert_eq!(world.status(clients[0], reqid), Some(2), "ended by a recovery");
     for node in &world.nodes[..2] {
         assert_eq!(&node.files[&db].records[KEY][24..], b"two");
     }
@@ -218,9 +211,9 @@ fn without_a_lease_nothing_is_answered_but_what_this_node_knows_of_itself() {
     assert!(!world.count(clients[1], db, KEY));
     assert_eq!(world.ask(clients[1], node::CURRENT, Opcode::GET_PNN, 0, &[]).unwrap().status, 1);
     let reqid = world.control(clients[1], 0, Opcode::PROCESS_EXISTS, 0, &100i32.to_ne_bytes());
-    assert_eq!(status(&mut world, clients[1], reqid), None);
+    assert_eq!(world.status(clients[1], reqid), None);
     world.tell(1, true, false);
-    assert_eq!(status(&mut world, clients[1], reqid), Some(0));
+    assert_eq!(world.status(clients[1], reqid), Some(0));
     assert!(world.count(clients[1], db, KEY));
     assert_eq!(world.counter(db, KEY), Some(2));
 }
@@ -308,7 +301,7 @@ fn a_record_that_a_transaction_has_emptied_is_shown_to_those_who_ask_for_such() 
     let (clients, db) = open(&mut world, 2, Opcode::DB_ATTACH_PERSISTENT, "secrets.tdb");
     for (seqnum, value) in [(1, &b"value"[..]), (2, b"")] {
         let reqid = commit(&mut world, clients[0], db, seqnum, value);
-        assert_eq!(status(&mut world, clients[0], reqid), Some(0));
+        assert_eq!(world.status(clients[0], reqid), Some(0));
     }
     world.listen(clients[1], 555);
     for (empty, seen) in [(0, vec![&b"__db_sequence_number__\0"[..]]), (1, vec![b"__db_sequence_number__\0", KEY])] {
@@ -463,50 +456,6 @@ fn a_node_that_is_stopped_or_shall_not_lead_is_not_the_clients_leader() {
 }
 
 #[test]
-fn addresses_of_the_own_list_can_be_changed_by_word() {
-    use ctdb::control::Iface;
-    use ctdb::server::Wish;
-    use ctdb::wire::SockAddr;
-    use std::net::IpAddr;
-    let mut world = World::new(2);
-    let tool = world.connect(1, 900);
-    let (new, old): (IpAddr, IpAddr) = ("192.168.1.9".parse().unwrap(), "192.168.1.1".parse().unwrap());
-    let about = |address, iface: &str| {
-        let mut out = Writer::default();
-        SockAddr::ip(address).put(&mut out);
-        out.u32(24);
-        match iface {
-            "" => out.u32(0),
-            _ => out.counted_text(iface),
-        };
-        out.finish()
-    };
-    let mut link = Writer::default();
-    Iface { name: "eth0".into(), up: false, references: 0 }.put(&mut link);
-    let orders = [
-        (Opcode::ADD_PUBLIC_IP, about(new, "eth0")),
-        (Opcode::DEL_PUBLIC_IP, about(old, "")),
-        (Opcode::SET_IFACE_LINK_STATE, link.finish()),
-    ];
-    for (opcode, data) in &orders {
-        assert_eq!(world.ask(tool, node::CURRENT, *opcode, 0, data).unwrap().status, -1, "{opcode}: of steadfast.toml");
-    }
-    world.own_list = true;
-    world.tell(1, true, true);
-    let asked: Vec<u32> =
-        orders.iter().map(|(opcode, data)| world.control(tool, node::CURRENT, *opcode, 0, data)).collect();
-    let wishes: Vec<Wish> = std::mem::take(&mut world.nodes[1].wishes);
-    assert_eq!(wishes, [Wish::Add(new, 24, "eth0".into()), Wish::Remove(old), Wish::Link("eth0".into(), false)]);
-    let answers = |world: &mut World| asked.iter().map(|id| status(world, tool, *id)).collect::<Vec<_>>();
-    assert_eq!(answers(&mut world), [None, None, Some(0)], "when it is so");
-    world.vip_on.insert(9, 0);
-    world.tell(1, true, true);
-    assert_eq!(status(&mut world, tool, asked[0]), Some(0));
-    world.later(Duration::from_secs(6));
-    assert_eq!(status(&mut world, tool, asked[1]), Some(-1), "it was refused");
-}
-
-#[test]
 fn a_recovery_by_hand_changes_the_generation_and_no_record() {
     let mut world = World::new(3);
     let (clients, db) = open(&mut world, 3, Opcode::DB_ATTACH, "locking.tdb");
@@ -627,85 +576,4 @@ fn a_stopped_node_knows_and_holds_no_records_and_loses_none() {
     let client = world.connect(2, 300);
     assert!(world.count(client, db, &keys[7]));
     assert_eq!((world.counter(db, &keys[7]), map(&mut world, 0).map), (Some(6), vec![0, 1, 2]));
-}
-
-fn listed(world: &mut World, client: Client, address: &str) -> Vec<u16> {
-    let mut asked = Writer::default();
-    ctdb::wire::SockAddr::ip(address.parse().unwrap()).put(&mut asked);
-    let reply = world.ask(client, node::CURRENT, Opcode::GET_TCP_TICKLE_LIST, 0, &asked.finish()).unwrap();
-    let list = ctdb::control::TickleList::get(&reply.data).unwrap();
-    list.connections.iter().map(|c| c.client.port()).collect()
-}
-
-fn connection(port: u16, address: &str) -> Connection {
-    Connection {
-        client: ([10, 1, 1, 1], port).into(),
-        server: (address.parse::<std::net::IpAddr>().unwrap(), 445).into(),
-    }
-}
-
-fn tells(world: &mut World, client: Client, opcode: Opcode, connection: Connection) -> i32 {
-    let mut out = Writer::default();
-    connection.put(&mut out);
-    world.ask(client, node::CURRENT, opcode, 0, &out.finish()).unwrap().status
-}
-
-#[test]
-fn connections_are_listed_until_whoever_told_them_takes_them_back_or_ends() {
-    const HERE: &str = "192.168.1.1";
-    let mut world = World::new(2);
-    let (smbd, other, tool) = (world.connect(0, 1), world.connect(0, 2), world.connect(0, 3));
-    let [a, b, c] = [1, 2, 3].map(|port| connection(port, HERE));
-    for (client, one) in [(smbd, a), (smbd, b), (other, b)] {
-        assert_eq!(tells(&mut world, client, Opcode::TCP_CLIENT, one), 0);
-    }
-    assert_eq!(tells(&mut world, tool, Opcode::TCP_ADD, c), 0);
-    assert_eq!(tells(&mut world, tool, Opcode::TCP_CLIENT, connection(4, "192.168.1.2")), -1, "node 1 has it");
-    assert_eq!(tells(&mut world, tool, Opcode::TCP_ADD, connection(4, "10.0.0.9")), 0, "none of this cluster's");
-    assert_eq!(std::mem::take(&mut world.nodes[0].told), [(a, true), (b, true), (c, true)]);
-    world.disconnect(tool);
-    assert_eq!(listed(&mut world, smbd, HERE), [1, 2, 3], "what a tool told stays");
-    // The kernel shows one that nobody told.
-    let [address, theirs] = [HERE, "192.168.1.2"].map(|a| a.parse().unwrap());
-    world.input(0, Input::Connections { address, connections: vec![a, connection(9, HERE)] });
-    world.input(0, Input::Connections { address: theirs, connections: vec![connection(8, "192.168.1.2")] });
-    world.run();
-    assert_eq!(listed(&mut world, smbd, HERE), [1, 2, 3, 9]);
-    assert_eq!(listed(&mut world, smbd, "192.168.1.2"), [8]);
-    world.input(0, Input::Connections { address, connections: vec![] });
-    // Two have told of b: one takes it back, the other ends.
-    assert_eq!(tells(&mut world, smbd, Opcode::TCP_CLIENT_PASSED, b), 0);
-    assert_eq!(world.nodes[0].told, []);
-    world.disconnect(other);
-    assert_eq!(std::mem::take(&mut world.nodes[0].told), [(b, false)]);
-    world.input(0, Input::Connections { address, connections: vec![a] });
-    assert_eq!(tells(&mut world, smbd, Opcode::TCP_REMOVE, a), 0);
-    assert_eq!(tells(&mut world, smbd, Opcode::TCP_REMOVE, c), 0);
-    assert_eq!(tells(&mut world, smbd, Opcode::TCP_CLIENT_DISCONNECTED, a), 0, "not known any more");
-    assert_eq!(std::mem::take(&mut world.nodes[0].told), [(a, false), (c, false)]);
-    assert_eq!(listed(&mut world, smbd, HERE), [0u16; 0]);
-}
-
-#[test]
-fn connections_of_an_address_that_is_elsewhere_are_kept_until_it_comes() {
-    const THERE: &str = "192.168.1.2";
-    let mut world = World::new(2);
-    let tool = world.connect(0, 1);
-    let set = |world: &mut World, address: &str, ports: &[u16]| {
-        let address: std::net::IpAddr = address.parse().unwrap();
-        let connections = ports.iter().map(|port| connection(*port, &address.to_string())).collect();
-        let mut out = Writer::default();
-        ctdb::control::TickleList { address: (address, 0).into(), connections }.put(&mut out);
-        world.ask(tool, node::CURRENT, Opcode::SET_TCP_TICKLE_LIST, 0, &out.finish()).unwrap().status
-    };
-    assert_eq!(tells(&mut world, tool, Opcode::TCP_ADD_DELAYED_UPDATE, connection(1, THERE)), 0);
-    assert_eq!(set(&mut world, THERE, &[2, 3]), 0);
-    assert_eq!(listed(&mut world, tool, THERE), [2, 3], "in place of what was there");
-    assert_eq!(set(&mut world, "192.168.1.1", &[4]), 0);
-    assert_eq!(listed(&mut world, tool, "192.168.1.1"), [0u16; 0], "its holder knows better");
-    assert_eq!(set(&mut world, "10.0.0.9", &[]), 1);
-    world.nodes[0].told.clear();
-    world.input(0, Input::Comes(THERE.parse().unwrap()));
-    assert_eq!(listed(&mut world, tool, THERE), [0u16; 0], "they have been tickled");
-    assert_eq!(world.nodes[0].told, [2, 3].map(|port| (connection(port, THERE), false)));
 }

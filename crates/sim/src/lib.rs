@@ -29,6 +29,7 @@ mod prepare;
 pub mod rng;
 pub mod run;
 pub mod setup;
+mod storage;
 pub mod story;
 pub mod world;
 

@@ -221,6 +221,14 @@ impl World {
         self.reqid
     }
 
+    /// The status of a control's answer, if that has come.
+    pub(crate) fn status(&mut self, client: Client, reqid: u32) -> Option<i32> {
+        self.answer(client, reqid).map(|body| match body {
+            Body::ControlReply(reply) => reply.status,
+            other => panic!("{other:?}"),
+        })
+    }
+
     /// The answer to a request, if it has come.
     pub(crate) fn answer(&mut self, client: Client, reqid: u32) -> Option<Body> {
         let packets = self.nodes[client.node].packets.get_mut(&client.id)?;

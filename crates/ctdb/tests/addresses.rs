@@ -1,0 +1,138 @@
+//! Servers of a cluster together: public addresses, as clients change and watch them, and who is connected to them.
+
+#![allow(clippy::unwrap_used)]
+
+mod common;
+mod world;
+
+use ctdb::control::Opcode;
+use ctdb::node;
+use ctdb::server::Input;
+use ctdb::wire::{Connection, Writer};
+use std::time::Duration;
+use world::{Client, World};
+
+#[test]
+fn addresses_of_the_own_list_can_be_changed_by_word() {
+    use ctdb::control::Iface;
+    use ctdb::server::Wish;
+    use ctdb::wire::SockAddr;
+    use std::net::IpAddr;
+    let mut world = World::new(2);
+    let tool = world.connect(1, 900);
+    let (new, old): (IpAddr, IpAddr) = ("192.168.1.9".parse().unwrap(), "192.168.1.1".parse().unwrap());
+    let about = |address, iface: &str| {
+        let mut out = Writer::default();
+        SockAddr::ip(address).put(&mut out);
+        out.u32(24);
+        match iface {
+            "" => out.u32(0),
+            _ => out.counted_text(iface),
+        };
+        out.finish()
+    };
+    let mut link = Writer::default();
+    Iface { name: "eth0".into(), up: false, references: 0 }.put(&mut link);
+    let orders = [
+        (Opcode::ADD_PUBLIC_IP, about(new, "eth0")),
+        (Opcode::DEL_PUBLIC_IP, about(old, "")),
+        (Opcode::SET_IFACE_LINK_STATE, link.finish()),
+    ];
+    for (opcode, data) in &orders {
+        assert_eq!(world.ask(tool, node::CURRENT, *opcode, 0, data).unwrap().status, -1, "{opcode}: of steadfast.toml");
+    }
+    world.own_list = true;
+    world.tell(1, true, true);
+    let asked: Vec<u32> =
+        orders.iter().map(|(opcode, data)| world.control(tool, node::CURRENT, *opcode, 0, data)).collect();
+    let wishes: Vec<Wish> = std::mem::take(&mut world.nodes[1].wishes);
+    assert_eq!(wishes, [Wish::Add(new, 24, "eth0".into()), Wish::Remove(old), Wish::Link("eth0".into(), false)]);
+    let answers = |world: &mut World| asked.iter().map(|id| world.status(tool, *id)).collect::<Vec<_>>();
+    assert_eq!(answers(&mut world), [None, None, Some(0)], "when it is so");
+    world.vip_on.insert(9, 0);
+    world.tell(1, true, true);
+    assert_eq!(world.status(tool, asked[0]), Some(0));
+    world.later(Duration::from_secs(6));
+    assert_eq!(world.status(tool, asked[1]), Some(-1), "it was refused");
+}
+
+fn listed(world: &mut World, client: Client, address: &str) -> Vec<u16> {
+    let mut asked = Writer::default();
+    ctdb::wire::SockAddr::ip(address.parse().unwrap()).put(&mut asked);
+    let reply = world.ask(client, node::CURRENT, Opcode::GET_TCP_TICKLE_LIST, 0, &asked.finish()).unwrap();
+    let list = ctdb::control::TickleList::get(&reply.data).unwrap();
+    list.connections.iter().map(|c| c.client.port()).collect()
+}
+
+fn connection(port: u16, address: &str) -> Connection {
+    Connection {
+        client: ([10, 1, 1, 1], port).into(),
+        server: (address.parse::<std::net::IpAddr>().unwrap(), 445).into(),
+    }
+}
+
+fn tells(world: &mut World, client: Client, opcode: Opcode, connection: Connection) -> i32 {
+    let mut out = Writer::default();
+    connection.put(&mut out);
+    world.ask(client, node::CURRENT, opcode, 0, &out.finish()).unwrap().status
+}
+
+#[test]
+fn connections_are_listed_until_whoever_told_them_takes_them_back_or_ends() {
+    const HERE: &str = "192.168.1.1";
+    let mut world = World::new(2);
+    let (smbd, other, tool) = (world.connect(0, 1), world.connect(0, 2), world.connect(0, 3));
+    let [a, b, c] = [1, 2, 3].map(|port| connection(port, HERE));
+    for (client, one) in [(smbd, a), (smbd, b), (other, b)] {
+        assert_eq!(tells(&mut world, client, Opcode::TCP_CLIENT, one), 0);
+    }
+    assert_eq!(tells(&mut world, tool, Opcode::TCP_ADD, c), 0);
+    assert_eq!(tells(&mut world, tool, Opcode::TCP_CLIENT, connection(4, "192.168.1.2")), -1, "node 1 has it");
+    assert_eq!(tells(&mut world, tool, Opcode::TCP_ADD, connection(4, "10.0.0.9")), 0, "none of this cluster's");
+    assert_eq!(std::mem::take(&mut world.nodes[0].told), [(a, true), (b, true), (c, true)]);
+    world.disconnect(tool);
+    assert_eq!(listed(&mut world, smbd, HERE), [1, 2, 3], "what a tool told stays");
+    // The kernel shows one that nobody told.
+    let [address, theirs] = [HERE, "192.168.1.2"].map(|a| a.parse().unwrap());
+    world.input(0, Input::Connections { address, connections: vec![a, connection(9, HERE)] });
+    world.input(0, Input::Connections { address: theirs, connections: vec![connection(8, "192.168.1.2")] });
+    world.run();
+    assert_eq!(listed(&mut world, smbd, HERE), [1, 2, 3, 9]);
+    assert_eq!(listed(&mut world, smbd, "192.168.1.2"), [8]);
+    world.input(0, Input::Connections { address, connections: vec![] });
+    // Two have told of b: one takes it back, the other ends.
+    assert_eq!(tells(&mut world, smbd, Opcode::TCP_CLIENT_PASSED, b), 0);
+    assert_eq!(world.nodes[0].told, []);
+    world.disconnect(other);
+    assert_eq!(std::mem::take(&mut world.nodes[0].told), [(b, false)]);
+    world.input(0, Input::Connections { address, connections: vec![a] });
+    assert_eq!(tells(&mut world, smbd, Opcode::TCP_REMOVE, a), 0);
+    assert_eq!(tells(&mut world, smbd, Opcode::TCP_REMOVE, c), 0);
+    assert_eq!(tells(&mut world, smbd, Opcode::TCP_CLIENT_DISCONNECTED, a), 0, "not known any more");
+    assert_eq!(std::mem::take(&mut world.nodes[0].told), [(a, false), (c, false)]);
+    assert_eq!(listed(&mut world, smbd, HERE), [0u16; 0]);
+}
+
+#[test]
+fn connections_of_an_address_that_is_elsewhere_are_kept_until_it_comes() {
+    const THERE: &str = "192.168.1.2";
+    let mut world = World::new(2);
+    let tool = world.connect(0, 1);
+    let set = |world: &mut World, address: &str, ports: &[u16]| {
+        let address: std::net::IpAddr = address.parse().unwrap();
+        let connections = ports.iter().map(|port| connection(*port, &address.to_string())).collect();
+        let mut out = Writer::default();
+        ctdb::control::TickleList { address: (address, 0).into(), connections }.put(&mut out);
+        world.ask(tool, node::CURRENT, Opcode::SET_TCP_TICKLE_LIST, 0, &out.finish()).unwrap().status
+    };
+    assert_eq!(tells(&mut world, tool, Opcode::TCP_ADD_DELAYED_UPDATE, connection(1, THERE)), 0);
+    assert_eq!(set(&mut world, THERE, &[2, 3]), 0);
+    assert_eq!(listed(&mut world, tool, THERE), [2, 3], "in place of what was there");
+    assert_eq!(set(&mut world, "192.168.1.1", &[4]), 0);
+    assert_eq!(listed(&mut world, tool, "192.168.1.1"), [0u16; 0], "its holder knows better");
+    assert_eq!(set(&mut world, "10.0.0.9", &[]), 1);
+    world.nodes[0].told.clear();
+    world.input(0, Input::Comes(THERE.parse().unwrap()));
+    assert_eq!(listed(&mut world, tool, THERE), [0u16; 0], "they have been tickled");
+    assert_eq!(world.nodes[0].told, [2, 3].map(|port| (connection(port, THERE), false)));
+}
