@@ -1,6 +1,7 @@
 //! Carries out what the cores ask for, with the delays of real parts: the simulator's half of the contract at the
 //! top of the `cluster` crate.
 
+use crate::checks::Violation;
 use crate::clock::{MS, S};
 use crate::event::{What, message_name};
 use crate::host::VipJob;
@@ -146,7 +147,14 @@ impl World {
         if !matches!(message, Message::Report(_) | Message::Orders(_)) {
             self.story.node(self.now, from, || format!("-> n{to} {}", message_text(&message)));
         }
-        self.send_cargo(from, to, Cargo::Message(Box::new(message)));
+        let arrives = match &self.versions {
+            Some(versions) => versions.carry(from, to, message),
+            None => Ok(message),
+        };
+        match arrives {
+            Ok(message) => self.send_cargo(from, to, Cargo::Message(Box::new(message))),
+            Err(text) => self.violated(Violation { check: "versions", at: self.now, text }),
+        }
     }
 
     /// Between the databases' servers: over the same links.

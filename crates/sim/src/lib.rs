@@ -31,6 +31,7 @@ pub mod run;
 pub mod setup;
 mod storage;
 pub mod story;
+pub mod versions;
 pub mod world;
 
 pub use checks::Violation;

@@ -210,7 +210,9 @@ impl World {
             stopping: false,
             busy: Busy::default(),
         });
-        self.story.node(now, host, || format!("daemon starts, run {:08x}", run.0 >> 32));
+        let older = self.versions.as_mut().is_some_and(|versions| versions.start(host));
+        let version = if older { " of the older version" } else { "" };
+        self.story.node(now, host, || format!("daemon{version} starts, run {:08x}", run.0 >> 32));
         self.check(|checks, world| checks.started(world, host));
         self.databases_start(host);
         let usable = self.setup.lock;

@@ -7,6 +7,7 @@ use crate::databases::{Done, has_databases};
 use crate::faults::Plan;
 use crate::rng::Rng;
 use crate::setup::Setup;
+use crate::versions::are_mixed;
 use crate::world::{Totals, World};
 use cluster::AdminState;
 use std::collections::BTreeSet;
@@ -81,6 +82,9 @@ pub fn run(task: &Task) -> Outcome {
     let mut world = World::new(task.seed, setup, task.story);
     if has_databases(task.seed) {
         world.with_databases();
+    }
+    if are_mixed(task.seed) {
+        world.with_two_versions();
     }
     world.power_on_all();
     world.adopt(plan, task.only.as_ref());

@@ -12,6 +12,7 @@ use crate::network::Network;
 use crate::rng::Rng;
 use crate::setup::Setup;
 use crate::story::Story;
+use crate::versions::Versions;
 use cluster::{
     AdminReply, Config, Durable, Epoch, Health, Incarnation, Input, Member, NodeUid, Output, Pnn, Rules, RunId, Time,
     View,
@@ -66,6 +67,8 @@ pub struct World {
     pub edge_cut: BTreeMap<(usize, usize), Micros>,
     /// Nodes of a version that nobody understands: no link to them comes up.
     pub strangers: BTreeSet<usize>,
+    /// Which node runs which of two versions, where there are two.
+    pub(crate) versions: Option<Versions>,
     /// Replies to requests of administrators, by ticket.
     pub replies: BTreeMap<u64, AdminReply>,
     /// Requests made so far.
@@ -130,6 +133,7 @@ impl World {
             edge_trouble: BTreeMap::new(),
             edge_cut: BTreeMap::new(),
             strangers: BTreeSet::new(),
+            versions: None,
             replies: BTreeMap::new(),
             tickets: 0,
             asked: None,
@@ -447,11 +451,21 @@ impl World {
             return;
         };
         if let Err(violation) = look(&mut checks, self) {
-            let text = format!("VIOLATION ({}): {}", violation.check, violation.text);
-            self.story.world(self.now, || text);
-            self.violation = Some(violation);
+            self.violated(violation);
         }
         self.checks = Some(checks);
+    }
+
+    /// Something is not as it must be: the run ends here.
+    pub(crate) fn violated(&mut self, violation: Violation) {
+        let text = format!("VIOLATION ({}): {}", violation.check, violation.text);
+        self.story.world(self.now, || text);
+        self.violation = Some(violation);
+    }
+
+    /// From now on daemons start in either of two versions of the program.
+    pub fn with_two_versions(&mut self) {
+        self.versions = Some(Versions::new(self.rng.fork(9)));
     }
 
     /// An administrator at a node asks for something.
