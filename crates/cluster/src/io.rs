@@ -69,6 +69,9 @@ pub enum AdminRequest {
     MoveIp { vip: IpAddr, to: Pnn },
     /// Start a new life of the cluster with this node as its only voter (`force-view`).
     ForceView { because: String },
+    /// Something that a later version asks for.
+    #[serde(other)]
+    Unknown,
 }
 
 /// Outcome of a request: a sentence, or why not.

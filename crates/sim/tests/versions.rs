@@ -1,9 +1,11 @@
-//! Nodes of different versions. There is one version of what nodes say to each other so far, and a range that each tells
-//! the other when it greets (`crates/node/src/peer`): who has none in common is refused, and both say why. So here a node
-//! speaks of the future: its heartbeats arrive, and no link to it ever comes up.
+//! Nodes of different versions. Versions that understand each other are in the random seeds (`sim::versions`). What nodes say has
+//! a range of versions that each tells the other when it greets (`crates/node/src/peer`): who has none in common is refused,
+//! and both say why. So here a node speaks of the future: its heartbeats arrive, and no link to it ever comes up.
 
+use cluster::{AdminRequest, AdminState, Pnn};
 use sim::checks::rest::unrest;
 use sim::{Kind, MS, S, Setup, World, settle};
+use std::time::Duration;
 
 fn assert_clean(world: &World) {
     if let Some(violation) = &world.violation {
@@ -66,5 +68,30 @@ fn halves_that_do_not_understand_each_other_never_both_serve() {
         assert_clean(&world);
         // Strangers understand nobody here, not even each other: the others are at least half of the last view.
         assert!(held(&world, |node| node < 2), "seed {seed}: {:?}", unrest(&world));
+    }
+}
+
+/// From server to server, as docs/operating.md says it: drained, ended, started as either version, resumed.
+#[test]
+fn an_upgrade_from_server_to_server_leaves_no_address_unheld_for_long() {
+    for seed in 0..8 {
+        let mut world = World::new(seed, Setup { drain_wait: Duration::ZERO, ..Setup::plain(4) }, true);
+        world.with_two_versions();
+        world.power_on_all();
+        assert!(settle(&mut world, 60 * S).is_some(), "{:?}", unrest(&world));
+        for node in 0..4 {
+            let pnn = Pnn(node as u16);
+            let state = |state| AdminRequest::SetState { node: pnn, state, now: true };
+            world.admin(node, state(AdminState::Drained));
+            assert!(world.run_until(5 * S, |w| held(w, |by| by != node)).is_some(), "n{node} is not drained");
+            world.inflict(Kind::Stop { node }, 500 * MS);
+            for _ in 0..50 {
+                world.run_for(100 * MS);
+                assert!(held(&world, |by| by != node), "seed {seed}: n{node} is missed");
+            }
+            world.admin(node, state(AdminState::Active));
+            assert!(settle(&mut world, 60 * S).is_some(), "seed {seed}: {:?}", unrest(&world));
+            assert_clean(&world);
+        }
     }
 }

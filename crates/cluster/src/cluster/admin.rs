@@ -60,6 +60,14 @@ impl Cluster {
                 let reply = self.force_view(now, by, because, out);
                 Self::answer(by, ticket, reply, out);
             }
+            AdminRequest::Unknown => {
+                let why = format!(
+                    "{} runs version {}, which does not know this request; upgrade it first",
+                    self.name(me),
+                    self.version
+                );
+                Self::answer(by, ticket, Err(why), out);
+            }
         }
     }
 

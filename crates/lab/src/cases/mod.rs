@@ -32,6 +32,7 @@ mod state;
 mod storage;
 mod told;
 mod trust;
+mod upgrade;
 mod vm;
 
 use crate::lab::Lab;
@@ -133,6 +134,7 @@ pub(crate) const CASES: &[Case] = &[
     case(Group::Local, "rejoin-stalls-nobody", planned::rejoin_local),
     case(Group::Local, "move-one-address", planned::move_ip),
     case(Group::Local, "daemon-ends-cleanly", planned::clean_stop),
+    long(Group::Local, "upgrade-server-after-server", upgrade::server_after_server),
     case(Group::Local, "daemon-killed", faults::daemon_killed),
     case(Group::Local, "daemon-killed-with-its-guard", faults::daemon_and_guard_killed),
     case(Group::Local, "daemon-hung", faults::daemon_hung),

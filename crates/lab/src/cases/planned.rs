@@ -98,7 +98,7 @@ fn put_back(ctx: &Ctx<'_>, node: usize, was: Option<&str>) -> Result<()> {
 
 /// A planned move stalls nobody for longer, in ms. Measured: under 100 ms; a busy machine gets the same again and more
 /// (212 ms were seen beside a build). A lost SYN, or GlusterFS's post-op delay, costs a second.
-const PLANNED: f64 = 350.0;
+pub(super) const PLANNED: f64 = 350.0;
 
 /// On a shared directory.
 pub(crate) fn drain_local(ctx: &Ctx<'_>) -> Result<()> {

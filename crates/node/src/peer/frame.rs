@@ -1,7 +1,7 @@
 //! Frames on a link: length of the payload (4 bytes, big-endian), kind (1 byte), payload.
 //!
-//! Kinds that a version does not know are passed over, so later ones can say more. A length above the limit is
-//! refused before anything is allocated for it.
+//! Kinds that a version does not know are passed over, so later ones can say more; so are messages that it cannot read. A
+//! length above the limit is refused before anything is allocated for it.
 
 use super::MAX_FRAME;
 use cluster::{Message, Pnn};
@@ -53,6 +53,8 @@ pub(super) enum Frame {
     Bye(String),
     /// Of a later version.
     Unknown,
+    /// A message that this version cannot read: of a kind, or with a word, that came later. The error says which.
+    NotUnderstood(String),
 }
 
 pub(super) fn hello(hello: &Hello) -> io::Result<Vec<u8>> {
@@ -112,7 +114,12 @@ fn decode(kind: u8, mut payload: Vec<u8>) -> io::Result<Frame> {
         HELLO => Frame::Hello(serde_json::from_slice(&payload)?),
         PING => Frame::Ping(number(&payload, 0)),
         PONG => Frame::Pong(number(&payload, 0).zip(number(&payload, 8))),
-        MESSAGE => Frame::Message(Box::new(serde_json::from_slice(&payload)?)),
+        // What arrives here is whole and a peer's own: TLS has seen to that. So it is no reason to end the link, which would cost
+        // the peer its place among the members.
+        MESSAGE => match serde_json::from_slice(&payload) {
+            Ok(message) => Frame::Message(Box::new(message)),
+            Err(error) => Frame::NotUnderstood(error.to_string()),
+        },
         BYTES if payload.is_empty() => return Err(invalid("a frame without its channel".into())),
         BYTES => {
             let channel = payload.remove(0);
@@ -155,7 +162,9 @@ mod tests {
     #[test]
     fn what_is_unknown_is_passed_over_and_what_is_wrong_is_not() {
         assert!(matches!(read_from(&[0, 0, 0, 2, 99, 1, 2], 10), Ok(Frame::Unknown)));
-        assert!(read_from(&[0, 0, 0, 2, MESSAGE, b'{', b'}'], 10).is_err());
+        let later = encode(MESSAGE, br#"{"later": {"epoch": 1}}"#).unwrap();
+        let Ok(Frame::NotUnderstood(why)) = read_from(&later, 100) else { panic!("a message of a later version") };
+        assert!(why.contains("later"), "{why}");
         assert!(read_from(&[0, 0, 0, 0, BYTES], 10).is_err());
         assert!(read_from(&[0, 0, 0, 9, PING, 1], 10).is_err(), "truncated");
     }

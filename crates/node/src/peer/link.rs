@@ -188,6 +188,8 @@ async fn receive(
 ) -> String {
     let mut clock = wall::Listener::default();
     let mut deadline = Instant::now() + shared.patience;
+    // Said once, not at each of many.
+    let mut not_understood = false;
     loop {
         let frame = match timeout_at(deadline, frame::read(&mut reader, MAX_FRAME)).await {
             Ok(Ok(frame)) => frame,
@@ -212,6 +214,16 @@ async fn receive(
                 continue;
             }
             Frame::Unknown => continue,
+            Frame::NotUnderstood(error) => {
+                if !std::mem::replace(&mut not_understood, true) {
+                    tracing::warn!(
+                        peer = name,
+                        error,
+                        "it says something that this version does not understand; upgrade the older of the two nodes"
+                    );
+                }
+                continue;
+            }
             Frame::Hello(_) => return "it greeted twice".into(),
             Frame::Bye(because) => return format!("the peer closed the connection: {because}"),
             Frame::Message(message) => PeerEvent::Message { from: slot.peer, message: *message },
