@@ -133,7 +133,7 @@ impl Grace {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::{AdminState, Incarnation, Member, NodeUid, RunId};
 
@@ -145,7 +145,7 @@ mod tests {
         list.iter().map(|n| Pnn(*n)).collect()
     }
 
-    fn report(epoch: Epoch, graced: Epoch) -> Report {
+    pub(crate) fn report(epoch: Epoch, graced: Epoch) -> Report {
         Report {
             run: RunId(1),
             uid: NodeUid(1),
@@ -158,6 +158,8 @@ mod tests {
             evicted: None,
             nfs_clients: false,
             graced,
+            parting: None,
+            partings: BTreeMap::new(),
             admin: AdminState::Active,
             lingers: false,
             services: BTreeMap::new(),

@@ -1,5 +1,6 @@
 //! The addresses of this node: what the leader ordered, what is there, and the way from one to the other.
 
+use crate::parting::{LET_GO_WAIT, Parting};
 use crate::planted::{Planted, planted};
 use crate::{Config, Epoch, Orders, Output, Time};
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,6 +15,8 @@ enum State {
     Taking,
     Held,
     Releasing,
+    /// It has left; the NFS server has yet to let go of what clients had by it, until then.
+    LettingGo(Time),
 }
 
 /// A second look for another user of an address that has not been answered is over after this.
@@ -53,6 +56,26 @@ impl Holder {
         self.local.contains_key(&vip)
     }
 
+    /// Is it being released?
+    pub(crate) fn parts(&self, vip: IpAddr) -> bool {
+        self.local.get(&vip) == Some(&State::Releasing)
+    }
+
+    /// Has it left, and only the NFS server has yet to let go?
+    pub(crate) fn lets_go(&self, vip: IpAddr) -> bool {
+        matches!(self.local.get(&vip), Some(State::LettingGo(_)))
+    }
+
+    /// It has left and counts as held until the NFS server has let go.
+    pub(crate) fn wait_to_let_go(&mut self, now: Time, vip: IpAddr) {
+        self.local.insert(vip, State::LettingGo(now + LET_GO_WAIT));
+    }
+
+    /// The NFS server has let go. True if that was waited for.
+    pub(crate) fn let_go(&mut self, vip: IpAddr) -> bool {
+        self.lets_go(vip) && self.local.remove(&vip).is_some()
+    }
+
     /// Everything that may still answer from here, or may soon.
     pub(crate) fn holding(&self) -> BTreeSet<IpAddr> {
         let early = planted(Planted::ReleaseSaidEarly);
@@ -82,7 +105,7 @@ impl Holder {
         self.epoch = epoch;
         self.revision = 0;
         let held: BTreeSet<IpAddr> =
-            self.local.iter().filter(|(_, s)| **s != State::Releasing).map(|(v, _)| *v).collect();
+            self.local.iter().filter(|(_, s)| matches!(s, State::Taking | State::Held)).map(|(v, _)| *v).collect();
         self.wanted.retain(|v, _| held.contains(v));
     }
 
@@ -104,12 +127,25 @@ impl Holder {
         true
     }
 
-    /// Takes and releases what is not as it should be. `may_serve`: there is a valid node lease.
-    pub(crate) fn reconcile(&mut self, now: Time, config: &Config, may_serve: Result<(), &str>, out: &mut Vec<Output>) {
+    /// Takes and releases what is not as it should be. `may_serve`: there is a valid node lease. Without one nothing waits;
+    /// with one, an address that is wanted elsewhere leaves when `parting` lets it. Gives the addresses for which the NFS
+    /// server did not let go in time.
+    pub(crate) fn reconcile(
+        &mut self,
+        now: Time,
+        config: &Config,
+        may_serve: Result<(), &str>,
+        parting: &mut Parting,
+        out: &mut Vec<Output>,
+    ) -> Vec<IpAddr> {
         self.reconciled = now;
         self.conflicts.retain(|_, (at, _)| now.since(*at) < CONFLICT);
         self.sightings.retain(|_, s| now.since(s.at) < SIGHTING);
         self.failed.retain(|_, (at, _)| now.since(*at) < RETRY * 10);
+        let late = self.local.iter().filter(|(_, s)| matches!(s, State::LettingGo(until) if now >= *until));
+        let late: Vec<IpAddr> = late.map(|(vip, _)| *vip).collect();
+        self.local.retain(|vip, _| !late.contains(vip));
+        let mut leaving = BTreeSet::new();
         for (vip, state) in &mut self.local {
             let because = match may_serve {
                 Err(why) => why.to_string(),
@@ -117,14 +153,19 @@ impl Holder {
                 Ok(()) if !config.vips.contains_key(vip) => "it is no longer in the configuration".to_string(),
                 Ok(()) => continue,
             };
-            if *state != State::Releasing {
+            if *state == State::Held && may_serve.is_ok() && !parting.may_leave(now, *vip) {
+                leaving.insert(*vip);
+                continue;
+            }
+            if matches!(state, State::Taking | State::Held) {
                 *state = State::Releasing;
                 out.push(Output::Release { vip: *vip, because });
             }
         }
+        parting.leaving(&leaving);
         // What was wanted under the view before may be somebody else's by now: take nothing before this view's leader spoke.
         if may_serve.is_err() || self.revision == 0 {
-            return;
+            return late;
         }
         for (vip, because) in &self.wanted {
             if self.local.contains_key(vip) || self.failed.get(vip).is_some_and(|(at, _)| now.since(*at) < RETRY) {
@@ -154,6 +195,7 @@ impl Holder {
                 because: because.clone(),
             });
         }
+        late
     }
 
     pub(crate) fn taken(&mut self, vip: IpAddr) -> bool {
@@ -169,7 +211,7 @@ impl Holder {
 
     /// It is here though it was taken for gone: it counts as held until its release is confirmed. False if that was known.
     pub(crate) fn unwanted(&mut self, vip: IpAddr) -> bool {
-        let news = !self.local.contains_key(&vip);
+        let news = !self.local.contains_key(&vip) || self.lets_go(vip);
         if news {
             self.local.insert(vip, State::Releasing);
         }
@@ -232,7 +274,7 @@ impl Holder {
                 self.failed.insert(vip, (now, "it disappeared from this node".into()));
                 false
             }
-            Some(State::Releasing) | None => {
+            Some(State::Releasing | State::LettingGo(_)) | None => {
                 self.local.remove(&vip);
                 true
             }
@@ -240,13 +282,18 @@ impl Holder {
     }
 
     pub(crate) fn next_timeout(&self) -> Option<Time> {
+        let letting_go = self.local.values().filter_map(|s| match s {
+            State::LettingGo(until) => Some(*until),
+            State::Taking | State::Held | State::Releasing => None,
+        });
+        let letting_go = letting_go.min();
         if self.failed.is_empty() && self.sightings.is_empty() && self.conflicts.is_empty() {
-            return None;
+            return letting_go;
         }
         let failed = self.failed.iter().filter(|(v, _)| self.wanted.contains_key(v)).map(|(_, (at, _))| *at + RETRY);
         let looks = self.sightings.values().filter_map(|s| s.again).map(|t| t + SECOND_LOOK);
         let conflicts = self.conflicts.values().map(|(at, _)| *at + CONFLICT);
         // What was due and could not be done, for there is no lease, waits for that and not for a time.
-        failed.chain(looks).chain(conflicts).filter(|t| *t > self.reconciled).min()
+        failed.chain(looks).chain(conflicts).chain(letting_go).filter(|t| *t > self.reconciled).min()
     }
 }

@@ -121,6 +121,14 @@ pub enum Input {
     /// The NFS server here is in its grace period for the nodes of [`Output::Grace`], or it can be had no longer
     /// (with the reason): either way nothing waits for it any more.
     Graced { epoch: Epoch, because: Option<String> },
+    /// By these addresses of this node, clients hold locks with its NFS server (or other things that are to outlive a planned
+    /// move). `grace`: such a move waits until all NFS servers are in their grace period. No address at start.
+    NfsLocks { addresses: BTreeSet<IpAddr>, grace: bool },
+    /// As [`Input::Graced`], for [`Output::GraceForMove`].
+    GracedForMove { node: Pnn, number: u64, because: Option<String> },
+    /// The NFS server here has let go of what clients had by this address, as [`Output::LetGo`] asked, or cannot be made to
+    /// (with the reason).
+    LetGo { vip: IpAddr, because: Option<String> },
     /// Health of a service of this node.
     Service { name: String, health: ServiceHealth },
     /// A public interface of this node.
@@ -175,6 +183,12 @@ pub enum Output {
     /// These nodes are lost, and NFS clients could have locks and open files there: the NFS server here shall enter its
     /// grace period, with their records in its hands; then `Input::Graced`. Comes before the eviction that frees the locks.
     Grace { epoch: Epoch, nodes: BTreeSet<Pnn> },
+    /// An address by which NFS clients hold locks is to leave this member: the NFS server here shall enter its grace period,
+    /// with that member's records in its hands; then `Input::GracedForMove`. Comes before the address is released.
+    GraceForMove { node: Pnn, number: u64 },
+    /// An address has left this node by plan: the NFS server here shall let go of what clients had by it; then
+    /// `Input::LetGo`. Nobody else is given the address before that, where anything is known to be held.
+    LetGo { vip: IpAddr },
     /// Get the cluster lock in the background and keep it, or give it back.
     Lock { wanted: bool },
     /// Write the own record, fsync, read all; then `Input::Records`.

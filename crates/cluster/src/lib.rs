@@ -24,6 +24,7 @@ mod lease;
 mod membership;
 mod message;
 mod pace;
+mod parting;
 pub mod placement;
 mod placing;
 #[cfg(feature = "planted")]
@@ -47,6 +48,7 @@ pub use id::{Ballot, Epoch, Incarnation, NodeUid, Pnn, RunId};
 pub use io::{AdminReply, AdminRequest, AdminState, Health, Input, Output, ServiceHealth, human, public_interfaces};
 pub use message::{Ages, Grant, GuardWord, Heartbeat, Message, Orders, Report};
 pub use pace::PaceStatus;
+pub use parting::LET_GO_WAIT;
 pub use pnn_set::PnnSet;
 pub use snapshot::{Eviction, LeaseStatus, LockStatus, NodeState, NodeStatus, Snapshot, VipState, VipStatus};
 pub use time::Time;

@@ -110,6 +110,13 @@ pub struct Report {
     /// Newest epoch for whose lost nodes' NFS clients its own NFS server is in its grace period, or none is needed there.
     #[serde(default)]
     pub graced: Epoch,
+    /// Its number of a planned move by which NFS clients' locks would move: all members' NFS servers shall be in their grace
+    /// period for its clients.
+    #[serde(default)]
+    pub parting: Option<u64>,
+    /// Newest such move of each member's run for which its own NFS server is in its grace period, or none is needed there.
+    #[serde(default)]
+    pub partings: BTreeMap<Pnn, (RunId, u64)>,
     /// What the administrator said.
     pub admin: AdminState,
     /// It is drained, but clients may still be on their way to its addresses by what DNS told them: they stay for now.

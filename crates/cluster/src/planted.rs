@@ -56,6 +56,10 @@ pub enum Planted {
     EverythingWaits,
     /// Lost nodes are shut out of the storage before the NFS servers of all members are in their grace period.
     GraceNotAwaited,
+    /// An address by which NFS clients hold locks moves before all members' NFS servers are in their grace period.
+    MoveGraceNotAwaited,
+    /// It is given to the next node before the old one's NFS server has let go of those locks.
+    LetGoNotAwaited,
     /// A node is taken for deserted as soon as it has no address, whoever serves them.
     DesertedTooEarly,
     /// A node is taken for deserted when others serve one of its addresses.

@@ -105,6 +105,19 @@ pub enum Grace {
     Never,
 }
 
+/// For whose sake the NFS servers enter their grace period when an address moves by plan, from a server that lives on.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum MoveGrace {
+    /// For clients with NFSv3 locks, who would not hear that they have lost them.
+    #[default]
+    Nfsv3,
+    /// For all recorded clients: NFSv4's are recorded from mount on.
+    All,
+    /// For nobody's.
+    Never,
+}
+
 /// `[nfs]`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -127,6 +140,8 @@ pub struct NfsConfig {
     pub log_file: PathBuf,
     /// When it enters its grace period because another node is lost.
     pub grace: Grace,
+    /// For whose sake it does so when an address moves by plan.
+    pub grace_at_moves: MoveGrace,
     /// Whether rpc.statd is kept running for NFSv3 locks ("No locks available" without it).
     pub statd: bool,
     pub rpcbind_unit: String,
@@ -156,6 +171,7 @@ impl Default for NfsConfig {
             command: Vec::new(),
             log_file: "/var/log/ganesha/ganesha.log".into(),
             grace: Grace::WhenNeeded,
+            grace_at_moves: MoveGrace::Nfsv3,
             statd: true,
             rpcbind_unit: "rpcbind.service".into(),
             // -w takes over earlier registrations, so that a restart does not make the NFS server unknown

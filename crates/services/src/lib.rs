@@ -34,7 +34,7 @@ pub mod storage;
 pub mod supervisor;
 mod told;
 
-pub use config::{EventsConfig, Grace, NfsConfig, SambaConfig, ServicesConfig};
+pub use config::{EventsConfig, Grace, MoveGrace, NfsConfig, SambaConfig, ServicesConfig};
 pub use manager::Manager;
 pub use report::{Report, Serve, State};
 pub use seam::{NoStorage, Storage};

@@ -85,6 +85,8 @@ impl World {
             }
             Output::Evict { epoch, nodes } => self.evict(host, epoch, nodes.into_keys().collect()),
             Output::Grace { epoch, nodes } => self.grace(host, epoch, nodes),
+            Output::GraceForMove { node, number } => self.grace_for_move(host, node, number),
+            Output::LetGo { vip } => self.let_go(host, vip),
             Output::Lock { wanted } => self.want_lock(host, wanted),
             Output::Exchange { ticket, record } => {
                 self.story.node(now, host, || format!("record beside the lock: {}", record_text(&record)));

@@ -38,6 +38,10 @@ pub(crate) enum What {
     Evicted { host: usize, generation: u64, serial: u64, epoch: Epoch, nodes: Vec<Pnn> },
     /// An NFS server is in its grace period for these, or will never be.
     Graced { host: usize, generation: u64, epoch: Epoch, nodes: BTreeSet<Pnn>, refused: bool },
+    /// An NFS server is in its grace period for this move, or will never be.
+    GracedForMove { host: usize, generation: u64, node: Pnn, number: u64, refused: bool },
+    /// An NFS server has let go of what clients had by an address, or will not.
+    LetGo { host: usize, generation: u64, vip: IpAddr, refused: bool },
     /// Services have started, or ended.
     Services { host: usize, generation: u64, serial: u64, up: bool },
     /// The guard of a dead daemon takes the addresses away, then says so.
@@ -160,6 +164,8 @@ pub(crate) fn mark(what: &What) -> u64 {
         What::Pulse => (22, 0),
         What::Databases { host, .. } => (23, *host),
         What::Graced { host, .. } => (24, *host),
+        What::GracedForMove { host, .. } => (25, *host),
+        What::LetGo { host, .. } => (26, *host),
     };
     kind * 1_000 + node as u64
 }

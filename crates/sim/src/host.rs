@@ -143,6 +143,10 @@ pub struct Host {
     pub thawed_at: Option<Micros>,
     /// Lost nodes for which its NFS server has entered its grace period, or never will, and since when.
     pub nfs_settled: BTreeMap<Pnn, Micros>,
+    /// The newest planned move of each node for which its NFS server has entered its grace period, or never will.
+    pub nfs_moves: BTreeMap<Pnn, u64>,
+    /// Addresses that have left it by plan while its NFS server has yet to let go, and since when by its clock.
+    pub letting_go: BTreeMap<IpAddr, Time>,
     /// Chance for this machine only.
     pub rng: Rng,
 }

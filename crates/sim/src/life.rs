@@ -213,6 +213,12 @@ impl World {
         let older = self.versions.as_mut().is_some_and(|versions| versions.start(host));
         let version = if older { " of the older version" } else { "" };
         self.story.node(now, host, || format!("daemon{version} starts, run {:08x}", run.0 >> 32));
+        let me = self.hosts[host].pnn();
+        self.hosts[host].nfs_moves.clear();
+        for other in &mut self.hosts {
+            other.nfs_moves.remove(&me);
+        }
+        self.hosts[host].letting_go.clear();
         self.check(|checks, world| checks.started(world, host));
         self.databases_start(host);
         let usable = self.setup.lock;
@@ -225,6 +231,10 @@ impl World {
         // Not said where there are none: those seeds keep their stories.
         if self.setup.nfs_clients.contains(&host) {
             first.push(Input::NfsClients(true));
+        }
+        if self.setup.nfs_locks.contains(&host) {
+            let addresses = self.setup.vips.iter().map(|(vip, _)| *vip).collect();
+            first.push(Input::NfsLocks { addresses, grace: true });
         }
         for name in public_interfaces(&self.hosts[host].config) {
             let up = !self.hosts[host].interface_down(&name);

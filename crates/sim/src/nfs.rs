@@ -1,11 +1,12 @@
 //! NFS servers that enter their grace period when they are told: the daemon's part of `Output::Grace`, which is prompt, late,
-//! refused or never done.
+//! refused or never done. The same of planned moves, and of locks that are let go of.
 
 use crate::clock::MS;
 use crate::event::What;
 use crate::world::World;
 use cluster::{Epoch, Input, Pnn};
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 
 impl World {
     /// A core wants its NFS server in its grace period. What becomes of that is drawn beside the world's own chance.
@@ -36,5 +37,59 @@ impl World {
         self.hosts[host].nfs_settled.extend(nodes.into_iter().map(|node| (node, now)));
         let because = refused.then(|| "not on the bus".to_owned());
         self.local(host, generation, Input::Graced { epoch, because });
+    }
+
+    /// The same for a planned move of another node, or of this one.
+    pub(crate) fn grace_for_move(&mut self, host: usize, node: Pnn, number: u64) {
+        self.story.node(self.now, host, || format!("grace for move {number} of n{}", node.0));
+        let mut rng = self.rng.fork(self.now ^ host as u64 ^ 1 << 32);
+        let delay = match rng.index(8) {
+            0..=4 => rng.range(1..=30) * MS,
+            5 | 6 => rng.range(100..=900) * MS,
+            _ => return,
+        };
+        let generation = self.hosts[host].generation;
+        let refused = rng.chance(150_000);
+        self.after(delay, What::GracedForMove { host, generation, node, number, refused });
+    }
+
+    pub(crate) fn grace_for_move_entered(
+        &mut self,
+        (host, generation): (usize, u64),
+        node: Pnn,
+        number: u64,
+        refused: bool,
+    ) {
+        if !self.is_current(host, generation) {
+            return;
+        }
+        self.hosts[host].nfs_moves.insert(node, number);
+        let because = refused.then(|| "not on the bus".to_owned());
+        self.local(host, generation, Input::GracedForMove { node, number, because });
+    }
+
+    /// A core wants its NFS server to let go of what came by this address.
+    pub(crate) fn let_go(&mut self, host: usize, vip: IpAddr) {
+        self.story.node(self.now, host, || format!("lets go of locks by {vip}"));
+        let since = self.hosts[host].clock.local(self.now);
+        self.hosts[host].letting_go.insert(vip, since);
+        let mut rng = self.rng.fork(self.now ^ host as u64 ^ 1 << 33);
+        let delay = match rng.index(8) {
+            0..=4 => rng.range(1..=60) * MS,
+            5 | 6 => rng.range(100..=900) * MS,
+            _ => return,
+        };
+        let generation = self.hosts[host].generation;
+        let refused = rng.chance(150_000);
+        self.after(delay, What::LetGo { host, generation, vip, refused });
+    }
+
+    pub(crate) fn let_go_done(&mut self, host: usize, generation: u64, vip: IpAddr, refused: bool) {
+        if !self.is_current(host, generation) {
+            return;
+        }
+        self.hosts[host].letting_go.remove(&vip);
+        let because = refused.then(|| "it does not answer".to_owned());
+        self.local(host, generation, Input::LetGo { vip, because });
     }
 }

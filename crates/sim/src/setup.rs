@@ -53,6 +53,8 @@ pub struct Setup {
     pub prepares: bool,
     /// Nodes whose NFS servers have clients.
     pub nfs_clients: BTreeSet<usize>,
+    /// Those whose clients hold locks that are to outlive a planned move, by whatever address.
+    pub nfs_locks: BTreeSet<usize>,
     /// Start with a view of all nodes on the disks (a power cut has just ended) instead of `init` and joins.
     pub mature: bool,
     /// Networks at rest.
@@ -86,6 +88,7 @@ impl Setup {
             drain_wait: Duration::from_secs(2),
             prepares: false,
             nfs_clients: BTreeSet::new(),
+            nfs_locks: BTreeSet::new(),
             mature: true,
             noise: Noise { loss: 0, twice: 0, delay: 100, jitter: 200, tail: 0 },
             link_timeout: 2 * S,
@@ -138,6 +141,9 @@ impl Setup {
         let mut nfs = rng.fork(8);
         if nfs.chance(500_000) {
             setup.nfs_clients = (0..nodes).filter(|i| !setup.is_witness(*i) && nfs.chance(700_000)).collect();
+        }
+        if nfs.chance(500_000) {
+            setup.nfs_locks = setup.nfs_clients.clone();
         }
         setup
     }

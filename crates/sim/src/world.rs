@@ -118,6 +118,8 @@ impl World {
                 minute: (seed % 1440) as u16,
                 thawed_at: None,
                 nfs_settled: BTreeMap::new(),
+                nfs_moves: BTreeMap::new(),
+                letting_go: BTreeMap::new(),
                 rng: rng.fork(index as u64),
             })
             .collect();
@@ -236,6 +238,10 @@ impl World {
             What::Graced { host, generation, epoch, nodes, refused } => {
                 self.grace_entered((host, generation), epoch, nodes, refused);
             }
+            What::GracedForMove { host, generation, node, number, refused } => {
+                self.grace_for_move_entered((host, generation), node, number, refused);
+            }
+            What::LetGo { host, generation, vip, refused } => self.let_go_done(host, generation, vip, refused),
             What::Services { host, generation, serial, up } => self.services_step(host, generation, serial, up),
             What::Guard { host, power } => self.guard_cleans(host, power),
             What::Start { host } => self.start_daemon(host),

@@ -37,6 +37,8 @@ const BUGS: &[Bug] = &[
     Bug::Cluster(Cluster::OutOnOneWord),
     Bug::Cluster(Cluster::EverythingWaits),
     Bug::Cluster(Cluster::GraceNotAwaited),
+    Bug::Cluster(Cluster::MoveGraceNotAwaited),
+    Bug::Cluster(Cluster::LetGoNotAwaited),
     Bug::Cluster(Cluster::DesertedTooEarly),
     Bug::Cluster(Cluster::DesertedByOne),
     Bug::Cluster(Cluster::DesertedByHalf),

@@ -133,7 +133,16 @@ impl Cluster {
 
     pub(super) fn reconcile(&mut self, now: Time, out: &mut Vec<Output>) {
         let may = self.may_serve();
-        self.holder.reconcile(now, &self.config, may, out);
+        if let Some(view) = self.arbiter.view() {
+            self.parting.judge((self.config.me, self.run), view, &self.reports);
+        }
+        for vip in self.holder.reconcile(now, &self.config, may, &mut self.parting, out) {
+            let because = format!("the NFS server did not say so within {} ms", LET_GO_WAIT.as_millis());
+            self.locks_kept(vip, because, out);
+        }
+        if let Some(view) = self.arbiter.view().filter(|view| view.has_run(self.config.me, self.run)) {
+            self.parting.tell((self.config.me, self.run), view, &self.reports, out);
+        }
     }
 
     pub(super) fn is_clean(&self) -> bool {
@@ -169,6 +178,12 @@ impl Cluster {
         if let Some(view) = self.arbiter.view() {
             self.grace.evict_when_ready(now, view, &self.reports, out);
         }
+    }
+
+    /// The NFS server of this node could not be made to let go of the locks that moved away with an address.
+    pub(super) fn locks_kept(&self, vip: IpAddr, because: String, out: &mut Vec<Output>) {
+        let text = format!("locks of {vip}'s NFS clients may still be held here, against themselves too");
+        self.event(Level::Error, "service", Some(self.config.me), text, because, out);
     }
 
     /// Says when nobody is left who wants anything of this node's services.

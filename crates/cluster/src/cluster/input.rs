@@ -57,9 +57,17 @@ impl Cluster {
                 self.dirty = true;
             }
             // Said twice: by the end of the lease, and by the order to release.
-            Input::Released { vip } if !self.holder.has(vip) => {}
+            Input::Released { vip } if !self.holder.has(vip) || self.holder.lets_go(vip) => {}
             Input::Released { vip } => {
+                // By plan, for without a lease or a view nothing is left to the NFS server's grace.
+                let planned = self.holder.parts(vip) && self.may_serve().is_ok();
                 let asked = self.holder.released(now, vip);
+                if asked && planned {
+                    if self.parting.has_locks(vip) && !planted(Planted::LetGoNotAwaited) {
+                        self.holder.wait_to_let_go(now, vip);
+                    }
+                    out.push(Output::LetGo { vip });
+                }
                 if !asked {
                     let because = "it disappeared; nobody may believe that it is free before that is certain".into();
                     out.push(Output::Release { vip, because });
@@ -112,6 +120,20 @@ impl Cluster {
                     self.event(Level::Error, "service", Some(self.config.me), text.into(), because, out);
                 }
                 self.dirty = true;
+            }
+            Input::NfsLocks { addresses, grace } => self.dirty |= self.parting.locks(addresses, grace),
+            Input::GracedForMove { node, number, because } => {
+                self.dirty |= self.parting.entered(node, number);
+                if let Some(because) = because {
+                    let text = "locks of NFS clients are not kept for their owners over a planned move";
+                    self.event(Level::Error, "service", Some(self.config.me), text.into(), because, out);
+                }
+            }
+            Input::LetGo { vip, because } => {
+                self.dirty |= self.holder.let_go(vip);
+                if let Some(because) = because {
+                    self.locks_kept(vip, because, out);
+                }
             }
             Input::Service { name, health } => self.service(name, health, out),
             Input::Interface { name, up } => {

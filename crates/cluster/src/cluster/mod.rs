@@ -15,14 +15,15 @@ use crate::holder::Holder;
 use crate::lease::Lease;
 use crate::membership::{self, Present, Site, Wish};
 use crate::pace::Pace;
+use crate::parting::Parting;
 use crate::placing::{Placing, Scene};
 use crate::planted::{Planted, planted};
 use crate::reach::Reach;
 use crate::status::Seen;
 use crate::{
     AdminReply, AdminRequest, AdminState, Config, Durable, Epoch, Event, Eviction, Grant, GuardWord, Heartbeat,
-    Incarnation, Input, Level, LockStatus, Message, Orders, Output, Pnn, Report, Role, RunId, ServiceHealth, Time,
-    View,
+    Incarnation, Input, LET_GO_WAIT, Level, LockStatus, Message, Orders, Output, Pnn, Report, Role, RunId,
+    ServiceHealth, Time, View,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -109,6 +110,7 @@ pub struct Cluster {
     pub(crate) evicted: Option<Epoch>,
     pub(crate) evict_error: Option<String>,
     pub(crate) grace: Grace,
+    parting: Parting,
     /// Whom the view shuts out of the storage.
     pub(crate) shut_out: BTreeMap<Pnn, Eviction>,
     pub(crate) services: BTreeMap<String, ServiceHealth>,
@@ -182,6 +184,7 @@ impl Cluster {
             evicted: None,
             evict_error: None,
             grace: Grace::default(),
+            parting: Parting::default(),
             shut_out,
             services: BTreeMap::new(),
             links_down: BTreeSet::new(),
@@ -266,6 +269,7 @@ impl Cluster {
             self.wake,
             self.holder.next_timeout(),
             self.grace.next_timeout(),
+            self.parting.next_timeout(),
             self.asked.iter().map(|a| a.deadline).min(),
             self.place_at,
             self.lingers,

@@ -57,6 +57,7 @@ impl Cluster {
             || self.lingers.is_some_and(|t| t <= now)
             || self.holder.next_timeout().is_some_and(|t| t <= now)
             || self.grace.next_timeout().is_some_and(|t| t <= now)
+            || self.parting.next_timeout().is_some_and(|t| t <= now)
             || self.asked.iter().any(|a| a.deadline <= now)
             || matches!(self.stopping, Stopping::Moving(t) | Stopping::Gone(t) if t <= now)
     }

@@ -17,6 +17,8 @@ impl Cluster {
             evicted: self.evicted,
             nfs_clients: self.grace.clients,
             graced: self.grace.ready(self.epoch()),
+            parting: self.parting.request(),
+            partings: self.parting.answers().clone(),
             admin: self.admin(),
             lingers: self.lingers.is_some(),
             services: self.services.clone(),
@@ -47,6 +49,8 @@ impl Cluster {
             evicted,
             nfs_clients,
             graced,
+            parting,
+            partings,
             admin,
             lingers,
             services,
@@ -68,6 +72,8 @@ impl Cluster {
             && *evicted == self.evicted
             && *nfs_clients == self.grace.clients
             && *graced == self.grace.ready(self.epoch())
+            && *parting == self.parting.request()
+            && partings == self.parting.answers()
             && *admin == self.admin()
             && *lingers == self.lingers.is_some()
             && *whole_seconds == self.whole_seconds

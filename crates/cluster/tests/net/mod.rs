@@ -33,6 +33,8 @@ pub(crate) struct Net {
     pub(crate) stranger: Option<IpAddr>,
     /// A host that needs longer, in milliseconds, to shut others out of the storage.
     pub(crate) slow_evict: Option<(usize, u32)>,
+    /// Hosts whose NFS server never answers.
+    pub(crate) nfs_hangs: BTreeSet<usize>,
     pub(crate) allocated: Allocated,
     /// Hosts that said that all of their clients have gone to others.
     pub(crate) deserted: Vec<usize>,
@@ -82,6 +84,7 @@ impl Net {
             records: BTreeMap::new(),
             cut: BTreeSet::new(),
             stranger: None,
+            nfs_hangs: BTreeSet::new(),
             slow_evict: None,
             allocated: Allocated::default(),
             deserted: Vec::new(),
@@ -242,6 +245,18 @@ impl Net {
                     self.at(ms, i, Input::Evicted { epoch });
                 }
                 Output::Grace { epoch, .. } => self.at(3, i, Input::Graced { epoch, because: None }),
+                Output::GraceForMove { node, number } => {
+                    self.hosts[i].log.push(format!("grace for {node}"));
+                    if !self.nfs_hangs.contains(&i) {
+                        self.at(3, i, Input::GracedForMove { node, number, because: None });
+                    }
+                }
+                Output::LetGo { vip } => {
+                    self.hosts[i].log.push(format!("lets go {vip}"));
+                    if !self.nfs_hangs.contains(&i) {
+                        self.at(3, i, Input::LetGo { vip, because: None });
+                    }
+                }
                 Output::Serve(on) => {
                     if !on {
                         self.at(3, i, Input::ServicesStopped);

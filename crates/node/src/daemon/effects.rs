@@ -109,13 +109,16 @@ impl Effects for Wiring {
                 }
             }
             Output::Grace { epoch, nodes } => {
-                // Before any address of theirs is taken.
-                let ports = self.nfs_ports.borrow().clone();
-                if !ports.is_empty() {
-                    self.net.order(Command::Shut { ports, longest: nfs::SHUT }, now);
-                }
+                self.shut_nfs(now);
                 // The task ends with the daemon only.
                 let _ = self.nfs.send(nfs::News::Grace { epoch, nodes });
+            }
+            Output::GraceForMove { node, number } => {
+                self.shut_nfs(now);
+                let _ = self.nfs.send(nfs::News::GraceForMove { node, number });
+            }
+            Output::LetGo { vip } => {
+                let _ = self.nfs.send(nfs::News::LetGo(vip));
             }
             Output::Lock { wanted } => self.lock_order(LockOrder::Want(wanted)),
             Output::Exchange { ticket, record } => self.lock_order(LockOrder::Exchange { ticket, record }),
@@ -280,6 +283,14 @@ impl Wiring {
         self.holds.send_if_modified(|now| std::mem::replace(now, held) != held);
     }
 
+    /// Before any address is taken whose clients may want something back.
+    fn shut_nfs(&mut self, now: Time) {
+        let ports = self.nfs_ports.borrow().clone();
+        if !ports.is_empty() {
+            self.net.order(Command::Shut { ports, longest: nfs::SHUT }, now);
+        }
+    }
+
     fn gone(&mut self, addr: IpAddr, why: Option<String>, now: Time) -> Option<Input> {
         let told = self.held.gone(addr, why);
         if told.is_none() {
@@ -297,6 +308,7 @@ impl Wiring {
         let here = match &news {
             News::Taken(addr) => Some(nfs::News::Taken(*addr)),
             News::Released(addr) => Some(nfs::News::Released(*addr)),
+            News::Connections(list) | News::Last(_, list) => Some(nfs::News::Connections(list.clone())),
             _ => None,
         };
         // All of these tasks end with the daemon.

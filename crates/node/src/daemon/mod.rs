@@ -31,6 +31,8 @@ mod lists;
 mod lock;
 mod moves;
 mod nfs;
+mod nfs_moves;
+mod nfs_ways;
 mod origin;
 mod run;
 mod services;

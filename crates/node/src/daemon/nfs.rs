@@ -12,9 +12,9 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use cluster::{Epoch, Input, Pnn};
-use net::Command;
+use net::{ClientConnection, Command};
 use services::ganesha::{self, GraceSetup};
-use services::nfs_state::records::STATD;
+use services::nfs_state::records::{ROOT, STATD};
 use services::nfs_state::{Clients, grace, notify};
 use services::output::within;
 use services::{Grace, NfsConfig, Serve};
@@ -24,6 +24,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::inbox::{Inbox, Item};
+use super::nfs_ways::Ways;
 use crate::config::Config;
 use crate::peer::Peers;
 
@@ -52,6 +53,12 @@ const WARNING: &str = "nfs grace";
 pub(crate) enum News {
     /// The core's order: these are lost.
     Grace { epoch: Epoch, nodes: BTreeSet<Pnn> },
+    /// The core's order: an address by which clients of this member hold locks is to leave it.
+    GraceForMove { node: Pnn, number: u64 },
+    /// The core's order: this address has left this node by plan.
+    LetGo(IpAddr),
+    /// The clients' connections to addresses of this node.
+    Connections(Vec<ClientConnection>),
     /// The network worker holds an address.
     Taken(IpAddr),
     /// It does not any more.
@@ -63,35 +70,59 @@ pub(crate) enum News {
 /// Puts news in; for the core's thread and those of the links.
 pub(crate) type Sender = UnboundedSender<News>;
 
-/// A node that was lost with clients.
+/// What Ganesha was asked to enter its grace period for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum For {
+    /// The nodes that were lost by this view.
+    View(Epoch),
+    /// A planned move of this node's.
+    Move { node: Pnn, number: u64 },
+}
+
+/// A node that was lost with clients, or that an address of theirs leaves.
 #[derive(Debug)]
-struct Lost {
-    since: Instant,
+pub(super) struct Lost {
+    pub(super) since: Instant,
     /// Its clients may reclaim until then.
-    until: Instant,
-    clients: Arc<Clients>,
-    entered: bool,
+    pub(super) until: Instant,
+    pub(super) clients: Arc<Clients>,
+    pub(super) entered: bool,
+    /// It lives on.
+    pub(super) planned: bool,
     /// Addresses from which its clients were told.
     told: BTreeSet<IpAddr>,
+}
+
+/// Parts that a test may leave out.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct InUse {
+    /// Grace periods.
+    pub(crate) grace: bool,
+    /// Letting go of locks after a planned move.
+    pub(crate) let_go: bool,
 }
 
 /// The task.
 #[derive(Debug)]
 pub(crate) struct Nfs {
-    inbox: Inbox,
+    pub(super) inbox: Inbox,
     peers: Peers,
-    config: watch::Receiver<Arc<Config>>,
+    pub(super) config: watch::Receiver<Arc<Config>>,
     serve: watch::Receiver<Serve>,
     /// Ports that are shut until Ganesha is in its grace period; for the core's thread.
     ports: watch::Sender<Vec<u16>>,
-    /// A test has not left it out.
-    in_use: bool,
+    pub(super) in_use: InUse,
+    /// Who is recorded here, and what the others were told of it.
+    pub(super) recorded: Clients,
     own: Clients,
     others: BTreeMap<Pnn, Arc<Clients>>,
-    lost: BTreeMap<Pnn, Lost>,
+    pub(super) lost: BTreeMap<Pnn, Lost>,
     /// Addresses of this node and since when they are here.
-    held: BTreeMap<IpAddr, Instant>,
-    setup: Result<GraceSetup, String>,
+    pub(super) held: BTreeMap<IpAddr, Instant>,
+    pub(super) ways: Ways,
+    /// What the core knows of addresses by which clients hold something.
+    pub(super) said: (BTreeSet<IpAddr>, bool),
+    pub(super) setup: Result<GraceSetup, String>,
     warned: String,
     refresh: Instant,
     setup_at: Instant,
@@ -99,7 +130,9 @@ pub(crate) struct Nfs {
     bus_silent: u32,
     looking: JoinSet<(Option<SetupNews>, Result<Clients, String>)>,
     /// Ganesha's answers: for which loss, and whether it is in its grace period.
-    entering: JoinSet<(Epoch, BTreeSet<Pnn>, Result<(), String>)>,
+    entering: JoinSet<(For, BTreeSet<Pnn>, Result<(), String>)>,
+    /// Addresses that have left, who had something by them, and whether Ganesha has let go.
+    pub(super) letting_go: JoinSet<(IpAddr, Clients, Result<(), String>)>,
     telling: JoinSet<()>,
     few: Arc<Semaphore>,
 }
@@ -111,7 +144,7 @@ impl Nfs {
         config: watch::Receiver<Arc<Config>>,
         serve: watch::Receiver<Serve>,
         ports: watch::Sender<Vec<u16>>,
-        in_use: bool,
+        in_use: InUse,
     ) -> Self {
         Self {
             inbox,
@@ -120,10 +153,13 @@ impl Nfs {
             serve,
             ports,
             in_use,
+            recorded: Clients::default(),
             own: Clients::default(),
             others: BTreeMap::new(),
             lost: BTreeMap::new(),
             held: BTreeMap::new(),
+            ways: Ways::default(),
+            said: (BTreeSet::new(), false),
             setup: Err("NFS-Ganesha's configuration has not been looked at yet".to_owned()),
             warned: String::new(),
             refresh: Instant::now(),
@@ -131,6 +167,7 @@ impl Nfs {
             bus_silent: 0,
             looking: JoinSet::new(),
             entering: JoinSet::new(),
+            letting_go: JoinSet::new(),
             telling: JoinSet::new(),
             few: Arc::new(Semaphore::new(AT_ONCE)),
         }
@@ -147,8 +184,11 @@ impl Nfs {
                     Some(news) => self.take(news),
                     None => return,
                 },
-                Some(Ok((epoch, nodes, entered))) = self.entering.join_next(), if !self.entering.is_empty() => {
-                    self.entered(epoch, nodes, entered);
+                Some(Ok((what, nodes, entered))) = self.entering.join_next(), if !self.entering.is_empty() => {
+                    self.entered(what, nodes, entered);
+                }
+                Some(Ok((vip, clients, done))) = self.letting_go.join_next(), if !self.letting_go.is_empty() => {
+                    self.has_let_go(vip, &clients, done);
                 }
                 Some(_) = self.telling.join_next(), if !self.telling.is_empty() => {}
                 Some(Ok((news, clients))) = self.looking.join_next(), if !self.looking.is_empty() => {
@@ -159,7 +199,7 @@ impl Nfs {
         }
     }
 
-    fn wanted(&self) -> bool {
+    pub(super) fn wanted(&self) -> bool {
         let nfs = &self.config.borrow().services.nfs;
         nfs.enabled && nfs.grace == Grace::WhenNeeded
     }
@@ -168,6 +208,7 @@ impl Nfs {
         match news {
             News::Taken(vip) => {
                 self.held.entry(vip).or_insert_with(Instant::now);
+                self.say_locks();
                 self.tell();
             }
             News::Released(vip) => {
@@ -175,12 +216,20 @@ impl Nfs {
                 self.lost.values_mut().for_each(|lost| {
                     lost.told.remove(&vip);
                 });
+                self.say_locks();
             }
             News::Frame { from, bytes } => match serde_json::from_slice::<Clients>(&bytes) {
                 Ok(clients) => drop(self.others.insert(from, Arc::new(clients.checked()))),
                 Err(error) => tracing::warn!(node = from.0, "an unreadable list of NFS clients: {error}"),
             },
-            News::Grace { epoch, nodes } => self.enter(epoch, nodes),
+            News::Grace { epoch, nodes } => self.enter_for_lost(epoch, nodes),
+            News::GraceForMove { node, number } => self.enter_for_move(node, number),
+            News::LetGo(vip) => self.let_go(vip),
+            News::Connections(list) => {
+                let port = self.config.borrow().services.nfs.probe_address.port();
+                self.ways.connected(&list, port, &self.recorded);
+                self.say_locks();
+            }
         }
     }
 
@@ -196,30 +245,34 @@ impl Nfs {
             self.setup = Err("the grace period is never entered, by configuration".to_owned());
             self.ports.send_if_modified(|ports| !std::mem::take(ports).is_empty());
             self.warn("");
-            return self.found(Clients::default());
+            self.found(Clients::default());
         }
-        let again = self.setup_at <= now;
+        if !nfs.enabled {
+            return self.keep(Clients::default());
+        }
+        let again = self.wanted() && self.setup_at <= now;
         if again {
             self.setup_at = now + SETUP;
         }
         let (setup, serves) = (self.setup.clone(), *self.serve.borrow() == Serve::On);
         self.looking.spawn(async move {
             let news = if again { Some(look_at_setup(&nfs, serves).await) } else { None };
-            let clients = match news.as_ref().map_or(&setup, |news| &news.setup) {
-                Ok(setup) => read(setup.root.clone()).await,
-                Err(_) => Ok(Clients::default()),
-            };
-            (news, clients)
+            // Where Ganesha's own records are elsewhere, rpc.statd's are read.
+            let root = root_of(news.as_ref().map_or(&setup, |news| &news.setup));
+            (news, read(root).await)
         });
     }
 
     fn looked(&mut self, news: Option<SetupNews>, clients: Result<Clients, String>) {
+        if let Ok(clients) = &clients {
+            self.keep(clients.clone());
+        }
         if !self.wanted() {
             return;
         }
         let unreadable = clients.as_ref().err().cloned();
         if let Some(SetupNews { setup, ports, bus }) = news {
-            let ports = if self.in_use { ports } else { Vec::new() };
+            let ports = if self.in_use.grace { ports } else { Vec::new() };
             self.ports.send_if_modified(|known| std::mem::replace(known, ports.clone()) != ports);
             self.bus_silent = if bus.is_some() { self.bus_silent + 1 } else { 0 };
             let bus = bus.filter(|_| self.bus_silent >= PATIENCE);
@@ -232,7 +285,7 @@ impl Nfs {
         }
         // What cannot be read is as it was.
         if let Ok(clients) = clients {
-            self.found(clients);
+            self.found(if self.setup.is_ok() { clients } else { Clients::default() });
         }
     }
 
@@ -260,7 +313,7 @@ impl Nfs {
     }
 
     fn warn(&mut self, why: &str) {
-        if self.warned == why || !self.in_use {
+        if self.warned == why || !self.in_use.grace {
             return;
         }
         why.clone_into(&mut self.warned);
@@ -272,22 +325,35 @@ impl Nfs {
     }
 
     /// These nodes are lost: Ganesha is given their clients.
-    fn enter(&mut self, epoch: Epoch, nodes: BTreeSet<Pnn>) {
+    fn enter_for_lost(&mut self, epoch: Epoch, nodes: BTreeSet<Pnn>) {
+        let now = Instant::now();
+        let done = |lost: &Lost| !lost.planned && lost.entered && now < lost.since + SAME_LOSS;
+        let new = nodes.iter().filter(|node| !self.lost.get(node).is_some_and(done)).copied().collect();
+        self.enter(For::View(epoch), nodes, &new);
+    }
+
+    /// The clients of a node as it has said last; this one's own.
+    pub(super) fn clients_of(&self, node: Pnn) -> Arc<Clients> {
+        if node == self.config.borrow().me {
+            return Arc::new(self.own.clone());
+        }
+        self.others.get(&node).cloned().unwrap_or_default()
+    }
+
+    /// Ganesha is given the clients of those of these nodes that are new.
+    pub(super) fn enter(&mut self, what: For, nodes: BTreeSet<Pnn>, new: &BTreeSet<Pnn>) {
         let setup = match &self.setup {
-            Ok(setup) if self.wanted() && self.in_use => setup.clone(),
-            Err(why) if self.wanted() && self.in_use => return self.graced(epoch, Some(why.clone())),
-            _ => return self.graced(epoch, None),
+            Ok(setup) if self.wanted() && self.in_use.grace => setup.clone(),
+            Err(why) if self.wanted() && self.in_use.grace => return self.graced(what, Some(why.clone())),
+            _ => return self.graced(what, None),
         };
         let now = Instant::now();
-        let done = |lost: &Lost| lost.entered && now < lost.since + SAME_LOSS;
-        let new = |node: &&Pnn| !self.lost.get(node).is_some_and(done);
-        let new: BTreeSet<Pnn> = nodes.iter().filter(new).copied().collect();
         if new.is_empty() {
-            return self.graced(epoch, None);
+            return self.graced(what, None);
         }
         let mut todo = Vec::new();
-        for node in &new {
-            let clients = self.others.get(node).cloned().unwrap_or_default();
+        for node in new {
+            let clients = self.clients_of(*node);
             tracing::info!(
                 node = node.0,
                 "{} NFSv4 clients and {} hosts with NFSv3 locks may reclaim for {} s",
@@ -300,15 +366,16 @@ impl Nfs {
                 until: now + setup.period,
                 clients: Arc::clone(&clients),
                 entered: false,
+                planned: matches!(what, For::Move { .. }),
                 told: BTreeSet::new(),
             };
             self.lost.insert(*node, lost);
             todo.push((grace::label(node.0), clients));
         }
-        self.entering.spawn(async move { (epoch, nodes, enter_all(setup, todo).await) });
+        self.entering.spawn(async move { (what, nodes, enter_all(setup, todo).await) });
     }
 
-    fn entered(&mut self, epoch: Epoch, nodes: BTreeSet<Pnn>, entered: Result<(), String>) {
+    fn entered(&mut self, what: For, nodes: BTreeSet<Pnn>, entered: Result<(), String>) {
         match entered {
             Ok(()) => {
                 for node in &nodes {
@@ -316,19 +383,22 @@ impl Nfs {
                         lost.entered = true;
                     }
                 }
-                self.graced(epoch, None);
+                self.graced(what, None);
                 self.tell();
             }
             Err(why) => {
                 tracing::error!("Ganesha is not in its grace period: {why}");
                 nodes.iter().for_each(|node| drop(self.lost.remove(node)));
-                self.graced(epoch, Some(why));
+                self.graced(what, Some(why));
             }
         }
     }
 
-    fn graced(&self, epoch: Epoch, because: Option<String>) {
-        self.inbox.input(Input::Graced { epoch, because });
+    fn graced(&self, what: For, because: Option<String>) {
+        self.inbox.input(match what {
+            For::View(epoch) => Input::Graced { epoch, because },
+            For::Move { node, number } => Input::GracedForMove { node, number, because },
+        });
         if self.entering.is_empty() {
             self.inbox.put(Item::ToNet(Command::Reopen));
         }
@@ -336,29 +406,38 @@ impl Nfs {
 
     /// Tells the lost nodes' NFSv3 clients, from every address that came since.
     fn tell(&mut self) {
-        // Grows by more than one from loss to loss, and differs from what the lost node would say.
-        let tenths = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(1, |d| d.as_millis() / 100);
-        let state = u32::try_from(tenths & u128::from(u32::MAX)).unwrap_or(1);
-        for lost in self.lost.values_mut().filter(|lost| lost.entered) {
+        let mut due = Vec::new();
+        // This node's own clients are told when Ganesha has let go of them.
+        let me = self.config.borrow().me;
+        for (_, lost) in self.lost.iter_mut().filter(|(node, lost)| **node != me && lost.entered) {
             for (vip, _) in self.held.iter().filter(|(_, since)| **since >= lost.since) {
-                if !lost.told.insert(*vip) {
-                    continue;
-                }
-                for client in reachable(&lost.clients.nlm, *vip) {
-                    let (vip, until, few) = (*vip, lost.until, Arc::clone(&self.few));
-                    self.telling.spawn(async move {
-                        let Ok(_turn) = few.acquire().await else { return };
-                        match notify::tell(vip, &client, state, until).await {
-                            Ok(()) => tracing::info!("{client} was told that {vip} has moved: it reclaims its locks"),
-                            Err(why) => {
-                                tracing::warn!("{client} was not told that its locks are to be reclaimed: {why}")
-                            }
-                        }
-                    });
+                if lost.told.insert(*vip) {
+                    due.extend(reachable(&lost.clients.nlm, *vip).map(|client| (client, *vip, lost.until)));
                 }
             }
         }
+        due.into_iter().for_each(|(client, vip, until)| self.tell_one(client, vip, until));
     }
+
+    /// Tells a client that the server at this address has begun anew.
+    pub(super) fn tell_one(&mut self, client: String, vip: IpAddr, until: Instant) {
+        // Grows by more than one from loss to loss, and differs from what the lost node would say.
+        let tenths = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(1, |d| d.as_millis() / 100);
+        let state = u32::try_from(tenths & u128::from(u32::MAX)).unwrap_or(1);
+        let few = Arc::clone(&self.few);
+        self.telling.spawn(async move {
+            let Ok(_turn) = few.acquire().await else { return };
+            match notify::tell(vip, &client, state, until).await {
+                Ok(()) => tracing::info!("{client} was told that {vip} has moved: it reclaims its locks"),
+                Err(why) => tracing::warn!("{client} was not told that its locks are to be reclaimed: {why}"),
+            }
+        });
+    }
+}
+
+/// Where Ganesha's records are, as far as its configuration was understood.
+pub(super) fn root_of(setup: &Result<GraceSetup, String>) -> PathBuf {
+    setup.as_ref().map_or_else(|_| PathBuf::from(ROOT), |setup| setup.root.clone())
 }
 
 /// Clients by names, and those with addresses of the same family.
@@ -388,7 +467,7 @@ async fn look_at_setup(nfs: &NfsConfig, serves: bool) -> SetupNews {
     SetupNews { setup: ganesha::grace_setup(nfs).await, ports, bus }
 }
 
-async fn read(root: PathBuf) -> Result<Clients, String> {
+pub(super) async fn read(root: PathBuf) -> Result<Clients, String> {
     match within(READ, move || Clients::read(&root, &STATD.map(Into::into))).await {
         Some(Ok(found)) => Ok(found),
         Some(Err(error)) => Err(format!("who has locks cannot be read: {error}")),

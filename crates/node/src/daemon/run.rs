@@ -191,7 +191,8 @@ fn serve(options: &Options, log: &Log) -> anyhow::Result<()> {
     let (moved, moves) = mpsc::unbounded_channel();
     let scripts_serve = serve.subscribe();
     let nfs_serve = serve.subscribe();
-    let grace = !options.trial && !options.without.contains(&Without::Grace);
+    let with = |part| !options.trial && !options.without.contains(&part);
+    let grace = nfs::InUse { grace: with(Without::Grace), let_go: with(Without::LetGo) };
     let (evict, evictions) = mpsc::unbounded_channel();
     let (snapshots, snapshots_seen) = watch::channel(None);
     let (evicts, evicts_now) = watch::channel(site::evicts(&config));

@@ -25,12 +25,14 @@ pub enum Without {
     Tell,
     /// The NFS server of a node that has lost its clients keeps what they had.
     Anew,
-    /// No NFS server enters its grace period when another node is lost.
+    /// No NFS server enters its grace period when another node is lost, or an address moves.
     Grace,
+    /// The NFS server of a node that an address has left keeps its clients' locks.
+    LetGo,
 }
 
 impl Without {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 10] = [
         Self::Tickle,
         Self::Announce,
         Self::Guard,
@@ -40,6 +42,7 @@ impl Without {
         Self::Tell,
         Self::Anew,
         Self::Grace,
+        Self::LetGo,
     ];
 
     /// What is left of the network worker without these.
@@ -69,6 +72,7 @@ impl fmt::Display for Without {
             Self::Tell => "tell",
             Self::Anew => "anew",
             Self::Grace => "grace",
+            Self::LetGo => "let-go",
         })
     }
 }

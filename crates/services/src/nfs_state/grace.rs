@@ -62,6 +62,16 @@ pub async fn enter(label: &str, deadline: Duration) -> Result<(), GraceError> {
     judge(output.status.success(), &output.stdout, &output.stderr, deadline)
 }
 
+/// Lets Ganesha, which is in its grace period, drop what NFSv4 clients hold that call themselves so, or whose names contain
+/// this: `EVENT_RELEASE_IP`. Begins a grace period where none runs.
+///
+/// # Errors
+/// As of [`enter`].
+pub async fn release(name: &str, deadline: Duration) -> Result<(), GraceError> {
+    let output = call("grace", Some(&format!("string:2:{name}")), deadline).await?;
+    judge(output.status.success(), &output.stdout, &output.stderr, deadline)
+}
+
 /// Whether Ganesha can be reached over D-Bus at all.
 ///
 /// # Errors

@@ -19,6 +19,7 @@ const GETPORT: Procedure = Procedure { program: 100_000, version: 2, number: 3 }
 /// As GETPORT, for IPv6 (RFC 1833, version 3).
 const GETADDR: Procedure = Procedure { program: 100_000, version: 3, number: 3 };
 const RPCBIND: u16 = 111;
+pub(super) const TCP: u32 = 6;
 const UDP: u32 = 17;
 /// How long an answer may take, and first and longest pause before the next attempt.
 const ANSWER: Duration = Duration::from_secs(1);
@@ -64,17 +65,22 @@ async fn once(vip: IpAddr, client: &str, state: u32) -> Result<(), String> {
 
 /// The ports of the lock manager that rpcbind of this node knows; none where it knows none, or does not answer.
 pub async fn lock_manager_ports() -> Vec<u16> {
-    const NLM: (u32, u32) = (100_021, 4);
-    let local = SocketAddr::from(([127, 0, 0, 1], RPCBIND));
-    let Ok(socket) = UdpSocket::bind(("127.0.0.1", 0)).await else { return Vec::new() };
     let mut ports = Vec::new();
-    for protocol in [6, UDP] {
-        let args = Writer::new().u32s(&[NLM.0, NLM.1, protocol, 0]);
-        let Ok(answer) = call(&socket, local, GETPORT, &args).await else { continue };
-        let port = Reader::new(&answer).u32().ok().and_then(|port| u16::try_from(port).ok());
-        ports.extend(port.filter(|port| *port != 0 && !ports.contains(port)));
+    for protocol in [TCP, UDP] {
+        ports.extend(lock_manager_port(protocol).await.filter(|port| !ports.contains(port)));
     }
     ports
+}
+
+/// The one of this protocol.
+pub(super) async fn lock_manager_port(protocol: u32) -> Option<u16> {
+    const NLM: (u32, u32) = (100_021, 4);
+    let local = SocketAddr::from(([127, 0, 0, 1], RPCBIND));
+    let socket = UdpSocket::bind(("127.0.0.1", 0)).await.ok()?;
+    let args = Writer::new().u32s(&[NLM.0, NLM.1, protocol, 0]);
+    let answer = call(&socket, local, GETPORT, &args).await.ok()?;
+    let port = Reader::new(&answer).u32().ok().and_then(|port| u16::try_from(port).ok());
+    port.filter(|port| *port != 0)
 }
 
 /// The client's address, of the public address's own family.

@@ -46,9 +46,9 @@ fn plain(error: &io::Error) -> String {
 
 /// Whom a probe talks to, for its messages.
 #[derive(Debug, Clone, Copy)]
-struct Peer {
-    what: &'static str,
-    address: SocketAddr,
+pub(crate) struct Peer {
+    pub(crate) what: &'static str,
+    pub(crate) address: SocketAddr,
 }
 
 impl Peer {

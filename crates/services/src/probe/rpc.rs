@@ -27,14 +27,14 @@ const TCP: u32 = 6;
 
 /// A connection to one RPC server.
 #[derive(Debug)]
-pub(super) struct Connection {
+pub(crate) struct Connection {
     peer: Peer,
     stream: TcpStream,
     xid: u32,
 }
 
 impl Connection {
-    pub(super) async fn open(peer: Peer) -> Result<Self, ProbeError> {
+    pub(crate) async fn open(peer: Peer) -> Result<Self, ProbeError> {
         let stream = peer.connect().await?;
         // an xid only has to differ from those of earlier probes; the low half of a random number does
         let xid = u32::try_from(arbitrary() & 0x7fff_ffff).unwrap_or(0);
@@ -42,7 +42,7 @@ impl Connection {
     }
 
     /// Calls `procedure` and returns its result.
-    pub(super) async fn call(&mut self, procedure: Procedure, args: &Writer) -> Result<Vec<u8>, ProbeError> {
+    pub(crate) async fn call(&mut self, procedure: Procedure, args: &Writer) -> Result<Vec<u8>, ProbeError> {
         self.xid = self.xid.wrapping_add(1);
         let message = call_message(self.xid, procedure, args);
         let peer = self.peer;

@@ -10,6 +10,7 @@ mod grace;
 mod harmless;
 mod moves;
 mod orders;
+mod parting;
 mod prepare;
 pub mod rest;
 mod to_and_fro;
@@ -77,6 +78,7 @@ impl Checks {
             Box::new(moves::Moves::default()),
             Box::new(prepare::Prepare::default()),
             Box::new(grace::Grace::default()),
+            Box::new(parting::Parting::default()),
             Box::new(to_and_fro::ToAndFro::default()),
             Box::new(deserted::Deserted::default()),
             Box::new(bounds::Bounds::new(setup)),

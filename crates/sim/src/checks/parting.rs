@@ -1,0 +1,92 @@
+//! An address by which NFS clients hold locks leaves by plan only when every NFS server that could give them to others is in
+//! its grace period, or never will be; and answers elsewhere only when the old server has let go. Or when either has been
+//! waited for long enough.
+
+use super::Check;
+use crate::world::World;
+use cluster::{GRACE_WAIT, LET_GO_WAIT, Output, Time, View};
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::time::Duration;
+
+/// What was asked longer ago was asked for another move: a core waits for less.
+const SAME_MOVE: Duration = Duration::from_secs(5);
+/// What a core says of a release that the leader wants.
+const PLANNED: &str = "the leader placed it elsewhere";
+
+/// The checker.
+#[derive(Debug, Default)]
+pub(crate) struct Parting {
+    /// The view that each node has learned last.
+    views: BTreeMap<usize, View>,
+    /// The newest move that each node has asked all members for, and when, by its own clock.
+    asked: BTreeMap<usize, (u64, Time)>,
+}
+
+impl Check for Parting {
+    fn name(&self) -> &'static str {
+        "locks of NFS clients over planned moves"
+    }
+
+    fn started(&mut self, _world: &World, host: usize) -> Result<(), String> {
+        self.views.remove(&host);
+        self.asked.remove(&host);
+        Ok(())
+    }
+
+    fn output(&mut self, world: &World, host: usize, output: &Output) -> Result<(), String> {
+        let now = world.hosts[host].clock.local(world.now);
+        match output {
+            // Every learned view is put on disk at once.
+            Output::Persist { state, .. } => {
+                if let Some(view) = &state.view {
+                    self.views.insert(host, view.clone());
+                }
+            }
+            Output::GraceForMove { node, number } if usize::from(node.0) == host => {
+                self.asked.insert(host, (*number, now));
+            }
+            Output::Release { vip, because } if because == PLANNED && world.setup.nfs_locks.contains(&host) => {
+                let served = world.hosts[host].kernel.addresses.contains(vip);
+                match self.asked.get(&host).filter(|(_, at)| now.since(*at) < SAME_MOVE) {
+                    _ if !served => {}
+                    None => return Err(format!("n{host} lets {vip} go, and has asked nobody for a grace period")),
+                    Some((_, at)) if now.since(*at) >= GRACE_WAIT => {}
+                    Some((number, _)) => return self.all_settled(world, host, *number),
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn answers(&mut self, world: &World, host: usize, vip: IpAddr) -> Result<(), String> {
+        for other in world.hosts.iter().filter(|h| h.index != host && world.setup.nfs_locks.contains(&h.index)) {
+            let now = other.clock.local(world.now);
+            // Who has no lease any more is another matter: its storage is shut out before.
+            let leased = other.is_live() && now < other.core_lease;
+            let waits = other.letting_go.get(&vip).is_some_and(|since| now.since(*since) < LET_GO_WAIT);
+            if leased && waits {
+                return Err(format!("n{host} answers for {vip}, and n{} has not let go of its locks", other.index));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Parting {
+    fn all_settled(&self, world: &World, host: usize, number: u64) -> Result<(), String> {
+        let Some(view) = self.views.get(&host) else { return Ok(()) };
+        let me = world.hosts[host].pnn();
+        for (pnn, member) in &view.members {
+            let Some(other) = world.hosts.get(usize::from(pnn.0)) else { continue };
+            // Who has no lease, or has begun anew, serves nobody.
+            let runs = other.daemon.as_ref().is_some_and(|d| d.run == member.run);
+            let leased = other.runs() && other.clock.local(world.now) < other.core_lease;
+            if runs && leased && other.nfs_moves.get(&me) != Some(&number) {
+                return Err(format!("n{host} lets an address go, and n{}'s NFS server is in no grace period", pnn.0));
+            }
+        }
+        Ok(())
+    }
+}
