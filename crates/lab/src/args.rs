@@ -374,6 +374,17 @@ pub(crate) enum ProbeKind {
         #[arg(long, default_value_t = 2000)]
         stall_ms: u64,
     },
+    /// Hold a lock over NFSv3, while a rival wants it through another server
+    Nfs3Hold {
+        #[arg(long)]
+        server: IpAddr,
+        #[arg(long)]
+        other: IpAddr,
+        #[arg(long, default_value = "/vol1")]
+        export: String,
+        #[arg(long)]
+        path: String,
+    },
     /// Hold a lock over NFSv4, while a rival wants it through another server
     NfsHold {
         #[arg(long)]

@@ -5,6 +5,7 @@ mod nfs3_writer;
 mod nfs4;
 mod nfs4_lock;
 mod nfs_status;
+pub mod nlm;
 mod ping;
 mod record;
 mod smb;

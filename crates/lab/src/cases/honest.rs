@@ -81,6 +81,16 @@ pub(crate) fn no_grace(ctx: &Ctx<'_>) -> Result<()> {
     must_fail(ctx, "grace", nfs_locks::given_back)
 }
 
+/// The same for an NFSv3 lock whose address is moved by word.
+pub(crate) fn no_grace_at_a_move(ctx: &Ctx<'_>) -> Result<()> {
+    must_fail(ctx, "grace", nfs_locks::through_moves)
+}
+
+/// The server that an address has left keeps its clients' locks, against themselves too.
+pub(crate) fn no_letting_go(ctx: &Ctx<'_>) -> Result<()> {
+    must_fail(ctx, "let-go", nfs_locks::through_moves)
+}
+
 /// The same for an NFSv3 lock: it is anybody's as soon as its server is lost, and its owner is not told.
 pub(crate) fn no_grace_for_a_kernel(ctx: &Ctx<'_>) -> Result<()> {
     must_fail(ctx, "grace", nfs_locks::of_a_kernel)

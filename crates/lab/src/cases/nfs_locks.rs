@@ -3,10 +3,10 @@
 //! On GlusterFS it is NFSv3's locks that exclude between nodes (docs/nfs.md), so a real kernel holds one. NFSv4's are
 //! tried for what the heir gives back, not for what it keeps from others.
 
-use super::{Ctx, outage, vip_of};
+use super::{Ctx, outage, planned, vip_of};
 use crate::lab::Lab;
 use crate::probe::now_us;
-use crate::site::{CLIENT, MOUNT, VOLUME};
+use crate::site::{CLIENT, MOUNT, Storage, VOLUME};
 use crate::vm::Machine;
 use crate::{sh, site, steadfast};
 use anyhow::{Context, Result, bail};
@@ -16,9 +16,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-/// The node that is lost, and the one through which somebody else tries. Either may be any.
+/// The node that is lost, or that an address leaves; the one through which somebody else tries; and the one that the address
+/// moves to. Each may be any.
 const VICTIM: usize = 1;
 const OTHER: usize = 2;
+const HEIR: usize = 3;
 /// The laboratory's grace period, and what it takes to notice the loss.
 const GRACE: Duration = Duration::from_secs(13);
 const LIMIT: Duration = Duration::from_secs(60);
@@ -34,8 +36,8 @@ struct Holding {
 }
 
 impl Holding {
-    fn start(lab: &Lab, server: &str, other: &str, path: &str) -> Result<Self> {
-        let words = ["/usr/local/sbin/steadfast-lab", "probe", "nfs-hold", "--server", server, "--other", other];
+    fn start(lab: &Lab, probe: &str, server: &str, other: &str, path: &str) -> Result<Self> {
+        let words = ["/usr/local/sbin/steadfast-lab", "probe", probe, "--server", server, "--other", other];
         let mut command = lab.command(CLIENT, &[&words[..], &["--path", path]].concat())?;
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().context("cannot start a probe")?;
         let out = child.stdout.take().context("no way to hear the probe")?;
@@ -68,16 +70,16 @@ impl Holding {
         })
     }
 
-    /// Lets the holder give the lock back.
-    fn give_back(mut self) -> Result<()> {
+    /// Lets the holder give the lock back. When the rival had it then, if it did.
+    fn give_back(mut self) -> Result<Option<u64>> {
         drop(self.child.stdin.take());
-        self.wait("U", 0, "the lock to be given back")?;
+        let at = self.wait("U", 0, "the lock to be given back")?;
         sh::wait_for("the probe to end", LIMIT, || Ok(self.child.try_wait()?))?;
         if let Some(heard) = self.heard.take() {
             // It ends with the probe.
             let _ = heard.join();
         }
-        Ok(())
+        Ok(self.first('R', at).map(|us| us - at))
     }
 }
 
@@ -91,8 +93,13 @@ impl Drop for Holding {
 pub(crate) fn given_back(ctx: &Ctx<'_>) -> Result<()> {
     let lab = ctx.lab;
     let status = steadfast::status(lab, 0)?;
-    let holding =
-        Holding::start(lab, &vip_of(&status, VICTIM)?, &vip_of(&status, OTHER)?, &format!("nfs/held-{}", now_us()))?;
+    let holding = Holding::start(
+        lab,
+        "nfs-hold",
+        &vip_of(&status, VICTIM)?,
+        &vip_of(&status, OTHER)?,
+        &format!("nfs/held-{}", now_us()),
+    )?;
     holding.wait("W", 0, "the lock to be held")?;
     known(ctx, VICTIM)?;
     ctx.watched(|| {
@@ -105,10 +112,53 @@ pub(crate) fn given_back(ctx: &Ctx<'_>) -> Result<()> {
         ctx.bound("the lock was taken back from the heir after", ms(back), 3000.0)?;
         let wrote = holding.wait("W", back, "something to be written under it")?;
         ctx.bound("and written under after", ms(wrote), 3500.0)?;
-        holding.give_back()?;
+        holding.give_back().map(drop)?;
         steadfast::wait_whole(lab, &lab.nodes_on(), LIMIT).map(drop)
     })?;
     outage::come_back(ctx, &[VICTIM])
+}
+
+/// An NFSv3 lock's address is moved by word, and back.
+pub(crate) fn through_moves(ctx: &Ctx<'_>) -> Result<()> {
+    moved_to_and_back(ctx, "nfs3-hold")
+}
+
+/// The same over NFSv4, with a grace period for its sake too.
+pub(crate) fn nfs4_through_moves(ctx: &Ctx<'_>) -> Result<()> {
+    planned::configured(ctx, "[nfs]\n", "[nfs]\ngrace_at_moves = \"all\"\n", || {
+        steadfast::wait_whole(ctx.lab, &ctx.all(), LIMIT)?;
+        moved_to_and_back(ctx, "nfs-hold")
+    })?;
+    steadfast::wait_whole(ctx.lab, &ctx.all(), LIMIT).map(drop)
+}
+
+/// The lock's owner takes it from each new server, nobody else has it meanwhile, and no old server keeps it.
+fn moved_to_and_back(ctx: &Ctx<'_>, probe: &str) -> Result<()> {
+    let lab = ctx.lab;
+    let status = steadfast::status(lab, 0)?;
+    let (vip, other) = (vip_of(&status, VICTIM)?, vip_of(&status, OTHER)?);
+    let holding = Holding::start(lab, probe, &vip, &other, &format!("nfs/moved-{}", now_us()))?;
+    holding.wait("W", 0, "the lock to be held")?;
+    known(ctx, VICTIM)?;
+    ctx.watched(|| {
+        for to in [HEIR, VICTIM] {
+            let at = now_us();
+            lab.exec(&site::name(0), &["steadfast", "move-ip", &vip, &site::name(to)], LIMIT)?;
+            let back = holding.wait("BLR", at, "the lock to be taken back, or to be lost")?;
+            // On GlusterFS the move waits until the volume is prepared for it (docs/storage.md).
+            let limit = if lab.site.storage == Storage::Gluster { 6000.0 } else { 400.0 };
+            let lost = "LR".chars().any(|kind| holding.first(kind, at).is_some());
+            ctx.limit("locks that were lost by a planned move", f64::from(u8::from(lost)), 0.0, "")?;
+            ctx.bound("the lock was taken back after", back.saturating_sub(at) as f64 / 1000.0, limit)?;
+            holding.wait("W", back, "something to be written under it")?;
+            // Past the grace period it is the lock itself that keeps others out.
+            std::thread::sleep(GRACE);
+            let had = holding.first('R', at).is_some();
+            ctx.limit("times that somebody else had the lock", f64::from(u8::from(had)), 0.0, "")?;
+        }
+        let next = holding.give_back()?.context("nobody could have the lock after its owner")?;
+        ctx.bound("and somebody else had it after its owner within", next as f64 / 1000.0, 100.0)
+    })
 }
 
 /// The others know that this node has clients, and who.

@@ -66,15 +66,20 @@ fn without_eager_lock(ctx: &Ctx<'_>, work: impl FnOnce() -> Result<()>) -> Resul
 
 /// What `work` finds where no daemon touches the volume.
 fn left_alone(ctx: &Ctx<'_>, work: impl FnOnce() -> Result<()>) -> Result<()> {
-    let whole = steadfast::config(&ctx.lab.site);
     let line = format!("volume = \"{VOLUME}\"\n");
+    configured(ctx, &line, &format!("{line}lift_post_op_delay = false\n"), work)
+}
+
+/// With this in place of that in all nodes' configuration.
+pub(super) fn configured(ctx: &Ctx<'_>, that: &str, this: &str, work: impl FnOnce() -> Result<()>) -> Result<()> {
+    let whole = steadfast::config(&ctx.lab.site);
     let reload = |text: &str| {
         (0..ctx.lab.site.nodes).try_for_each(|node| {
             ctx.lab.write(&site::name(node), CONFIG, text)?;
             command(ctx, node, &["reload"])
         })
     };
-    reload(&whole.replace(&line, &format!("{line}lift_post_op_delay = false\n")))?;
+    reload(&whole.replace(that, this))?;
     let done = work();
     let back = reload(&whole);
     done.and(back)

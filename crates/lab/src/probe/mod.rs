@@ -15,6 +15,7 @@ pub(crate) mod databases;
 pub(crate) mod garbage;
 pub(crate) mod ident;
 pub(crate) mod mount_writer;
+pub(crate) mod nfs3_hold;
 pub(crate) mod nfs_count;
 pub(crate) mod nfs_hold;
 pub(crate) mod nfs_writer;
