@@ -354,7 +354,8 @@ impl Placing {
                 let able = |p: &Pnn| hosts.get(p).is_some_and(|h| h.able(&address));
                 candidates = current.filter(able).into_iter().collect();
             }
-            if self.pins.get(vip).is_some_and(|p| !candidates.contains(*p)) {
+            let forgotten = planted(Planted::PinForgotten) && self.pins.get(vip) == current.as_ref();
+            if forgotten || self.pins.get(vip).is_some_and(|p| !candidates.contains(*p)) {
                 self.pins.remove(vip);
             }
             if let Some(pin) = self.pins.get(vip) {

@@ -52,6 +52,8 @@ pub enum Planted {
     LeaseOutlivesView,
     /// Addresses that could stay are placed anew.
     MovesTooMany,
+    /// An address that an administrator has moved is placed again as if nobody had.
+    PinForgotten,
     /// Addresses that nobody serves wait for the storage to be prepared for planned moves.
     EverythingWaits,
     /// Lost nodes are shut out of the storage before the NFS servers of all members are in their grace period.

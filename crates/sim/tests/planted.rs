@@ -34,6 +34,7 @@ const BUGS: &[Bug] = &[
     Bug::Cluster(Cluster::AllLead),
     Bug::Cluster(Cluster::LeaseFromArrival),
     Bug::Cluster(Cluster::MovesTooMany),
+    Bug::Cluster(Cluster::PinForgotten),
     Bug::Cluster(Cluster::OutOnOneWord),
     Bug::Cluster(Cluster::EverythingWaits),
     Bug::Cluster(Cluster::GraceNotAwaited),
@@ -72,6 +73,7 @@ fn objection(bug: Bug) -> &'static str {
         Bug::Cluster(
             Cluster::DesertedTooEarly | Cluster::DesertedByOne | Cluster::DesertedByHalf | Cluster::DesertedByOldReport,
         ) => "no clients are given up",
+        Bug::Cluster(Cluster::PinForgotten) => "goes back from",
         Bug::Ctdb(Ctdb::MessagesDropped) => "never hears message",
         _ => "",
     }

@@ -1,21 +1,30 @@
-//! An address that has gone to another node does not come back at once: clients would pay for two moves.
+//! An address does not flap: what has gone to another node does not come back while nothing happens in between, for
+//! clients would pay for two moves.
 //!
-//! What begins or ends between the two moves excuses the second one, as does an administrator's word. What ended before the
-//! first move does not: a cluster that comes together again must know where it puts an address.
+//! Two kinds are looked at. *At once*, whatever ended before the first move: a cluster that comes together again must know
+//! where it puts an address. *Soon*, which is long enough for the pauses between planned moves, when the node that it left
+//! was fit all the while, so that nothing but somebody's decision took it away. What begins or ends between the two moves
+//! excuses the second one, as does an administrator's word in between; the word that asked for the first move does not.
 
 use super::Check;
-use crate::clock::{MS, Micros};
+use super::rest::is_fit;
+use crate::clock::{MS, Micros, S};
 use crate::faults::{Fault, Kind};
 use crate::world::World;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-/// Who comes back within this was sent away for nothing.
-const WINDOW: Micros = 1_900 * MS;
+/// Who comes back within this was sent away for nothing. Planned moves have a longer pause between them.
+const AT_ONCE: Micros = 1_900 * MS;
 /// A fault that begins so shortly before the first move may be noticed after it: by silence, then by a missing link.
 const NOTICED: Micros = 2_000 * MS;
 /// One that ends.
 const OVER: Micros = 100 * MS;
+/// Who comes back within this to a node that was fit all the while was sent away for nothing, too: several pauses
+/// between planned moves.
+const SOON: Micros = 10 * S;
+/// A node whose fault is over for so long was fit before the first move, and the others have known it since.
+const FIT_AGAIN: Micros = 5 * S;
 /// An address that nobody has had for so long comes from nowhere. A takeover takes less.
 const NOWHERE: Micros = 1_000 * MS;
 
@@ -24,6 +33,8 @@ const NOWHERE: Micros = 1_000 * MS;
 struct Move {
     at: Micros,
     from: usize,
+    /// The node that it left could have kept it.
+    fit: bool,
 }
 
 /// The checker.
@@ -56,8 +67,11 @@ impl Check for ToAndFro {
     fn answers(&mut self, world: &World, host: usize, vip: IpAddr) -> Result<(), String> {
         self.silent.remove(&vip);
         let Some(from) = self.host.insert(vip, host).filter(|from| *from != host) else { return Ok(()) };
-        let Some(before) = self.moves.insert(vip, Move { at: world.now, from }) else { return Ok(()) };
-        if before.from != host || before.at + WINDOW < world.now || disturbed(world, before.at) {
+        let fit = world.newest_view().is_some_and(|view| is_fit(world, view, from, vip));
+        let Some(before) = self.moves.insert(vip, Move { at: world.now, from, fit }) else { return Ok(()) };
+        let at_once = world.now <= before.at + AT_ONCE && !disturbed(world, before.at);
+        let soon = world.now <= before.at + SOON && before.fit && !troubled(world, before.at);
+        if before.from != host || !(at_once || soon) {
             return Ok(());
         }
         Err(format!("{vip} goes back from n{from} to n{host} after {} ms", (world.now - before.at) / MS))
@@ -75,6 +89,19 @@ fn disturbed(world: &World, since: Micros) -> bool {
             .faults
             .iter()
             .any(|f| recent(f.at, NOTICED) || recent(f.at + f.lasts, OVER) || troubles(world, f, since))
+}
+
+/// Was anything wrong shortly before the first move or since, or has an administrator said something since?
+fn troubled(world: &World, since: Micros) -> bool {
+    let begin = since.saturating_sub(FIT_AGAIN);
+    let recent = |at: Micros| begin <= at && at <= world.now;
+    world.hosts.iter().any(|h| h.thawed_at.is_some_and(|at| recent(at) || recent(at + world.excused())))
+        || world.asked.is_some_and(|at| since <= at)
+        || world.plan.faults.iter().any(|f| match f.kind {
+            // An address that is moved by hand is moved once, and nothing of it ends.
+            Kind::MoveIp { .. } => since <= f.at && f.at <= world.now,
+            _ => f.at <= world.now && begin <= f.at + f.lasts,
+        })
 }
 
 /// One that hits again and again as long as it lasts, so that its beginning is not all that there is to notice.
