@@ -4,8 +4,8 @@
 use super::Check;
 use crate::clock::{Micros, S};
 use crate::world::World;
-use cluster::{GRACE_WAIT, Output, Pnn, Time, View};
-use std::collections::{BTreeMap, BTreeSet};
+use cluster::{Epoch, GRACE_WAIT, Output, Pnn, Time, View};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// A core that has waited for this long, by its own clock, need not wait any longer.
@@ -19,8 +19,8 @@ const PERIOD: Micros = 10 * S;
 pub(crate) struct Grace {
     /// The view that each node has learned last.
     views: BTreeMap<usize, View>,
-    /// Since when each node waits to evict, by its own clock, and for which lost nodes.
-    waits: BTreeMap<usize, (Time, BTreeSet<Pnn>)>,
+    /// Since when each node waits to evict, by its own clock, and for which lost nodes, by the view that dropped each.
+    waits: BTreeMap<usize, (Time, BTreeMap<Pnn, Epoch>)>,
 }
 
 impl Check for Grace {
@@ -43,15 +43,17 @@ impl Check for Grace {
                     self.views.insert(host, view.clone());
                 }
             }
-            Output::Grace { nodes, .. } => {
-                let (_, lost) = self.waits.entry(host).or_insert((now, BTreeSet::new()));
-                lost.extend(nodes);
+            Output::Grace { epoch, nodes } => {
+                let (_, lost) = self.waits.entry(host).or_insert((now, BTreeMap::new()));
+                for node in nodes {
+                    lost.entry(*node).or_insert(*epoch);
+                }
             }
             Output::Evict { nodes, .. } => {
                 let Some((since, lost)) = self.waits.remove(&host) else { return Ok(()) };
                 // Who is shut out already has no locks any more.
                 let before = &world.hosts[host].kernel.evicted;
-                let evicted = lost.into_iter().filter(|p| nodes.contains_key(p) && !before.contains(p)).collect();
+                let evicted = lost.into_iter().filter(|(p, _)| nodes.contains_key(p) && !before.contains(p)).collect();
                 if now.since(since) < ENOUGH {
                     return self.all_settled(world, host, &evicted);
                 }
@@ -63,7 +65,7 @@ impl Check for Grace {
 }
 
 impl Grace {
-    fn all_settled(&self, world: &World, host: usize, lost: &BTreeSet<Pnn>) -> Result<(), String> {
+    fn all_settled(&self, world: &World, host: usize, lost: &BTreeMap<Pnn, Epoch>) -> Result<(), String> {
         let Some(view) = self.views.get(&host) else { return Ok(()) };
         // One who was dropped itself, and hears of all of it late, frees what nobody has any more.
         if !view.members.contains_key(&world.hosts[host].pnn()) {
@@ -71,15 +73,15 @@ impl Grace {
         }
         for (pnn, member) in &view.members {
             let Some(other) = world.hosts.get(usize::from(pnn.0)) else { continue };
-            // Who has just joined serves nobody yet, and who has no lease, or has begun anew, nobody any more.
+            // Who has no lease, or has begun anew, serves nobody any more.
             let runs = other.daemon.as_ref().is_some_and(|d| d.run == member.run);
             let leased = other.runs() && other.clock.local(world.now) < other.core_lease;
-            let served = runs && leased && member.since < view.epoch;
-            let settled = |p: &&Pnn| other.nfs_settled.get(p).is_some_and(|at| world.now < *at + PERIOD);
-            if let Some(missed) = lost.iter().find(|p| served && !settled(p)) {
+            // Who has joined with the loss or since gets no address before this node has evicted, so it serves nobody yet.
+            let served = |dropped: Epoch| runs && leased && member.since < dropped;
+            let settled = |p: &Pnn| other.nfs_settled.get(p).is_some_and(|at| world.now < *at + PERIOD);
+            if let Some((missed, _)) = lost.iter().find(|(p, dropped)| served(**dropped) && !settled(p)) {
                 return Err(format!(
-                    "n{host} frees the locks of n{}, and the NFS server of n{} is not in its grace period",
-                    missed.0, pnn.0
+                    "n{host} frees the locks of n{missed}, and the NFS server of n{pnn} is not in its grace period"
                 ));
             }
         }
