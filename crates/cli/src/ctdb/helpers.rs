@@ -3,6 +3,7 @@
 use super::args;
 use super::commands::{Args, usage};
 use super::context::{Context, text};
+use super::limit::in_this_group;
 use super::out::{Exit, FAILED, Out, Outcome, complain};
 use std::ffi::OsString;
 use std::io::ErrorKind;
@@ -17,7 +18,7 @@ const DIRECTORY: &str = "/usr/libexec/ctdb";
 /// Runs a helper program with this process's input and output and ends as it does.
 fn run(what: &str, variable: &str, program: &str, args: &[OsString]) -> Outcome {
     let path = std::env::var_os(variable).map_or_else(|| Path::new(DIRECTORY).join(program), Into::into);
-    let status = match Command::new(&path).args(args).status() {
+    let status = match in_this_group(Command::new(&path).args(args)).status() {
         Ok(status) => status,
         Err(error) => {
             let errno = error.raw_os_error().unwrap_or(1);

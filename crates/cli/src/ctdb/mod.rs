@@ -12,6 +12,7 @@ mod databases;
 mod event;
 mod helpers;
 mod ip;
+mod limit;
 mod nodes;
 mod out;
 mod records;
@@ -27,7 +28,6 @@ use ctdb_client::{Client, Error};
 use out::{Exit, FAILED, Out, Outcome, complain};
 use std::ffi::OsString;
 use std::process::ExitCode;
-use std::time::Duration;
 
 /// Seconds that a command may take, if nothing else is said.
 const MAX_RUNTIME: i32 = 120;
@@ -55,7 +55,7 @@ fn command(options: Options, mut out: Out, words: &[OsString]) -> Outcome {
         complain!("Unknown command '{name}'");
         return Err(FAILED);
     };
-    limit(seconds);
+    limit::limit(seconds);
     let (run, anywhere) = match run {
         Run::Alone(_) if options.node != -1 => {
             complain!("Cannot specify node for command {name}");
@@ -116,18 +116,5 @@ fn max_runtime(options: &Options) -> Result<i32, Exit> {
             complain!("Invalid value CTDB_TIMEOUT");
             Err(FAILED)
         }
-    }
-}
-
-/// Ends the process when its time is over.
-fn limit(seconds: i32) {
-    let Ok(seconds) = u64::try_from(seconds) else { return };
-    let watch = std::thread::Builder::new().name("time limit".into()).spawn(move || {
-        std::thread::sleep(Duration::from_secs(seconds));
-        complain!("Maximum runtime exceeded - exiting");
-        std::process::exit(1);
-    });
-    if let Err(error) = watch {
-        complain!("No thread can be started to watch the time: {error}");
     }
 }
