@@ -65,6 +65,16 @@ impl FailBack {
     }
 }
 
+/// What an administrator wants addresses not to do. The leader's counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Restraint {
+    /// No node takes an address that it does not have: one that leaves its host goes nowhere, and stays there until this is
+    /// lifted. An administrator moves addresses all the same. CTDB's `NoIPTakeover`.
+    pub no_takeover: bool,
+    /// Addresses with a good host stay there, however uneven that is. CTDB's `NoIPFailback`.
+    pub no_failback: bool,
+}
+
 /// A part of the day, in minutes after midnight of the nodes' local time. It may run over midnight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DayWindow {

@@ -1,6 +1,8 @@
 //! What goes into the core and what comes out.
 
-use crate::{Config, Durable, Epoch, Event, Grant, GuardWord, Heartbeat, LockRecord, Message, Pnn, Snapshot, Time};
+use crate::{
+    Config, Durable, Epoch, Event, Grant, GuardWord, Heartbeat, LockRecord, Message, Pnn, Restraint, Snapshot, Time,
+};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -141,6 +143,8 @@ pub enum Input {
     /// series of planned moves waits until this is no longer so, 5 s at most; nothing else does. False at start, and when
     /// preparing has failed.
     MovesWait(bool),
+    /// While this node leads, addresses shall not do this. Nothing of it at start.
+    Restraint(Restraint),
     /// A standing warning of this node (empty text: over).
     Warning { key: String, text: String },
     /// An administrator's request at this node.

@@ -40,7 +40,7 @@ mod status;
 mod time;
 mod view;
 
-pub use config::{Config, DayWindow, FailBack, NodeConf, Role, Timing, VipConf};
+pub use config::{Config, DayWindow, FailBack, NodeConf, Restraint, Role, Timing, VipConf};
 pub use durable::{Accepted, Durable, LockRecord};
 pub use event::{Event, Level};
 pub use grace::GRACE_WAIT;

@@ -8,7 +8,7 @@ use crate::fitness::{Address, Host, Unfit};
 use crate::placement::{Wanted, group, place};
 use crate::planted::{Planted, planted};
 use crate::series::{Reason, Series};
-use crate::{Config, Epoch, Orders, Pnn, PnnSet, Report, Time, View};
+use crate::{Config, Epoch, Orders, Pnn, PnnSet, Report, Restraint, Time, View};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -79,6 +79,8 @@ pub(crate) struct Scene<'a> {
     pub(crate) minute: Option<u16>,
     /// The storage is not prepared for planned moves, and may be soon.
     pub(crate) moves_wait: bool,
+    /// What addresses shall not do.
+    pub(crate) restraint: Restraint,
 }
 
 impl<'a> Scene<'a> {
@@ -377,10 +379,13 @@ impl Placing {
                     draining.insert(*vip);
                 }
             }
+            if scene.restraint.no_takeover && !self.pins.contains_key(vip) {
+                candidates = current.filter(|p| candidates.contains(*p)).into_iter().collect();
+            }
             let current = current.filter(|_| !planted(Planted::MovesTooMany));
             wanted.insert(*vip, Wanted { group: group(*vip, conf.prefix_len), candidates, current });
         }
-        let spreads = scene.config.fail_back.allows(scene.minute);
+        let spreads = spreads(scene);
         // Most reports change nothing that matters for the placement.
         let spread = spreads.is_ok();
         let mut placed = match self.placed.take() {
@@ -522,6 +527,15 @@ fn planned<'a>(scene: &Scene<'a>, host: &'a Host<'a>, vip: IpAddr) -> Option<&'a
     Some(host).filter(|h| h.serves_well(&Address::new(scene, vip, conf)))
 }
 
+/// May addresses with a good host move for an even spread? If not, why.
+fn spreads(scene: &Scene<'_>) -> Result<(), String> {
+    match scene.restraint {
+        Restraint { no_takeover: true, .. } => Err("NoIPTakeover is set at the leader".to_owned()),
+        Restraint { no_failback: true, .. } => Err("NoIPFailback is set at the leader".to_owned()),
+        Restraint { .. } => scene.config.fail_back.allows(scene.minute),
+    }
+}
+
 /// Why no member can host an address, for people.
 fn why_not(scene: &Scene<'_>, hosts: &BTreeMap<Pnn, Host<'_>>, vip: IpAddr) -> String {
     let Some(conf) = scene.config.vips.get(&vip) else { return String::new() };
@@ -531,6 +545,9 @@ fn why_not(scene: &Scene<'_>, hosts: &BTreeMap<Pnn, Host<'_>>, vip: IpAddr) -> S
         Some(format!("{}: {why}", name(scene.config, *pnn)))
     };
     let all: Vec<String> = hosts.iter().filter_map(against).collect();
+    if scene.restraint.no_takeover {
+        return "NoIPTakeover is set at the leader, and no node takes an address that it does not have".to_owned();
+    }
     if all.is_empty() { "no member may host it".to_owned() } else { all.join("; ") }
 }
 

@@ -136,3 +136,22 @@ fn connections_of_an_address_that_is_elsewhere_are_kept_until_it_comes() {
     assert_eq!(listed(&mut world, tool, THERE), [0u16; 0], "they have been tickled");
     assert_eq!(world.nodes[0].told, [2, 3].map(|port| (connection(port, THERE), false)));
 }
+
+#[test]
+fn tunables_that_forbid_moves_are_heard_by_who_places_the_addresses() {
+    use ctdb::server::Wish;
+    let mut world = World::new(2);
+    let tool = world.connect(1, 900);
+    let mut set = |name: &str, value: u32| {
+        let mut out = Writer::default();
+        out.u32(value).counted_text(name);
+        let status = world.ask(tool, node::CURRENT, Opcode::SET_TUNABLE, 0, &out.finish()).unwrap().status;
+        (status, std::mem::take(&mut world.nodes[1].wishes))
+    };
+    let restrain = |no_takeover, no_failback| vec![Wish::Restrain { no_takeover, no_failback }];
+    assert_eq!(set("NoIPTakeover", 1), (0, restrain(true, false)));
+    assert_eq!(set("noipfailback", 1), (0, restrain(true, true)));
+    assert_eq!(set("NoIPTakeover", 2), (0, vec![]), "as before");
+    assert_eq!(set("NoIPTakeover", 0), (0, restrain(false, true)));
+    assert_eq!(set("VacuumInterval", 3), (0, vec![]));
+}

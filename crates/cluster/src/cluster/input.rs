@@ -2,6 +2,10 @@
 
 use super::*;
 
+/// A standing warning; heeded only while this node leads, but nobody knows who will lead next.
+const NO_TAKEOVER: &str = "NoIPTakeover is set here: while this node leads, an address that leaves its host goes nowhere; \
+    `ctdb setvar NoIPTakeover 0` lifts it";
+
 impl Cluster {
     pub(super) fn input(&mut self, now: Time, input: Input, out: &mut Vec<Output>) {
         match input {
@@ -159,15 +163,13 @@ impl Cluster {
                 self.dirty |= self.moves_wait != wait;
                 self.moves_wait = wait;
             }
-            Input::Warning { key, text } => {
-                if text.is_empty() {
-                    self.warnings.remove(&key);
-                } else if self.warnings.get(&key) != Some(&text) {
-                    self.event(Level::Warning, "storage", Some(self.config.me), text.clone(), String::new(), out);
-                    self.warnings.insert(key, text);
-                }
-                self.dirty = true;
+            Input::Restraint(restraint) => {
+                self.dirty |= self.restraint != restraint;
+                self.restraint = restraint;
+                let text = if restraint.no_takeover { NO_TAKEOVER } else { "" };
+                self.warning("restraint", text, out);
             }
+            Input::Warning { key, text } => self.warning(&key, &text, out),
             Input::Admin { ticket, request } => self.admin_request(now, Asker::Local, ticket, request, out),
             Input::Config(config) => self.reconfigure(now, *config, out),
             Input::Stop => {
@@ -383,5 +385,17 @@ impl Cluster {
             String::new(),
             out,
         );
+    }
+
+    /// A standing warning of this node; an empty text ends it.
+    fn warning(&mut self, key: &str, text: &str, out: &mut Vec<Output>) {
+        if text.is_empty() {
+            self.warnings.remove(key);
+        } else if self.warnings.get(key).is_none_or(|said| said != text) {
+            let level = Level::Warning;
+            self.event(level, "storage", Some(self.config.me), text.to_owned(), String::new(), out);
+            self.warnings.insert(key.to_owned(), text.to_owned());
+        }
+        self.dirty = true;
     }
 }

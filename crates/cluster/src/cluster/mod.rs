@@ -22,7 +22,7 @@ use crate::reach::Reach;
 use crate::status::Seen;
 use crate::{
     AdminReply, AdminRequest, AdminState, Config, Durable, Epoch, Event, Eviction, Grant, GuardWord, Heartbeat,
-    Incarnation, Input, LET_GO_WAIT, Level, LockStatus, Message, Orders, Output, Pnn, Report, Role, RunId,
+    Incarnation, Input, LET_GO_WAIT, Level, LockStatus, Message, Orders, Output, Pnn, Report, Restraint, Role, RunId,
     ServiceHealth, Time, View,
 };
 use std::collections::{BTreeMap, BTreeSet};
@@ -121,6 +121,8 @@ pub struct Cluster {
     pub(crate) minute: Option<u16>,
     /// The storage is not prepared for planned moves, and may be soon.
     pub(crate) moves_wait: bool,
+    /// What addresses shall not do while this node leads.
+    restraint: Restraint,
     /// Until when a drain waits for clients to forget what DNS has told them.
     pub(crate) lingers: Option<Time>,
     pub(crate) warnings: BTreeMap<String, String>,
@@ -192,6 +194,7 @@ impl Cluster {
             whole_seconds: false,
             minute: None,
             moves_wait: false,
+            restraint: Restraint::default(),
             lingers: None,
             warnings: BTreeMap::new(),
             lock: LockStatus::default(),

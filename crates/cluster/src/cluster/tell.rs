@@ -163,6 +163,7 @@ impl Cluster {
             suspected,
             minute: self.minute,
             moves_wait: self.moves_wait,
+            restraint: self.restraint,
         })
     }
 

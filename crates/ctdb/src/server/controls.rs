@@ -90,6 +90,7 @@ impl Server {
                 None => self.answer_error(origin, format!("no tunable {name}")),
                 Some(known) => {
                     self.tunables.set(known, value);
+                    self.restrain();
                     self.answer_status(origin, i32::from(matches!(known, Known::Obsolete(_))));
                 }
             },
@@ -203,6 +204,16 @@ impl Server {
             }
             // Who is asked about records follows from the view: that role cannot be taken from a node.
             _ => self.answer_error(origin, format!("{opcode}: roles of nodes follow from the view and are not set")),
+        }
+    }
+
+    /// The cluster's core places the addresses: it hears which tunables forbid something.
+    pub(super) fn restrain(&mut self) {
+        let set = |name| self.tunables.named(name) != 0;
+        let new = (set("NoIPTakeover"), set("NoIPFailback"));
+        if std::mem::replace(&mut self.restrained, new) != new {
+            let (no_takeover, no_failback) = new;
+            self.out.push(Output::Admin(Wish::Restrain { no_takeover, no_failback }));
         }
     }
 

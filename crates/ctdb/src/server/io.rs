@@ -164,6 +164,14 @@ pub enum Wish {
     Remove(IpAddr),
     /// Take this interface of this node to be up, or down.
     Link(String, bool),
+    /// While this node leads: no node takes an address that it does not have (`NoIPTakeover`), and none moves for an even
+    /// spread (`NoIPFailback`). Neither at start.
+    Restrain {
+        /// Addresses do not go to other nodes.
+        no_takeover: bool,
+        /// Addresses do not go back.
+        no_failback: bool,
+    },
     /// Read the configuration again.
     Reload,
     /// End this node's daemon.

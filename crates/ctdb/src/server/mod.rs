@@ -126,6 +126,8 @@ pub struct Server {
     /// Clients have been told that addresses move, and not yet that they are at rest.
     reallocating: bool,
     tunables: Tunables,
+    /// What tunables forbid addresses, as was said last: to be taken over, to go back.
+    restrained: (bool, bool),
     statistics: Statistics,
     timers: Timers,
     debug: i32,
@@ -169,6 +171,7 @@ impl Server {
             leaving: BTreeSet::new(),
             reallocating: false,
             tunables: Tunables::default(),
+            restrained: (false, false),
             statistics: Statistics { since: now, ..Statistics::default() },
             timers: Timers::new(now),
             debug: 3,

@@ -33,6 +33,7 @@ impl Server {
             self.go_on();
         }
         self.look_at_roles(led);
+        self.restrain();
         self.addresses_moved(&old);
         self.look_at_moves();
         self.look_at_lists();

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 
-use cluster::{AdminRequest, AdminState, Pnn, Snapshot};
+use cluster::{AdminRequest, AdminState, Pnn, Restraint, Snapshot};
 use ctdb::server::{FileAnswer, Input, Server, Wish};
 use ctdb::wire::Connection;
 use net::ClientConnection;
@@ -186,6 +186,10 @@ pub(super) async fn carry_out(
             }
             Wish::Link(name, up) => {
                 inbox.input(cluster::Input::Interface { name, up });
+                continue;
+            }
+            Wish::Restrain { no_takeover, no_failback } => {
+                inbox.input(cluster::Input::Restraint(Restraint { no_takeover, no_failback }));
                 continue;
             }
             Wish::Reload => {

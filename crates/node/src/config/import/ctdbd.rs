@@ -428,7 +428,8 @@ mod tests {
         assert_eq!(setup.config.databases.unwrap().dirs.unwrap()[0], Path::new("/srv/v"));
         assert_eq!(setup.log, LogPlace::File("/srv/log".into()));
         assert_eq!(setup.begin, AdminState::Stopped);
-        assert_eq!(setup.config.fail_back, cluster::FailBack::Never);
+        // A tunable, which `ctdb setvar` changes while the daemon runs.
+        assert_eq!(setup.config.fail_back, cluster::FailBack::Spread);
     }
 
     #[test]

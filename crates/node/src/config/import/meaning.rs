@@ -9,6 +9,7 @@ pub(super) const NFS: &str = "the server is NFS-Ganesha here: list its exports i
 #[derive(Debug)]
 pub(super) enum Tunable {
     NoFailback,
+    NoTakeover,
     /// A key of `[events]`, and the most that it can be.
     Events(&'static str, u32),
     Other(Did, &'static str),
@@ -44,7 +45,8 @@ pub(super) fn tunable(name: &str) -> Option<Tunable> {
         "ipallocalgorithm" | "lcp2publicips" | "deterministicips" | "deferredrebalanceonnodeadd" => {
             none("addresses are always spread evenly with as few moves as can be")
         }
-        "noiptakeover" | "disableipfailover" | "noiphostonalldisabled" => Some(Tunable::Other(
+        "noiptakeover" => Some(Tunable::NoTakeover),
+        "disableipfailover" | "noiphostonalldisabled" => Some(Tunable::Other(
             Did::ToDo,
             "addresses always move here; one that must not: [[vip]] nodes = [\"its only node\"]",
         )),

@@ -186,6 +186,17 @@ impl Import<'_> {
                     "write a number from 0 to 4294967295, or remove the line, and run this again",
                 );
             }
+            (Some(Tunable::NoFailback | Tunable::NoTakeover), Some(_)) if self.as_ctdbd => {
+                self.line(source, at, Did::Taken, "heeded where the leader has it, as `ctdb setvar` sets it");
+            }
+            (Some(Tunable::NoTakeover), Some(0)) => {
+                self.line(source, at, Did::Taken, "addresses move to other nodes: the default here");
+            }
+            (Some(Tunable::NoTakeover), Some(_)) => {
+                let why = "`ctdb setvar NoIPTakeover 1` on every node does so until its daemon ends; \
+                    an address that must never move: [[vip]] nodes = [\"its only node\"]";
+                self.line(source, at, Did::ToDo, why);
+            }
             (Some(Tunable::NoFailback), Some(0)) => {
                 self.line(source, at, Did::Taken, "addresses go back: the default here (fail_back = \"spread\")");
             }
