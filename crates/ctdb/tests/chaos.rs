@@ -278,6 +278,10 @@ impl Story {
             }
             4 if member && self.lives(n) => {
                 let workers: Vec<Client> = self.workers.iter().map(|w| w.client).filter(|c| c.node == n).collect();
+                if self.dice.roll(2) == 0 {
+                    let on = (self.dice.roll(2) as u32).to_ne_bytes();
+                    self.world.control(workers[0], node::CURRENT, Opcode::SET_LMASTERROLE, 0, &on);
+                }
                 self.world.control(workers[0], node::CURRENT, Opcode::SET_RECMODE, 0, &1u32.to_ne_bytes());
             }
             _ => {}

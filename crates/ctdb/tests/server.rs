@@ -456,6 +456,93 @@ fn a_node_that_is_stopped_or_shall_not_lead_is_not_the_clients_leader() {
 }
 
 #[test]
+fn a_node_that_shall_not_be_lmaster_is_none_from_the_next_recovery_on() {
+    let mut world = World::new(3);
+    let (clients, db) = open(&mut world, 3, Opcode::DB_ATTACH, "locking.tdb");
+    let keys: Vec<Vec<u8>> = (0..12u8).map(|n| vec![b'k', n]).collect();
+    let tool = world.connect(2, 901);
+    let set = |world: &mut World, node: u32, on: u32| {
+        let answer = world.ask(tool, node, Opcode::SET_LMASTERROLE, 0, &on.to_ne_bytes()).unwrap();
+        assert_eq!(answer.status, 0);
+    };
+    let map = |world: &mut World| {
+        let reply = world.ask(clients[0], node::CURRENT, Opcode::GETVNNMAP, 0, &[]).unwrap();
+        VnnMap::get(&reply.data).unwrap().map
+    };
+    let recover = |world: &mut World| {
+        world.control(tool, node::CURRENT, Opcode::SET_RECMODE, 0, &1u32.to_ne_bytes());
+        world.run();
+    };
+    let can = |world: &mut World, node: u32| {
+        word(&world.ask(tool, node, Opcode::GET_CAPABILITIES, 0, &[]).unwrap().data) & node::capability::LMASTER
+    };
+    let count = |world: &mut World| {
+        for key in &keys {
+            for n in [0, 1, 2] {
+                assert!(world.count(clients[n], db, key));
+            }
+        }
+    };
+    count(&mut world);
+    set(&mut world, 2, 0);
+    assert_eq!((can(&mut world, 2), can(&mut world, 1)), (0, node::capability::LMASTER));
+    assert_eq!(map(&mut world), [0, 1, 2], "with the next recovery");
+    recover(&mut world);
+    assert_eq!(map(&mut world), [0, 1]);
+    count(&mut world);
+    // It serves its clients as before, and keeps what they use when one of them ends.
+    let generation = |world: &World| world.nodes[2].files[&db].synced;
+    let before = generation(&world);
+    world.input(2, Input::Disconnected { client: clients[2].id });
+    world.input(2, Input::Disconnected { client: tool.id });
+    world.run();
+    assert_eq!(generation(&world), before);
+    assert!(keys.iter().all(|key| world.counter(db, key) == Some(6)));
+    // Also in another view, and if the links were down meanwhile.
+    for up in [false, true] {
+        for n in [0, 1] {
+            world.input(n, Input::Link { peer: 2, up });
+            world.input(2, Input::Link { peer: n as u32, up });
+        }
+    }
+    world.view(&[0, 1, 2]);
+    assert_eq!(map(&mut world), [0, 1]);
+    let tool = world.connect(0, 902);
+    let set = |world: &mut World, node: u32, on: u32| {
+        assert_eq!(world.ask(tool, node, Opcode::SET_LMASTERROLE, 0, &on.to_ne_bytes()).unwrap().status, 0);
+    };
+    let recover = |world: &mut World| {
+        world.control(tool, node::CURRENT, Opcode::SET_RECMODE, 0, &1u32.to_ne_bytes());
+        world.run();
+    };
+    for node in [0, 1] {
+        set(&mut world, node, 0);
+    }
+    recover(&mut world);
+    assert_eq!(map(&mut world), [0], "somebody has to be: the leader");
+    assert!(keys.iter().all(|key| world.counter(db, key) == Some(6)));
+    set(&mut world, 2, 1);
+    recover(&mut world);
+    assert_eq!(map(&mut world), [2]);
+    for node in [0, 1] {
+        set(&mut world, node, 1);
+    }
+    recover(&mut world);
+    assert_eq!(map(&mut world), [0, 1, 2]);
+    assert!(keys.iter().all(|key| world.counter(db, key) == Some(6)));
+    // A daemon that starts anew is one.
+    set(&mut world, 1, 0);
+    recover(&mut world);
+    assert_eq!(map(&mut world), [0, 2]);
+    world.kill(1);
+    world.view(&[0, 2]);
+    world.restart(1);
+    world.run();
+    world.view(&[0, 1, 2]);
+    assert_eq!(map(&mut world), [0, 1, 2]);
+}
+
+#[test]
 fn a_recovery_by_hand_changes_the_generation_and_no_record() {
     let mut world = World::new(3);
     let (clients, db) = open(&mut world, 3, Opcode::DB_ATTACH, "locking.tdb");

@@ -243,6 +243,7 @@ enums! {
     13 Round { epoch, round };
     14 Changed { db };
     15 Role { leader, yields };
+    16 Lmaster { can };
 }
 
 impl Said {
@@ -314,6 +315,7 @@ mod tests {
             Said::ControlReply { id: 1, status: -1, data: vec![], error: "no".into() },
             Said::Traversed { id: 4, records, last: false },
             Said::Role { leader: true, yields: false },
+            Said::Lmaster { can: false },
         ]
     }
 

@@ -48,21 +48,13 @@ pub struct Lead {
 }
 
 impl Lead {
-    /// Begins. `idle`: members that are to know and hold no records. `harmless`: the view dropped nobody, or nobody who could
+    /// Begins. `others`: members that are not to know who holds which record, and hold none then. `harmless`: the view dropped nobody, or nobody who could
     /// still do harm.
-    pub fn begin(epoch: u64, members: &[u32], idle: &BTreeSet<u32>, harmless: bool, out: &mut Orders) -> Self {
+    pub fn begin(epoch: u64, members: &[u32], others: &BTreeSet<u32>, harmless: bool, out: &mut Orders) -> Self {
         let members: BTreeSet<u32> = members.iter().copied().collect();
-        let masters = masters(&members, idle);
+        let masters = masters(&members, others);
         out.extend(members.iter().map(|m| (*m, Word::Hello { epoch, masters: masters.clone() })));
         Self { epoch, silent: members.clone(), members, masters, known: BTreeMap::new(), harmless }
-    }
-
-    /// From the next recovery on these members are to know and hold no records. True: that is a change, and wants one.
-    pub fn idle(&mut self, idle: &BTreeSet<u32>) -> bool {
-        let masters = masters(&self.members, idle);
-        let new = masters != self.masters;
-        self.masters = masters;
-        new
     }
 
     /// The nodes that the view dropped can do no harm any more.
@@ -150,8 +142,9 @@ impl Lead {
         }
     }
 
-    /// Everything again: words between members were lost, or there are other location masters.
-    pub fn again(&mut self, out: &mut Orders) {
+    /// Everything again: words between members were lost, or there are other location masters. `others` as at the beginning.
+    pub fn again(&mut self, others: &BTreeSet<u32>, out: &mut Orders) {
+        self.masters = masters(&self.members, others);
         let hello = Word::Hello { epoch: self.epoch, masters: self.masters.clone() };
         out.extend(self.members.iter().map(|m| (*m, hello.clone())));
         let begun: Vec<u32> = self.known.iter().filter(|(_, d)| d.attempt > 0).map(|(db, _)| *db).collect();
@@ -259,8 +252,8 @@ impl Lead {
     }
 }
 
-/// Somebody has to know, if all are idle.
-fn masters(members: &BTreeSet<u32>, idle: &BTreeSet<u32>) -> Vec<u32> {
-    let masters: Vec<u32> = members.difference(idle).copied().collect();
+/// Somebody has to know, if nobody is left.
+fn masters(members: &BTreeSet<u32>, others: &BTreeSet<u32>) -> Vec<u32> {
+    let masters: Vec<u32> = members.difference(others).copied().collect();
     if masters.is_empty() { members.iter().copied().collect() } else { masters }
 }

@@ -56,8 +56,9 @@ impl Server {
             }
             .put(&mut out),
             Opcode::GET_CAPABILITIES => {
-                let not = if self.may_lead() { 0 } else { capability::LEADER };
-                out.u32(capability::DEFAULT & !not);
+                let no_leader = if self.may_lead() { 0 } else { capability::LEADER };
+                let no_lmaster = if self.may_be_lmaster() { 0 } else { capability::LMASTER };
+                out.u32(capability::DEFAULT & !no_leader & !no_lmaster);
             }
             Opcode::GET_PUBLIC_IPS => self.public_ips(flags & control_flags::ONLY_AVAILABLE != 0).put(&mut out),
             Opcode::GET_NODEMAP | Opcode::GET_NODES_FILE => self.node_map(opcode).put(&mut out),

@@ -202,8 +202,11 @@ impl Server {
                 self.set_role(number != 0);
                 self.answer_status(origin, 0);
             }
-            // Who is asked about records follows from the view: that role cannot be taken from a node.
-            _ => self.answer_error(origin, format!("{opcode}: roles of nodes follow from the view and are not set")),
+            Opcode::SET_LMASTERROLE => {
+                self.set_lmaster(number != 0);
+                self.answer_status(origin, 0);
+            }
+            _ => self.answer_error(origin, format!("{opcode} is not done here")),
         }
     }
 

@@ -17,7 +17,7 @@
 //! | `controls`, `answers` | controls that this node answers by itself |
 //! | `remote` | controls of clients for other nodes, and "is this process alive?" |
 //! | `connections` | whose clients are connected to which address |
-//! | `roles` | who leads, as clients see it |
+//! | `roles` | who leads, as clients see it, and who shall know where records are |
 //! | `lists` | this node's public addresses and interfaces, changed by word |
 //! | `messages` | between clients, and to the daemon |
 //! | `traverse` | all records of all nodes |
@@ -297,6 +297,7 @@ impl Server {
             }
             Said::Changed { db } => self.bump(db),
             Said::Role { leader, yields } => self.hear_role(from, leader, yields),
+            Said::Lmaster { can } => self.hear_lmaster(from, can),
         }
     }
 

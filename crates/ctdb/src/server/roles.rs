@@ -1,4 +1,5 @@
-//! Who leads, as clients see it: what shall happen once in the cluster is done there.
+//! Who leads, as clients see it: what shall happen once in the cluster is done there. And whom an administrator has told
+//! not to be a location master, which counts from the next recovery of everything on.
 //!
 //! The view's leader, who decides about addresses and recoveries, leads as long as it is a member, stopped or not. For
 //! clients' scripts that must not be: CTDB's leader is never a node that is stopped or banned, or that an administrator
@@ -17,6 +18,8 @@ pub(super) struct Roles {
     never: BTreeSet<u32>,
     /// They were stopped or banned while they led: others go before.
     yield_to: BTreeSet<u32>,
+    /// They shall not be location masters.
+    no_lmasters: BTreeSet<u32>,
 }
 
 fn set(nodes: &mut BTreeSet<u32>, node: u32, is_in: bool) -> bool {
@@ -70,6 +73,8 @@ impl Server {
         if !self.may_lead() || self.roles.yield_to.contains(&self.me) {
             self.send(peer, self.role());
         }
+        // Always: what it was before a restart the peer remembers, and the next recovery may be on its way.
+        self.send(peer, Said::Lmaster { can: self.may_be_lmaster() });
     }
 
     /// Another node says what it shall be; says nothing when it begins.
@@ -78,5 +83,33 @@ impl Server {
         if changed.contains(&true) {
             self.say_leader(None);
         }
+    }
+
+    /// May this node be a location master?
+    pub(super) fn may_be_lmaster(&self) -> bool {
+        !self.roles.no_lmasters.contains(&self.me)
+    }
+
+    /// An administrator wants this node to be a location master, or not.
+    pub(super) fn set_lmaster(&mut self, can: bool) {
+        if set(&mut self.roles.no_lmasters, self.me, !can) {
+            self.send_connected(&Said::Lmaster { can });
+        }
+    }
+
+    /// Another node says what it shall be.
+    pub(super) fn hear_lmaster(&mut self, from: u32, can: bool) {
+        set(&mut self.roles.no_lmasters, from, !can);
+    }
+
+    /// Members that are not to be location masters: those that are stopped or banned, and those that shall not. If none is
+    /// left the leader is one, as with CTDB.
+    pub(super) fn no_masters(&self) -> BTreeSet<u32> {
+        let mut others: BTreeSet<u32> = self.picture.idle.union(&self.roles.no_lmasters).copied().collect();
+        if self.picture.members.iter().all(|member| others.contains(member)) {
+            let Some(leader) = self.leader() else { return self.picture.idle.clone() };
+            others.remove(&leader);
+        }
+        others
     }
 }

@@ -22,7 +22,7 @@ impl Server {
             self.dropped();
         }
         let idle = self.picture.idle.clone();
-        if !view_changed && self.lead.as_mut().is_some_and(|lead| lead.idle(&idle)) {
+        if !view_changed && old.idle != idle && self.lead.is_some() {
             self.recover_again(&format!("of the members {idle:?} are stopped or banned, and hold no records"));
         }
         if self.lead.is_some() && self.picture.harmless && self.harmless != self.picture.epoch {
@@ -61,7 +61,8 @@ impl Server {
         self.lead = None;
         if leader == self.me {
             let mut orders = Vec::new();
-            self.lead = Some(Lead::begin(epoch, &members, &self.picture.idle, self.harmless == epoch, &mut orders));
+            let others = self.no_masters();
+            self.lead = Some(Lead::begin(epoch, &members, &others, self.harmless == epoch, &mut orders));
             self.orders(orders);
         }
         self.members_left();
@@ -156,7 +157,7 @@ impl Server {
 
     /// The last client has gone: a node that is stopped gives back the records that its clients had brought.
     pub(super) fn give_back(&mut self) {
-        if self.clients.len() > 0 || !self.is_member() {
+        if self.clients.len() > 0 || !self.is_member() || !self.is_inactive() {
             return;
         }
         let held = self.dbs.values().filter(|db| db.migration.holds_out_of_place()).map(|db| db.have.db);
@@ -181,9 +182,10 @@ impl Server {
 
     /// As the leader.
     pub(super) fn recover_again(&mut self, why: &str) {
+        let others = self.no_masters();
         let Some(lead) = &mut self.lead else { return };
         let mut orders = Vec::new();
-        lead.again(&mut orders);
+        lead.again(&others, &mut orders);
         self.round += 1;
         self.recovery_began = self.now;
         self.statistics.recoveries += 1;

@@ -180,10 +180,8 @@ impl World {
         let idle = self.some_idle();
         for n in self.living() {
             let mut orders = Vec::new();
-            if let Some(lead) = self.nodes[n].lead.as_mut()
-                && lead.idle(&idle)
-            {
-                lead.again(&mut orders);
+            if let Some(lead) = self.nodes[n].lead.as_mut() {
+                lead.again(&idle, &mut orders);
             }
             self.orders(n, orders);
         }

@@ -222,6 +222,11 @@ impl World {
             // It ends; another one comes.
             0 => self.process_ends(host, client),
             1 => {
+                // One in four first says whether its node is to know where records are.
+                if client.0 % 4 == 0 {
+                    let on = client.0 / 4 % 2;
+                    self.control(host, client, node::CURRENT, Opcode::SET_LMASTERROLE, 0, &on.to_ne_bytes());
+                }
                 self.control(host, client, node::CURRENT, Opcode::SET_RECMODE, 0, &1u32.to_ne_bytes());
             }
             2..=11 => {
