@@ -10,8 +10,7 @@ use serde_json::{Map, Value};
 use std::collections::BTreeSet;
 
 /// What a message may lack, by its kind: what came after the first version, or may come so.
-const LATER: [(&str, &[&str]); 1] =
-    [("report", &["conflicts", "nfs_clients", "graced", "lingers", "leaving"])];
+const LATER: [(&str, &[&str]); 1] = [("report", &["conflicts", "nfs_clients", "graced", "lingers", "leaving"])];
 
 /// Seeds in which nodes of two versions meet: one in eight, none with databases.
 #[must_use]
