@@ -1,13 +1,13 @@
 //! The clients of a round, and what they tell at its end.
 
 use super::history::{self, Hold, Increment};
-use super::nfs_count::{Counter, NFS_LOCK};
+use super::nfs_count::Counter;
 use super::report::Report;
 use super::smb::{self, ALONE, Notes, RANGE, STALL_US, Who, ZERO};
 use crate::drill::spec;
 use crate::lab::Lab;
 use crate::probe::run::{Gap, Probe};
-use crate::site::{CLIENT, MOUNT, SHARE, VOLUME};
+use crate::site::{CLIENT, MOUNT, SHARE, Storage, VOLUME};
 use crate::smb::{Session, Sharing};
 use ::drill::clients::BLOCK;
 use anyhow::{Context, Result, bail};
@@ -44,7 +44,14 @@ impl Planted {
     }
 }
 
-/// On every address an SMB client, an NFSv3 and an NFSv4 writer, and an NFSv4 client that counts.
+/// NFSv4 clients that count in one file.
+struct NfsCounters {
+    /// Below the export.
+    file: String,
+    clients: Vec<(usize, Counter)>,
+}
+
+/// On every address an SMB client, an NFSv3 and an NFSv4 writer, and NFSv4 clients that count.
 pub(super) struct Clients {
     tag: String,
     vips: Vec<String>,
@@ -52,7 +59,7 @@ pub(super) struct Clients {
     smb: Vec<JoinHandle<Notes>>,
     nfs3: Vec<Probe>,
     nfs4: ::drill::Clients,
-    nfs_counters: Vec<Counter>,
+    nfs_counters: Vec<NfsCounters>,
     planted: Option<Planted>,
 }
 
@@ -64,8 +71,24 @@ fn own(tag: &str, i: usize) -> String {
     format!("{tag}-smb-{i}")
 }
 
-fn nfs_counter(tag: &str) -> String {
-    format!("nfs/{tag}-counter")
+/// Over which addresses clients count in one file. On GlusterFS, Ganesha's NFSv4 locks exclude clients of one node only
+/// (`docs/nfs.md`): there two clients of each address, which is on one node at a time, have a file of their own.
+fn counting_together(storage: Storage, vips: &[String]) -> Vec<Vec<&String>> {
+    match storage {
+        Storage::Local => vec![vips.iter().collect()],
+        Storage::Gluster => vips.iter().map(|vip| vec![vip, vip]).collect(),
+    }
+}
+
+fn start_nfs_counters(lab: &Lab, tag: &str, vips: &[String]) -> Result<Vec<NfsCounters>> {
+    let mut indices = 0..;
+    let files = counting_together(lab.site.storage, vips).into_iter().enumerate().map(|(i, vips)| {
+        let file = format!("nfs/{tag}-counter-{i}");
+        let start = |(index, vip): (usize, &String)| Ok((index, Counter::start(lab, index, vip, &file)?));
+        let clients = indices.by_ref().zip(vips).map(start).collect::<Result<_>>()?;
+        Ok(NfsCounters { file, clients })
+    });
+    files.collect()
 }
 
 fn nfs_file(tag: &str, i: usize) -> String {
@@ -92,10 +115,7 @@ impl Clients {
         if let Some(why) = nfs4.wait(0, PATIENCE)? {
             bail!("{why}");
         }
-        let mut nfs_counters = Vec::new();
-        for (i, vip) in vips.iter().enumerate() {
-            nfs_counters.push(Counter::start(lab, i, vip, &nfs_counter(tag))?);
-        }
+        let nfs_counters = start_nfs_counters(lab, tag, &vips)?;
         let who = |(i, vip): (usize, &String)| Who {
             index: i,
             vip: vip.clone(),
@@ -122,12 +142,18 @@ impl Clients {
             }
             tell(report, i, "SMB", notes, &mut holds, &mut increments);
         }
-        let mut nfs_increments = Vec::new();
-        for (i, counter) in self.nfs_counters.into_iter().enumerate() {
-            match counter.stop() {
-                Ok(notes) => tell(report, i, "NFSv4 locks", notes, &mut holds, &mut nfs_increments),
-                Err(e) => report.stuck(format!("{e:#}")),
+        let mut counted = Vec::new();
+        for NfsCounters { file, clients } in self.nfs_counters {
+            let (mut holds, mut increments) = (Vec::new(), Vec::new());
+            for (i, counter) in clients {
+                match counter.stop() {
+                    Ok(notes) => tell(report, i, "NFSv4 locks", notes, &mut holds, &mut increments),
+                    Err(e) => report.stuck(format!("{e:#}")),
+                }
             }
+            report.did("NFSv4 locks", holds.len() as u64);
+            report.violations.extend(history::two_owners(&holds));
+            counted.push((file, increments));
         }
         let mut nfs = Vec::new();
         for probe in self.nfs3 {
@@ -137,7 +163,7 @@ impl Clients {
             Ok(streams) => streams.into_iter().for_each(|stream| tell_nfs4(report, stream)),
             Err(e) => report.stuck(format!("the NFSv4 clients: {e:#}")),
         }
-        for (what, of) in [("SMB locks", RANGE), ("SMB files opened alone", ALONE), ("NFSv4 locks", NFS_LOCK)] {
+        for (what, of) in [("SMB locks", RANGE), ("SMB files opened alone", ALONE)] {
             report.did(what, holds.iter().filter(|h| h.of == of).count() as u64);
         }
         report.violations.extend(history::two_owners(&holds));
@@ -149,8 +175,12 @@ impl Clients {
             read_back(lab, report, through, &format!("nfs/{}", nfs_file(&self.tag, i)), nfs[i]);
         }
         let smb: Vec<u64> = self.vips.iter().map(|vip| smb_shows(lab, vip, &self.tag)).collect::<Result<_>>()?;
-        let nfs: Vec<u64> = self.vips.iter().map(|vip| nfs_shows(lab, vip, &self.tag)).collect::<Result<_>>()?;
-        for (what, mut shown, increments) in [("SMB", smb, increments), ("NFSv4", nfs, nfs_increments)] {
+        let mut counters = vec![("SMB", smb, increments)];
+        for (file, increments) in counted {
+            let shown: Vec<u64> = self.vips.iter().map(|vip| nfs_shows(lab, vip, &file)).collect::<Result<_>>()?;
+            counters.push(("NFSv4", shown, increments));
+        }
+        for (what, mut shown, increments) in counters {
             shown.dedup();
             match shown[..] {
                 [last] => {
@@ -176,9 +206,9 @@ fn smb_shows(lab: &Lab, vip: &str, tag: &str) -> Result<u64> {
     smb::number(&mut session, &handle)
 }
 
-/// As [`smb_shows`], of the other counter.
-fn nfs_shows(lab: &Lab, vip: &str, tag: &str) -> Result<u64> {
-    let url = format!("nfs://{vip}/{VOLUME}/{}", nfs_counter(tag));
+/// As [`smb_shows`], of a counter of NFSv4 clients.
+fn nfs_shows(lab: &Lab, vip: &str, file: &str) -> Result<u64> {
+    let url = format!("nfs://{vip}/{VOLUME}/{file}");
     let text = lab.exec(CLIENT, &["nfs-cat", &url], PATIENCE)?;
     text.trim().parse().with_context(|| format!("{url} holds {text}"))
 }

@@ -13,7 +13,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 /// What their holds are of.
-pub(super) const NFS_LOCK: &str = "a range locked over NFSv4";
+const NFS_LOCK: &str = "a range locked over NFSv4";
 
 /// One that runs; killed with this value.
 pub(super) struct Counter {
