@@ -63,7 +63,9 @@ impl World {
         if !self.is_current(host, generation) {
             return;
         }
-        self.hosts[host].nfs_moves.insert(node, number);
+        // A late answer to an earlier move takes nothing back.
+        let newest = self.hosts[host].nfs_moves.entry(node).or_default();
+        *newest = number.max(*newest);
         let because = refused.then(|| "not on the bus".to_owned());
         self.local(host, generation, Input::GracedForMove { node, number, because });
     }
