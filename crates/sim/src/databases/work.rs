@@ -223,7 +223,7 @@ impl World {
             0 => self.process_ends(host, client),
             1 => {
                 // One in four first says whether its node is to know where records are.
-                if client.0 % 4 == 0 {
+                if client.0.is_multiple_of(4) {
                     let on = client.0 / 4 % 2;
                     self.control(host, client, node::CURRENT, Opcode::SET_LMASTERROLE, 0, &on.to_ne_bytes());
                 }
