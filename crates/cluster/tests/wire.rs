@@ -27,8 +27,8 @@ fn lacks(old: &Value, new: &Value, at: &str) -> Option<String> {
 
 fn is_kept<T: Serialize + DeserializeOwned>(text: &str) -> T {
     let read: T = serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}: {text}"));
-    let old: Value = serde_json::from_str(text).unwrap();
-    let new = serde_json::to_value(&read).unwrap();
+    let old: Value = serde_json::from_str(text).expect("JSON");
+    let new = serde_json::to_value(&read).expect("JSON");
     assert_eq!(lacks(&old, &new, ""), None, "{text}");
     read
 }
