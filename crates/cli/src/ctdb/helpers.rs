@@ -3,7 +3,7 @@
 use super::args;
 use super::commands::{Args, usage};
 use super::context::{Context, text};
-use super::limit::in_this_group;
+use super::limit::{helper_ended, in_this_group};
 use super::out::{Exit, FAILED, Out, Outcome, complain};
 use std::ffi::OsString;
 use std::io::ErrorKind;
@@ -34,6 +34,7 @@ fn run(what: &str, variable: &str, program: &str, args: &[OsString]) -> Outcome 
             return Err(Exit(errno));
         }
     };
+    helper_ended();
     match (status.code(), status.signal()) {
         (Some(0), _) => Ok(()),
         // So the original's helpers tell an error of the system.

@@ -3,6 +3,7 @@
 use super::out::complain;
 use rustix::process::{Signal, kill_current_process_group, setpgid};
 use std::process::{Command, exit};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::runtime;
 use tokio::signal::unix::{SignalKind, signal};
@@ -11,6 +12,9 @@ use tokio::signal::unix::{SignalKind, signal};
 const HAS_GROUP: &str = "CTDB_TOOL_SETPGID";
 /// Set by test harnesses, which must not end with a command that they try.
 const TEST_MODE: &str = "CTDB_TEST_MODE";
+
+/// The time is over: what ends from now on was ended, and this process is about to say nothing more.
+static OVER: AtomicBool = AtomicBool::new(false);
 
 fn is_set(name: &str) -> bool {
     std::env::var_os(name).is_some()
@@ -31,6 +35,7 @@ pub(super) fn limit(seconds: i32) {
     }
     let watch = std::thread::Builder::new().name("time limit".into()).spawn(move || {
         std::thread::sleep(Duration::from_secs(seconds));
+        OVER.store(true, Ordering::SeqCst);
         complain!("Maximum runtime exceeded - exiting");
         end_group();
         exit(1);
@@ -50,6 +55,13 @@ fn end_group() {
     });
     if let Err(error) = ended {
         complain!("The other processes of its group are not ended: {error}");
+    }
+}
+
+/// A helper program has ended. If that is because the time is over this does not come back.
+pub(super) fn helper_ended() {
+    while OVER.load(Ordering::SeqCst) {
+        std::thread::park();
     }
 }
 
