@@ -110,7 +110,7 @@ pub enum Said {
         /// If no other node can.
         yields: bool,
     },
-    /// May the sender be a location master, from the next recovery of everything on? Said whenever a link comes up.
+    /// May the sender be a location master? Said when that changes, and whenever a link comes up.
     Lmaster {
         /// It may.
         can: bool,

@@ -1,5 +1,5 @@
 //! Who leads, as clients see it: what shall happen once in the cluster is done there. And whom an administrator has told
-//! not to be a location master, which counts from the next recovery of everything on.
+//! not to be a location master.
 //!
 //! The view's leader, who decides about addresses and recoveries, leads as long as it is a member, stopped or not. For
 //! clients' scripts that must not be: CTDB's leader is never a node that is stopped or banned, or that an administrator
@@ -94,12 +94,22 @@ impl Server {
     pub(super) fn set_lmaster(&mut self, can: bool) {
         if set(&mut self.roles.no_lmasters, self.me, !can) {
             self.send_connected(&Said::Lmaster { can });
+            self.masters_change(self.me);
         }
     }
 
     /// Another node says what it shall be.
     pub(super) fn hear_lmaster(&mut self, from: u32, can: bool) {
-        set(&mut self.roles.no_lmasters, from, !can);
+        if set(&mut self.roles.no_lmasters, from, !can) {
+            self.masters_change(from);
+        }
+    }
+
+    /// As the leader: the new ones know of the records after a recovery.
+    fn masters_change(&mut self, member: u32) {
+        if self.picture.members.contains(&member) {
+            self.recover_again(&format!("node {member} was told to be a location master, or none"));
+        }
     }
 
     /// Members that are not to be location masters: those that are stopped or banned, and those that shall not. If none is
