@@ -429,7 +429,9 @@ impl Member {
         let mut orders: BTreeMap<u32, Orders> = BTreeMap::new();
         for decision in mem::take(&mut database.merge).decide(&database.masters) {
             let key = decision.key;
-            for node in decision.demoted.into_iter().filter(|n| *n != me && !planted(Planted::StaleHolderKept)) {
+            let is_left = decision.verdict != Verdict::Forgotten;
+            let told = |n: &u32| is_left && *n != me && !planted(Planted::StaleHolderKept);
+            for node in decision.demoted.into_iter().filter(told) {
                 orders.entry(node).or_default().demote.push(key.clone());
             }
             match decision.verdict {

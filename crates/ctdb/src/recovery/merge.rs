@@ -20,8 +20,8 @@ pub enum Verdict {
     Stays(u32),
     /// Its holder is lost or idle, or it was on its way. The newest copy is this member's; the location master holds it now.
     Fetched(u32),
-    /// Nobody holds it, and the newest copy is empty: it is forgotten, by all that have a copy. One that was left would
-    /// pass for the newest in a later recovery.
+    /// The newest copy is empty: it is forgotten, by all that have a copy. One that was left would pass for the newest in a
+    /// later recovery. A holder's too: all files are stopped, so nobody has its lock, and whoever wants it asks again.
     Forgotten,
 }
 
@@ -94,10 +94,10 @@ impl Merge {
         self.keys.into_iter().map(|(key, copies)| {
             let (from, claim) = copies.newest;
             let may_hold = masters.contains(&from) || planted(Planted::IdleHolds);
-            let verdict = if claim.header.dmaster == from && may_hold {
-                Verdict::Stays(from)
-            } else if claim.empty {
+            let verdict = if claim.empty {
                 Verdict::Forgotten
+            } else if claim.header.dmaster == from && may_hold {
+                Verdict::Stays(from)
             } else {
                 Verdict::Fetched(from)
             };
@@ -130,7 +130,14 @@ mod tests {
         assert_eq!(seen.verdict, Verdict::Stays(1));
         assert!(seen.demoted.is_empty());
         assert_eq!(seen.copies, [0, 1, 2]);
-        assert_eq!(decide(&[(2, claim(5, 2, true))]).verdict, Verdict::Stays(2), "an empty one too: it may be in use");
+    }
+
+    #[test]
+    fn an_empty_record_is_forgotten_by_all_whoever_holds_it() {
+        let seen = decide(&[(0, claim(3, 2, false)), (1, claim(4, 2, false)), (2, claim(5, 2, true))]);
+        assert_eq!((seen.verdict, seen.demoted, seen.copies), (Verdict::Forgotten, vec![2], vec![0, 1, 2]));
+        let refilled = decide(&[(1, claim(4, 1, true)), (2, claim(5, 2, false))]);
+        assert_eq!(refilled.verdict, Verdict::Stays(2), "an older empty copy says nothing");
     }
 
     #[test]
