@@ -133,10 +133,10 @@ impl File {
             FileOrder::Fetch { token, key } => {
                 out.push(FileAnswer::Fetched { token, value: self.records.get(&key).cloned() });
             }
-            FileOrder::Traverse { token, held_by, empty } => {
+            FileOrder::Traverse { token, held_by, which } => {
                 let wanted = |v: &Vec<u8>| {
                     let (header, data) = LtdbHeader::split(v).unwrap_or_default();
-                    held_by.is_none_or(|n| header.dmaster == n) && (empty || !data.is_empty())
+                    held_by.is_none_or(|n| header.dmaster == n) && which.has(data.is_empty())
                 };
                 let records =
                     self.records.iter().filter(|(_, v)| wanted(v)).map(|(k, v)| (k.clone(), v.clone())).collect();

@@ -215,6 +215,13 @@ impl Migration {
         }
     }
 
+    /// Is it still to be deleted, or are others told to? What is another location master's to delete is not.
+    #[must_use]
+    pub fn is_vacuuming(&self, key: &[u8]) -> bool {
+        let vacuums = |key: &Key| key.purge.is_some() || key.jobs.iter().any(|job| matches!(job, Job::Vacuum));
+        self.keys.get(key).is_some_and(vacuums)
+    }
+
     /// Stops; what other nodes asked and promised under the old generation is forgotten, what clients asked is not.
     /// Chain locks that were asked for are still to be answered.
     pub fn freeze(&mut self) {

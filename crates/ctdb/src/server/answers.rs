@@ -7,7 +7,6 @@ use crate::control::{
     DbMap, Iface, Ifaces, NodeEntry, NodeMap, Opcode, PublicIp, PublicIpInfo, PublicIps, Uptime, VnnMap,
     flags as control_flags,
 };
-use crate::database::Kind;
 use crate::node::{INVALID_GENERATION, RunState, capability, flags};
 use crate::wire::Writer;
 use std::net::SocketAddr;
@@ -187,15 +186,5 @@ impl Server {
             out.raw(key);
         }
         out.finish()
-    }
-
-    pub(super) fn vacuum_now(&mut self, id: u32) {
-        let open = self.is_open(id);
-        let Some(db) = self.dbs.get_mut(&id).filter(|d| open && d.have.kind == Kind::Volatile) else { return };
-        let mut out = Vec::new();
-        for key in std::mem::take(&mut db.to_delete) {
-            db.migration.vacuum(&key, &mut out);
-        }
-        self.migrated(id, out);
     }
 }

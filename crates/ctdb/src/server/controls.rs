@@ -123,14 +123,7 @@ impl Server {
             Request::Transaction(opcode, db, _) => self.step_by_hand(origin, opcode, db, 0),
             Request::Push(db, srvid) => self.step_by_hand(origin, Opcode::DB_PUSH_START, db, srvid),
             Request::Echo(data) => self.answer_data(origin, data),
-            Request::Vacuum(db, _) => {
-                if self.dbs.contains_key(&db) {
-                    self.vacuum_now(db);
-                    self.answer_status(origin, 0);
-                } else {
-                    self.answer_error(origin, format!("no database {db:#010x}"));
-                }
-            }
+            Request::Vacuum(db, full) => self.vacuum_asked(origin, db, full),
         }
     }
 

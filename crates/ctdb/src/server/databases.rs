@@ -173,6 +173,7 @@ impl Server {
                 Moved::Inconsistent { why } => self.trouble(id, why),
             }
         }
+        self.look_at_vacuums(id);
     }
 
     /// Another node says something about a record.
@@ -301,6 +302,7 @@ impl Server {
                         db.migration.freeze();
                         db.commits.freeze();
                     }
+                    self.look_at_vacuums(id);
                 }
                 Effect::Freeze { db, generation, wipe } => {
                     self.recovering.insert(db);

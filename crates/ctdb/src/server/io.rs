@@ -178,6 +178,35 @@ pub enum Wish {
     ShutDown,
 }
 
+/// Which records of a file are meant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Which {
+    /// Those that have data.
+    WithData,
+    /// Those that have none.
+    Empty,
+    /// All.
+    All,
+}
+
+impl Which {
+    /// Those that have data, and perhaps those that have none.
+    #[must_use]
+    pub fn with_empty(empty: bool) -> Self {
+        if empty { Self::All } else { Self::WithData }
+    }
+
+    /// Is a record with, or without, data meant?
+    #[must_use]
+    pub fn has(self, empty: bool) -> bool {
+        match self {
+            Self::WithData => !empty,
+            Self::Empty => empty,
+            Self::All => true,
+        }
+    }
+}
+
 /// An order to a file. "Answer" means [`Input::File`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FileOrder {
@@ -274,8 +303,8 @@ pub enum FileOrder {
         token: Token,
         /// Only those that this node holds.
         held_by: Option<u32>,
-        /// Also those without data.
-        empty: bool,
+        /// Of those.
+        which: Which,
     },
     /// Stop that.
     StopTraverse {

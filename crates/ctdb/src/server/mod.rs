@@ -21,6 +21,7 @@
 //! | `lists` | this node's public addresses and interfaces, changed by word |
 //! | `messages` | between clients, and to the daemon |
 //! | `traverse` | all records of all nodes |
+//! | `vacuum` | emptied records are deleted |
 //! | `timers` | what happens by the clock |
 
 mod answers;
@@ -40,10 +41,12 @@ mod statistics;
 mod timers;
 mod traverse;
 mod tunables;
+mod vacuum;
 mod view;
 
 pub use io::{
-    AddressFacts, ClientId, FileAnswer, FileOrder, IfaceFacts, Input, Level, NodeFacts, Now, Output, Picture, Wish,
+    AddressFacts, ClientId, FileAnswer, FileOrder, IfaceFacts, Input, Level, NodeFacts, Now, Output, Picture, Which,
+    Wish,
 };
 
 use crate::database::{Change, Token, Under};
@@ -64,6 +67,7 @@ use std::net::IpAddr;
 use timers::Timers;
 use traverse::Traverse;
 use tunables::Tunables;
+use vacuum::Vacuums;
 
 /// Who waits for a control's answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -129,6 +133,7 @@ pub struct Server {
     /// What tunables forbid addresses, as was said last: to be taken over, to go back.
     restrained: (bool, bool),
     statistics: Statistics,
+    vacuums: Vacuums,
     timers: Timers,
     debug: i32,
     said_unknown: BTreeSet<u32>,
@@ -173,6 +178,7 @@ impl Server {
             tunables: Tunables::default(),
             restrained: (false, false),
             statistics: Statistics { since: now, ..Statistics::default() },
+            vacuums: Vacuums::default(),
             timers: Timers::new(now),
             debug: 3,
             said_unknown: BTreeSet::new(),

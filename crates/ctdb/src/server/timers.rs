@@ -3,17 +3,12 @@
 use super::io::{FileOrder, Now};
 use super::messages::AT_REST;
 use super::{Origin, Server};
-use crate::database::Kind;
 use crate::peer::Said;
 use std::net::IpAddr;
 use std::time::Duration;
 
 /// The leader is named to clients this often, as the original's does.
 const LEADER: Duration = Duration::from_secs(1);
-/// Empty records are deleted this many at a time, so that clients' requests come between.
-const VACUUM_AT_ONCE: usize = 500;
-/// The next ones follow after this.
-const VACUUM_PAUSE: Duration = Duration::from_millis(50);
 
 /// When what is due.
 #[derive(Debug)]
@@ -133,33 +128,5 @@ impl Server {
             db.sequence_due.push_back(true);
             self.order(id, FileOrder::Bump);
         }
-    }
-
-    /// Deletes some of the empty records. Returns when to go on.
-    fn vacuum(&mut self) -> Duration {
-        let mut left = VACUUM_AT_ONCE;
-        let due: Vec<u32> = self
-            .dbs
-            .values()
-            .filter(|d| d.have.kind == Kind::Volatile && !d.to_delete.is_empty())
-            .map(|d| d.have.db)
-            .collect();
-        for id in due {
-            if !self.is_open(id) {
-                continue;
-            }
-            let mut out = Vec::new();
-            if let Some(db) = self.dbs.get_mut(&id) {
-                while left > 0
-                    && let Some(key) = db.to_delete.pop_first()
-                {
-                    left -= 1;
-                    db.migration.vacuum(&key, &mut out);
-                }
-            }
-            self.migrated(id, out);
-        }
-        let interval = Duration::from_secs(self.tunables.named("VacuumInterval").max(1).into());
-        if left == 0 { VACUUM_PAUSE } else { interval }
     }
 }

@@ -1,7 +1,7 @@
 //! All records of a database: every node sends those that it holds; of a database that every node has all of, the own
 //! node's are all.
 
-use super::io::{ClientId, FileOrder};
+use super::io::{ClientId, FileOrder, Which};
 use super::{Origin, Server};
 use crate::database::{Kind, Token};
 use crate::peer::Said;
@@ -57,7 +57,7 @@ impl Server {
         }
         self.traverses.insert(id, Traverse { db, who: Who::Client { client, node, srvid, reqid }, missing });
         let held_by = (!all_here).then_some(self.me);
-        self.order(db, FileOrder::Traverse { token: Token(id), held_by, empty });
+        self.order(db, FileOrder::Traverse { token: Token(id), held_by, which: Which::with_empty(empty) });
     }
 
     /// Another node wants what this one holds.
@@ -68,11 +68,14 @@ impl Server {
         let id = self.next_serial();
         let who = Who::Node { node, id: theirs };
         self.traverses.insert(id, Traverse { db, who, missing: BTreeSet::from([self.me]) });
-        self.order(db, FileOrder::Traverse { token: Token(id), held_by: Some(self.me), empty });
+        let (held_by, which) = (Some(self.me), Which::with_empty(empty));
+        self.order(db, FileOrder::Traverse { token: Token(id), held_by, which });
     }
 
     pub(super) fn file_traversed(&mut self, token: Token, records: Vec<(Vec<u8>, Vec<u8>)>, last: bool) {
-        self.records(token.0, self.me, records, last);
+        if !self.swept(token, &records, last) {
+            self.records(token.0, self.me, records, last);
+        }
     }
 
     pub(super) fn traversed(&mut self, from: u32, id: u64, records: Vec<(Vec<u8>, Vec<u8>)>, last: bool) {

@@ -1,7 +1,8 @@
 //! CTDB's tunables: their names, in the order of its structure, and their values.
 //!
-//! Kept for the tools and scripts that set them. What this server does otherwise (recovery, failover, vacuuming by
-//! need) follows its own configuration; the comment of a name says whether it has an effect here.
+//! Kept for the tools and scripts that set them. Heeded here: `SeqnumInterval`, `VacuumInterval`, `VacuumFastPathCount`,
+//! `AllowClientDBAttach`; and by the cluster's core, which hears of them: `NoIPTakeover`, `NoIPFailback`. What the others
+//! tune follows this server's own configuration.
 
 /// What a name means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -161,7 +161,7 @@ impl Database {
             FileOrder::Lock { key } => Chains::lock(self, main, work, key, now),
             FileOrder::Unlock { key, write } => work.chains.unlock(main, &key, write),
             FileOrder::Fetch { token, key } => Chains::fetch(self, main, work, token, key, now),
-            FileOrder::Traverse { token, held_by, empty } => self.traverse(main, work, token, held_by, empty),
+            FileOrder::Traverse { token, held_by, which } => self.traverse(main, work, token, held_by, which),
             FileOrder::StopTraverse { token } => {
                 work.traverses.remove(&token.0);
                 Ok(())

@@ -3,6 +3,7 @@
 use super::*;
 use ctdb::database::{Token, Write};
 use ctdb::recovery::{Claim, Content, Edit, Generation};
+use ctdb::server::Which;
 use ctdb::wire::{LtdbHeader, Record, record_flags as flag};
 use std::sync::mpsc::Receiver;
 use std::thread;
@@ -312,17 +313,17 @@ fn a_traverse_gives_what_is_asked_for_in_pieces() {
             }
         }
     };
-    let pieces = all(&mut node, FileOrder::Traverse { token: Token(1), held_by: Some(1), empty: false });
+    let pieces = all(&mut node, FileOrder::Traverse { token: Token(1), held_by: Some(1), which: Which::WithData });
     assert!(pieces.len() > 1, "all in one piece");
     let mut seen = pieces.concat();
     seen.sort_unstable();
     assert_eq!(seen, expected);
-    let pieces = all(&mut node, FileOrder::Traverse { token: Token(2), held_by: None, empty: true });
+    let pieces = all(&mut node, FileOrder::Traverse { token: Token(2), held_by: None, which: Which::All });
     assert_eq!(pieces.concat().len(), 601);
     // One that is stopped, while it waits, says nothing more.
     let mut samba = node.other(&db);
     assert!(samba.lock_all(tdb::Kind::Exclusive, tdb::Wait::Try).unwrap());
-    assert_eq!(node.order(&db, FileOrder::Traverse { token: Token(3), held_by: None, empty: true }), []);
+    assert_eq!(node.order(&db, FileOrder::Traverse { token: Token(3), held_by: None, which: Which::All }), []);
     node.nothing();
     assert_eq!(node.order(&db, FileOrder::StopTraverse { token: Token(3) }), []);
     samba.unlock_all().unwrap();
@@ -343,7 +344,7 @@ fn nobody_waits_any_more_when_the_files_are_gone() {
     tool.begin().unwrap();
     node.order(&db, FileOrder::Lock { key: b"key".to_vec() });
     node.order(&db, FileOrder::Fetch { token: Token(1), key: b"key".to_vec() });
-    node.order(&db, FileOrder::Traverse { token: Token(2), held_by: None, empty: true });
+    node.order(&db, FileOrder::Traverse { token: Token(2), held_by: None, which: Which::All });
     node.order(&db, FileOrder::Freeze { generation: generation(1), wipe: true });
     let (generation, records) = (generation(1), Vec::new());
     node.order(&transactions, FileOrder::Transact { generation, asker: 0, id: 1, records });

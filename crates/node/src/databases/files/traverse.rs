@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use ctdb::database::Token;
-use ctdb::server::FileAnswer;
+use ctdb::server::{FileAnswer, Which};
 use ctdb::wire::LtdbHeader;
 use tdb::{Tdb, Waiter};
 
@@ -19,16 +19,16 @@ impl Database {
         work: &mut Work,
         token: Token,
         held_by: Option<u32>,
-        empty: bool,
+        which: Which,
     ) -> tdb::Result<()> {
         let database = self.clone();
-        let waiter = Waiter::run(main, move |handle| walk(&database, handle, token, held_by, empty))?;
+        let waiter = Waiter::run(main, move |handle| walk(&database, handle, token, held_by, which))?;
         work.traverses.insert(token.0, waiter);
         Ok(())
     }
 }
 
-fn walk(database: &Database, mut handle: Tdb, token: Token, held_by: Option<u32>, empty: bool) {
+fn walk(database: &Database, mut handle: Tdb, token: Token, held_by: Option<u32>, which: Which) {
     priority::unhurried();
     let mut pieces = Pieces::new(|records, last| {
         database.answer(FileAnswer::Traversed { token, records, last });
@@ -37,7 +37,7 @@ fn walk(database: &Database, mut handle: Tdb, token: Token, held_by: Option<u32>
         // What has no header is no record of a cluster.
         if let Ok((header, data)) = LtdbHeader::split(value)
             && held_by.is_none_or(|node| header.dmaster == node)
-            && (empty || !data.is_empty())
+            && which.has(data.is_empty())
         {
             pieces.push((key.to_vec(), value.to_vec()), key.len() + value.len());
         }
