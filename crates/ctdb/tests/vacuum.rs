@@ -1,4 +1,4 @@
-//! Servers of a cluster together: emptied records go, whoever emptied them.
+//! Servers of a cluster together: emptied records go, whoever emptied them, and records written as they are.
 
 #![allow(clippy::unwrap_used)]
 
@@ -7,7 +7,8 @@ mod world;
 
 use ctdb::control::Opcode;
 use ctdb::node;
-use ctdb::wire::{LtdbHeader, Writer};
+use ctdb::server::Input;
+use ctdb::wire::{LtdbHeader, Record, RecordBuffer, Writer};
 use std::time::Duration;
 use world::{Client, World};
 
@@ -108,4 +109,29 @@ fn a_recovery_forgets_them() {
         assert!(world.count(clients[1], db, &key));
         assert_eq!(world.counter(db, &key), Some(1), "and nothing of it comes back");
     }
+}
+
+fn update(world: &mut World, client: Client, db: u32, rsn: u64, value: &[u8]) -> i32 {
+    let header = LtdbHeader { rsn, dmaster: client.node as u32, reserved: 0, flags: 0 };
+    let data = [&header.to_bytes()[..], value].concat();
+    let mut out = Writer::default();
+    RecordBuffer { db, records: vec![Record { reqid: 0, key: b"key".to_vec(), data }] }.put(&mut out);
+    world.ask(client, node::CURRENT, Opcode::UPDATE_RECORD, 0, &out.finish()).unwrap().status
+}
+
+#[test]
+fn a_record_that_is_written_as_it_is_is_on_every_member_or_refused() {
+    let mut world = World::new(NODES as u32);
+    let (clients, db) = open(&mut world, Opcode::DB_ATTACH_PERSISTENT, "secrets.tdb");
+    let value = |world: &World, n: usize| world.nodes[n].files[&db].records[&b"key"[..]][24..].to_vec();
+    for (rsn, text) in [(1, b"first"), (2, b"later")] {
+        assert_eq!(update(&mut world, clients[1], db, rsn, text), 0);
+        assert_eq!([0, 1, 2].map(|n| value(&world, n)), [text; 3]);
+    }
+    world.control(clients[0], node::CURRENT, Opcode::SET_RECMODE, 0, &1u32.to_ne_bytes());
+    world.run();
+    assert_eq!([0, 1, 2].map(|n| value(&world, n)), [b"later"; 3]);
+    let (clients, db) = open(&mut world, Opcode::DB_ATTACH, "locking.tdb");
+    assert_eq!(update(&mut world, clients[1], db, 1, b"first"), -1, "of a volatile one");
+    world.input(1, Input::Disconnected { client: clients[1].id });
 }

@@ -58,6 +58,8 @@ pub enum Request {
     },
     /// A persistent transaction.
     Commit(RecordBuffer),
+    /// `UPDATE_RECORD`: records as they shall be.
+    Update(RecordBuffer),
     DeleteLater(DeleteLater),
     /// A message to be sent when the client is gone.
     RegisterNotify(u64, Vec<u8>),
@@ -205,6 +207,7 @@ impl Request {
                 Self::Traverse { db, reqid, srvid, empty: r.u8(what)? != 0 }
             }
             O::TRANS3_COMMIT => Self::Commit(RecordBuffer::get(data)?),
+            O::UPDATE_RECORD => Self::Update(RecordBuffer::get(data)?),
             O::SCHEDULE_FOR_DELETION => {
                 let db = r.u32(what)?;
                 r.u32(what)?;

@@ -102,6 +102,7 @@ impl Server {
                 self.traverse(client, origin, Wanted { db, reqid, srvid, empty });
             }
             Request::Commit(buffer) => self.commit(origin, buffer),
+            Request::Update(buffer) => self.update_record(origin, buffer),
             Request::DeleteLater(empty) => {
                 if let Some(db) = self.dbs.get_mut(&empty.db).filter(|db| db.have.kind == Kind::Volatile) {
                     db.to_delete.insert(empty.key);

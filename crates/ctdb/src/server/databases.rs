@@ -214,6 +214,16 @@ impl Server {
         }
     }
 
+    /// A client wants a record written as it is. The original writes into this node's copy only; here every member has it
+    /// before the answer, as of a transaction. In a volatile database that would be a second holder's word: refused.
+    pub(super) fn update_record(&mut self, origin: Origin, buffer: RecordBuffer) {
+        if self.dbs.get(&buffer.db).is_some_and(|db| db.have.kind == Kind::Volatile) {
+            let why = "a record of a volatile database is changed by its holder, under its lock";
+            return self.answer_error(origin, why);
+        }
+        self.commit(origin, buffer);
+    }
+
     fn committed(&mut self, id: u32, out: Vec<CommitOutput>) {
         let Some(generation) = self.member.generation(id) else { return };
         for output in out {
