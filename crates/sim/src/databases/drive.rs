@@ -303,3 +303,14 @@ impl Node {
         (file.map(|f| (f.synced.epoch, f.synced.attempt)), self.changes)
     }
 }
+
+impl Databases {
+    /// The node that holds a record, by its own file; none while it is on its way.
+    pub(super) fn holder(&self, db: u32, key: &[u8]) -> Option<usize> {
+        let holds = |(host, node): (usize, &Node)| {
+            let (header, _) = LtdbHeader::split(node.files.get(&db)?.records.get(key)?).ok()?;
+            (header.dmaster == host as u32).then_some(host)
+        };
+        self.nodes.iter().enumerate().find_map(holds)
+    }
+}

@@ -93,7 +93,8 @@ enum Doing {
     Traverses {
         srvid: u64,
         seen: BTreeSet<Vec<u8>>,
-        expects: BTreeSet<Vec<u8>>,
+        /// Keys that must be shown, each with its holder when the traverse began.
+        expects: BTreeMap<Vec<u8>, Option<usize>>,
         mark: (Option<(u64, u32)>, u64),
     },
     /// Opens the database that is replaced, to read it.

@@ -434,7 +434,8 @@ impl World {
         let volatile = databases.volatile;
         databases.next_reqid += 1;
         let (number, srvid) = (databases.next_reqid, 0x7000_0000_0000_0000 | u64::from(databases.next_reqid));
-        let expects = databases.truth.cold_keys().into_iter().filter(|_| all).map(name).collect();
+        let keys = databases.truth.cold_keys().into_iter().filter(|_| all).map(name);
+        let expects = keys.map(|key| (databases.holder(volatile, &key), key)).map(|(at, key)| (key, at)).collect();
         let mark = databases.nodes[host].mark(volatile);
         self.control(host, client, node::CURRENT, Opcode::REGISTER_SRVID, srvid, &[]);
         let mut out = Writer::default();
@@ -469,8 +470,14 @@ impl World {
             return;
         }
         databases.done.traverses += 1;
-        // A recovery, a link that broke or a node that was dropped meanwhile excuses what is missing.
-        let missing = expects.intersection(&kept).find(|key| !seen.contains(*key)).cloned();
+        // A recovery, a link that broke or a node that was dropped meanwhile excuses what is missing; so does a change of hands:
+        // each node shows what it holds when it is its turn. A cold record changes hands where its process lives on a node that
+        // is no location master, after each recovery.
+        let stayed = |key: &Vec<u8>, at: Option<usize>| at.is_some() && at == databases.holder(volatile, key);
+        let missed = |(key, at): &(&Vec<u8>, &Option<usize>)| {
+            kept.contains(*key) && !seen.contains(*key) && stayed(key, **at)
+        };
+        let missing = expects.iter().find(missed).map(|(key, _)| key.clone());
         self.control(host, client, node::CURRENT, Opcode::DEREGISTER_SRVID, srvid, &[]);
         self.doing(host, client, Doing::Nothing);
         if let Some(key) = missing.filter(|_| member && mark.0.is_some() && mark == mark_now) {
