@@ -113,12 +113,15 @@ impl Server {
     }
 
     /// Members that are not to be location masters: those that are stopped or banned, and those that shall not. If none is
-    /// left the leader is one, as with CTDB.
+    /// left the leader is one, as with CTDB, whose leader is never stopped; where ours is, the first who is not.
     pub(super) fn no_masters(&self) -> BTreeSet<u32> {
-        let mut others: BTreeSet<u32> = self.picture.idle.union(&self.roles.no_lmasters).copied().collect();
-        if self.picture.members.iter().all(|member| others.contains(member)) {
-            let Some(leader) = self.leader() else { return self.picture.idle.clone() };
-            others.remove(&leader);
+        let idle = &self.picture.idle;
+        let mut others: BTreeSet<u32> = idle.union(&self.roles.no_lmasters).copied().collect();
+        let members = &self.picture.members;
+        if members.iter().all(|member| others.contains(member)) {
+            let first = self.leader().into_iter().chain(members.iter().copied()).find(|member| !idle.contains(member));
+            let Some(master) = first else { return idle.clone() };
+            others.remove(&master);
         }
         others
     }
