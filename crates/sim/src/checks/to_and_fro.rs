@@ -71,7 +71,9 @@ impl Check for ToAndFro {
         let Some(before) = self.moves.insert(vip, Move { at: world.now, from, fit }) else { return Ok(()) };
         let at_once = world.now <= before.at + AT_ONCE && !disturbed(world, before.at);
         let soon = world.now <= before.at + SOON && before.fit && !troubled(world, before.at);
-        if before.from != host || !(at_once || soon) {
+        // From a node that was put out of the view meanwhile it is taken over.
+        let taken_over = !world.members().contains(&from);
+        if before.from != host || taken_over || !(at_once || soon) {
             return Ok(());
         }
         Err(format!("{vip} goes back from n{from} to n{host} after {} ms", (world.now - before.at) / MS))

@@ -305,11 +305,14 @@ impl Node {
 }
 
 impl Databases {
-    /// The node that holds a record, by its own file; none while it is on its way.
-    pub(super) fn holder(&self, db: u32, key: &[u8]) -> Option<usize> {
-        let holds = |(host, node): (usize, &Node)| {
-            let (header, _) = LtdbHeader::split(node.files.get(&db)?.records.get(key)?).ok()?;
-            (header.dmaster == host as u32).then_some(host)
+    /// The node that holds a record, by its own file of the generation that `host` has, and the record's sequence number, which
+    /// grows whenever it changes hands; none while it is on its way.
+    pub(super) fn place(&self, host: usize, db: u32, key: &[u8]) -> Option<(usize, u64)> {
+        let generation = self.nodes[host].files.get(&db)?.synced;
+        let holds = |(at, node): (usize, &Node)| {
+            let file = node.files.get(&db).filter(|f| f.synced == generation)?;
+            let (header, _) = LtdbHeader::split(file.records.get(key)?).ok()?;
+            (header.dmaster == at as u32).then_some((at, header.rsn))
         };
         self.nodes.iter().enumerate().find_map(holds)
     }

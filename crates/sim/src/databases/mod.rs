@@ -93,8 +93,8 @@ enum Doing {
     Traverses {
         srvid: u64,
         seen: BTreeSet<Vec<u8>>,
-        /// Keys that must be shown, each with its holder when the traverse began.
-        expects: BTreeMap<Vec<u8>, Option<usize>>,
+        /// Keys that must be shown, each with its place when the traverse began ([`Databases::place`]).
+        expects: BTreeMap<Vec<u8>, Option<(usize, u64)>>,
         mark: (Option<(u64, u32)>, u64),
     },
     /// Opens the database that is replaced, to read it.

@@ -435,7 +435,9 @@ impl World {
         databases.next_reqid += 1;
         let (number, srvid) = (databases.next_reqid, 0x7000_0000_0000_0000 | u64::from(databases.next_reqid));
         let keys = databases.truth.cold_keys().into_iter().filter(|_| all).map(name);
-        let expects = keys.map(|key| (databases.holder(volatile, &key), key)).map(|(at, key)| (key, at)).collect();
+        // What a node has taken along that has just left is missing until the recovery.
+        let place = |key: &Vec<u8>| databases.place(host, volatile, key).filter(|(at, _)| members.contains(at));
+        let expects = keys.map(|key| (place(&key), key)).map(|(at, key)| (key, at)).collect();
         let mark = databases.nodes[host].mark(volatile);
         self.control(host, client, node::CURRENT, Opcode::REGISTER_SRVID, srvid, &[]);
         let mut out = Writer::default();
@@ -473,15 +475,17 @@ impl World {
         // A recovery, a link that broke or a node that was dropped meanwhile excuses what is missing; so does a change of hands:
         // each node shows what it holds when it is its turn. A cold record changes hands where its process lives on a node that
         // is no location master, after each recovery.
-        let stayed = |key: &Vec<u8>, at: Option<usize>| at.is_some() && at == databases.holder(volatile, key);
-        let missed = |(key, at): &(&Vec<u8>, &Option<usize>)| {
+        let stayed =
+            |key: &Vec<u8>, at: Option<(usize, u64)>| at.is_some() && at == databases.place(host, volatile, key);
+        let missed = |(key, at): &(&Vec<u8>, &Option<(usize, u64)>)| {
             kept.contains(*key) && !seen.contains(*key) && stayed(key, **at)
         };
-        let missing = expects.iter().find(missed).map(|(key, _)| key.clone());
+        let missing = expects.iter().find(missed).map(|(key, at)| (key.clone(), at.map_or(0, |(at, _)| at)));
         self.control(host, client, node::CURRENT, Opcode::DEREGISTER_SRVID, srvid, &[]);
         self.doing(host, client, Doing::Nothing);
-        if let Some(key) = missing.filter(|_| member && mark.0.is_some() && mark == mark_now) {
-            self.object(format!("a traverse on n{host} does not show {}", String::from_utf8_lossy(&key)));
+        if let Some((key, at)) = missing.filter(|_| member && mark.0.is_some() && mark == mark_now) {
+            let key = String::from_utf8_lossy(&key).into_owned();
+            self.object(format!("a traverse on n{host} does not show {key}, which n{at} has held meanwhile"));
         }
     }
 
