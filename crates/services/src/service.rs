@@ -167,6 +167,7 @@ impl Service {
         }
         self.told.output.clear();
         self.told.warnings.clear();
+        self.told.unprobed = false;
         self.backoff = Backoff::default();
         self.answers_since = None;
         self.kind.on_stop();
@@ -208,6 +209,7 @@ impl Service {
                 self.told.warnings = warnings;
             }
             self.health.starting(Instant::now(), "runs already, not probed yet");
+            self.told.unprobed = true;
             self.next_probe = Some(Instant::now());
         } else {
             self.health.starting(now, "being started");
@@ -316,6 +318,7 @@ impl Service {
     }
 
     async fn on_exit(&mut self, how: &str) {
+        self.told.unprobed = false;
         self.kind.on_exit();
         self.probes.abort_all();
         self.next_probe = None;
@@ -332,6 +335,7 @@ impl Service {
 
     async fn on_probe(&mut self, probed: Probed) {
         let now = Instant::now();
+        self.told.unprobed = false;
         match probed.result {
             Ok(what) => {
                 self.answers_since.get_or_insert(now);

@@ -14,6 +14,9 @@ pub(crate) struct Told {
     pub(crate) output: Vec<String>,
     /// What a check of its configuration complained about.
     pub(crate) warnings: Vec<String>,
+    /// It was found running and no probe has answered yet. That is not said: after a reload it would be "starting" for that
+    /// moment, and its node would lose the addresses that it serves well.
+    pub(crate) unprobed: bool,
     reports: mpsc::Sender<Report>,
     state: watch::Sender<State>,
     last: Option<Report>,
@@ -23,7 +26,16 @@ pub(crate) struct Told {
 impl Told {
     pub(crate) fn new(service: &'static str, reports: mpsc::Sender<Report>) -> Self {
         let state = watch::Sender::new(State::Off);
-        Self { service, output: Vec::new(), warnings: Vec::new(), reports, state, last: None, unsent: None }
+        Self {
+            service,
+            output: Vec::new(),
+            warnings: Vec::new(),
+            unprobed: false,
+            reports,
+            state,
+            last: None,
+            unsent: None,
+        }
     }
 
     /// Follows the state.
@@ -34,6 +46,9 @@ impl Told {
     /// Publishes what changed.
     pub(crate) fn report(&mut self, health: &Health) {
         let state = health.state();
+        if self.unprobed && state == State::Starting {
+            return;
+        }
         let mut because = health.because().to_owned();
         let mut output = self.output.clone();
         if !self.warnings.is_empty() && state != State::Off {

@@ -1,4 +1,5 @@
-//! The nodes list changes while the cluster serves: a node leaves it for good, and comes back as a new one.
+//! The configuration changes while the cluster serves: a key, the nodes list. A node leaves that for good, and comes back as a
+//! new one.
 
 use super::{Ctx, vip_of};
 use crate::probe::run::Probe;
@@ -77,5 +78,42 @@ pub(crate) fn node_removed_and_added(ctx: &Ctx<'_>) -> Result<()> {
         }
         let seen = tcp.stop()?;
         ctx.bound("tcp to a node that stays: longest gap meanwhile", seen.longest_ms(0), 500.0)
+    })
+}
+
+/// Another value of a key of each service, node after node: all services run on, and every address stays where it is.
+pub(crate) fn a_key_changes(ctx: &Ctx<'_>) -> Result<()> {
+    let lab = ctx.lab;
+    let whole = steadfast::config(&lab.site);
+    let mut other = whole.clone();
+    for section in ["[nfs]\n", "[samba]\n"] {
+        let at = other.find(section).with_context(|| format!("the file has no {section}"))? + section.len();
+        other.insert_str(at, "stop_timeout = 7\n");
+    }
+    let holders = |ctx: &Ctx<'_>| -> Result<Vec<Option<usize>>> {
+        let status = steadfast::status(ctx.lab, 0)?;
+        Ok(ctx.lab.site.vips().iter().map(|vip| status.holder(vip)).collect())
+    };
+    let before = holders(ctx)?;
+    ctx.watched(|| {
+        let vips = lab.site.vips();
+        let probes: Vec<Probe> = vips.iter().map(|vip| Probe::tcp(lab, "tcp", vip)).collect::<Result<_>>()?;
+        for p in &probes {
+            p.wait_ok(0, Duration::from_secs(10))?;
+        }
+        for text in [&other, &whole] {
+            for n in ctx.all() {
+                reload(ctx, &[n], text)?;
+                // Long enough for the leader to move what it thinks should move, and for the next to be its heir.
+                std::thread::sleep(Duration::from_millis(500));
+                if holders(ctx)? != before {
+                    bail!("addresses moved when {} read its file again", site::name(n));
+                }
+            }
+        }
+        for (vip, p) in vips.iter().zip(probes) {
+            ctx.bound(&format!("tcp to {vip}: longest outage"), p.stop()?.longest_ms(0), 100.0)?;
+        }
+        steadfast::wait_whole(lab, &ctx.all(), Duration::from_secs(10)).map(drop)
     })
 }

@@ -164,6 +164,7 @@ pub(crate) const CASES: &[Case] = &[
     case(Group::Local, "peer-of-another-ca", trust::another_ca),
     case(Group::Local, "names-through-a-power-off", names::power_off),
     long(Group::Local, "names-from-a-node-cut-off", names::cut_off),
+    case(Group::Local, "reload-moves-no-address", list::a_key_changes),
     long(Group::Local, "nodes-list-changed", list::node_removed_and_added),
     case(Group::Local, "power-off-with-200-addresses", many::power_off),
     case(Group::Local, "power-cut-everywhere", outage::power_cut_everywhere),
