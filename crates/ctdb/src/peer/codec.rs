@@ -315,8 +315,36 @@ mod tests {
             Said::ControlReply { id: 1, status: -1, data: vec![], error: "no".into() },
             Said::Traversed { id: 4, records, last: false },
             Said::Role { leader: true, yields: false },
+            Said::Message { srvid: 5, data: vec![1, 2] },
+            Said::Tunnel { id: 1, flags: 2, reqid: 3, data: vec![4] },
+            Said::Traverse { id: 4, db: 9, empty: true },
+            Said::StopTraverse { id: 4 },
+            Said::Harmless { epoch: 7 },
+            Said::Recover { epoch: 7, why: "a link".into() },
+            Said::Round { epoch: 7, round: 2 },
+            Said::Changed { db: 9 },
+            Said::Lmaster { can: true },
             Said::Lmaster { can: false },
         ]
+    }
+
+    /// Words as the first version says them, in the order of `samples`, which grows at its end only. A server is upgraded while the
+    /// others are not: they must be understood and said so for ever, or `VERSION` rises.
+    const FIRST: &str = include_str!("../../tests/wire/words.hex");
+
+    #[test]
+    fn words_of_the_first_version_are_said_as_they_were() {
+        let hex = |bytes: Vec<u8>| bytes.iter().map(|b| format!("{b:02x}")).collect::<String>();
+        let said: Vec<String> = samples().iter().map(|said| hex(said.encode())).collect();
+        let first: Vec<&str> = FIRST.lines().collect();
+        assert!(said.len() >= first.len() && !first.is_empty());
+        for (said, first) in said.iter().zip(first) {
+            assert_eq!(said, first);
+        }
+        let mut tags: Vec<u8> = samples().iter().map(|said| said.encode()[1]).collect();
+        tags.sort_unstable();
+        tags.dedup();
+        assert_eq!(tags, (1..=16).collect::<Vec<u8>>(), "one of each");
     }
 
     #[test]
