@@ -82,6 +82,12 @@ pub enum Message {
     AdminDone { ticket: u64, reply: AdminReply },
 }
 
+impl Message {
+    /// Every kind by its name in what is sent. A message of another kind is a later version's.
+    pub const KINDS: [&str; 10] =
+        ["prepare", "promise", "accept", "accepted", "refused", "decided", "report", "orders", "admin", "admin_done"];
+}
+
 /// A node about itself. Sent to every peer when it changes and every `Timing::refresh`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Report {

@@ -53,7 +53,9 @@ fn kind(message: &Message) -> usize {
 fn the_first_versions_messages_are_understood_and_said() {
     let mut seen = [false; 10];
     for line in MESSAGES.lines() {
-        seen[kind(&is_kept::<Message>(line))] = true;
+        let kind = kind(&is_kept::<Message>(line));
+        assert!(line.starts_with(&format!("{{\"{}\":", Message::KINDS[kind])), "{line}");
+        seen[kind] = true;
     }
     assert_eq!(seen, [true; 10]);
 }

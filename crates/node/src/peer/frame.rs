@@ -1,11 +1,13 @@
 //! Frames on a link: length of the payload (4 bytes, big-endian), kind (1 byte), payload.
 //!
-//! Kinds that a version does not know are passed over, so later ones can say more; so are messages that it cannot read. A
-//! length above the limit is refused before anything is allocated for it.
+//! Kinds that a version does not know, of frames and of messages, are passed over, so later ones can say more. A length
+//! above the limit is refused before anything is allocated for it.
 
 use super::MAX_FRAME;
 use cluster::{Message, Pnn};
+use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::io::{self, ErrorKind};
 use tokio::io::{AsyncRead, AsyncReadExt};
 
@@ -53,8 +55,8 @@ pub(super) enum Frame {
     Bye(String),
     /// Of a later version.
     Unknown,
-    /// A message that this version cannot read: of a kind, or with a word, that came later. The error says which.
-    NotUnderstood(String),
+    /// A message of a later version: its kind.
+    UnknownMessage(String),
 }
 
 pub(super) fn hello(hello: &Hello) -> io::Result<Vec<u8>> {
@@ -114,11 +116,14 @@ fn decode(kind: u8, mut payload: Vec<u8>) -> io::Result<Frame> {
         HELLO => Frame::Hello(serde_json::from_slice(&payload)?),
         PING => Frame::Ping(number(&payload, 0)),
         PONG => Frame::Pong(number(&payload, 0).zip(number(&payload, 8))),
-        // What arrives here is whole and a peer's own: TLS has seen to that. So it is no reason to end the link, which would cost
-        // the peer its place among the members.
         MESSAGE => match serde_json::from_slice(&payload) {
             Ok(message) => Frame::Message(Box::new(message)),
-            Err(error) => Frame::NotUnderstood(error.to_string()),
+            Err(error) => match unknown_kind(&payload) {
+                Some(kind) => Frame::UnknownMessage(kind),
+                // Of a kind that is needed, so the link must end: a node whose reports were passed over would stay a member
+                // of which nothing is known any more.
+                None => return Err(invalid(format!("a message that this version cannot read: {error}"))),
+            },
         },
         BYTES if payload.is_empty() => return Err(invalid("a frame without its channel".into())),
         BYTES => {
@@ -128,6 +133,13 @@ fn decode(kind: u8, mut payload: Vec<u8>) -> io::Result<Frame> {
         BYE => Frame::Bye(String::from_utf8_lossy(&payload).chars().take(500).collect()),
         _ => Frame::Unknown,
     })
+}
+
+/// The kind of a message, if this version does not know it.
+fn unknown_kind(payload: &[u8]) -> Option<String> {
+    let said: BTreeMap<String, IgnoredAny> = serde_json::from_slice(payload).ok()?;
+    let (kind, _) = said.into_iter().next()?;
+    (!Message::KINDS.contains(&kind.as_str())).then_some(kind)
 }
 
 /// The number of eight bytes at `at`; None where there are fewer.
@@ -162,9 +174,11 @@ mod tests {
     #[test]
     fn what_is_unknown_is_passed_over_and_what_is_wrong_is_not() {
         assert!(matches!(read_from(&[0, 0, 0, 2, 99, 1, 2], 10), Ok(Frame::Unknown)));
-        let later = encode(MESSAGE, br#"{"later": {"epoch": 1}}"#).unwrap();
-        let Ok(Frame::NotUnderstood(why)) = read_from(&later, 100) else { panic!("a message of a later version") };
-        assert!(why.contains("later"), "{why}");
+        let message = |text: &str| read_from(&encode(MESSAGE, text.as_bytes()).unwrap(), 100);
+        assert!(matches!(message(r#"{"later": {"epoch": 1}}"#), Ok(Frame::UnknownMessage(kind)) if kind == "later"));
+        for wrong in ["{}", "{}!", r#"{"report": {"epoch": 1}}"#, r#"{"report": "later"}"#] {
+            assert!(message(wrong).is_err(), "{wrong}");
+        }
         assert!(read_from(&[0, 0, 0, 0, BYTES], 10).is_err());
         assert!(read_from(&[0, 0, 0, 9, PING, 1], 10).is_err(), "truncated");
     }

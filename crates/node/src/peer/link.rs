@@ -189,7 +189,7 @@ async fn receive(
     let mut clock = wall::Listener::default();
     let mut deadline = Instant::now() + shared.patience;
     // Said once, not at each of many.
-    let mut not_understood = false;
+    let mut of_later_version = false;
     loop {
         let frame = match timeout_at(deadline, frame::read(&mut reader, MAX_FRAME)).await {
             Ok(Ok(frame)) => frame,
@@ -214,12 +214,12 @@ async fn receive(
                 continue;
             }
             Frame::Unknown => continue,
-            Frame::NotUnderstood(error) => {
-                if !std::mem::replace(&mut not_understood, true) {
-                    tracing::warn!(
+            Frame::UnknownMessage(kind) => {
+                if !std::mem::replace(&mut of_later_version, true) {
+                    tracing::info!(
                         peer = name,
-                        error,
-                        "it says something that this version does not understand; upgrade the older of the two nodes"
+                        kind,
+                        "it is of a later version: messages of this kind are passed over"
                     );
                 }
                 continue;

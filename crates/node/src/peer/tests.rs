@@ -360,9 +360,14 @@ fn a_peer_that_misbehaves_loses_its_link_only() {
     n2.wait_link(0, false);
     assert!(n2.because(0).contains("limit"), "{}", n2.because(0));
 
-    // What cannot be read comes of another version: the link goes on.
     let mut stream = greeted();
     runtime.block_on(stream.write_all(&[0, 0, 0, 3, 4, b'{', b'}', b'!'])).unwrap();
+    n2.wait_link(0, false);
+    assert!(n2.because(0).contains("cannot read"), "{}", n2.because(0));
+
+    // A message of a later version's kind is no misbehaviour: the next one arrives.
+    let mut stream = greeted();
+    runtime.block_on(stream.write_all(&[&[0, 0, 0, 14, 4], &br#"{"later":[42]}"#[..]].concat())).unwrap();
     runtime.block_on(stream.write_all(&frame::message(&message(7)).unwrap())).unwrap();
     n2.wait("the message after it", |e| matches!(e, PeerEvent::Message { from: Pnn(0), .. }).then_some(()));
 
