@@ -1,25 +1,44 @@
 //! NFS servers that enter their grace period when they are told: the daemon's part of `Output::Grace`, which is prompt, late,
 //! refused or never done. The same of planned moves, and of locks that are let go of.
 
-use crate::clock::MS;
+use crate::clock::{MS, Micros};
 use crate::event::What;
 use crate::world::World;
 use cluster::{Epoch, Input, Pnn};
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
+/// What an NFS server is asked for; each draws its own chance.
+#[derive(Clone, Copy)]
+enum Asked {
+    Grace,
+    GraceForMove,
+    LetGo,
+}
+
 impl World {
-    /// A core wants its NFS server in its grace period. What becomes of that is drawn beside the world's own chance.
+    /// How long the NFS server takes to answer, and whether it refuses; nothing if it never answers. Drawn beside the
+    /// world's own chance.
+    fn nfs_answers(&self, host: usize, asked: Asked) -> Option<(Micros, bool)> {
+        let (label, prompt) = match asked {
+            Asked::Grace => (0, 30),
+            Asked::GraceForMove => (1 << 32, 30),
+            Asked::LetGo => (1 << 33, 60),
+        };
+        let mut rng = self.rng.fork(self.now ^ host as u64 ^ label);
+        let delay = match rng.index(8) {
+            0..=4 => rng.range(1..=prompt) * MS,
+            5 | 6 => rng.range(100..=900) * MS,
+            _ => return None,
+        };
+        Some((delay, rng.chance(150_000)))
+    }
+
+    /// A core wants its NFS server in its grace period.
     pub(crate) fn grace(&mut self, host: usize, epoch: Epoch, nodes: BTreeSet<Pnn>) {
         self.story.node(self.now, host, || format!("grace for {nodes:?} under epoch {epoch}"));
-        let mut rng = self.rng.fork(self.now ^ host as u64);
-        let delay = match rng.index(8) {
-            0..=4 => rng.range(1..=30) * MS,
-            5 | 6 => rng.range(100..=900) * MS,
-            _ => return,
-        };
+        let Some((delay, refused)) = self.nfs_answers(host, Asked::Grace) else { return };
         let generation = self.hosts[host].generation;
-        let refused = rng.chance(150_000);
         self.after(delay, What::Graced { host, generation, epoch, nodes, refused });
     }
 
@@ -42,14 +61,8 @@ impl World {
     /// The same for a planned move of another node, or of this one.
     pub(crate) fn grace_for_move(&mut self, host: usize, node: Pnn, number: u64) {
         self.story.node(self.now, host, || format!("grace for move {number} of n{}", node.0));
-        let mut rng = self.rng.fork(self.now ^ host as u64 ^ 1 << 32);
-        let delay = match rng.index(8) {
-            0..=4 => rng.range(1..=30) * MS,
-            5 | 6 => rng.range(100..=900) * MS,
-            _ => return,
-        };
+        let Some((delay, refused)) = self.nfs_answers(host, Asked::GraceForMove) else { return };
         let generation = self.hosts[host].generation;
-        let refused = rng.chance(150_000);
         self.after(delay, What::GracedForMove { host, generation, node, number, refused });
     }
 
@@ -75,14 +88,8 @@ impl World {
         self.story.node(self.now, host, || format!("lets go of locks by {vip}"));
         let since = self.hosts[host].clock.local(self.now);
         self.hosts[host].letting_go.insert(vip, since);
-        let mut rng = self.rng.fork(self.now ^ host as u64 ^ 1 << 33);
-        let delay = match rng.index(8) {
-            0..=4 => rng.range(1..=60) * MS,
-            5 | 6 => rng.range(100..=900) * MS,
-            _ => return,
-        };
+        let Some((delay, refused)) = self.nfs_answers(host, Asked::LetGo) else { return };
         let generation = self.hosts[host].generation;
-        let refused = rng.chance(150_000);
         self.after(delay, What::LetGo { host, generation, vip, refused });
     }
 

@@ -2,9 +2,10 @@
 //! will never be; or when that has been waited for long enough.
 
 use super::Check;
+use super::learned::{Learned, may_serve};
 use crate::clock::{Micros, S};
 use crate::world::World;
-use cluster::{Epoch, GRACE_WAIT, Output, Pnn, Time, View};
+use cluster::{Epoch, GRACE_WAIT, Output, Pnn, Time};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -17,8 +18,7 @@ const PERIOD: Micros = 10 * S;
 /// The checker.
 #[derive(Debug, Default)]
 pub(crate) struct Grace {
-    /// The view that each node has learned last.
-    views: BTreeMap<usize, View>,
+    learned: Learned,
     /// Since when each node waits to evict, by its own clock, and for which lost nodes, by the view that dropped each.
     waits: BTreeMap<usize, (Time, BTreeMap<Pnn, Epoch>)>,
 }
@@ -29,20 +29,15 @@ impl Check for Grace {
     }
 
     fn started(&mut self, _world: &World, host: usize) -> Result<(), String> {
-        self.views.remove(&host);
+        self.learned.started(host);
         self.waits.remove(&host);
         Ok(())
     }
 
     fn output(&mut self, world: &World, host: usize, output: &Output) -> Result<(), String> {
+        self.learned.output(host, output);
         let now = world.hosts[host].clock.local(world.now);
         match output {
-            // Every learned view is put on disk at once.
-            Output::Persist { state, .. } => {
-                if let Some(view) = &state.view {
-                    self.views.insert(host, view.clone());
-                }
-            }
             Output::Grace { epoch, nodes } => {
                 let (_, lost) = self.waits.entry(host).or_insert((now, BTreeMap::new()));
                 for node in nodes {
@@ -66,18 +61,15 @@ impl Check for Grace {
 
 impl Grace {
     fn all_settled(&self, world: &World, host: usize, lost: &BTreeMap<Pnn, Epoch>) -> Result<(), String> {
-        let Some(view) = self.views.get(&host) else { return Ok(()) };
+        let Some(view) = self.learned.view(host) else { return Ok(()) };
         // One who was dropped itself, and hears of all of it late, frees what nobody has any more.
         if !view.members.contains_key(&world.hosts[host].pnn()) {
             return Ok(());
         }
         for (pnn, member) in &view.members {
             let Some(other) = world.hosts.get(usize::from(pnn.0)) else { continue };
-            // Who has no lease, or has begun anew, serves nobody any more.
-            let runs = other.daemon.as_ref().is_some_and(|d| d.run == member.run);
-            let leased = other.runs() && other.clock.local(world.now) < other.core_lease;
             // Who has joined with the loss or since gets no address before this node has evicted, so it serves nobody yet.
-            let served = |dropped: Epoch| runs && leased && member.since < dropped;
+            let served = |dropped: Epoch| may_serve(world, (pnn, member)) && member.since < dropped;
             let settled = |p: &Pnn| other.nfs_settled.get(p).is_some_and(|at| world.now < *at + PERIOD);
             if let Some((missed, _)) = lost.iter().find(|(p, dropped)| served(**dropped) && !settled(p)) {
                 return Err(format!(

@@ -8,6 +8,7 @@ mod exclusion;
 mod exclusive;
 mod grace;
 mod harmless;
+mod learned;
 mod moves;
 mod orders;
 mod parting;

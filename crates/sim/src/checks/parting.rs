@@ -3,8 +3,9 @@
 //! waited for long enough.
 
 use super::Check;
+use super::learned::{Learned, may_serve};
 use crate::world::World;
-use cluster::{GRACE_WAIT, LET_GO_WAIT, Output, Time, View};
+use cluster::{GRACE_WAIT, LET_GO_WAIT, Output, Time};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
@@ -17,8 +18,7 @@ const PLANNED: &str = "the leader placed it elsewhere";
 /// The checker.
 #[derive(Debug, Default)]
 pub(crate) struct Parting {
-    /// The view that each node has learned last.
-    views: BTreeMap<usize, View>,
+    learned: Learned,
     /// The newest move that each node has asked all members for, and when, by its own clock.
     asked: BTreeMap<usize, (u64, Time)>,
 }
@@ -29,20 +29,15 @@ impl Check for Parting {
     }
 
     fn started(&mut self, _world: &World, host: usize) -> Result<(), String> {
-        self.views.remove(&host);
+        self.learned.started(host);
         self.asked.remove(&host);
         Ok(())
     }
 
     fn output(&mut self, world: &World, host: usize, output: &Output) -> Result<(), String> {
+        self.learned.output(host, output);
         let now = world.hosts[host].clock.local(world.now);
         match output {
-            // Every learned view is put on disk at once.
-            Output::Persist { state, .. } => {
-                if let Some(view) = &state.view {
-                    self.views.insert(host, view.clone());
-                }
-            }
             Output::GraceForMove { node, number } if usize::from(node.0) == host => {
                 self.asked.insert(host, (*number, now));
             }
@@ -76,14 +71,11 @@ impl Check for Parting {
 
 impl Parting {
     fn all_settled(&self, world: &World, host: usize, number: u64) -> Result<(), String> {
-        let Some(view) = self.views.get(&host) else { return Ok(()) };
+        let Some(view) = self.learned.view(host) else { return Ok(()) };
         let me = world.hosts[host].pnn();
         for (pnn, member) in &view.members {
             let Some(other) = world.hosts.get(usize::from(pnn.0)) else { continue };
-            // Who has no lease, or has begun anew, serves nobody.
-            let runs = other.daemon.as_ref().is_some_and(|d| d.run == member.run);
-            let leased = other.runs() && other.clock.local(world.now) < other.core_lease;
-            if runs && leased && other.nfs_moves.get(&me) != Some(&number) {
+            if may_serve(world, (pnn, member)) && other.nfs_moves.get(&me) != Some(&number) {
                 return Err(format!("n{host} lets an address go, and n{}'s NFS server is in no grace period", pnn.0));
             }
         }
