@@ -343,6 +343,21 @@ pub(crate) enum Inside {
     },
 }
 
+/// A lock that two clients want.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Contest {
+    /// Whom its holder asks
+    #[arg(long)]
+    pub(crate) server: IpAddr,
+    /// Whom the rival asks
+    #[arg(long)]
+    pub(crate) other: IpAddr,
+    #[arg(long, default_value = "/vol1")]
+    pub(crate) export: String,
+    #[arg(long)]
+    pub(crate) path: String,
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum ProbeKind {
     /// Connect to the ident server behind an address
@@ -375,27 +390,9 @@ pub(crate) enum ProbeKind {
         stall_ms: u64,
     },
     /// Hold a lock over NFSv3, while a rival wants it through another server
-    Nfs3Hold {
-        #[arg(long)]
-        server: IpAddr,
-        #[arg(long)]
-        other: IpAddr,
-        #[arg(long, default_value = "/vol1")]
-        export: String,
-        #[arg(long)]
-        path: String,
-    },
+    Nfs3Hold(Contest),
     /// Hold a lock over NFSv4, while a rival wants it through another server
-    NfsHold {
-        #[arg(long)]
-        server: IpAddr,
-        #[arg(long)]
-        other: IpAddr,
-        #[arg(long, default_value = "/vol1")]
-        export: String,
-        #[arg(long)]
-        path: String,
-    },
+    NfsHold(Contest),
     /// Write to the shared mount on a node, under a lock
     MountWriter {
         #[arg(long)]

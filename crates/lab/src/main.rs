@@ -48,8 +48,8 @@ fn run_probe(probe: ProbeKind) -> Result<i32> {
         ProbeKind::NfsCount { server, export, path, stall_ms } => {
             probe::nfs_count::main(server, &export, &path, Duration::from_millis(stall_ms))
         }
-        ProbeKind::Nfs3Hold { server, other, export, path } => probe::nfs3_hold::main(server, other, &export, &path),
-        ProbeKind::NfsHold { server, other, export, path } => probe::nfs_hold::main(server, other, &export, &path),
+        ProbeKind::Nfs3Hold(contest) => probe::nfs3_hold::main(&contest),
+        ProbeKind::NfsHold(contest) => probe::nfs_hold::main(&contest),
         ProbeKind::NfsVerify { server, export, path, blocks } => {
             probe::nfs_writer::verify(server, &export, &path, blocks)
         }

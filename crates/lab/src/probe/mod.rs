@@ -11,6 +11,7 @@
 
 pub(crate) mod arp;
 pub(crate) mod attempt;
+mod contest;
 pub(crate) mod databases;
 pub(crate) mod garbage;
 pub(crate) mod ident;

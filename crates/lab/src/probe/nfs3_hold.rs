@@ -1,9 +1,11 @@
-//! As `nfs_hold`, over NFSv3 and NLM: a lock that is held whatever happens to its server, and a rival who wants it.
+//! A lock over NFSv3 and NLM that two clients want; the lines are [`super::contest`]'s.
 //!
-//! The holder hears of a server that has begun anew as a kernel does (`SM_NOTIFY`), and then reclaims. The lines are those of
-//! `nfs_hold`; `L` is said when a reclaim is refused, and only then: nobody tells an NFSv3 client that its lock is gone.
+//! The holder hears of a server that has begun anew as a kernel does (`SM_NOTIFY`), and then reclaims. `L` is said when a
+//! reclaim is refused, and only then: nobody tells an NFSv3 client that its lock is gone.
 
-use super::{now_us, say, stop_flag};
+use super::contest::{self, LENGTH, Rival, TRY, WRITE};
+use super::{now_us, say};
+use crate::args::Contest;
 use anyhow::{Context, Result, bail, ensure};
 use drill::clients::nfs3::{Client, JUKEBOX};
 use drill::clients::nlm::{GRACE, GRANTED, Nlm};
@@ -15,9 +17,6 @@ use std::time::Duration;
 
 /// Of the laboratory's Ganesha.
 const LOCK_MANAGER: u16 = 32803;
-const LENGTH: u64 = 20;
-const WRITE: Duration = Duration::from_millis(50);
-const TRY: Duration = Duration::from_millis(20);
 /// A server that takes no reclaims by then takes none.
 const RECLAIM: Duration = Duration::from_secs(2);
 const RPCBIND: u16 = 111;
@@ -93,21 +92,13 @@ impl Side {
     }
 }
 
-/// Tries for the lock until it has it, then gives it back.
-fn rival(mut side: Side, stop: &AtomicBool) -> Result<()> {
-    let mut said = 0;
-    while !stop.load(Ordering::Relaxed) {
-        if side.nlm.lock(false)? == GRANTED {
-            say(&format!("R {}", now_us()));
-            return side.nlm.unlock().map(drop);
-        }
-        if now_us() - said > 100_000 {
-            said = now_us();
-            say(&format!("D {said}"));
-        }
-        std::thread::sleep(TRY);
+impl Rival for Side {
+    fn lock_once(&mut self) -> Result<bool> {
+        Ok(self.nlm.lock(false)? == GRANTED)
     }
-    Ok(())
+    fn unlock(&mut self) -> Result<()> {
+        self.nlm.unlock().map(drop)
+    }
 }
 
 fn hold(side: &mut Side, server: IpAddr, statd: &Statd, over: &AtomicBool) -> Result<()> {
@@ -133,28 +124,14 @@ fn hold(side: &mut Side, server: IpAddr, statd: &Statd, over: &AtomicBool) -> Re
     Ok(())
 }
 
-/// Holds through `server` until standard input is closed, while a rival tries through `other`.
-pub(crate) fn main(server: IpAddr, other: IpAddr, export: &str, path: &str) -> Result<i32> {
+/// Holds until standard input is closed.
+pub(crate) fn main(contest: &Contest) -> Result<i32> {
     let statd = Statd::start()?;
-    let never = Arc::new(AtomicBool::new(false));
-    let mut holder = Side::open(server, export, path, "holder", &never)?;
-    let tries = Side::open(other, export, path, "rival", &never)?;
+    let stop = Arc::new(AtomicBool::new(false));
+    let open = |server, owner| Side::open(server, &contest.export, &contest.path, owner, &stop);
+    let mut holder = open(contest.server, "holder")?;
+    let rival = open(contest.other, "rival")?;
     let status = holder.nlm.lock(false)?;
     ensure!(status == GRANTED, "the lock cannot be had: NLM status {status}");
-    say(&format!("H {}", now_us()));
-    let over = stop_flag();
-    let end = Arc::clone(&never);
-    let rival = std::thread::spawn(move || rival(tries, &end));
-    if let Err(e) = hold(&mut holder, server, &statd, &over) {
-        say(&format!("X holder: {}", format!("{e:#}").replace('\n', " ")));
-    }
-    let until = now_us() + 10_000_000;
-    while !rival.is_finished() && now_us() < until {
-        std::thread::sleep(TRY);
-    }
-    never.store(true, Ordering::Relaxed);
-    if let Ok(Err(e)) = rival.join() {
-        say(&format!("X rival: {}", format!("{e:#}").replace('\n', " ")));
-    }
-    Ok(0)
+    Ok(contest::run(|over| hold(&mut holder, contest.server, &statd, over), rival, &stop))
 }

@@ -1,45 +1,20 @@
-//! A lock over NFSv4 that is held whatever happens to its server, and a rival who wants it through another one.
-//!
-//! ```text
-//! H us          the lock is held
-//! W us          something was written under it
-//! B us          it was taken back from a server that had not given it
-//! L us          it is lost: the server knows nothing of it, and it could not be taken back
-//! R us          the rival has it
-//! D us          the rival was refused, or put off: at most every 100 ms
-//! U us          standard input was closed: the holder has given it back
-//! X text        a server refused something else
-//! ```
-//!
-//! It ends when the rival has had the lock after `U` or `L`, or ten seconds after `U`.
+//! A lock over NFSv4 that two clients want; the lines are [`super::contest`]'s.
 
-use super::{now_us, say, stop_flag};
-use anyhow::{Context, Result};
+use super::contest::{self, LENGTH, Rival, WRITE};
+use super::{now_us, say};
+use crate::args::Contest;
+use anyhow::{Context, Result, ensure};
 use drill::clients::{Locker, Under};
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
-const LENGTH: u64 = 20;
-const WRITE: Duration = Duration::from_millis(50);
-const TRY: Duration = Duration::from_millis(20);
-
-/// Tries for the lock until it has it, then gives it back.
-fn rival(mut locker: Locker, stop: &AtomicBool) -> Result<()> {
-    let mut said = 0;
-    while !stop.load(Ordering::Relaxed) {
-        if locker.lock_once()? {
-            say(&format!("R {}", now_us()));
-            return locker.unlock();
-        }
-        if now_us() - said > 100_000 {
-            said = now_us();
-            say(&format!("D {said}"));
-        }
-        std::thread::sleep(TRY);
+impl Rival for Locker {
+    fn lock_once(&mut self) -> Result<bool> {
+        Self::lock_once(self)
     }
-    Ok(())
+    fn unlock(&mut self) -> Result<()> {
+        Self::unlock(self)
+    }
 }
 
 fn hold(locker: &mut Locker, over: &AtomicBool) -> Result<()> {
@@ -61,28 +36,14 @@ fn hold(locker: &mut Locker, over: &AtomicBool) -> Result<()> {
     Ok(())
 }
 
-/// Holds through `server` until standard input is closed, while a rival tries through `other`.
-pub(crate) fn main(server: IpAddr, other: IpAddr, export: &str, path: &str) -> Result<i32> {
+/// Holds until standard input is closed.
+pub(crate) fn main(contest: &Contest) -> Result<i32> {
+    let path = &contest.path;
     let (directory, name) = path.rsplit_once('/').with_context(|| format!("{path}: write DIRECTORY/FILE"))?;
-    let never = Arc::new(AtomicBool::new(false));
-    let open = |server| Locker::open(server, export, directory, name, LENGTH, Arc::clone(&never));
-    let mut holder = open(server)?;
-    let tries = open(other)?;
-    anyhow::ensure!(holder.lock()?, "somebody has the lock already");
-    say(&format!("H {}", now_us()));
-    let over = stop_flag();
-    let end = Arc::clone(&never);
-    let rival = std::thread::spawn(move || rival(tries, &end));
-    if let Err(e) = hold(&mut holder, &over) {
-        say(&format!("X holder: {}", format!("{e:#}").replace('\n', " ")));
-    }
-    let until = now_us() + 10_000_000;
-    while !rival.is_finished() && now_us() < until {
-        std::thread::sleep(TRY);
-    }
-    never.store(true, Ordering::Relaxed);
-    if let Ok(Err(e)) = rival.join() {
-        say(&format!("X rival: {}", format!("{e:#}").replace('\n', " ")));
-    }
-    Ok(0)
+    let stop = Arc::new(AtomicBool::new(false));
+    let open = |server| Locker::open(server, &contest.export, directory, name, LENGTH, Arc::clone(&stop));
+    let mut holder = open(contest.server)?;
+    let rival = open(contest.other)?;
+    ensure!(holder.lock()?, "somebody has the lock already");
+    Ok(contest::run(|over| hold(&mut holder, over), rival, &stop))
 }
