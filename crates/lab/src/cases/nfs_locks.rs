@@ -21,8 +21,9 @@ use std::time::Duration;
 const VICTIM: usize = 1;
 const OTHER: usize = 2;
 const HEIR: usize = 3;
-/// The laboratory's grace period, and what it takes to notice the loss.
-const GRACE: Duration = Duration::from_secs(13);
+/// The laboratory's grace period (10 s), what Ganesha takes to notice its end (it looks every 5 s), and what it takes to notice
+/// the loss.
+const GRACE: Duration = Duration::from_secs(17);
 const LIMIT: Duration = Duration::from_secs(60);
 /// With an emulated machine, on a busy one.
 const PATIENCE: Duration = Duration::from_secs(180);
