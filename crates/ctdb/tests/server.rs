@@ -275,6 +275,18 @@ fn is_a_process_alive() {
     assert_eq!(world.ask(a, 1, Opcode::PROCESS_EXISTS, 0, &pid(20)).unwrap().status, -1);
 }
 
+/// Who asks has no deadline, and the view may take the node in again before it is harmless: nobody else answers then.
+#[test]
+fn a_dropped_node_answers_what_it_was_asked_while_it_had_no_lease() {
+    let mut world = World::new(3);
+    let (a, _b) = (world.connect(0, 10), world.connect(1, 20));
+    world.tell(1, false, false);
+    let reqid = world.control(a, 1, Opcode::PROCESS_EXISTS, 0, &20i32.to_ne_bytes());
+    assert_eq!(world.status(a, reqid), None);
+    world.view_but(&[0, 2], false);
+    assert_eq!(world.status(a, reqid), Some(0), "it lives until its connection is ended");
+}
+
 #[test]
 fn all_records_of_all_nodes() {
     let mut world = World::new(3);

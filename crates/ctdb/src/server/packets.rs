@@ -41,6 +41,12 @@ pub(super) fn message(input: &Input) -> Option<(u32, Said)> {
     Said::decode(bytes).ok().filter(|said| matches!(said, Said::Message { .. })).map(|said| (*from, said))
 }
 
+/// A control that has come from another node.
+pub(super) fn is_question(input: &Input) -> bool {
+    let Input::Peer { bytes, .. } = input else { return false };
+    matches!(Said::decode(bytes), Ok(Said::Control { .. }))
+}
+
 impl Server {
     /// Does it wait until the node has a lease again, or is dropped? Without a lease nobody here may be told that he has a
     /// record, or that somebody is dead: others may have decided otherwise.

@@ -81,7 +81,8 @@ impl Server {
         let mut effects = Vec::new();
         self.member.dropped(&mut effects);
         self.effects(effects);
-        self.held.retain(|input| !matches!(input, Input::Peer { .. }));
+        // What others ask is answered all the same: who asks whether somebody is alive waits for as long as it takes.
+        self.held.retain(|input| !matches!(input, Input::Peer { .. }) || super::packets::is_question(input));
         if !planted(Planted::ProcessesKept) {
             self.close_all();
         }

@@ -18,7 +18,8 @@ const MEMORY: u64 = 15 * S;
 /// The checker.
 #[derive(Debug, Default)]
 pub(crate) struct Moves {
-    last: BTreeMap<IpAddr, usize>,
+    /// Who answered last, and which time of that machine since it was switched on: a power cut takes all that it had.
+    last: BTreeMap<IpAddr, (usize, u64)>,
     /// When a node last dropped all that it had, for its lease was over.
     dropped: BTreeMap<usize, u64>,
     /// In which view an address was last released. The node for which that was may have died since.
@@ -30,8 +31,8 @@ impl Check for Moves {
         "no move for nothing"
     }
 
-    fn answers(&mut self, _world: &World, host: usize, vip: IpAddr) -> Result<(), String> {
-        self.last.insert(vip, host);
+    fn answers(&mut self, world: &World, host: usize, vip: IpAddr) -> Result<(), String> {
+        self.last.insert(vip, (host, world.hosts[host].power_serial));
         Ok(())
     }
 
@@ -46,7 +47,7 @@ impl Check for Moves {
                     self.released.insert(*vip, view.epoch);
                     // Somebody else may have answered since, for a moment: a machine that went on after a pause.
                     if world.hosts[host].answers(*vip, world.now) {
-                        self.last.insert(*vip, host);
+                        self.last.insert(*vip, (host, world.hosts[host].power_serial));
                     }
                 }
                 return Ok(());
@@ -54,7 +55,8 @@ impl Check for Moves {
             Output::Take { vip, .. } => vip,
             _ => return Ok(()),
         };
-        let Some(from) = self.last.get(vip).copied().filter(|from| *from != host) else { return Ok(()) };
+        let still = |(from, since): &(usize, u64)| *from != host && world.hosts[*from].power_serial == *since;
+        let Some((from, _)) = self.last.get(vip).copied().filter(still) else { return Ok(()) };
         let Some(view) = world.newest_view() else { return Ok(()) };
         let at_work = |node: usize| world.hosts[node].disk.durable.admin == AdminState::Active;
         let kept = self.dropped.get(&from).is_none_or(|at| at + MEMORY < world.now);

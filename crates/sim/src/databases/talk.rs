@@ -96,11 +96,20 @@ impl World {
         self.control(host, client, node::CURRENT, Opcode::REGISTER_SRVID, number_of(client), &[]);
     }
 
-    /// Some messages, one after the other, to somebody who lives.
+    /// Some messages, one after the other, to somebody who lives; to one on a node without a lease, if there is any, for that
+    /// is where messages have to wait.
     pub(super) fn says(&mut self, host: usize, client: ClientId) {
+        let waits = |node: usize| {
+            let node = &self.hosts[node];
+            node.runs() && node.core_lease <= node.clock.local(self.now)
+        };
+        let waiting: BTreeSet<usize> = (0..self.hosts.len()).filter(|node| waits(*node)).collect();
         let Some(databases) = self.databases.as_mut() else { return };
-        let all: Vec<(ClientId, usize)> =
+        let mut all: Vec<(ClientId, usize)> =
             databases.truth.people.iter().filter(|(_, p)| p.lives).map(|(c, p)| (*c, p.node)).collect();
+        if all.iter().any(|(_, node)| waiting.contains(node)) {
+            all.retain(|(_, node)| waiting.contains(node));
+        }
         let (to, node) = all[databases.rng.index(all.len())];
         for _ in 0..databases.rng.range(1..=3) {
             self.say(host, client, to, node);
