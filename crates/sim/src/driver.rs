@@ -307,6 +307,8 @@ impl World {
         }
         let input = match job {
             VipJob::Take if failed || !self.hosts[host].kernel.addresses.contains(&vip) => {
+                // Its interface may have gone down after it was added. It is off again before anybody is told.
+                self.hosts[host].kernel.addresses.remove(&vip);
                 Input::TakeFailed { vip, because: format!("{} is down", interface_of(vip)) }
             }
             VipJob::Take => Input::Taken { vip },
