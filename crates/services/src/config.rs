@@ -50,6 +50,8 @@ pub struct SambaConfig {
     pub clustering: bool,
     /// Where this daemon, in CTDB's place, answers Samba and the `ctdb` tool. Node-local.
     pub ctdb_socket: PathBuf,
+    /// The machine's processors do not sleep deeply while much moves between the nodes' databases. Node-local.
+    pub keep_awake: bool,
     /// Shares that must exist; the probe asks for each of them. IPC$ is always asked for.
     pub shares: Vec<String>,
     pub start: StartWith,
@@ -74,6 +76,7 @@ impl Default for SambaConfig {
             include: "/etc/samba/steadfast.conf".into(),
             clustering: false,
             ctdb_socket: "/run/ctdb/ctdbd.socket".into(),
+            keep_awake: true,
             shares: Vec::new(),
             start: StartWith::Auto,
             unit: "smbd.service".into(),

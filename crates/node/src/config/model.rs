@@ -73,6 +73,8 @@ pub type PublicList = BTreeMap<IpAddr, (u8, String)>;
 pub struct DatabasePlaces {
     /// The socket that Samba and the `ctdb` tool connect to.
     pub socket: PathBuf,
+    /// The processors are kept from sleeping deeply while much comes from the peers.
+    pub keep_awake: bool,
     /// Directories of volatile and persistent databases and of their state; none: `db` in the state directory.
     pub dirs: Option<[PathBuf; 3]>,
     /// CTDB's tunables that are not at their defaults.

@@ -21,7 +21,7 @@ use super::tickles::{self, News};
 use crate::config::{Config, ListEdit};
 use crate::databases::files::{Dirs, Files};
 use crate::databases::picture::picture;
-use crate::databases::{Databases, Item, Outside, Post, now};
+use crate::databases::{Databases, Item, Outside, Post, Served, now};
 
 /// Standing warning.
 const KEY: &str = "databases";
@@ -57,6 +57,11 @@ impl Outside for Daemon {
 /// Where the thread is to serve, if this configuration wants it.
 pub(super) fn wanted(config: &Config) -> Option<&Path> {
     config.databases.as_ref().map(|databases| &*databases.socket)
+}
+
+/// Whether the processors are kept from sleeping deeply for it.
+pub(super) fn keeps_awake(config: &Config) -> bool {
+    config.databases.as_ref().is_some_and(|databases| databases.keep_awake)
 }
 
 /// Starts the thread, if the configuration wants it. Without it the daemon serves on, with a standing warning.
@@ -101,7 +106,8 @@ pub(super) fn start(
         Ok((server, files))
     };
     let daemon = Daemon { inbox: inbox.clone(), wishes, tickles };
-    match Databases::start(post.clone(), places.socket, make, daemon) {
+    let served = Served { socket: places.socket, keep_awake: places.keep_awake };
+    match Databases::start(post.clone(), served, make, daemon) {
         Ok(databases) => Some(databases),
         Err(error) => {
             let text = format!("Samba's databases are off: their thread cannot be started: {error}");

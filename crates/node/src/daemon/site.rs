@@ -112,6 +112,7 @@ impl Site {
             (new.control_port != old.control_port, "control_port"),
             (new.timing != old.timing, "the lease"),
             (databases::wanted(&new) != databases::wanted(&old), "[samba] clustering"),
+            (databases::keeps_awake(&new) != databases::keeps_awake(&old), "[samba] keep_awake"),
         ] {
             if changed {
                 return Err(format!(

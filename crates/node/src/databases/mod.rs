@@ -9,6 +9,7 @@
 //! One thread with its own poller, since a call of Samba is answered within the turn that reads it, and what a peer
 //! says within the turn that decrypts it: no other thread needs to be woken. Nothing here waits for a client, a file or a peer, and nothing is decided here.
 
+mod awake;
 mod clients;
 pub(crate) mod files;
 mod inbox;
@@ -77,6 +78,15 @@ pub(crate) trait Outside: Send {
     fn warn(&self, text: String);
 }
 
+/// What it is to do for its clients.
+#[derive(Debug)]
+pub(crate) struct Served {
+    /// Where Samba and the `ctdb` tool connect.
+    pub(crate) socket: PathBuf,
+    /// The processors are kept from sleeping deeply while much comes from the peers.
+    pub(crate) keep_awake: bool,
+}
+
 /// The thread, while it runs.
 #[derive(Debug)]
 pub(crate) struct Databases {
@@ -93,7 +103,7 @@ impl Databases {
     /// Out of descriptors or threads.
     pub(crate) fn start<C: Core, F: Files>(
         post: Post,
-        socket: PathBuf,
+        served: Served,
         make: impl FnOnce() -> Result<(C, F), String> + Send + 'static,
         outside: impl Outside + 'static,
     ) -> io::Result<Self> {
@@ -102,7 +112,7 @@ impl Databases {
         let its = post.clone();
         let thread = Builder::new().name("databases".into()).spawn(move || {
             priority::prompt();
-            run(its, socket, make, outside);
+            run(its, served, make, outside);
             // Who started it may have gone.
             let _ = sender.send(());
         })?;
@@ -122,12 +132,12 @@ impl Databases {
 
 fn run<C: Core, F: Files>(
     post: Post,
-    socket: PathBuf,
+    served: Served,
     make: impl FnOnce() -> Result<(C, F), String>,
     outside: impl Outside,
 ) {
     let made = make().and_then(|(core, files)| {
-        Loop::new(post.clone(), socket, core, files, &outside).map_err(|e| format!("their thread cannot start: {e}"))
+        Loop::new(post.clone(), served, core, files, &outside).map_err(|e| format!("their thread cannot start: {e}"))
     });
     let ended = match made {
         Ok(poller) => poller.run().map_err(|e| format!("their thread cannot wait for anything: {e}")),

@@ -180,7 +180,13 @@ fn start_at(dir: tempfile::TempDir, path: PathBuf) -> Fixture {
     let (post, seen) = (Post::new().unwrap(), Shared::default());
     let (core, files) = (Scripted { seen: Arc::clone(&seen), asker: None, wake: None }, Answers(post.clone()));
     let outside = Noted(Arc::clone(&seen));
-    let databases = Databases::start(post.clone(), path.clone(), || Ok((core, files)), outside).unwrap();
+    let databases = Databases::start(
+        post.clone(),
+        Served { socket: path.clone(), keep_awake: false },
+        || Ok((core, files)),
+        outside,
+    )
+    .unwrap();
     Fixture { _dir: dir, path, post, seen, databases: Some(databases) }
 }
 
@@ -445,7 +451,13 @@ fn at_its_end_clients_are_closed_and_the_socket_is_gone() {
 fn what_keeps_the_databases_from_being_made_is_told() {
     let (post, seen) = (Post::new().unwrap(), Shared::default());
     let make = || Err::<(Scripted, Answers), _>("the disk is gone".to_owned());
-    let databases = Databases::start(post.clone(), "/nowhere".into(), make, Noted(Arc::clone(&seen))).unwrap();
+    let databases = Databases::start(
+        post.clone(),
+        Served { socket: "/nowhere".into(), keep_awake: false },
+        make,
+        Noted(Arc::clone(&seen)),
+    )
+    .unwrap();
     until("the warning", || locked(&seen).warning.contains("the disk is gone"));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
     runtime.block_on(databases.stop());

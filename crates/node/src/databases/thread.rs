@@ -1,10 +1,11 @@
 //! The thread's loop: waits for whatever is ready, feeds the core, carries out what it says.
 
+use super::awake::Awake;
 use super::clients::{Client, Got};
 use super::inbox::{Item, Post};
 use super::links::Links;
 use super::socket::Socket;
-use super::{Core, Files, Outside, mono, now};
+use super::{Core, Files, Outside, Served, mono, now};
 use crate::peer::DataLink;
 use ctdb::server::{ClientId, Input, Level, Output};
 use rustix::event::{Timespec, epoll};
@@ -54,6 +55,7 @@ pub(super) struct Loop<'a, C, F, O> {
     clients: HashMap<ClientId, Client>,
     next_client: u32,
     links: Links,
+    awake: Awake,
     /// Parts of files wait in the inbox.
     parts_left: bool,
     /// What came over a link, until the core has heard it.
@@ -69,7 +71,7 @@ pub(super) struct Loop<'a, C, F, O> {
 }
 
 impl<'a, C: Core, F: Files, O: Outside> Loop<'a, C, F, O> {
-    pub(super) fn new(post: Post, path: PathBuf, core: C, files: F, outside: &'a O) -> io::Result<Self> {
+    pub(super) fn new(post: Post, served: Served, core: C, files: F, outside: &'a O) -> io::Result<Self> {
         let poll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         epoll::add(&poll, post.wakes(), epoll::EventData::new_u64(INBOX), epoll::EventFlags::IN)?;
         Ok(Self {
@@ -78,13 +80,14 @@ impl<'a, C: Core, F: Files, O: Outside> Loop<'a, C, F, O> {
             outside,
             poll,
             post,
-            path,
+            path: served.socket,
             socket: None,
             listen_at: Some(Duration::ZERO),
             told: String::new(),
             clients: HashMap::new(),
             next_client: FIRST_CLIENT,
             links: Links::default(),
+            awake: Awake::new(served.keep_awake),
             parts_left: false,
             frames: Vec::new(),
             out: Vec::new(),
@@ -160,6 +163,7 @@ impl<'a, C: Core, F: Files, O: Outside> Loop<'a, C, F, O> {
             tracing::warn!(client = id.0, "a client that was to be closed did not read what was left for it");
             self.gone(id);
         }
+        self.awake.look(now);
         self.settle();
         self.write();
         woken
@@ -175,7 +179,8 @@ impl<'a, C: Core, F: Files, O: Outside> Loop<'a, C, F, O> {
         let closing = self.closing.iter().filter_map(|id| self.clients.get(id)?.closing);
         let closing = closing.min().map(|at| at.saturating_sub(now));
         // An hour, if nothing is due: longer than what the kernel takes would be an error.
-        [core, listen, closing].into_iter().flatten().min().unwrap_or(Duration::from_secs(3600))
+        let awake = self.awake.due().map(|at| at.saturating_sub(now));
+        [core, listen, closing, awake].into_iter().flatten().min().unwrap_or(Duration::from_secs(3600))
     }
 
     /// Gets the socket, or goes on with the one that there is.
@@ -440,6 +445,7 @@ impl<'a, C: Core, F: Files, O: Outside> Loop<'a, C, F, O> {
         }
         let mut frames = std::mem::take(&mut self.frames);
         let read = self.links.read(peer, &mut frames);
+        self.awake.come(mono(), frames.len());
         for bytes in frames.drain(..) {
             self.feed(Input::Peer { from: peer, bytes });
         }

@@ -185,6 +185,7 @@ fn databases(services: &ServicesConfig) -> Option<DatabasePlaces> {
     let samba = &services.samba;
     (samba.enabled && samba.clustering).then(|| DatabasePlaces {
         socket: samba.ctdb_socket.clone(),
+        keep_awake: samba.keep_awake,
         dirs: None,
         tunables: Vec::new(),
         lock: None,

@@ -183,6 +183,8 @@ impl CtdbFiles {
         let lock = setting(found, "cluster", "cluster lock").or_else(|| setting(found, "cluster", "recovery lock"));
         config.databases = Some(DatabasePlaces {
             socket: self.places.socket(),
+            // Several that try a cluster out leave the machine as it is.
+            keep_awake: !self.places.test,
             dirs: Some(dirs),
             tunables: found.tunables.clone(),
             // None where CTDB's word for it means none.
