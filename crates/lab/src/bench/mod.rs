@@ -80,6 +80,11 @@ impl Fault {
         self == Self::LinkDown
     }
 
+    /// Something comes back that was not the whole node.
+    fn is_undone(self) -> bool {
+        matches!(self, Self::DaemonKilled | Self::DaemonStopped | Self::LinkDown | Self::LinkDownOneNetwork)
+    }
+
     fn is_power_off(self) -> bool {
         matches!(self, Self::PowerOff | Self::LeaderPowerOff)
     }

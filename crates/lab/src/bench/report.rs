@@ -36,14 +36,23 @@ pub(super) struct Row {
 }
 
 fn row(runs: &[Run], case: Fault, subject: Subject, probe: &'static str) -> Option<Row> {
-    let of =
-        |r: &&Run| r.subject == subject && if case == Fault::Rejoin { r.case.is_power_off() } else { r.case == case };
-    let mine: Vec<&Run> = runs.iter().filter(of).collect();
+    let rejoin = case == Fault::Rejoin;
+    let of = |r: &&Run| r.subject == subject && if rejoin { r.case.is_power_off() } else { r.case == case };
+    figured(&runs.iter().filter(of).collect::<Vec<_>>(), case, subject, probe, rejoin)
+}
+
+/// What a client saw when the fault was over: the node, its link or its service came back.
+fn row_back(runs: &[Run], case: Fault, subject: Subject, probe: &'static str) -> Option<Row> {
+    let mine: Vec<&Run> = runs.iter().filter(|r| r.subject == subject && r.case == case).collect();
+    figured(&mine, case, subject, probe, true)
+}
+
+fn figured(mine: &[&Run], case: Fault, subject: Subject, probe: &'static str, back: bool) -> Option<Row> {
     let storage = mine.first()?.storage;
     // A node that did not come back was not seen coming back.
-    let figured = mine.iter().filter(|r| case != Fault::Rejoin || r.failure.is_none());
+    let figured = mine.iter().filter(|r| !back || r.failure.is_none());
     let seen: Vec<_> = figured.filter_map(|r| r.probes.get(probe)).collect();
-    let ms: Vec<f64> = seen.iter().map(|f| if case == Fault::Rejoin { f.mended_ms } else { f.fault_ms }).collect();
+    let ms: Vec<f64> = seen.iter().map(|f| if back { f.mended_ms } else { f.fault_ms }).collect();
     Some(Row {
         case,
         subject,
@@ -178,7 +187,7 @@ fn markdown(name: &str, runs: &[Run]) -> String {
         text,
         "    scripts/bench failover --storage {storage} --runs {most} --case {cases} --subject {subjects}\n\n\
          Longest gap that a client saw, in milliseconds: **median** / maximum (runs). Below 25 ms (TCP) and 80 ms (NFSv3)\n\
-         a gap counts as none. With fewer than 100 runs the 99th percentile is the maximum. `target` is what we want of the\n\
+         a gap counts as none. Of an even number of runs the median is the lower of the two in the middle; with fewer than 100 runs the 99th percentile is the maximum. `target` is what we want of the\n\
          median under Steadfast. Raw figures, one run per line, with every gap: [benchmarks/{name}](benchmarks/{name}).\n\n"
     );
     text.push_str(
@@ -195,6 +204,7 @@ fn markdown(name: &str, runs: &[Run]) -> String {
             let _ = writeln!(text, "| {} | `{probe}` | {} | {cells} |", case.word(), target(case, probe));
         }
     }
+    text.push_str(&back(runs));
     let loads: Vec<f64> = runs.iter().map(|r| r.load).collect();
     let when = |unix: Option<u64>| {
         unix.map_or_else(|| "?".into(), |u| says(&["date", "-u", "-d", &format!("@{u}"), "+%Y-%m-%d %H:%M"]))
@@ -210,6 +220,28 @@ fn markdown(name: &str, runs: &[Run]) -> String {
         percentile(&loads, 100.0),
     );
     text
+}
+
+/// The way back from the faults that `rejoin` does not show. Nothing, if there are none.
+fn back(runs: &[Run]) -> String {
+    let mut text = String::new();
+    for case in Fault::ALL.into_iter().filter(|case| case.is_undone()) {
+        for probe in PROBES {
+            let of = |subject| row_back(runs, case, subject, probe);
+            let cells = [of(Subject::Steadfast), of(Subject::Ctdb), of(Subject::CtdbTuned)];
+            if cells.iter().any(Option::is_some) {
+                let cells = cells.map(cell).join(" | ");
+                let _ = writeln!(text, "| {} | `{probe}` | 200 | {cells} |", case.word());
+            }
+        }
+    }
+    if text.is_empty() {
+        return text;
+    }
+    format!(
+        "\nThe longest gap when what was broken comes back, other than by a power cut (`rejoin`):\n\n\
+         | back from | client | target | Steadfast | CTDB, defaults | CTDB, tuned |\n|---|---|---|---|---|---|\n{text}"
+    )
 }
 
 /// Replaces the part between the marks; a page without marks gets it at its end.
@@ -262,6 +294,11 @@ mod tests {
         ];
         let text = markdown("x.json", &runs);
         assert!(text.contains("| power-off | `tcp` | 900 | **600** / 700 (2) | **44000** / 44000 (1) | - |"), "{text}");
+        assert!(!text.contains("back from"), "{text}");
+        let killed = markdown("x.json", &[run(Subject::Steadfast, Fault::DaemonKilled, 0, 50.0)]);
+        assert!(killed.contains("| daemon-killed | `tcp` | 150 | **50** / 50 (1) | - | - |"), "{killed}");
+        let back = killed.split("back from").nth(1).unwrap();
+        assert!(back.contains("| daemon-killed | `tcp` | 200 | **5** / 5 (1) | - | - |"), "{killed}");
         // The return of a node is measured by both kinds of power cut.
         assert!(text.contains("| rejoin | `tcp` | 200 | **60** / 70 (2) | **4400** / 4500 (2) | - |"), "{text}");
     }

@@ -56,6 +56,11 @@ pub(crate) fn no_lease(ctx: &Ctx<'_>) -> Result<()> {
     must_fail(ctx, "lease", faults::daemon_hung)
 }
 
+/// The storage's clients wait for the lost server until their ping time-out (42 s).
+pub(crate) fn no_eviction(ctx: &Ctx<'_>) -> Result<()> {
+    must_fail(ctx, "evict", outage::member)
+}
+
 /// Without a lease a node's own storage clients go on writing.
 pub(crate) fn no_hold(ctx: &Ctx<'_>) -> Result<()> {
     must_fail(ctx, "hold", returning::hold_loses_nothing)

@@ -37,7 +37,7 @@ mod vm;
 
 use crate::lab::Lab;
 use crate::parts::{self, Progress};
-use crate::probe::arp::to_and_fro;
+use crate::probe::arp::{Change, to_and_fro};
 use crate::probe::run::Probe;
 use crate::site::{self, Storage};
 use crate::steadfast;
@@ -201,6 +201,7 @@ pub(crate) const CASES: &[Case] = &[
     case(Group::Gluster, "check-storage-passes", storage::check_passes),
     long(Group::Gluster, "hold-loses-nothing", returning::hold_loses_nothing),
     long(Group::Gluster, "honest-without-hold", honest::no_hold),
+    long(Group::Gluster, "honest-without-eviction", honest::no_eviction),
     long(Group::Gluster, "returning-daemon-cannot-write", returning::daemon_stopped),
     long(Group::Gluster, "returning-node-cannot-write", returning::cut_off),
     long(Group::Gluster, "returning-paused-cannot-write", returning::paused),
@@ -294,6 +295,11 @@ impl Ctx<'_> {
 
     /// Runs `work` under the ARP watcher: two holders of a VIP fail it.
     pub(crate) fn watched<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<T> {
+        self.watching(work).map(|(done, _)| done)
+    }
+
+    /// The same; also how the holders changed.
+    pub(crate) fn watching<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<(T, Vec<Change>)> {
         let watcher = Probe::arp(self.lab)?;
         watcher.wait_ok(0, Duration::from_secs(15))?;
         let done = work();
@@ -317,7 +323,7 @@ impl Ctx<'_> {
         if !flaps.is_empty() {
             bail!("an address does not stay where it is put: {}", flaps.join("; "));
         }
-        Ok(done)
+        Ok((done, seen.changes))
     }
 }
 

@@ -42,7 +42,7 @@ pub(crate) fn three_one(ctx: &Ctx<'_>) -> Result<()> {
         steadfast::wait_whole(lab, &others, Duration::from_secs(60))?;
         probe.wait_ok(at + 200_000, Duration::from_secs(30))?;
         let seen = probe.stop()?;
-        ctx.bound("tcp, address of the node cut off: longest outage", seen.longest_ms(at), 4000.0)?;
+        ctx.bound("tcp, address of the node cut off: longest outage", seen.longest_ms(at), 1300.0)?;
         let alone = steadfast::status(lab, loner)?;
         let serves = lab.shell(&site::name(loner), "ip -o addr show dev eth0")?;
         if lab.site.vips().iter().any(|v| serves.contains(&format!("{v}/"))) {

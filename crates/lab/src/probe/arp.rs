@@ -3,7 +3,7 @@
 //! Any ARP packet whose sender address is a VIP is a claim. A line is printed when the claimant of a VIP changes:
 //!
 //! ```text
-//! C time vip old-mac new-mac
+//! C time vip old-mac new-mac time-of-old's-last-claim
 //! ```
 //!
 //! Two holders at once show as changes to and fro ([`to_and_fro`]).
@@ -34,7 +34,7 @@ pub(crate) fn main(interface: &str, own: Ipv4Addr, vips: &[Ipv4Addr], interval: 
         .context("cannot open a packet socket (root only)")?;
     socket.set_read_timeout(Some(Duration::from_millis(5)))?;
     let to = link_address(&socket, own)?;
-    let mut held: BTreeMap<Ipv4Addr, Mac> = BTreeMap::new();
+    let mut held: BTreeMap<Ipv4Addr, (Mac, u64)> = BTreeMap::new();
     let (mut asked, mut heard, mut said) = (Instant::now() - interval, 0u64, Instant::now());
     let mut frame = [0u8; 2048];
     while !stop.load(Ordering::Relaxed) {
@@ -58,10 +58,11 @@ pub(crate) fn main(interface: &str, own: Ipv4Addr, vips: &[Ipv4Addr], interval: 
             continue;
         }
         heard += 1;
-        let before = held.insert(ip, sender);
-        if before != Some(sender) {
-            let old = before.map_or_else(|| "-".to_owned(), mac_text);
-            say(&format!("C {} {ip} {old} {}", now_us(), mac_text(sender)));
+        let now = now_us();
+        let before = held.insert(ip, (sender, now));
+        if before.is_none_or(|(mac, _)| mac != sender) {
+            let (old, last) = before.map_or_else(|| ("-".to_owned(), 0), |(mac, last)| (mac_text(mac), last));
+            say(&format!("C {now} {ip} {old} {} {last}", mac_text(sender)));
         }
     }
     say(&format!("N {heard} 0 -"));
@@ -128,6 +129,8 @@ pub(crate) struct Change {
     pub(crate) vip: String,
     pub(crate) old: String,
     pub(crate) new: String,
+    /// When `old` was last heard to claim it.
+    pub(crate) old_until_us: u64,
 }
 
 impl Change {
@@ -138,6 +141,7 @@ impl Change {
             vip: words.next()?.to_owned(),
             old: words.next()?.to_owned(),
             new: words.next()?.to_owned(),
+            old_until_us: words.next()?.parse().ok()?,
         })
     }
 }
@@ -171,7 +175,8 @@ mod tests {
     use super::*;
 
     fn change(at_ms: u64, old: &str, new: &str) -> Change {
-        Change { at_us: at_ms * 1000, vip: "192.0.2.1".into(), old: old.into(), new: new.into() }
+        let at_us = at_ms * 1000;
+        Change { at_us, vip: "192.0.2.1".into(), old: old.into(), new: new.into(), old_until_us: at_us }
     }
 
     #[test]

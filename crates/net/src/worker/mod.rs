@@ -56,11 +56,22 @@ pub struct Parts {
     pub link: bool,
     /// An address stays until its servers have been told that it leaves.
     pub tell: bool,
+    /// Nodes that a view drops are shut out of the storage; without it that is only said.
+    pub evict: bool,
 }
 
 impl Default for Parts {
     fn default() -> Self {
-        Self { gate: true, lifetimes: true, announce: true, tickle: true, hold: true, link: true, tell: true }
+        Self {
+            gate: true,
+            lifetimes: true,
+            announce: true,
+            tickle: true,
+            hold: true,
+            link: true,
+            tell: true,
+            evict: true,
+        }
     }
 }
 
@@ -111,7 +122,7 @@ impl Worker {
         let watch = Watch::start(move |n| news.try_send(Message::News(n)).is_ok())?;
         let announcer = Announcer::start(lease.clone(), parts)?;
         let hosting = Hosting::new(lease, announcer, parts)?;
-        let storage = Storage::new()?;
+        let storage = Storage::new(parts.evict)?;
         let state = State {
             events,
             hosting,

@@ -14,15 +14,18 @@ pub(super) struct Storage {
     ports: StoragePorts,
     /// Who is shut out, since somebody said so; none until then.
     evicted: Option<Vec<IpAddr>>,
+    /// Nobody is shut out, as a test wants it.
+    idle: bool,
 }
 
 impl Storage {
-    pub(super) fn new() -> Result<Self> {
+    pub(super) fn new(evict: bool) -> Result<Self> {
         Ok(Self {
             fence: Fence::open()?,
             connections: Connections::open()?,
             ports: StoragePorts::default(),
             evicted: None,
+            idle: !evict,
         })
     }
 
@@ -42,6 +45,9 @@ impl Storage {
 
     /// Cuts first, so that nothing reconnects, then destroys what hangs. Who is let in again is connected to at once.
     pub(super) fn set_evicted(&mut self, epoch: u64, addresses: Vec<IpAddr>, events: &dyn Fn(Event)) {
+        if self.idle {
+            return events(Event::Evicted { epoch, sockets_destroyed: 0 });
+        }
         let cut = self.fence.set_evicted(&addresses, &self.ports);
         let destroyed = if addresses.is_empty() { Ok(0) } else { self.connections.kick(&addresses, &self.ports) };
         let before = self.evicted.replace(addresses).unwrap_or_default();

@@ -29,10 +29,12 @@ pub enum Without {
     Grace,
     /// The NFS server of a node that an address has left keeps its clients' locks.
     LetGo,
+    /// Nodes that a view drops are not shut out of the storage.
+    Evict,
 }
 
 impl Without {
-    const ALL: [Self; 10] = [
+    const ALL: [Self; 11] = [
         Self::Tickle,
         Self::Announce,
         Self::Guard,
@@ -43,6 +45,7 @@ impl Without {
         Self::Anew,
         Self::Grace,
         Self::LetGo,
+        Self::Evict,
     ];
 
     /// What is left of the network worker without these.
@@ -56,6 +59,7 @@ impl Without {
             tickle: !list.contains(&Self::Tickle),
             link: !list.contains(&Self::Link),
             tell: !list.contains(&Self::Tell),
+            evict: !list.contains(&Self::Evict),
         }
     }
 }
@@ -73,6 +77,7 @@ impl fmt::Display for Without {
             Self::Anew => "anew",
             Self::Grace => "grace",
             Self::LetGo => "let-go",
+            Self::Evict => "evict",
         })
     }
 }
