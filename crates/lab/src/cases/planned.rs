@@ -335,6 +335,8 @@ pub(crate) fn clean_stop(ctx: &Ctx<'_>) -> Result<()> {
         tcp.wait_ok(at + 100_000, Duration::from_secs(20))?;
         let seen = tcp.stop()?;
         ctx.bound("tcp: longest outage", seen.longest_ms(at), PLANNED)?;
+        // A daemon that is back within a second has its addresses back as soon: an order each, and no flapping.
+        std::thread::sleep(APART);
         steadfast::start(lab, node)?;
         let all: Vec<usize> = (0..lab.site.nodes).collect();
         steadfast::wait_whole(lab, &all, Duration::from_secs(60)).map(drop)
