@@ -186,6 +186,14 @@ pub(super) const STEPS: &[Step] = &[
     exact(&["recover"]),
     exact(&["status"]),
     exact(&["readkey", "golden_volatile.tdb", "key1"]),
+    // Who knows where records are.
+    exact(&["-n", "1", "setlmasterrole", "off"]),
+    exact(&["-n", "1", "getcapabilities"]),
+    exact(&["recover"]),
+    exact(&["status"]),
+    exact(&["-n", "1", "setlmasterrole", "on"]),
+    exact(&["recover"]),
+    exact(&["status"]),
     // Nodes off and on. Where their addresses go meanwhile is each system's own affair.
     exact(&["-n", "3", "disable"]),
     exact(&["status"]),
