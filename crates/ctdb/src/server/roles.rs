@@ -42,6 +42,13 @@ impl Server {
         !self.roles.never.contains(&self.me)
     }
 
+    /// What this node may be by its configuration, before anything is served: the leader for clients, a location master.
+    /// Clients can change it later, as if it had never been said.
+    pub fn limit_roles(&mut self, leads: bool, lmaster: bool) {
+        set(&mut self.roles.never, self.me, !leads);
+        set(&mut self.roles.no_lmasters, self.me, !lmaster);
+    }
+
     /// An administrator wants this node to be the leader, or not.
     pub(super) fn set_role(&mut self, leader: bool) {
         if set(&mut self.roles.never, self.me, !leader) {

@@ -79,6 +79,10 @@ pub struct DatabasePlaces {
     pub dirs: Option<[PathBuf; 3]>,
     /// CTDB's tunables that are not at their defaults.
     pub tunables: Vec<(String, u32)>,
+    /// `leader capability`: may this node be the leader that clients are told of?
+    pub leads: bool,
+    /// `lmaster capability`: may this node be a location master?
+    pub lmaster: bool,
     /// The cluster lock in CTDB's words, for `ctdb getreclock`; none: as it stands in [`Config::lock`].
     pub lock: Option<String>,
 }

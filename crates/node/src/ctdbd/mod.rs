@@ -70,6 +70,13 @@ pub fn run(places: &CtdbPlaces, manner: Manner) -> Result<(), Failure> {
         .iter()
         .map(|line| format!("{}:{}: {} has no effect: {}", line.file.display(), line.line, line.text, line.says))
         .collect();
+    if config.databases.as_ref().is_some_and(|databases| !databases.leads) {
+        notes.push(
+            "`leader capability = false`: clients are told of another leader, but this node leads the view, which decides \
+             about addresses and recoveries, while it is the member with the longest service"
+                .into(),
+        );
+    }
     if trial {
         let founds = config.nodes.keys().next() == Some(&config.me);
         loopback(&state_dir, config.me, &config.this_node().name, founds).map_err(Failure::new)?;

@@ -84,7 +84,7 @@ pub(super) fn start(
         [db.join("volatile"), db.join("persistent"), db.join("state")]
     });
     let dirs = Dirs { volatile, persistent, state };
-    let tunables = places.tunables;
+    let (tunables, leads, lmaster) = (places.tunables, places.leads, places.lmaster);
     let answers = post.clone();
     let make = move || {
         // Parts of files, and what comes in order with them, from threads that only do this.
@@ -103,6 +103,7 @@ pub(super) fn start(
         for (name, value) in &tunables {
             server.tune(name, *value);
         }
+        server.limit_roles(leads, lmaster);
         Ok((server, files))
     };
     let daemon = Daemon { inbox: inbox.clone(), wishes, tickles };

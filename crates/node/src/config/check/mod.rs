@@ -188,6 +188,8 @@ fn databases(services: &ServicesConfig) -> Option<DatabasePlaces> {
         keep_awake: samba.keep_awake,
         dirs: None,
         tunables: Vec::new(),
+        leads: true,
+        lmaster: true,
         lock: None,
     })
 }

@@ -151,6 +151,8 @@ impl CtdbFiles {
         let log = log_place(found, &self.places, &mut problems);
         let level = log_level(found, &mut problems);
         let begin = begin(found, &mut problems);
+        let leads = truth(found, "cluster", "leader capability", &mut problems).unwrap_or(true);
+        let lmaster = truth(found, "legacy", "lmaster capability", &mut problems).unwrap_or(true);
         let dirs = ["volatile", "persistent", "state"].map(|kind| {
             let key = format!("{kind} database directory");
             match setting(found, "database", &key) {
@@ -187,6 +189,8 @@ impl CtdbFiles {
             keep_awake: !self.places.test,
             dirs: Some(dirs),
             tunables: found.tunables.clone(),
+            leads,
+            lmaster,
             // None where CTDB's word for it means none.
             lock: config.lock.as_ref().and_then(|_| lock.map(|lock| lock.value.clone()).or_else(|| found.lock.clone())),
         });
@@ -261,18 +265,19 @@ fn log_level(found: &Found, problems: &mut Diagnostics) -> LogLevel {
     }
 }
 
+/// A setting that is yes or no; none if it is not there.
+fn truth(found: &Found, section: &str, key: &str, problems: &mut Diagnostics) -> Option<bool> {
+    let setting = setting(found, section, key)?;
+    let value = super::settings::truth(&setting.value);
+    if value.is_none() {
+        let title = format!("`{}` is neither yes nor no", setting.value);
+        wrong(setting, title, "write true or false", problems);
+    }
+    value
+}
+
 fn begin(found: &Found, problems: &mut Diagnostics) -> AdminState {
-    let mut on = |key| {
-        setting(found, "legacy", key).is_some_and(|setting| match setting.value.to_ascii_lowercase().as_str() {
-            "true" | "yes" => true,
-            "false" | "no" => false,
-            _ => {
-                let title = format!("`{}` is neither yes nor no", setting.value);
-                wrong(setting, title, "write true or false", problems);
-                false
-            }
-        })
-    };
+    let mut on = |key| truth(found, "legacy", key, problems).unwrap_or(false);
     // Asked both, so that both are checked.
     match (on("start as stopped"), on("start as disabled")) {
         (true, _) => AdminState::Stopped,
@@ -397,6 +402,23 @@ mod tests {
     }
 
     #[test]
+    fn what_a_node_may_be() {
+        let nodes = ("nodes", "127.0.0.1\n127.0.0.2\n");
+        for (files, roles) in [
+            (vec![nodes], (true, true)),
+            (vec![nodes, ("ctdb.conf", "[cluster]\n\tleader capability = false\n")], (false, true)),
+            (vec![nodes, ("ctdb.conf", "[legacy]\n\tlmaster capability = no\n")], (true, false)),
+            (vec![nodes, ("ctdb.conf", "[legacy]\n\tlmaster capability = true\n")], (true, true)),
+            (vec![nodes, ("ctdbd.conf", "CTDB_CAPABILITY_RECMASTER=no\nCTDB_CAPABILITY_LMASTER=no\n")], (false, false)),
+        ] {
+            let setup = Base::new(&files).setup("127.0.0.1").unwrap_or_else(|problems| panic!("{problems}"));
+            let databases = setup.config.databases.unwrap();
+            assert_eq!((databases.leads, databases.lmaster), roles, "{files:?}");
+            assert_eq!(setup.ignored, [], "{files:?}");
+        }
+    }
+
+    #[test]
     fn a_command_as_lock() {
         let command = "!/usr/libexec/ctdb/ctdb_mutex_ceph_rados_helper ceph client.a pool obj";
         let conf = format!("[cluster]\n\trecovery lock = {command}\n");
@@ -445,6 +467,7 @@ mod tests {
             (vec![nodes, ("ctdb.conf", "[logging]\nlocation = printer\n")], "ctdb.conf:2:1"),
             (vec![nodes, ("ctdb.conf", "[logging]\nlog level = loud\n")], "ctdb.conf:2:1"),
             (vec![nodes, ("ctdb.conf", "[legacy]\nstart as disabled = perhaps\n")], "ctdb.conf:2:1"),
+            (vec![nodes, ("ctdb.conf", "[legacy]\nlmaster capability = perhaps\n")], "ctdb.conf:2:1"),
             (vec![nodes, ("ctdb.conf", "[database]\nstate database directory = here\n")], "ctdb.conf:2:1"),
             (vec![nodes, ("ctdb.conf", "[cluster]\nwhatever\n")], "ctdb.conf:2:1"),
             (vec![nodes, ("ctdb.conf", "[failover]\ndisabled = perhaps\n")], "ctdb.conf:2:1"),

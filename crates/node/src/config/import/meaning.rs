@@ -58,6 +58,33 @@ pub(super) fn tunable(name: &str) -> Option<Tunable> {
     }
 }
 
+/// What a node may be, by its own `ctdb.conf`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Capability {
+    Leader,
+    Lmaster,
+}
+
+/// What becomes of a capability; `as_ctdbd`: for a daemon that runs from CTDB's files.
+pub(super) fn capability(what: Capability, can: bool, as_ctdbd: bool) -> (Did, &'static str) {
+    match (what, can, as_ctdbd) {
+        (_, true, _) => (Did::Taken, "the default here"),
+        (Capability::Leader, false, true) => {
+            (Did::Taken, "clients are told of another leader, as by `ctdb setleaderrole`")
+        }
+        (Capability::Lmaster, false, true) => (Did::Taken, "as by `ctdb setlmasterrole`"),
+        (Capability::Leader, false, false) => (
+            Did::ToDo,
+            "every server can lead. `ctdb setleaderrole off` on this node, after each start of its daemon, has clients told \
+             of another leader; a node that must not serve either: [[node]] role = \"witness\"",
+        ),
+        (Capability::Lmaster, false, false) => (
+            Did::ToDo,
+            "every server begins as a location master: `ctdb setlmasterrole off` on this node, after each start of its daemon",
+        ),
+    }
+}
+
 /// A setting of `ctdb.conf` that is not carried over.
 pub(super) fn conf(section: &str, key: &str) -> (Did, &'static str) {
     let none = |why| (Did::NoMeaning, why);
@@ -68,9 +95,6 @@ pub(super) fn conf(section: &str, key: &str) -> (Did, &'static str) {
         ("cluster", "transport") => none("always TCP, and UDP for heartbeats"),
         ("cluster", "node address") => none("a node finds itself in the list by its addresses"),
         ("cluster", "leader timeout") => none("[cluster] lease_ms decides"),
-        ("cluster", "leader capability") => {
-            (Did::ToDo, "every server can lead; a node that must not serve either: [[node]] role = \"witness\"")
-        }
         ("database", "volatile database directory" | "persistent database directory" | "state database directory") => {
             none("our databases are in /var/lib/steadfast/db; docs/samba.md says how to take CTDB's along")
         }
@@ -83,7 +107,6 @@ pub(super) fn conf(section: &str, key: &str) -> (Did, &'static str) {
         ("legacy", "realtime scheduling") => {
             none("the threads that a lease depends on are at real-time priority where LimitRTPRIO allows it")
         }
-        ("legacy", "lmaster capability") => none("every server keeps its part of the databases"),
         ("legacy", "start as stopped" | "start as disabled") => {
             (Did::ToDo, "a node keeps its state over restarts: `steadfast stop` or `drain` it once")
         }
@@ -103,6 +126,8 @@ pub(super) fn modern(name: &str) -> Option<(&'static str, &'static str)> {
         "CTDB_DEBUGLEVEL" => ("logging", "log level"),
         "CTDB_START_AS_DISABLED" => ("legacy", "start as disabled"),
         "CTDB_START_AS_STOPPED" => ("legacy", "start as stopped"),
+        "CTDB_CAPABILITY_RECMASTER" => ("cluster", "leader capability"),
+        "CTDB_CAPABILITY_LMASTER" => ("legacy", "lmaster capability"),
         _ => return None,
     })
 }
@@ -115,10 +140,6 @@ pub(super) fn legacy(name: &str) -> (Did, &'static str) {
     match name {
         "CTDB_TRANSPORT" => none("always TCP, and UDP for heartbeats"),
         "CTDB_NODE_ADDRESS" => none("a node finds itself in the list by its addresses"),
-        "CTDB_CAPABILITY_RECMASTER" => {
-            todo("every server can lead; a node that must not serve either: [[node]] role = \"witness\"")
-        }
-        "CTDB_CAPABILITY_LMASTER" => none("every server keeps its part of the databases"),
         "CTDB_DBDIR" | "CTDB_DBDIR_PERSISTENT" | "CTDB_DBDIR_STATE" | "CTDB_VARDIR" => {
             none("our databases are in /var/lib/steadfast/db; docs/samba.md says how to take CTDB's along")
         }

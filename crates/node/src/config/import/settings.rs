@@ -119,6 +119,12 @@ impl Import<'_> {
                 ("cluster", "cluster lock" | "recovery lock") => self.lock(source, at, value.trim()),
                 ("event", "debug script") => self.debug_script(source, at, value.trim()),
                 ("failover", "disabled") => self.failover_disabled(source, at, value.trim()),
+                ("cluster", "leader capability") => {
+                    self.capability(source, at, meaning::Capability::Leader, value.trim())
+                }
+                ("legacy", "lmaster capability") => {
+                    self.capability(source, at, meaning::Capability::Lmaster, value.trim())
+                }
                 ("cluster", "nodes list") => self.named_file(source, at, value.trim(), "nodes"),
                 (section, key) => {
                     let (did, says) = meaning::conf(section, key);
@@ -130,18 +136,31 @@ impl Import<'_> {
     }
 
     fn failover_disabled(&mut self, source: &Arc<Source>, at: usize, value: &str) {
-        let says = match value.to_ascii_lowercase().as_str() {
-            "true" | "yes" => {
-                self.found.no_failover = true;
-                "public addresses are left out: CTDB gave none of them to a node"
-            }
-            "false" | "no" => "addresses move here",
-            _ => {
-                self.wrong(source, at, format!("`{value}` is neither yes nor no"), "write true or false");
-                return;
-            }
+        let Some(disabled) = self.yes_or_no(source, at, value) else { return };
+        self.found.no_failover = disabled;
+        let says = if disabled {
+            "public addresses are left out: CTDB gave none of them to a node"
+        } else {
+            "addresses move here"
         };
         self.line(source, at, Did::Taken, says);
+    }
+
+    fn capability(&mut self, source: &Arc<Source>, at: usize, what: meaning::Capability, value: &str) {
+        if value.is_empty() {
+            return self.line(source, at, Did::NoMeaning, "empty: the default");
+        }
+        let Some(can) = self.yes_or_no(source, at, value) else { return };
+        let (did, says) = meaning::capability(what, can, self.as_ctdbd);
+        self.line(source, at, did, says);
+    }
+
+    fn yes_or_no(&mut self, source: &Arc<Source>, at: usize, value: &str) -> Option<bool> {
+        let yes = truth(value);
+        if yes.is_none() {
+            self.wrong(source, at, format!("`{value}` is neither yes nor no"), "write true or false");
+        }
+        yes
     }
 
     fn tunables(&mut self, source: &Arc<Source>) {
@@ -273,6 +292,8 @@ impl Import<'_> {
                 self.line(source, at, Did::Taken, format!("[samba] unit = \"{unit}\", if Samba is managed"));
                 self.found.smb_unit = Some(unit);
             }
+            "CTDB_CAPABILITY_RECMASTER" => self.capability(source, at, meaning::Capability::Leader, value),
+            "CTDB_CAPABILITY_LMASTER" => self.capability(source, at, meaning::Capability::Lmaster, value),
             "CTDB_DEBUG_HUNG_SCRIPT" if !expands => self.debug_script(source, at, value),
             _ if self.is_read_by_script(source, at, name) => {}
             _ => match name.strip_prefix("CTDB_SET_") {
@@ -372,6 +393,15 @@ impl Import<'_> {
             "nodes" => self.found.nodes_file = Some(path),
             _ => self.found.public_file = Some(path),
         }
+    }
+}
+
+/// Yes or no, as `ctdb.conf` has it; none: neither.
+pub(super) fn truth(value: &str) -> Option<bool> {
+    match value.to_ascii_lowercase().as_str() {
+        "true" | "yes" => Some(true),
+        "false" | "no" => Some(false),
+        _ => None,
     }
 }
 

@@ -243,6 +243,18 @@ fn a_helper_as_lock() {
 }
 
 #[test]
+fn what_a_node_may_be_is_not_carried_over() {
+    let import = |conf: &str| Site::new(&[("etc/ctdb/nodes", "10.0.0.1\n"), ("etc/ctdb/ctdb.conf", conf)]).good();
+    let imported = import("[cluster]\nleader capability = false\n[legacy]\nlmaster capability = no\n");
+    let (did_leader, says) = did(&imported, "leader capability");
+    assert!(did_leader == Did::ToDo && says.contains("setleaderrole off"), "{says}");
+    let (did_lmaster, says) = did(&imported, "lmaster capability");
+    assert!(did_lmaster == Did::ToDo && says.contains("setlmasterrole off"), "{says}");
+    let imported = import("[cluster]\nleader capability = true\n[legacy]\nlmaster capability = yes\n");
+    assert_eq!((did(&imported, "leader").0, did(&imported, "lmaster").0), (Did::Taken, Did::Taken));
+}
+
+#[test]
 fn lines_of_shell() {
     use super::settings::{Shell, shell};
     let value = |line| match shell(line) {
