@@ -32,6 +32,10 @@ pub struct File {
     freezing: Option<(Generation, bool)>,
     /// It cannot be opened.
     pub broken: bool,
+    /// Processes that have it open.
+    pub users: u32,
+    /// The daemon alone has it open, and nobody else gets it so.
+    pub sole: bool,
 }
 
 impl File {
@@ -45,6 +49,7 @@ impl File {
     pub fn unlock_all(&mut self) {
         self.frozen = false;
         self.freezing = None;
+        self.sole = false;
         self.locked.clear();
         self.ours.clear();
         self.waiting.clear();
@@ -82,6 +87,7 @@ impl File {
                 // The wipe of one that was ordered before stands.
                 let wipe = wipe || self.freezing.is_some_and(|(_, wipe)| wipe);
                 self.freezing = Some((generation, wipe));
+                self.sole = false;
                 self.go_on(out);
             }
             FileOrder::Scan { generation } => {
@@ -121,6 +127,7 @@ impl File {
             FileOrder::Thaw { generation } => {
                 self.frozen = false;
                 self.freezing = None;
+                self.sole = false;
                 self.synced = generation;
                 self.go_on(out);
             }
@@ -148,7 +155,16 @@ impl File {
                 self.sequence += 1;
                 out.push(FileAnswer::Sequence(self.sequence));
             }
-            FileOrder::Remove => self.records.clear(),
+            FileOrder::Vacate { generation } => {
+                self.sole = self.users == 0;
+                let result = if self.sole { Ok(()) } else { Err(format!("{} processes use it", self.users)) };
+                out.push(FileAnswer::Recovery { generation, answer: Answer::Vacated(result) });
+            }
+            FileOrder::Close => {
+                self.records.clear();
+                self.unlock_all();
+                self.kind = None;
+            }
         }
     }
 

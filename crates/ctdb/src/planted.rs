@@ -50,6 +50,10 @@ pub enum Planted {
     WipeForgetsMember,
     /// A database that is wiped keeps what it had: there is nothing to write.
     WipeWritesNothing,
+    /// A database is detached before the last member has said that nobody uses it.
+    DetachForgetsMember,
+    /// A member that was elsewhere while a database was detached brings it back.
+    DetachedComesBack,
     /// A database that is to be replaced is not let go when who replaces it has died.
     RestoreNotUndone,
 }

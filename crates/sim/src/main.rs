@@ -85,6 +85,8 @@ struct Summary {
     questions: u64,
     messages: u64,
     replaced: u64,
+    detached: u64,
+    spare_uses: u64,
     slowest_settling_s: f64,
     found: Vec<Found>,
 }
@@ -177,6 +179,8 @@ fn main() -> anyhow::Result<ExitCode> {
         questions: done(|d| d.questions),
         messages: done(|d| d.messages),
         replaced: done(|d| d.replaced),
+        detached: done(|d| d.detached),
+        spare_uses: done(|d| d.spare_uses),
         slowest_settling_s: outcomes.iter().filter_map(|o| o.settled).max().unwrap_or(0) as f64 / S as f64,
         found,
     };
@@ -194,7 +198,7 @@ fn main() -> anyhow::Result<ExitCode> {
         writeln!(
             out,
             "{} seeds with databases: {} locked increments, {} reads ({} of copies), {} transactions, {} traverses, {} \
-             questions about life, {} messages, {} databases wiped or restored",
+             questions about life, {} messages, {} databases wiped or restored, {} detached (used {} times)",
             summary.database_seeds,
             summary.increments,
             summary.reads,
@@ -203,7 +207,9 @@ fn main() -> anyhow::Result<ExitCode> {
             summary.traverses,
             summary.questions,
             summary.messages,
-            summary.replaced
+            summary.replaced,
+            summary.detached,
+            summary.spare_uses
         )?;
         writeln!(
             out,

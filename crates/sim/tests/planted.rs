@@ -65,6 +65,8 @@ const BUGS: &[Bug] = &[
     Bug::Ctdb(Ctdb::WipeForgetsMember),
     Bug::Ctdb(Ctdb::WipeWritesNothing),
     Bug::Ctdb(Ctdb::RestoreNotUndone),
+    Bug::Ctdb(Ctdb::DetachForgetsMember),
+    Bug::Ctdb(Ctdb::DetachedComesBack),
 ];
 
 /// What must be in the objection: a checker that nothing else shows to fire is not shown by another one's objection.

@@ -141,6 +141,21 @@ impl Tdb {
         self.range_unlock((byte, 1))
     }
 
+    /// Whether no other handle has it open that was opened with `CLEAR_IF_FIRST`, as this one was. If so nobody else gets one
+    /// until [`share`](Self::share), or until this one is closed: whoever opens it waits.
+    pub fn try_alone(&mut self) -> Result<bool> {
+        if !self.locks.holds(ACTIVE) {
+            return Err(self.order("not opened with CLEAR_IF_FIRST, and asked who else has it open"));
+        }
+        self.nest(ACTIVE, Kind::Exclusive, Wait::Try)
+    }
+
+    /// Others may open it again. Nothing, if they may already.
+    pub fn share(&mut self) -> Result<()> {
+        let alone = self.locks.held.iter().any(|held| held.byte == ACTIVE && held.kind == Kind::Exclusive);
+        if alone { self.share_active() } else { Ok(()) }
+    }
+
     /// Shares ACTIVE for the life of the handle.
     pub(crate) fn share_active(&mut self) -> Result<()> {
         self.range_lock(Kind::Shared, (ACTIVE, 1), Wait::Block)?;

@@ -184,6 +184,12 @@ impl Migration {
         self.keys.len()
     }
 
+    /// Clients that wait for a record, of one that is frozen.
+    pub fn callers(&self) -> impl Iterator<Item = Token> + '_ {
+        let jobs = self.keys.values().flat_map(|key| &key.jobs);
+        jobs.filter_map(|job| if let Job::Call(caller) = job { Some(caller.token) } else { None })
+    }
+
     /// A client of this node wants the record here.
     pub fn call(&mut self, key: &[u8], caller: Caller, out: &mut Vec<Output>) {
         self.add(key, Job::Call(caller), out);

@@ -87,7 +87,7 @@ macro_rules! lists {
     )*};
 }
 
-lists!(u32, Vec<u8>, (Vec<u8>, Vec<u8>), (Vec<u8>, Claim), (Have, Standing), Record);
+lists!(u32, (u32, Generation), Vec<u8>, (Vec<u8>, Vec<u8>), (Vec<u8>, Claim), (Have, Standing), Record);
 
 impl Coded for std::result::Result<(), String> {
     fn put(&self, out: &mut Writer) {
@@ -209,6 +209,14 @@ enums! {
     14 Go { generation, db };
     15 Trouble { generation, db, why };
     16 Hold { generation, db };
+    17 Detach { generation, db };
+    18 Vacate { generation, db };
+    19 Vacated { generation, db, result };
+    20 Kept { generation, db, why };
+    21 Leave { generation, db };
+    22 Left { generation, db };
+    23 Detached { generation, db };
+    24 Gone { epoch, left };
 
     Message, "a word about a record":
     1 Want { key };
@@ -325,6 +333,14 @@ mod tests {
             Said::Changed { db: 9 },
             Said::Lmaster { can: true },
             Said::Lmaster { can: false },
+            Said::Recovery(Word::Detach { generation, db: 9 }),
+            Said::Recovery(Word::Vacate { generation, db: 9 }),
+            Said::Recovery(Word::Vacated { generation, db: 9, result: Err("a process".into()) }),
+            Said::Recovery(Word::Kept { generation, db: 9, why: "a process".into() }),
+            Said::Recovery(Word::Leave { generation, db: 9 }),
+            Said::Recovery(Word::Left { generation, db: 9 }),
+            Said::Recovery(Word::Detached { generation, db: 9 }),
+            Said::Recovery(Word::Gone { epoch: 7, left: vec![(9, generation)] }),
         ]
     }
 

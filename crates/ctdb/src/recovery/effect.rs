@@ -77,6 +77,25 @@ pub enum Effect {
         /// Its location masters: a key's is the one at its hash modulo their number.
         masters: Vec<u32>,
     },
+    /// Answer [`Answer::Vacated`]: does anybody on this node use it, or is about to? If not nobody can begin to, until it is
+    /// stopped again or goes on.
+    Vacate {
+        /// The database.
+        db: u32,
+        /// For the answer.
+        generation: Generation,
+    },
+    /// It is no more: empty and close the file, forget it.
+    Leave(u32),
+    /// It was to be detached, and is not.
+    Kept {
+        /// The database.
+        db: u32,
+        /// Why.
+        why: String,
+    },
+    /// No member has it any more.
+    Detached(u32),
     /// Go on: note the generation on disk where the database is persistent, let the lock go, serve the clients.
     Thaw {
         /// The database.
@@ -118,4 +137,6 @@ pub enum Answer {
     },
     /// The new content is there, on disk; or why it is not, and the old one is.
     Replaced(Result<(), String>),
+    /// Nobody uses it on this node; or who does.
+    Vacated(Result<(), String>),
 }

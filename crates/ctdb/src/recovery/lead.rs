@@ -8,6 +8,17 @@ use std::collections::{BTreeMap, BTreeSet};
 /// Words for members, the leader itself among them.
 pub type Orders = Vec<(u32, Word)>;
 
+/// What a database is stopped for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Purpose {
+    /// Members are to agree about it.
+    Recovery,
+    /// Its content is replaced by hand, on every member.
+    ByHand,
+    /// It is to be detached.
+    Detach,
+}
+
 #[derive(Debug)]
 enum Phase {
     /// Members stop it.
@@ -18,6 +29,12 @@ enum Phase {
     Merged,
     /// It goes on.
     Going,
+    /// It is to be detached: these have not said whether anybody uses it.
+    Vacating(BTreeSet<u32>),
+    /// Nobody does: these have it still, or have not said that they have not.
+    Leaving(BTreeSet<u32>),
+    /// It is detached: no member has it.
+    Gone,
     /// It cannot go on, for this reason.
     Failed(String),
 }
@@ -29,8 +46,9 @@ struct Database {
     /// The last recovery after which a member went on with it.
     valid: Generation,
     phase: Phase,
-    /// Its content is replaced by hand, on every member.
-    held: bool,
+    purpose: Purpose,
+    /// Of one that is being detached: a client wants it again.
+    wanted: bool,
 }
 
 /// The leader of one view.
@@ -44,6 +62,8 @@ pub struct Lead {
     silent: BTreeSet<u32>,
     /// Before that is known, what members say of databases is kept here.
     known: BTreeMap<u32, Database>,
+    /// Databases that were detached in earlier views, by what members say.
+    left: BTreeMap<u32, Generation>,
     harmless: bool,
 }
 
@@ -54,7 +74,8 @@ impl Lead {
         let members: BTreeSet<u32> = members.iter().copied().collect();
         let masters = masters(&members, others);
         out.extend(members.iter().map(|m| (*m, Word::Hello { epoch, masters: masters.clone() })));
-        Self { epoch, silent: members.clone(), members, masters, known: BTreeMap::new(), harmless }
+        let (known, left) = (BTreeMap::new(), BTreeMap::new());
+        Self { epoch, silent: members.clone(), members, masters, known, left, harmless }
     }
 
     /// The nodes that the view dropped can do no harm any more.
@@ -71,11 +92,13 @@ impl Lead {
         self.known.values().filter_map(|db| {
             let why = match &db.phase {
                 Phase::Stopping(_) => "members stop it",
-                Phase::Merging(_) if db.held => "somebody replaces its content by hand",
+                Phase::Merging(_) if db.purpose == Purpose::ByHand => "somebody replaces its content by hand",
                 Phase::Merging(_) => "members compare what they have",
                 Phase::Merged => "a dropped node is not harmless yet",
+                Phase::Vacating(_) => "members see whether anybody uses it: it is to be detached",
+                Phase::Leaving(_) => "members detach it",
                 Phase::Failed(why) => why,
-                Phase::Going => return None,
+                Phase::Going | Phase::Gone => return None,
             };
             Some((db.have.name.as_str(), why))
         })
@@ -84,7 +107,8 @@ impl Lead {
     /// Every member has been heard, and every database goes on or cannot.
     #[must_use]
     pub fn is_finished(&self) -> bool {
-        self.silent.is_empty() && self.known.values().all(|db| matches!(db.phase, Phase::Going | Phase::Failed(_)))
+        let over = |phase: &Phase| matches!(phase, Phase::Going | Phase::Gone | Phase::Failed(_));
+        self.silent.is_empty() && self.known.values().all(|db| over(&db.phase))
     }
 
     /// A member says something to its leader. Words of another view or recovery are dropped.
@@ -96,7 +120,7 @@ impl Lead {
             Word::Databases { epoch, have } if epoch == self.epoch => {
                 self.silent.remove(&from);
                 for (have, standing) in have {
-                    self.add(have, standing.opened);
+                    self.add(have, standing.opened, out);
                 }
                 if self.silent.is_empty() {
                     let dbs: Vec<u32> = self.known.keys().copied().collect();
@@ -105,9 +129,15 @@ impl Lead {
                     }
                 }
             }
+            Word::Gone { epoch, left } if epoch == self.epoch => {
+                for (db, generation) in left {
+                    let last = self.left.entry(db).or_default();
+                    *last = generation.max(*last);
+                }
+            }
             Word::Create { epoch, have } if epoch == self.epoch => {
                 let db = have.db;
-                self.add(have, Generation::default());
+                self.add(have, Generation::default(), out);
                 if self.silent.is_empty() {
                     self.stop(db, out);
                 }
@@ -122,20 +152,36 @@ impl Lead {
             Word::Failed { generation, db, why } => {
                 if let Some(phase) = self.phase(generation, db) {
                     *phase = Phase::Failed(format!("node {from}: {why}"));
+                    if self.is_for(db, Purpose::Detach) {
+                        self.tell_kept(db, &format!("node {from}: {why}"), out);
+                    }
                 }
             }
             Word::Hold { generation, db } => {
                 if let Some(Phase::Going) = self.phase(generation, db) {
-                    self.retry(db, true, out);
+                    self.retry(db, Purpose::ByHand, out);
                 }
             }
-            // One that is being recovered already gets over its trouble by that.
+            Word::Detach { generation, db } => {
+                let volatile = self.known.get(&db).is_some_and(|d| d.have.kind == Kind::Volatile);
+                if let Some(Phase::Going) = self.phase(generation, db).filter(|_| volatile) {
+                    self.retry(db, Purpose::Detach, out);
+                }
+            }
+            Word::Vacated { generation, db, result } => self.vacated(from, generation, db, result, out),
+            Word::Left { generation, db } => {
+                if let Some(Phase::Leaving(left)) = self.phase(generation, db) {
+                    left.remove(&from);
+                    self.detached(db, out);
+                }
+            }
+            // One that is being recovered already gets over its trouble by that; one that nobody uses has none.
             Word::Trouble { generation, db, .. } => {
-                let held = self.known.get(&db).is_some_and(|d| d.held);
+                let recovers = self.is_for(db, Purpose::Recovery);
                 match self.phase(generation, db) {
-                    None => {}
-                    Some(Phase::Stopping(_)) if !held => {}
-                    Some(_) => self.retry(db, false, out),
+                    None | Some(Phase::Leaving(_) | Phase::Gone) => {}
+                    Some(Phase::Stopping(_)) if recovers => {}
+                    Some(_) => self.retry(db, Purpose::Recovery, out),
                 }
             }
             _ => {}
@@ -149,27 +195,55 @@ impl Lead {
         out.extend(self.members.iter().map(|m| (*m, hello.clone())));
         let begun: Vec<u32> = self.known.iter().filter(|(_, d)| d.attempt > 0).map(|(db, _)| *db).collect();
         for db in begun {
-            self.retry(db, false, out);
+            match self.known.get(&db).map(|d| &d.phase) {
+                // What it was told may be lost, and so may its answer.
+                Some(Phase::Leaving(_)) => self.tell_to_leave(db, out),
+                Some(Phase::Gone) => {}
+                _ => self.retry(db, Purpose::Recovery, out),
+            }
         }
     }
 
-    fn retry(&mut self, db: u32, held: bool, out: &mut Orders) {
+    fn retry(&mut self, db: u32, purpose: Purpose, out: &mut Orders) {
         if let Some(database) = self.known.get_mut(&db) {
             database.attempt += 1;
-            database.held = held;
+            database.purpose = purpose;
+            database.wanted = false;
             database.phase = Phase::Stopping(BTreeMap::new());
             self.stop_again(db, out);
         }
     }
 
-    fn add(&mut self, have: Have, opened: Generation) {
+    fn is_for(&self, db: u32, purpose: Purpose) -> bool {
+        self.known.get(&db).is_some_and(|d| d.purpose == purpose)
+    }
+
+    /// A member has it, and went on with it in this recovery, or in none: then a client there wants it.
+    fn add(&mut self, have: Have, opened: Generation, out: &mut Orders) {
+        let db = have.db;
         // A persistent one that a member takes for volatile (its client attached it so) stays persistent.
-        let phase = Phase::Stopping(BTreeMap::new());
-        let new = Database { have: have.clone(), attempt: 0, valid: Generation::default(), phase, held: false };
-        let known = self.known.entry(have.db).or_insert(new);
-        known.valid = known.valid.max(opened);
-        if known.attempt == 0 && known.have.kind == Kind::Volatile {
-            known.have.kind = have.kind;
+        let new = || Database {
+            have: have.clone(),
+            attempt: 0,
+            valid: Generation::default(),
+            phase: Phase::Stopping(BTreeMap::new()),
+            purpose: Purpose::Recovery,
+            wanted: false,
+        };
+        let known = self.known.entry(db).or_insert_with(new);
+        match known.phase {
+            // It is made anew when the old one is away everywhere.
+            Phase::Leaving(_) => known.wanted |= opened == Generation::default(),
+            Phase::Gone => {
+                known.have = have;
+                self.retry(db, Purpose::Recovery, out);
+            }
+            _ => {
+                known.valid = known.valid.max(opened);
+                if known.attempt == 0 && known.have.kind == Kind::Volatile {
+                    known.have.kind = have.kind;
+                }
+            }
         }
     }
 
@@ -180,8 +254,16 @@ impl Lead {
     }
 
     fn stop(&mut self, db: u32, out: &mut Orders) {
-        if let Some(database) = self.known.get_mut(&db).filter(|d| d.attempt == 0) {
-            database.attempt = 1;
+        let left = self.left.get(&db).copied();
+        let Some(database) = self.known.get_mut(&db).filter(|d| d.attempt == 0) else { return };
+        database.attempt = 1;
+        // Who has it from before has missed its end: it was elsewhere, or the leader was lost in the middle.
+        let missed = database.valid != Generation::default() && left.is_some_and(|left| left >= database.valid);
+        if missed && database.have.kind == Kind::Volatile && !planted(Planted::DetachedComesBack) {
+            database.purpose = Purpose::Detach;
+            database.phase = Phase::Leaving(self.members.clone());
+            self.tell_to_leave(db, out);
+        } else {
             self.stop_again(db, out);
         }
     }
@@ -189,7 +271,7 @@ impl Lead {
     fn stop_again(&self, db: u32, out: &mut Orders) {
         if let Some(database) = self.known.get(&db) {
             let generation = Generation { epoch: self.epoch, attempt: database.attempt };
-            let (valid, held) = (database.valid, database.held);
+            let (valid, held) = (database.valid, database.purpose != Purpose::Recovery);
             let (have, masters) = (database.have.clone(), self.masters.clone());
             let word = Word::Stop { generation, have, valid, held, masters };
             out.extend(self.members.iter().map(|m| (*m, word.clone())));
@@ -205,7 +287,12 @@ impl Lead {
         }
         let stopped = std::mem::take(stopped);
         let Some(database) = self.known.get_mut(&db) else { return };
-        if database.held {
+        if database.purpose == Purpose::Detach {
+            out.extend(members.iter().map(|m| (*m, Word::Vacate { generation, db })));
+            database.phase = Phase::Vacating(members);
+            return;
+        }
+        if database.purpose == Purpose::ByHand {
             let waits = members.len() - usize::from(planted(Planted::WipeForgetsMember));
             database.phase = Phase::Merging(members.into_iter().take(waits).collect());
             return;
@@ -230,6 +317,53 @@ impl Lead {
             out.push((source, Word::Source { generation, db, to }));
         }
         self.merged(db, out);
+    }
+
+    /// A member says whether anybody uses a database that is to be detached.
+    fn vacated(&mut self, from: u32, generation: Generation, db: u32, result: Result<(), String>, out: &mut Orders) {
+        let members = self.members.clone();
+        let Some(phase) = self.phase(generation, db) else { return };
+        let Phase::Vacating(missing) = phase else { return };
+        if let Err(why) = result {
+            self.tell_kept(db, &format!("node {from}: {why}"), out);
+            return self.retry(db, Purpose::Recovery, out);
+        }
+        missing.remove(&from);
+        if missing.is_empty() || planted(Planted::DetachForgetsMember) {
+            *phase = Phase::Leaving(members);
+            self.tell_to_leave(db, out);
+        }
+    }
+
+    fn tell_kept(&self, db: u32, why: &str, out: &mut Orders) {
+        if let Some(database) = self.known.get(&db) {
+            let generation = Generation { epoch: self.epoch, attempt: database.attempt };
+            let word = Word::Kept { generation, db, why: why.to_owned() };
+            out.extend(self.members.iter().map(|m| (*m, word.clone())));
+        }
+    }
+
+    fn tell_to_leave(&self, db: u32, out: &mut Orders) {
+        if let Some(database) = self.known.get(&db) {
+            let generation = Generation { epoch: self.epoch, attempt: database.attempt };
+            out.extend(self.members.iter().map(|m| (*m, Word::Leave { generation, db })));
+        }
+    }
+
+    /// Perhaps no member has it any more.
+    fn detached(&mut self, db: u32, out: &mut Orders) {
+        let Some(database) = self.known.get_mut(&db) else { return };
+        if !matches!(&database.phase, Phase::Leaving(left) if left.is_empty()) {
+            return;
+        }
+        database.phase = Phase::Gone;
+        let generation = Generation { epoch: self.epoch, attempt: database.attempt };
+        // A copy of it that turns up anywhere is from before.
+        database.valid = generation;
+        out.extend(self.members.iter().map(|m| (*m, Word::Detached { generation, db })));
+        if database.wanted {
+            self.retry(db, Purpose::Recovery, out);
+        }
     }
 
     fn merged(&mut self, db: u32, out: &mut Orders) {

@@ -36,8 +36,10 @@ struct Database {
     phase: Phase,
     /// Its location masters, as the leader says with each recovery.
     masters: Vec<u32>,
-    /// This recovery only waits for somebody who replaces the content by hand.
+    /// This recovery only waits: for somebody who replaces the content by hand, or who has it detached.
     held: bool,
+    /// It is to be detached.
+    leaving: bool,
     merge: Merge,
     /// Members whose claims are complete.
     complete: BTreeSet<u32>,
@@ -59,6 +61,7 @@ impl Database {
             phase: Phase::Idle,
             masters: Vec::new(),
             held: false,
+            leaving: false,
             merge: Merge::default(),
             complete: BTreeSet::new(),
             unsettled: 0,
@@ -107,13 +110,23 @@ pub struct Member {
     /// Location masters, by the leader's newest word.
     masters: Vec<u32>,
     databases: BTreeMap<u32, Database>,
+    /// Databases that were detached, each with the recovery that stopped it. Who has one that went on before has missed that.
+    left: BTreeMap<u32, Generation>,
 }
 
 impl Member {
     /// A node that is in no view yet.
     #[must_use]
     pub fn new(me: u32) -> Self {
-        Self { me, epoch: 0, leader: None, members: Vec::new(), masters: Vec::new(), databases: BTreeMap::new() }
+        Self {
+            me,
+            epoch: 0,
+            leader: None,
+            members: Vec::new(),
+            masters: Vec::new(),
+            databases: BTreeMap::new(),
+            left: BTreeMap::new(),
+        }
     }
 
     /// The phase of a database; nothing if it is not known here.
@@ -191,7 +204,7 @@ impl Member {
     /// The recovery in which a database waits to have its content replaced by hand, and has its file stopped.
     #[must_use]
     pub fn held(&self, db: u32) -> Option<Generation> {
-        self.databases.get(&db).filter(|d| d.held && d.phase == Phase::Stopped).map(|d| d.generation)
+        self.databases.get(&db).filter(|d| d.held && !d.leaving && d.phase == Phase::Stopped).map(|d| d.generation)
     }
 
     /// Somebody wants to replace the content of a database by hand: it is to be stopped on all members. False if it is
@@ -206,6 +219,16 @@ impl Member {
             Phase::Stopping | Phase::Stopped => database.held,
             Phase::Idle => false,
         }
+    }
+
+    /// Somebody wants a database away from all nodes. False if it is not in use, or there is no leader.
+    pub fn detach(&mut self, db: u32, out: &mut Vec<Effect>) -> bool {
+        let (Some(to), Some(database)) = (self.leader, self.databases.get(&db)) else { return false };
+        let open = database.phase == Phase::Open;
+        if open {
+            out.push(Effect::Send { to, word: Word::Detach { generation: database.generation, db } });
+        }
+        open
     }
 
     /// Something is wrong with an open database: it is to be recovered.
@@ -231,6 +254,7 @@ impl Member {
                 out.push(Effect::Suspend(*id));
             }
             database.held = false;
+            database.leaving = false;
             database.forget_recovery();
         }
     }
@@ -240,6 +264,10 @@ impl Member {
         match word {
             Word::Hello { epoch, masters } if epoch == self.epoch && self.leader == Some(from) => {
                 self.masters = masters;
+                let left: Vec<_> = self.left.iter().map(|(db, generation)| (*db, *generation)).collect();
+                if !left.is_empty() {
+                    out.push(Effect::Send { to: from, word: Word::Gone { epoch, left } });
+                }
                 let have = self.databases.values().map(|d| (d.have.clone(), d.standing)).collect();
                 out.push(Effect::Send { to: from, word: Word::Databases { epoch, have } });
             }
@@ -279,6 +307,21 @@ impl Member {
                         out.push(Effect::Replace { db, generation, records });
                     }
                 }
+            }
+            Word::Vacate { generation, db } if self.leader == Some(from) => {
+                if let Some(database) = self.recovering(generation, db) {
+                    database.leaving = true;
+                    out.push(Effect::Vacate { db, generation });
+                }
+            }
+            Word::Kept { generation, db, why } if self.leader == Some(from) && generation.epoch == self.epoch => {
+                out.push(Effect::Kept { db, why });
+            }
+            Word::Leave { generation, db } if self.leader == Some(from) && generation.epoch == self.epoch => {
+                self.leave(from, generation, db, out);
+            }
+            Word::Detached { generation, db } if self.leader == Some(from) && generation.epoch == self.epoch => {
+                out.push(Effect::Detached(db));
             }
             Word::Go { generation, db } if self.leader == Some(from) => {
                 let members = self.members.clone();
@@ -322,11 +365,25 @@ impl Member {
                     out.push(Effect::Send { to, word });
                 }
             }
+            Answer::Vacated(result) => {
+                out.push(Effect::Send { to: leader, word: Word::Vacated { generation, db, result } });
+            }
             Answer::Replaced(Ok(())) => self.merged(generation, db, out),
             Answer::Replaced(Err(why)) => {
                 out.push(Effect::Send { to: leader, word: Word::Failed { generation, db, why } });
             }
         }
+    }
+
+    /// It is no more, whatever this node has of it: nobody uses it on any member. Said again when the answer may be lost.
+    fn leave(&mut self, leader: u32, generation: Generation, db: u32, out: &mut Vec<Effect>) {
+        if self.left.get(&db).is_none_or(|left| *left < generation) {
+            self.left.insert(db, generation);
+            if self.databases.remove(&db).is_some() {
+                out.push(Effect::Leave(db));
+            }
+        }
+        out.push(Effect::Send { to: leader, word: Word::Left { generation, db } });
     }
 
     fn recovering(&mut self, generation: Generation, db: u32) -> Option<&mut Database> {
@@ -358,6 +415,7 @@ impl Member {
         database.generation = generation;
         database.phase = Phase::Stopping;
         database.held = held;
+        database.leaving = false;
         let kept = planted(Planted::StaleCopiesKept);
         let wipe = !kept && database.have.kind == Kind::Volatile && (database.lost || database.standing.merged < valid);
         out.push(Effect::Freeze { db, generation, wipe });

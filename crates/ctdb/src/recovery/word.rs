@@ -181,6 +181,67 @@ pub enum Word {
         /// The database.
         db: u32,
     },
+    /// Member to leader: a client wants this volatile database away from all nodes.
+    Detach {
+        /// The recovery that it went on after.
+        generation: Generation,
+        /// The database.
+        db: u32,
+    },
+    /// Leader to all, of one that is stopped: see to it that nobody uses it, nor begins to.
+    Vacate {
+        /// The recovery that stopped it.
+        generation: Generation,
+        /// The database.
+        db: u32,
+    },
+    /// Answer to it.
+    Vacated {
+        /// The recovery.
+        generation: Generation,
+        /// The database.
+        db: u32,
+        /// Who uses it, if somebody does.
+        result: Result<(), String>,
+    },
+    /// Leader to all: it stays, and is recovered.
+    Kept {
+        /// The recovery that stopped it.
+        generation: Generation,
+        /// The database.
+        db: u32,
+        /// Why.
+        why: String,
+    },
+    /// Leader to all, when nobody uses it on any member: empty and forget it.
+    Leave {
+        /// The recovery that stopped it; of a member that was elsewhere meanwhile, one of this view.
+        generation: Generation,
+        /// The database.
+        db: u32,
+    },
+    /// Answer to it, when that is done.
+    Left {
+        /// As ordered.
+        generation: Generation,
+        /// The database.
+        db: u32,
+    },
+    /// Leader to all: no member has it any more.
+    Detached {
+        /// The recovery that stopped it.
+        generation: Generation,
+        /// The database.
+        db: u32,
+    },
+    /// Member to leader, before [`Word::Databases`]: what it has left, by which recovery. Who has it from before that has
+    /// missed its end.
+    Gone {
+        /// The view.
+        epoch: u64,
+        /// Databases.
+        left: Vec<(u32, Generation)>,
+    },
     /// Member to leader: this one must be recovered again.
     Trouble {
         /// The recovery that it went on after.
@@ -197,7 +258,10 @@ impl Word {
     #[must_use]
     pub fn epoch(&self) -> u64 {
         match self {
-            Self::Hello { epoch, .. } | Self::Databases { epoch, .. } | Self::Create { epoch, .. } => *epoch,
+            Self::Hello { epoch, .. }
+            | Self::Databases { epoch, .. }
+            | Self::Create { epoch, .. }
+            | Self::Gone { epoch, .. } => *epoch,
             Self::Stop { generation, .. }
             | Self::Stopped { generation, .. }
             | Self::Merge { generation, .. }
@@ -210,6 +274,13 @@ impl Word {
             | Self::Failed { generation, .. }
             | Self::Go { generation, .. }
             | Self::Hold { generation, .. }
+            | Self::Detach { generation, .. }
+            | Self::Vacate { generation, .. }
+            | Self::Vacated { generation, .. }
+            | Self::Kept { generation, .. }
+            | Self::Leave { generation, .. }
+            | Self::Left { generation, .. }
+            | Self::Detached { generation, .. }
             | Self::Trouble { generation, .. } => generation.epoch,
         }
     }
@@ -225,6 +296,10 @@ impl Word {
                 | Self::Merged { .. }
                 | Self::Failed { .. }
                 | Self::Hold { .. }
+                | Self::Detach { .. }
+                | Self::Vacated { .. }
+                | Self::Left { .. }
+                | Self::Gone { .. }
                 | Self::Trouble { .. }
         )
     }

@@ -166,7 +166,7 @@ impl Server {
     /// Of all databases, since the start: copies given to be read, records whose copies were taken back.
     pub(super) fn delegations(&self) -> (u64, u64) {
         let each = self.dbs.values().map(|db| db.migration.delegations());
-        each.fold((0, 0), |(given, revoked), (g, r)| (given + g, revoked + r))
+        each.fold(self.delegations_gone, |(given, revoked), (g, r)| (given + g, revoked + r))
     }
 
     /// `ctdb_db_statistics`: of its counters those of read-only copies and the hot keys are kept here.

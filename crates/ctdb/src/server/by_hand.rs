@@ -226,7 +226,7 @@ impl Server {
         self.member.held(id)
     }
 
-    fn give_up_by_hand(&mut self, id: u32, why: &str) {
+    pub(super) fn give_up_by_hand(&mut self, id: u32, why: &str) {
         let Some(by_hand) = self.by_hand.remove(&id) else { return };
         if let Some(origin) = by_hand.waiting {
             self.answer_error(origin, why.to_owned());

@@ -291,14 +291,14 @@ impl Server {
             }
             Opcode::GET_DB_SEQNUM => {
                 let token = Token(self.next_serial());
-                self.reads.insert(token, origin);
+                self.reads.insert(token, (id, origin));
                 self.order(id, FileOrder::Fetch { token, key: DB_SEQNUM_KEY.to_vec() });
             }
             Opcode::GET_DB_STATISTICS => {
                 let data = self.database_statistics(id);
                 self.answer_data(origin, data);
             }
-            Opcode::DB_DETACH => self.answer_error(origin, "a database in use is not detached"),
+            Opcode::DB_DETACH => self.detach(origin, id),
             Opcode::DB_FREEZE => self.stop_by_hand(origin, id),
             _ => self.step_by_hand(origin, opcode, id, 0),
         }
@@ -306,7 +306,7 @@ impl Server {
 
     /// A file has answered what a client asked.
     pub(super) fn fetched(&mut self, token: Token, value: Option<Vec<u8>>) {
-        let Some(origin) = self.reads.remove(&token) else { return };
+        let Some((_, origin)) = self.reads.remove(&token) else { return };
         // Header, then the number.
         let number = value.as_deref().and_then(|v| v.get(24..)).and_then(|v| <[u8; 8]>::try_from(v).ok());
         self.answer_data(origin, number.unwrap_or_default().to_vec());

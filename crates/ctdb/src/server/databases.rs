@@ -109,7 +109,7 @@ impl Database {
 
 impl Server {
     pub(super) fn attach(&mut self, origin: Origin, kind: Kind, name: &str) {
-        if self.tunables.named("AllowClientDBAttach") == 0 {
+        if !self.attaching_is_allowed() {
             return self.answer_error(origin, "attaching is not allowed (AllowClientDBAttach)");
         }
         if name.is_empty() || name.len() > MAX_NAME || name.contains('/') || name.starts_with('.') {
@@ -207,7 +207,7 @@ impl Server {
         let mut out = Vec::new();
         match db.commits.commit(token, &records, &mut out) {
             Ok(()) => {
-                self.reads.insert(token, origin);
+                self.reads.insert(token, (id, origin));
                 self.committed(id, out);
             }
             Err(why) => self.answer_error(origin, why),
@@ -235,7 +235,7 @@ impl Server {
                     self.order(id, FileOrder::Transact { generation, asker, id: number, records });
                 }
                 CommitOutput::Reply { token, status } => {
-                    if let Some(origin) = self.reads.remove(&token) {
+                    if let Some((_, origin)) = self.reads.remove(&token) {
                         self.answer_status(origin, status);
                     }
                 }
@@ -328,6 +328,10 @@ impl Server {
                     self.order(db, FileOrder::Replace { generation, records });
                 }
                 Effect::Prune { db, masters } => self.order(db, FileOrder::Prune { masters }),
+                Effect::Vacate { db, generation } => self.vacate(db, generation),
+                Effect::Leave(db) => self.leave(db),
+                Effect::Kept { db, why } => self.detach_ends(db, Err(why)),
+                Effect::Detached(db) => self.detach_ends(db, Ok(())),
                 Effect::Thaw { db, generation, masters, members } => self.thaw(db, generation, masters, members),
             }
         }
@@ -344,6 +348,7 @@ impl Server {
             self.committed(id, committed);
         }
         self.attached(id);
+        self.detach_ends(id, Err("it was recovered meanwhile: try again".to_owned()));
         self.recovering.remove(&id);
         self.look_whether_recovered();
     }

@@ -272,6 +272,12 @@ pub enum FileOrder {
         /// The location masters.
         masters: Vec<u32>,
     },
+    /// Answer [`Answer::Vacated`]: is this daemon the only one that has it open? Then nobody else gets it open until it is let
+    /// go, frozen anew, or closed. Frozen, and volatile.
+    Vacate {
+        /// For the answer.
+        generation: Generation,
+    },
     /// Let the lock on all of the file go. Persistent: first note the generation on disk
     /// ([`crate::recovery::Content::synced`]).
     Thaw {
@@ -317,8 +323,9 @@ pub enum FileOrder {
     LookSequence,
     /// Count one change, answer [`FileAnswer::Sequence`].
     Bump,
-    /// Close and delete it.
-    Remove,
+    /// Empty it if it is frozen, and close it. The file stays: who has its path from before and opens it late finds an
+    /// empty one, and shares it with whoever opens it after that.
+    Close,
 }
 
 /// What the files answer.

@@ -13,6 +13,7 @@
 //! | `packets` | a client's packet, to where it belongs |
 //! | `view` | the cluster changes: recovery, lease, addresses |
 //! | `by_hand` | the content of a database is replaced |
+//! | `detach` | a database is taken away from all nodes |
 //! | `databases` | attaching, records, transactions: the cores of one database each, and its file |
 //! | `controls`, `answers` | controls that this node answers by itself |
 //! | `remote` | controls of clients for other nodes, and "is this process alive?" |
@@ -30,6 +31,7 @@ mod clients;
 mod connections;
 mod controls;
 mod databases;
+mod detach;
 mod hot_keys;
 mod io;
 mod lists;
@@ -59,6 +61,7 @@ use by_hand::ByHand;
 use clients::Clients;
 use connections::Connections;
 use databases::{Call, Database};
+use detach::Detaching;
 use remote::Asked;
 use roles::Roles;
 use statistics::Statistics;
@@ -118,11 +121,14 @@ pub struct Server {
     /// Databases that were opened so far.
     opened: u64,
     calls: BTreeMap<Token, Call>,
-    /// Controls whose answer depends on a file.
-    reads: BTreeMap<Token, Origin>,
+    /// Controls whose answer depends on the file of this database.
+    reads: BTreeMap<Token, (u32, Origin)>,
     asked: BTreeMap<u64, Asked>,
     traverses: BTreeMap<u64, Traverse>,
     by_hand: BTreeMap<u32, ByHand>,
+    detaching: BTreeMap<u32, Detaching>,
+    /// Copies given and taken back in databases that are detached since.
+    delegations_gone: (u64, u64),
     connections: Connections,
     roles: Roles,
     /// Addresses that clients have been told of as leaving, and that this node does not have again.
@@ -171,6 +177,8 @@ impl Server {
             asked: BTreeMap::new(),
             traverses: BTreeMap::new(),
             by_hand: BTreeMap::new(),
+            detaching: BTreeMap::new(),
+            delegations_gone: (0, 0),
             connections: Connections::default(),
             roles: Roles::default(),
             leaving: BTreeSet::new(),

@@ -132,7 +132,7 @@ impl Server {
         self.migrated(call.db, out);
     }
 
-    fn call_fails(&mut self, client: ClientId, reqid: u32, why: String) {
+    pub(super) fn call_fails(&mut self, client: ClientId, reqid: u32, why: String) {
         self.log(Level::Warning, format!("a client's call fails: {why}"));
         self.packet_for(client, reqid, Body::Error { status: -1, why });
     }
@@ -184,7 +184,7 @@ impl Server {
         // Whatever is done for it goes on; the answer is dropped.
         self.calls.retain(|_, call| call.client != id);
         let gone = |origin: &Origin| matches!(origin, Origin::Client { client, .. } if *client == id);
-        self.reads.retain(|_, origin| !gone(origin));
+        self.reads.retain(|_, (_, origin)| !gone(origin));
         for asked in self.asked.values_mut() {
             if gone(&asked.origin) {
                 asked.origin = Origin::Nobody;

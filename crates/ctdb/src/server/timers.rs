@@ -50,6 +50,7 @@ impl Timers {
             .chain(takeovers)
             .chain(server.next_control())
             .chain(server.next_by_hand())
+            .chain(server.next_detaching())
             .min();
         next.unwrap_or(self.leader)
     }
@@ -91,6 +92,7 @@ impl Server {
         }
         self.controls_due();
         self.by_hand_due();
+        self.detaching_due();
         self.look_at_moves();
         self.look_at_lists();
         self.takeover_done();

@@ -158,6 +158,16 @@ impl Server {
         }
     }
 
+    /// This node has no records of a database any more.
+    pub(super) fn end_traverses_over(&mut self, db: u32) {
+        let mine = |t: &Traverse| t.db == db && t.missing.contains(&self.me);
+        let ended: Vec<u64> = self.traverses.iter().filter(|(_, t)| mine(t)).map(|(id, _)| *id).collect();
+        for id in ended {
+            self.order(db, FileOrder::StopTraverse { token: Token(id) });
+            self.records(id, self.me, Vec::new(), true);
+        }
+    }
+
     /// Another node wants no more.
     pub(super) fn stop_traverse_for(&mut self, from: u32, theirs: u64) {
         let who = Who::Node { node: from, id: theirs };

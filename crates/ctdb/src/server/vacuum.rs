@@ -97,6 +97,22 @@ impl Server {
         done.into_iter().for_each(|origin| self.answer_status(origin, 0));
     }
 
+    /// There is nothing left to delete in a database that is no more.
+    pub(super) fn end_vacuums_of(&mut self, id: u32) {
+        let mut done = Vec::new();
+        for (token, origin) in self.vacuums.sweeps.extract_if(.., |_, (of, _)| *of == id).map(|(t, (_, o))| (t, o)) {
+            self.out.push(super::Output::File { db: id, order: FileOrder::StopTraverse { token: Token(token) } });
+            done.push(origin);
+        }
+        self.vacuums.waits.retain(|(of, _, origin)| {
+            if *of == id {
+                done.push(*origin);
+            }
+            *of != id
+        });
+        done.into_iter().for_each(|origin| self.answer_status(origin, 0));
+    }
+
     /// By the clock: deletes some of the empty records. Returns when to go on.
     pub(super) fn vacuum(&mut self) -> Duration {
         if !self.vacuums.goes_on {

@@ -42,6 +42,7 @@ impl Server {
 
     fn new_view(&mut self) {
         self.by_hand_over();
+        self.detaching_over();
         for peer in self.up.clone() {
             self.tell_role(peer);
         }
@@ -77,6 +78,7 @@ impl Server {
         self.log(Level::Warning, "this node is dropped from the cluster: its Samba processes are disconnected".into());
         self.lead = None;
         self.by_hand_over();
+        self.detaching_over();
         self.recovering.clear();
         let mut effects = Vec::new();
         self.member.dropped(&mut effects);

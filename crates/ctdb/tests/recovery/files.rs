@@ -98,6 +98,10 @@ impl World {
                 return self.thaw(n, db, generation, masters, members);
             }
             Effect::Send { .. } | Effect::Create(_) | Effect::Suspend(_) => return,
+            // Nobody detaches here: `tests/detach.rs`.
+            Effect::Vacate { .. } | Effect::Leave(_) | Effect::Kept { .. } | Effect::Detached(_) => {
+                panic!("{effect:?}")
+            }
         };
         for answer in answers {
             let mut effects = Vec::new();

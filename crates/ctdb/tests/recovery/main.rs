@@ -206,6 +206,9 @@ impl World {
                 Effect::Suspend(VOLATILE) => self.nodes[n].migration.freeze(),
                 Effect::Suspend(_) => self.nodes[n].commits.freeze(),
                 Effect::Create(_) => {}
+                Effect::Vacate { .. } | Effect::Leave(_) | Effect::Kept { .. } | Effect::Detached(_) => {
+                    panic!("{effect:?}")
+                }
                 Effect::Freeze { db, .. }
                 | Effect::Scan { db, .. }
                 | Effect::Edit { db, .. }

@@ -113,6 +113,7 @@ impl World {
     pub(crate) fn databases_end(&mut self, host: usize) {
         let Some(databases) = self.databases.as_mut() else { return };
         databases.truth.lose(host);
+        databases.spares.daemon_ends(host);
         let node = &mut databases.nodes[host];
         node.server = None;
         node.inbox.clear();
@@ -210,6 +211,7 @@ impl World {
         match output {
             Output::Client { client, packet } => {
                 let Ok(packet) = Packet::decode(&packet) else { return };
+                self.spare_answered(client, &packet);
                 let process = self.databases.as_mut().and_then(|d| d.nodes[host].processes.get_mut(&client));
                 match (packet.body, process) {
                     (_, None) => {}
@@ -221,6 +223,7 @@ impl World {
             Output::Peer { to, bytes } => self.send_bytes(host, to as usize, bytes),
             Output::File { db, order } => {
                 let mut answers = Vec::new();
+                self.spare_ordered(host, db, &order);
                 if let Some(node) = self.databases.as_mut().map(|d| &mut d.nodes[host]) {
                     node.files.entry(db).or_default().order(host as u32, order, &mut answers);
                 }
@@ -251,6 +254,8 @@ impl World {
         let node = &mut databases.nodes[host];
         let Some(process) = node.processes.remove(&client) else { return };
         databases.truth.ended(client);
+        databases.spare_process_ends(host, &process.doing, process.has_spare_open, self.now);
+        let node = &mut databases.nodes[host];
         let mut answers = Vec::new();
         if let (super::Doing::Holds { key }, Some(file)) = (&process.doing, node.files.get_mut(&volatile)) {
             file.locked.remove(&super::work::name(*key));

@@ -6,11 +6,13 @@
 //! | `drive` | carries out what the servers ask for, with delays; start, end, pause |
 //! | `work` | what smbd's processes do |
 //! | `talk` | messages between them |
+//! | `detach` | somebody detaches a database that others use |
 //! | `replace` | somebody wipes or restores a database |
 //! | `truth` | what they have done, and what must therefore be so, at every step |
 //!
 //! Its chances are its own, so that seeds without databases are what they were before.
 
+mod detach;
 mod drive;
 mod replace;
 mod talk;
@@ -22,6 +24,7 @@ use crate::rng::Rng;
 use ctdb::memory::File;
 use ctdb::server::{ClientId, FileAnswer, Input, Picture, Server};
 use ctdb::wire::Packet;
+use detach::{Spare, Spares};
 use replace::{Registry, Replacing};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use talk::Talk;
@@ -103,6 +106,8 @@ enum Doing {
     },
     /// Replaces the content of a database.
     Replaces(Replacing),
+    /// Has to do with the database that is detached now and then.
+    Spare(Spare),
 }
 
 /// One process of Samba, with its connection.
@@ -111,6 +116,8 @@ struct Process {
     doing: Doing,
     since: Micros,
     packets: VecDeque<Packet>,
+    /// The file of the database that is detached now and then.
+    has_spare_open: bool,
 }
 
 /// One node.
@@ -138,6 +145,7 @@ pub(crate) struct Databases {
     truth: Truth,
     talk: Talk,
     registry: Registry,
+    spares: Spares,
     volatile: u32,
     persistent: u32,
     /// Who only reads gets a copy.
@@ -171,11 +179,16 @@ pub struct Done {
     pub messages: u64,
     /// Databases that were wiped or restored.
     pub replaced: u64,
+    /// Databases that were detached, and how often such a one was used between.
+    pub detached: u64,
+    /// See `detached`.
+    pub spare_uses: u64,
 }
 
 impl Databases {
     pub(crate) fn new(nodes: usize, mut rng: Rng) -> Self {
         let gives_copies = rng.index(2) == 0;
+        let spares = Spares::new(rng.fork(0xde).chance(250_000));
         Self {
             gives_copies,
             nodes: (0..nodes).map(|_| Node::default()).collect(),
@@ -183,6 +196,7 @@ impl Databases {
             truth: Truth::default(),
             talk: Talk::default(),
             registry: Registry::default(),
+            spares,
             volatile: ctdb::database_id(VOLATILE),
             persistent: ctdb::database_id(PERSISTENT),
             next_client: 0,

@@ -30,7 +30,7 @@ impl Node {
 
 impl Databases {
     /// The answer to a request, if it has come.
-    fn answer(&mut self, host: usize, client: ClientId, reqid: u32) -> Option<Body> {
+    pub(super) fn answer(&mut self, host: usize, client: ClientId, reqid: u32) -> Option<Body> {
         let packets = &mut self.nodes[host].processes.get_mut(&client)?.packets;
         let at = packets.iter().position(|p| p.header.reqid == reqid)?;
         packets.remove(at).map(|p| p.body)
@@ -124,7 +124,7 @@ impl World {
         // A node that others have dropped, and that does not know it yet.
         let lost = run.is_none_or(|run| !databases.truth.is_member(host, run));
         databases.truth.people.insert(client, Person { node: host, pid, lives: true, lost });
-        let process = Process { doing: Doing::Nothing, since: now, packets: VecDeque::new() };
+        let process = Process { doing: Doing::Nothing, since: now, packets: VecDeque::new(), has_spare_open: false };
         databases.nodes[host].processes.insert(client, process);
         self.databases_input(host, Input::Connected { client, pid });
         let attach = |name: &str| format!("{name}\0").into_bytes();
@@ -146,6 +146,7 @@ impl World {
                 let fails =
                     [volatile, persistent].map(|r| databases.reply(host, client, r).is_none_or(|r| r.status != 0));
                 if fails.contains(&true) {
+                    self.allows_attaching(host, client);
                     return self.process_ends(host, client);
                 }
                 if databases.gives_copies {
@@ -209,6 +210,7 @@ impl World {
                     }
                 }
             }
+            Doing::Spare(spare) => self.goes_on_with_spare(host, client, spare),
             Doing::Replaces(replacing) => self.goes_on_replacing(host, client, replacing),
         }
     }
@@ -217,6 +219,13 @@ impl World {
         let Some(databases) = self.databases.as_mut() else { return };
         if databases.winding_down {
             return;
+        }
+        let detaches = databases.spares.on;
+        if detaches
+            && databases.nodes[host].processes.get(&client).is_some_and(|p| p.has_spare_open)
+            && databases.rng.index(3) == 0
+        {
+            return self.begins_with_spare(host, client);
         }
         match databases.rng.index(100) {
             // It ends; another one comes.
@@ -247,6 +256,8 @@ impl World {
             41..=48 => self.says(host, client),
             49 => self.begins_to_replace(host, client),
             50..=51 => self.opens_registry(host, client),
+            52..=54 if detaches => self.begins_with_spare(host, client),
+            55..=56 if detaches => self.begins_to_detach(host, client),
             _ => {
                 let key = databases.rng.index(HOT);
                 self.try_key(host, client, key);
@@ -495,7 +506,11 @@ impl World {
         let Some(databases) = self.databases.as_ref() else { return };
         let found = databases.truth.at_rest(&databases.nodes, &members, databases.volatile, databases.persistent);
         let talk = || self.talk_at_rest();
-        if let Err(text) = found.and_then(|()| databases.registry_at_rest(&members)).and_then(|()| talk()) {
+        if let Err(text) = found
+            .and_then(|()| databases.registry_at_rest(&members))
+            .and_then(|()| databases.spare_at_rest(&members))
+            .and_then(|()| talk())
+        {
             self.object(text);
         }
     }

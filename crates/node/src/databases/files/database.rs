@@ -1,8 +1,6 @@
 //! One database: what there is of it in memory, and who carries out which order.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::fs;
-use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
@@ -180,6 +178,13 @@ impl Database {
                 now.push(FileAnswer::Sequence(main.sequence_number()?));
                 Ok(())
             }
+            FileOrder::Vacate { generation } if work.frozen.is_some() => {
+                let alone = main.try_alone()?;
+                let used = || format!("a process has {} open (fuser {0})", self.path.display());
+                let result = if alone { Ok(()) } else { Err(used()) };
+                now.push(FileAnswer::Recovery { generation, answer: RecoveryAnswer::Vacated(result) });
+                Ok(())
+            }
             // These keep their order among each other.
             order if work.transaction.is_some() => {
                 work.behind.push_back(order);
@@ -189,7 +194,12 @@ impl Database {
                 self.transact(main, work, order, now);
                 Ok(())
             }
-            order => Frozen::order(self, main, work, order, now),
+            order => {
+                if matches!(order, FileOrder::Freeze { .. } | FileOrder::Thaw { .. }) && !self.persistent() {
+                    main.share()?;
+                }
+                Frozen::order(self, main, work, order, now)
+            }
         }
     }
 
@@ -261,16 +271,13 @@ impl Database {
         }
     }
 
-    /// Closes it and deletes its files.
-    pub(super) fn remove(&self) -> Result<(), String> {
-        self.close();
-        let removed = match fs::remove_file(&self.path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(format!("cannot remove {}: {error}", self.path.display()))
-            }
-            _ => Ok(()),
-        };
-        self.synced.forget().and(removed)
+    /// Empties it, where it is frozen, and closes it: in the thread that has the lock, which until then keeps others from
+    /// opening it.
+    pub(super) fn empty_and_close(&self) {
+        let emptied = self.while_open(|_, work| work.frozen.as_mut().is_some_and(|frozen| frozen.empty_and_close()));
+        if emptied != Some(true) {
+            self.close();
+        }
     }
 }
 

@@ -87,6 +87,11 @@ impl Frozen {
         Ok(())
     }
 
+    /// The thread empties it and closes the database. False: there is no such thread, or not with the lock yet.
+    pub(super) fn empty_and_close(&mut self) -> bool {
+        self.held.load(Ordering::Acquire) && self.orders.send(FileOrder::Close).is_ok()
+    }
+
     /// No more orders: the thread carries out those that it has, and lets the lock go; or waits no more for it.
     pub(super) fn end(self) {
         if self.held.load(Ordering::Acquire) {
@@ -98,6 +103,13 @@ impl Frozen {
 /// The thread's work. The lock is let go at its end, with the handle.
 fn work_off(database: &Database, mut handle: Tdb, orders: &Receiver<FileOrder>) {
     for order in orders {
+        if matches!(order, FileOrder::Close) {
+            if let Err(error) = handle.wipe() {
+                // Whoever opens it next empties it as well.
+                tracing::warn!("a database that is detached cannot be emptied: {error}");
+            }
+            return database.close();
+        }
         let thaw = matches!(order, FileOrder::Thaw { .. });
         if let Err(why) = carry_out(database, &mut handle, order) {
             database.damaged(&why);

@@ -170,10 +170,8 @@ impl Files {
     pub(crate) fn order(&mut self, db: u32, order: FileOrder, now: &mut Vec<(u32, FileAnswer)>) {
         let mut answers = Vec::new();
         match (self.databases.get(&db), order) {
-            (Some(database), FileOrder::Remove) => {
-                if let Err(why) = database.remove() {
-                    answers.push(FileAnswer::Damaged(why));
-                }
+            (Some(database), FileOrder::Close) => {
+                database.empty_and_close();
                 self.databases.remove(&db);
             }
             (Some(database), order) => database.order(order, &mut answers),
@@ -226,6 +224,9 @@ fn refuse(why: &str, order: FileOrder, answers: &mut Vec<FileAnswer>) {
         }
         FileOrder::Replace { generation, .. } => {
             FileAnswer::Recovery { generation, answer: RecoveryAnswer::Replaced(Err(why.to_owned())) }
+        }
+        FileOrder::Vacate { generation } => {
+            FileAnswer::Recovery { generation, answer: RecoveryAnswer::Vacated(Err(why.to_owned())) }
         }
         FileOrder::Fetch { token, .. } => FileAnswer::Fetched { token, value: None },
         FileOrder::Traverse { token, .. } => FileAnswer::Traversed { token, records: Vec::new(), last: true },

@@ -9,6 +9,7 @@ use std::sync::mpsc::Receiver;
 use std::thread;
 use tdb::{Flags, Options, Store, Tdb};
 
+mod detach;
 mod recovery;
 mod transactions;
 
@@ -357,23 +358,4 @@ fn nobody_waits_any_more_when_the_files_are_gone() {
         thread::sleep(Duration::from_millis(2));
     }
     assert!(node.answers.try_recv().is_err(), "an answer after the end");
-}
-
-#[test]
-fn a_removed_database_is_gone_from_the_disk() {
-    let mut node = Node::new();
-    let db = secrets();
-    node.open(&db);
-    node.freeze(&db, generation(1));
-    node.order(&db, FileOrder::Thaw { generation: generation(1) });
-    // Its note is written by the thread that held it.
-    let fetched = node.order(&db, FileOrder::Lock { key: b"key".to_vec() });
-    if fetched.is_empty() {
-        assert_eq!(node.next(), locked(b"key", None));
-    }
-    assert_eq!(node.order(&db, FileOrder::Remove), []);
-    assert!(!node.path(&db).exists());
-    assert_eq!(fs::read_dir(dirs(node.dir.path()).state).unwrap().count(), 0);
-    let node = node.again();
-    assert_eq!(node.found, []);
 }
