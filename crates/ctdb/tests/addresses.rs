@@ -8,6 +8,7 @@ mod world;
 use ctdb::control::Opcode;
 use ctdb::node;
 use ctdb::server::Input;
+use ctdb::srvid;
 use ctdb::wire::{Connection, Writer};
 use std::time::Duration;
 use world::{Client, World};
@@ -154,4 +155,49 @@ fn tunables_that_forbid_moves_are_heard_by_who_places_the_addresses() {
     assert_eq!(set("NoIPTakeover", 2), (0, vec![]), "as before");
     assert_eq!(set("NoIPTakeover", 0), (0, restrain(false, true)));
     assert_eq!(set("VacuumInterval", 3), (0, vec![]));
+}
+
+/// Samba would take it for the answer, and a living process for dead.
+#[test]
+fn who_waits_for_an_answer_about_life_hears_of_a_leaving_address_after_it() {
+    let mut world = World::new(2);
+    let (asker, other, asked) = (world.connect(0, 10), world.connect(0, 11), world.connect(1, 20));
+    for client in [asker, other] {
+        world.listen(client, srvid::RELEASE_IP);
+    }
+    world.listen(asked, 99);
+    let check = [&20i32.to_ne_bytes()[..], &99u64.to_ne_bytes()].concat();
+    let gone = [(srvid::RELEASE_IP, b"192.168.1.1\0".to_vec())];
+    let home = |world: &mut World| {
+        world.vip_on.insert(1, 0);
+        world.tell(0, true, true);
+    };
+
+    // The question, or its answer, is on its way.
+    home(&mut world);
+    world.cut.insert((0, 1));
+    let question = world.control(asker, 1, Opcode::CHECK_PID_SRVID, 0, &check);
+    world.input(0, Input::Leaves("192.168.1.1".parse().unwrap()));
+    world.run();
+    assert_eq!(world.messages(other), gone, "nobody else waits for it");
+    assert_eq!(world.messages(asker), []);
+    world.cut.clear();
+    world.run();
+    let packets: Vec<_> = world.nodes[0].packets[&asker.id].iter().map(|p| p.header.reqid).collect();
+    assert_eq!(packets, [question, 0], "first the answer");
+    assert_eq!(world.status(asker, question), Some(0));
+    assert_eq!(world.messages(asker), gone);
+    world.vip_on.insert(1, 1);
+    world.tell(0, true, true);
+
+    // The question waits for the lease.
+    home(&mut world);
+    world.tell(0, false, true);
+    let question = world.control(asker, 1, Opcode::CHECK_PID_SRVID, 0, &check);
+    world.vip_on.insert(1, 1);
+    world.tell(0, false, true);
+    assert_eq!((world.messages(other), world.messages(asker)), (gone.to_vec(), Vec::new()));
+    world.tell(0, true, true);
+    assert_eq!(world.status(asker, question), Some(0));
+    assert_eq!(world.messages(asker), gone);
 }

@@ -15,6 +15,8 @@ pub(super) struct Client {
     pub(super) notify: BTreeMap<u64, Vec<u8>>,
     /// Clients' connections that it serves.
     pub(super) connections: BTreeSet<Connection>,
+    /// Messages about addresses that it gets when it does not wait for an answer about life any more, oldest first.
+    pub(super) later: Vec<(u64, Vec<u8>)>,
     /// `START_PERSISTENT_UPDATE` without its end; only counted.
     pub(super) updates: u32,
 }

@@ -1,7 +1,7 @@
 //! Messages: from client to client on whatever node, and to the daemon itself.
 
 use super::io::Level;
-use super::{ClientId, Server};
+use super::{ClientId, Server, packets};
 use crate::node;
 use crate::peer::Said;
 use crate::srvid;
@@ -127,6 +127,34 @@ impl Server {
         let text = text.finish();
         self.log(Level::Debug, format!("clients are told {srvid:#x} of {address}"));
         for client in self.clients.listeners(srvid) {
+            self.address_to(client, srvid, text.clone());
+        }
+    }
+
+    /// Samba (4.17, source3/lib/ctdbd_conn.c) takes a RELEASE_IP that comes while it waits for the answer to "is this process
+    /// alive?" for the answer "no", and takes away what the living process holds. So the answer comes first, however long
+    /// it takes.
+    fn address_to(&mut self, client: ClientId, srvid: u64, text: Vec<u8>) {
+        let waits = self.asks_about_life(client);
+        match self.clients.get(client) {
+            Some(known) if waits || !known.later.is_empty() => known.later.push((srvid, text)),
+            _ => self.message_to(client, srvid, &text),
+        }
+    }
+
+    /// Does it wait for an answer about life?
+    fn asks_about_life(&self, client: ClientId) -> bool {
+        self.asked.values().any(|asked| asked.is_about_life_for(client))
+            || self.held.iter().any(|input| packets::is_about_life_for(input, client))
+    }
+
+    /// This client has been answered: what was put off until then.
+    pub(super) fn tell_later(&mut self, client: ClientId) {
+        if self.clients.get(client).is_none_or(|known| known.later.is_empty()) || self.asks_about_life(client) {
+            return;
+        }
+        let later = self.clients.get(client).map(|known| std::mem::take(&mut known.later));
+        for (srvid, text) in later.unwrap_or_default() {
             self.message_to(client, srvid, &text);
         }
     }

@@ -1,6 +1,7 @@
 //! A client's packet, to where it belongs.
 
 use super::io::{ClientId, Input, Level, Output};
+use super::remote::is_about_life;
 use super::{Origin, Server};
 use crate::call;
 use crate::control::{Opcode, flags};
@@ -9,7 +10,7 @@ use crate::node;
 use crate::peer::Said;
 use crate::recovery::Phase;
 use crate::server::databases::Call as Waiting;
-use crate::wire::{Body, Call, CallReply, ControlReply, Header, Packet, Tunnel};
+use crate::wire::{Body, Call, CallReply, Control, ControlReply, Header, Packet, Tunnel};
 
 /// Controls that only look at what this node knows: answered also while it has no lease.
 const ALWAYS: [Opcode; 20] = [
@@ -45,6 +46,13 @@ pub(super) fn message(input: &Input) -> Option<(u32, Said)> {
 pub(super) fn is_question(input: &Input) -> bool {
     let Input::Peer { bytes, .. } = input else { return false };
     matches!(Said::decode(bytes), Ok(Said::Control { .. }))
+}
+
+/// Is it this client's question whether a process is alive?
+pub(super) fn is_about_life_for(input: &Input, asker: ClientId) -> bool {
+    let Input::Packet { client, packet } = input else { return false };
+    let asks = |body| matches!(body, Body::Control(Control { opcode, .. }) if is_about_life(opcode));
+    *client == asker && Packet::decode(packet).is_ok_and(|packet| asks(packet.body))
 }
 
 impl Server {
@@ -155,7 +163,10 @@ impl Server {
     /// Answers a control.
     pub(super) fn answer(&mut self, origin: Origin, reply: ControlReply) {
         match origin {
-            Origin::Client { client, reqid } => self.packet_for(client, reqid, Body::ControlReply(reply)),
+            Origin::Client { client, reqid } => {
+                self.packet_for(client, reqid, Body::ControlReply(reply));
+                self.tell_later(client);
+            }
             Origin::Node { node, id } => {
                 let ControlReply { status, data, error } = reply;
                 self.send(node, Said::ControlReply { id, status, data, error });

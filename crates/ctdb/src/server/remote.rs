@@ -27,7 +27,14 @@ pub(super) struct Asked {
 /// Other controls are answered within this, one way or another: CTDB's `ControlTimeout`.
 pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 
-fn is_about_life(opcode: u32) -> bool {
+impl Asked {
+    /// Is it this client's question whether a process is alive?
+    pub(super) fn is_about_life_for(&self, asker: ClientId) -> bool {
+        self.deadline.is_none() && matches!(self.origin, Origin::Client { client, .. } if client == asker)
+    }
+}
+
+pub(super) fn is_about_life(opcode: u32) -> bool {
     matches!(Opcode(opcode), Opcode::PROCESS_EXISTS | Opcode::CHECK_PID_SRVID)
 }
 

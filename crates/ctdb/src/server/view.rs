@@ -101,11 +101,11 @@ impl Server {
 
     /// What has been held while there was no lease.
     fn go_on(&mut self) {
-        let mut held = mem::take(&mut self.held);
         if planted(Planted::MessagesOvertake) {
-            held.make_contiguous().reverse();
+            self.held.make_contiguous().reverse();
         }
-        for input in held {
+        // What waits still is seen to wait.
+        while let Some(input) = self.held.pop_front() {
             self.take(input);
             self.settle();
         }
