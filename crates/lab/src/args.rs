@@ -43,6 +43,9 @@ pub(crate) struct Shape {
     /// Samba with clustering: one server of all nodes
     #[arg(long)]
     pub(crate) clustering: bool,
+    /// GlusterFS with an arbiter beside every two copies
+    #[arg(long)]
+    pub(crate) arbiter: bool,
     /// The Samba of the Debian in this directory (scripts/install-needs samba-next makes one)
     #[arg(long)]
     pub(crate) samba_root: Option<PathBuf>,
@@ -65,6 +68,7 @@ impl Shape {
             subject: Subject::Steadfast,
             preset: None,
             clustering: false,
+            arbiter: false,
             samba_root: None,
             without: None,
             steadfast,
@@ -79,12 +83,16 @@ impl Shape {
         if self.subject == Subject::Steadfast && !steadfast.exists() {
             bail!("{} is not there: build it first (cargo build --profile lab)", steadfast.display());
         }
+        if self.arbiter && (self.storage == Storage::Local || self.nodes < 3) {
+            bail!("--arbiter: GlusterFS with three nodes or more has one");
+        }
         let mut site = Site::new(id.to_owned(), self.storage, self.nodes, steadfast)?;
         site.private_net = self.private_net;
         site.ipv6 = self.ipv6;
         site.subject = self.subject;
         site.preset.clone_from(&self.preset);
         site.clustering = self.clustering;
+        site.arbiter = self.arbiter;
         site.samba_root.clone_from(&self.samba_root);
         site.without.clone_from(&self.without);
         Ok(site)
@@ -94,7 +102,12 @@ impl Shape {
         let storage = if self.storage == Storage::Gluster { "gluster" } else { "local" };
         let mut words = vec!["--storage".into(), storage.into(), "--nodes".into(), self.nodes.to_string()];
         words.extend(["--subject".into(), self.subject.word().into()]);
-        let flags = [(self.private_net, "--private-net"), (self.ipv6, "--ipv6"), (self.clustering, "--clustering")];
+        let flags = [
+            (self.private_net, "--private-net"),
+            (self.ipv6, "--ipv6"),
+            (self.clustering, "--clustering"),
+            (self.arbiter, "--arbiter"),
+        ];
         words.extend(flags.iter().filter(|f| f.0).map(|f| f.1.to_owned()));
         if let Some(preset) = &self.preset {
             words.extend(["--preset".into(), preset.clone()]);

@@ -149,7 +149,10 @@ fn outside(cli: Cli) -> Result<i32> {
         Cmd::Test(selection) => suite::main(&selection),
         Cmd::Bench { bench } => bench_outside(bench),
         Cmd::Chaos { storage, private_net, options, without, steadfast } => {
-            let shape = Shape { clustering: true, private_net, without, ..Shape::reference(storage, steadfast) };
+            // Two copies alone may end in a split brain whatever the daemons do (docs/storage.md).
+            let arbiter = storage == site::Storage::Gluster;
+            let reference = Shape::reference(storage, steadfast);
+            let shape = Shape { clustering: true, arbiter, private_net, without, ..reference };
             run_inside(&shape, &["chaos"], &options.words())
         }
         Cmd::Probe { probe } => run_probe(probe),

@@ -173,10 +173,16 @@ fn create_volume(lab: &Lab) -> Result<()> {
         let text = gluster(lab, &["peer", "status"])?;
         Ok((text.matches("(Connected)").count() == site.nodes - 1).then_some(()))
     })?;
-    let bricks: Vec<String> = site.names().iter().map(|n| format!("{n}:/data/brick/b")).collect();
+    let sets = site.replica_sets();
+    let arbiters = sets.iter().any(|set| set.len() == 3) && site.arbiter;
+    // A server may have a copy of its own files and the arbiter of others.
+    let brick =
+        |(i, node): (usize, &usize)| format!("{}:/data/brick/{}", site::name(*node), if i < 2 { "b" } else { "a" });
+    let bricks: Vec<String> = sets.iter().flat_map(|set| set.iter().enumerate().map(brick)).collect();
     let mut words = vec!["volume", "create", VOLUME];
-    match site.nodes {
+    match sets[0].len() {
         1 => {}
+        3 if arbiters => words.extend(["replica", "3", "arbiter", "1"]),
         3 => words.extend(["replica", "3"]),
         _ => words.extend(["replica", "2"]),
     }
@@ -196,7 +202,7 @@ fn create_volume(lab: &Lab) -> Result<()> {
     sh::wait_for("all bricks to be online", Duration::from_secs(60), || {
         let text = gluster(lab, &["volume", "status", VOLUME, "detail"])?;
         let online = text.lines().filter(|l| l.starts_with("Online") && l.trim_end().ends_with('Y')).count();
-        Ok((online >= site.nodes).then_some(()))
+        Ok((online >= bricks.len()).then_some(()))
     })
 }
 
@@ -221,6 +227,7 @@ pub(crate) fn wait_healed(lab: &Lab, limit: Duration) -> Result<()> {
         return Ok(());
     }
     let on = lab.nodes_on().first().copied().context("no node is on")?;
+    let bricks: usize = lab.site.replica_sets().iter().map(Vec::len).sum();
     let mut asked = Instant::now();
     sh::wait_for("GlusterFS to heal its replicas", limit, || {
         // Its own healer looks again only every ten minutes when it came too early; an operator would ask it, too. It
@@ -233,7 +240,7 @@ pub(crate) fn wait_healed(lab: &Lab, limit: Duration) -> Result<()> {
         let words = ["gluster", "--mode=script", "volume", "heal", VOLUME, "info"];
         let text = lab.exec(&site::name(on), &words, Duration::from_secs(60))?;
         let counts: Vec<&str> = text.lines().filter_map(|l| l.strip_prefix("Number of entries: ")).collect();
-        Ok((counts.len() == lab.site.nodes && counts.iter().all(|c| c.trim() == "0")).then_some(()))
+        Ok((counts.len() == bricks && counts.iter().all(|c| c.trim() == "0")).then_some(()))
     })
 }
 

@@ -65,6 +65,9 @@ pub(crate) struct Site {
     /// Samba with `clustering = yes`: the nodes' smbds are one server. (Under CTDB always.)
     #[serde(default)]
     pub(crate) clustering: bool,
+    /// GlusterFS keeps two copies and an arbiter, on the servers of the next pair, in place of two copies.
+    #[serde(default)]
+    pub(crate) arbiter: bool,
     /// The directory of another Debian, whose Samba is used.
     #[serde(default)]
     pub(crate) samba_root: Option<PathBuf>,
@@ -108,6 +111,7 @@ impl Site {
             subject: Subject::Steadfast,
             preset: None,
             clustering: false,
+            arbiter: false,
             samba_root: None,
             without: None,
             steadfast,
@@ -132,12 +136,19 @@ impl Site {
         if self.private_net { format!("10.99.0.{}", 100 + node) } else { self.public(node) }
     }
 
-    /// Where replicas are kept together: nodes of the same number here hold the same files.
-    pub(crate) fn replica_set(&self, node: usize) -> usize {
-        match self.nodes {
-            3 => 0,
-            _ => node / 2,
+    /// The nodes that hold the same files, the one with their arbiter last where there is one: of each set all but one must be
+    /// up.
+    pub(crate) fn replica_sets(&self) -> Vec<Vec<usize>> {
+        if self.nodes < 4 {
+            return vec![(0..self.nodes).collect()];
         }
+        let arbiter = |first: usize| self.arbiter.then_some((first + 2) % self.nodes);
+        (0..self.nodes).step_by(2).map(|first| [first, first + 1].into_iter().chain(arbiter(first)).collect()).collect()
+    }
+
+    /// May both of these be out at one time, as far as GlusterFS is concerned?
+    pub(crate) fn apart(&self, a: usize, b: usize) -> bool {
+        self.storage == Storage::Local || !self.replica_sets().iter().any(|set| set.contains(&a) && set.contains(&b))
     }
 
     pub(crate) fn vips(&self) -> Vec<String> {

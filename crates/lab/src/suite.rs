@@ -126,6 +126,7 @@ fn run_group(selection: &Selection, group: Group, run: &[Case], tally: &mut Tall
         subject: Subject::Steadfast,
         preset: None,
         clustering: group.clustering(),
+        arbiter: false,
         samba_root,
         without: None,
         steadfast: selection.steadfast.clone(),

@@ -127,11 +127,8 @@ pub(crate) fn two_of_four(ctx: &Ctx<'_>) -> Result<()> {
         let first = leader_of(&status)?;
         let (saw, at) = cut(lab, &status, first, "two-1")?;
         judge(ctx, &saw, at)?;
-        let second = lab
-            .nodes_on()
-            .into_iter()
-            .find(|&n| lab.site.replica_set(n) != lab.site.replica_set(first))
-            .context("no node of another replica set")?;
+        let second =
+            lab.nodes_on().into_iter().find(|&n| lab.site.apart(n, first)).context("no node of another replica set")?;
         let survivor = lab.nodes_on()[0];
         let status = steadfast::status(lab, survivor)?;
         let (saw, at) = cut(lab, &status, second, "two-2")?;

@@ -162,7 +162,7 @@ impl Chaos<'_> {
             let (there, leader) = self.served()?;
             std::thread::sleep(step.calm);
             let lab = self.lab;
-            let apart = |a, b| lab.site.storage == Storage::Local || lab.site.replica_set(a) != lab.site.replica_set(b);
+            let apart = |a, b| lab.site.apart(a, b);
             let there = if step.majority { (0..lab.site.nodes).collect() } else { there };
             self.report.steps += 1;
             self.inflict(&step.on(&there, leader, apart))?;
