@@ -356,6 +356,23 @@ pub(crate) enum Inside {
     },
 }
 
+/// Clients that count in one file.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Counting {
+    /// NFS version, 3 or 4
+    #[arg(long)]
+    pub(crate) nfs: u8,
+    /// Whom each client asks
+    #[arg(long, required = true)]
+    pub(crate) server: Vec<IpAddr>,
+    #[arg(long, default_value = "/vol1")]
+    pub(crate) export: String,
+    #[arg(long)]
+    pub(crate) path: String,
+    #[arg(long, default_value_t = 2000)]
+    pub(crate) stall_ms: u64,
+}
+
 /// A lock that two clients want.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Contest {
@@ -391,17 +408,8 @@ pub(crate) enum ProbeKind {
         #[arg(long, default_value_t = 20)]
         interval_ms: u64,
     },
-    /// Count in a file over NFSv4, under a lock
-    NfsCount {
-        #[arg(long)]
-        server: IpAddr,
-        #[arg(long, default_value = "/vol1")]
-        export: String,
-        #[arg(long)]
-        path: String,
-        #[arg(long, default_value_t = 2000)]
-        stall_ms: u64,
-    },
+    /// Count in a file over NFS, under a lock
+    NfsCount(Counting),
     /// Hold a lock over NFSv3, while a rival wants it through another server
     Nfs3Hold(Contest),
     /// Hold a lock over NFSv4, while a rival wants it through another server

@@ -45,9 +45,7 @@ fn run_probe(probe: ProbeKind) -> Result<i32> {
         }
         ProbeKind::Attempt { what, path, block, until_us } => probe::attempt::main(what, &path, block, until_us),
         ProbeKind::MountWriter { path, tag, once } => probe::mount_writer::main(&path, &tag, once),
-        ProbeKind::NfsCount { server, export, path, stall_ms } => {
-            probe::nfs_count::main(server, &export, &path, Duration::from_millis(stall_ms))
-        }
+        ProbeKind::NfsCount(counting) => probe::nfs_count::main(&counting),
         ProbeKind::Nfs3Hold(contest) => probe::nfs3_hold::main(&contest),
         ProbeKind::NfsHold(contest) => probe::nfs_hold::main(&contest),
         ProbeKind::NfsVerify { server, export, path, blocks } => {

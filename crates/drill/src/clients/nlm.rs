@@ -13,6 +13,8 @@ const LOCK: u32 = 2;
 const UNLOCK: u32 = 4;
 /// The lock is there, or gone, as was asked.
 pub const GRANTED: u32 = 0;
+/// Somebody else has it.
+pub const DENIED: u32 = 1;
 /// Only reclaims are answered now, or none are.
 pub const GRACE: u32 = 4;
 
@@ -45,6 +47,12 @@ impl Nlm {
         // The client's own state number, which only grows when it starts.
         args.u32(u32::from(reclaim)).u32(3);
         self.call(LOCK, &args)
+    }
+
+    /// How often its connection was lost: the server may have become another one since.
+    #[must_use]
+    pub fn reconnects(&self) -> u64 {
+        self.client.reconnects
     }
 
     /// Gives the lock back: NLM's status.

@@ -369,6 +369,12 @@ pub(crate) fn keep_logs(lab: &Lab, name: &str) -> Option<PathBuf> {
             // A node that is off has its disk still; what cannot be read is not there.
             let _ = std::fs::copy(lab.disk(&host).join(from), dir.join(format!("{host}-{log}.log")));
         }
+        for of in ["var/log/glusterfs", "var/log/glusterfs/bricks"] {
+            let Ok(logs) = std::fs::read_dir(lab.disk(&host).join(of)) else { continue };
+            for log in logs.flatten().filter(|log| log.path().extension().is_some_and(|ext| ext == "log")) {
+                let _ = std::fs::copy(log.path(), dir.join(format!("{host}-{}", log.file_name().to_string_lossy())));
+            }
+        }
     }
     Some(dir)
 }

@@ -1,7 +1,7 @@
 //! The clients of a round, and what they tell at its end.
 
 use super::history::{self, Hold, Increment};
-use super::nfs_count::Counter;
+use super::nfs_count::{Counters, Nfs};
 use super::report::Report;
 use super::smb::{self, ALONE, Notes, RANGE, STALL_US, Who, ZERO};
 use crate::drill::spec;
@@ -44,14 +44,7 @@ impl Planted {
     }
 }
 
-/// NFSv4 clients that count in one file.
-struct NfsCounters {
-    /// Below the export.
-    file: String,
-    clients: Vec<(usize, Counter)>,
-}
-
-/// On every address an SMB client, an NFSv3 and an NFSv4 writer, and NFSv4 clients that count.
+/// On every address an SMB client, an NFSv3 and an NFSv4 writer, and clients of both that count.
 pub(super) struct Clients {
     tag: String,
     vips: Vec<String>,
@@ -59,7 +52,7 @@ pub(super) struct Clients {
     smb: Vec<JoinHandle<Notes>>,
     nfs3: Vec<Probe>,
     nfs4: ::drill::Clients,
-    nfs_counters: Vec<NfsCounters>,
+    nfs_counters: Vec<Counters>,
     planted: Option<Planted>,
 }
 
@@ -73,22 +66,18 @@ fn own(tag: &str, i: usize) -> String {
 
 /// Over which addresses clients count in one file. On GlusterFS, Ganesha's NFSv4 locks exclude clients of one node only
 /// (`docs/nfs.md`): there two clients of each address, which is on one node at a time, have a file of their own.
-fn counting_together(storage: Storage, vips: &[String]) -> Vec<Vec<&String>> {
+fn counting_together(storage: Storage, vips: &[String]) -> Vec<(Nfs, Vec<&String>)> {
+    let mut together = vec![(Nfs::V3, vips.iter().collect())];
     match storage {
-        Storage::Local => vec![vips.iter().collect()],
-        Storage::Gluster => vips.iter().map(|vip| vec![vip, vip]).collect(),
+        Storage::Local => together.push((Nfs::V4, vips.iter().collect())),
+        Storage::Gluster => together.extend(vips.iter().map(|vip| (Nfs::V4, vec![vip, vip]))),
     }
+    together
 }
 
-fn start_nfs_counters(lab: &Lab, tag: &str, vips: &[String]) -> Result<Vec<NfsCounters>> {
-    let mut indices = 0..;
-    let files = counting_together(lab.site.storage, vips).into_iter().enumerate().map(|(i, vips)| {
-        let file = format!("nfs/{tag}-counter-{i}");
-        let start = |(index, vip): (usize, &String)| Ok((index, Counter::start(lab, index, vip, &file)?));
-        let clients = indices.by_ref().zip(vips).map(start).collect::<Result<_>>()?;
-        Ok(NfsCounters { file, clients })
-    });
-    files.collect()
+fn start_nfs_counters(lab: &Lab, tag: &str, vips: &[String]) -> Result<Vec<Counters>> {
+    let files = counting_together(lab.site.storage, vips).into_iter().enumerate();
+    files.map(|(i, (nfs, vips))| Counters::start(lab, nfs, &vips, format!("nfs/{tag}-counter-{i}"))).collect()
 }
 
 fn nfs_file(tag: &str, i: usize) -> String {
@@ -128,6 +117,25 @@ impl Clients {
         Ok(Self { tag: tag.to_owned(), vips, stop, smb, nfs3, nfs4, nfs_counters, planted })
     }
 
+    /// No client has an NFSv3 lock, or takes one, before [`Self::go`].
+    pub(super) fn rest(&mut self) -> Result<()> {
+        self.nfs3_counters().try_for_each(Counters::rest)
+    }
+
+    pub(super) fn go(&mut self) -> Result<()> {
+        self.nfs3_counters().try_for_each(Counters::go)
+    }
+
+    /// The address of a client that counts under an NFSv3 lock now.
+    pub(super) fn with_nfs3_lock(&self) -> Option<&str> {
+        let counters = self.nfs_counters.iter().filter(|counters| counters.nfs == Nfs::V3);
+        counters.filter_map(Counters::counts).next().map(|client| self.vips[client].as_str())
+    }
+
+    fn nfs3_counters(&mut self) -> impl Iterator<Item = &mut Counters> {
+        self.nfs_counters.iter_mut().filter(|counters| counters.nfs == Nfs::V3)
+    }
+
     /// Ends them, reads everything back through addresses that it was not written through, judges, and removes the files.
     pub(super) fn finish(self, lab: &Lab, report: &mut Report) -> Result<()> {
         self.stop.store(true, Ordering::Relaxed);
@@ -140,20 +148,26 @@ impl Clients {
             if notes.blocks == 0 || !notes.holds.iter().any(|h| h.of == ALONE) {
                 report.stuck(format!("SMB client {i}: {} blocks, or never a file alone, in the round", notes.blocks));
             }
-            tell(report, i, "SMB", notes, &mut holds, &mut increments);
+            tell(report, i, Kind::Smb, notes, &mut holds, &mut increments);
         }
         let mut counted = Vec::new();
-        for NfsCounters { file, clients } in self.nfs_counters {
+        for counters in self.nfs_counters {
+            let (nfs, file) = (counters.nfs, counters.file.clone());
             let (mut holds, mut increments) = (Vec::new(), Vec::new());
-            for (i, counter) in clients {
-                match counter.stop() {
-                    Ok(notes) => tell(report, i, "NFSv4 locks", notes, &mut holds, &mut increments),
-                    Err(e) => report.stuck(format!("{e:#}")),
+            match counters.stop() {
+                Ok(all) => {
+                    for (i, notes) in all.into_iter().enumerate() {
+                        let [_, _, taken_back, lost] = nfs.kinds();
+                        report.did(taken_back, notes.taken_back);
+                        report.did(lost, notes.lost);
+                        tell(report, i, Kind::Nfs(nfs), notes, &mut holds, &mut increments);
+                    }
                 }
+                Err(e) => report.stuck(format!("{e:#}")),
             }
-            report.did("NFSv4 locks", holds.len() as u64);
+            report.did(nfs.kinds()[1], holds.len() as u64);
             report.violations.extend(history::two_owners(&holds));
-            counted.push((file, increments));
+            counted.push((nfs, file, increments));
         }
         let mut nfs = Vec::new();
         for probe in self.nfs3 {
@@ -176,9 +190,9 @@ impl Clients {
         }
         let smb: Vec<u64> = self.vips.iter().map(|vip| smb_shows(lab, vip, &self.tag)).collect::<Result<_>>()?;
         let mut counters = vec![("SMB", smb, increments)];
-        for (file, increments) in counted {
+        for (nfs, file, increments) in counted {
             let shown: Vec<u64> = self.vips.iter().map(|vip| nfs_shows(lab, vip, &file)).collect::<Result<_>>()?;
-            counters.push(("NFSv4", shown, increments));
+            counters.push((nfs.word(), shown, increments));
         }
         for (what, mut shown, increments) in counters {
             shown.dedup();
@@ -206,23 +220,34 @@ fn smb_shows(lab: &Lab, vip: &str, tag: &str) -> Result<u64> {
     smb::number(&mut session, &handle)
 }
 
-/// As [`smb_shows`], of a counter of NFSv4 clients.
+/// As [`smb_shows`], of a counter of NFS clients.
 fn nfs_shows(lab: &Lab, vip: &str, file: &str) -> Result<u64> {
     let url = format!("nfs://{vip}/{VOLUME}/{file}");
     let text = lab.exec(CLIENT, &["nfs-cat", &url], PATIENCE)?;
     text.trim().parse().with_context(|| format!("{url} holds {text}"))
 }
 
+/// Who counts.
+#[derive(Debug, Clone, Copy)]
+enum Kind {
+    Smb,
+    Nfs(Nfs),
+}
+
 fn tell(
     report: &mut Report,
     i: usize,
-    what: &'static str,
+    kind: Kind,
     notes: Notes,
     holds: &mut Vec<Hold>,
     increments: &mut Vec<Increment>,
 ) {
+    let (what, counted) = match kind {
+        Kind::Smb => ("SMB", "SMB increments"),
+        Kind::Nfs(nfs) => (nfs.kinds()[1], nfs.kinds()[0]),
+    };
     let known = notes.increments.iter().filter(|i| i.known).count() as u64;
-    report.did(if what == "SMB" { "SMB increments" } else { "NFSv4 increments" }, known);
+    report.did(counted, known);
     report.unknown_increments += notes.increments.len() as u64 - known;
     if notes.blocks > 0 {
         report.did("SMB blocks", notes.blocks);

@@ -23,7 +23,7 @@ use crate::site::Storage;
 use crate::{cases, site, steadfast};
 use anyhow::{Context, Result, bail};
 use clients::{Clients, Planted};
-use plan::{Fault, Plan, Possible};
+use plan::{Fault, Marks, Plan, Possible};
 use report::Report;
 use std::time::{Duration, Instant};
 
@@ -38,6 +38,8 @@ const HEALED_WITHIN: Duration = Duration::from_secs(300);
 /// The watcher asks every 50 ms. Two that both answer are heard to and fro within one question; under faults a move that is
 /// taken back at once, because the new host fails in that moment, is a matter of 100 ms.
 const BOTH: Duration = Duration::from_millis(75);
+/// Ganesha's grace period, until it notices its end, and until a new host with locks is known.
+const LOCKED_WITHIN: Duration = Duration::from_secs(25);
 /// Clients go on for so long on a whole cluster: who does not come back then never will.
 const CALM: Duration = Duration::from_secs(10);
 
@@ -53,6 +55,9 @@ pub(crate) struct Options {
     /// One JSON object on standard output
     #[arg(long)]
     pub(crate) json: bool,
+    /// Keep the nodes' logs whatever comes of it
+    #[arg(long)]
+    pub(crate) keep_logs: bool,
     /// Falsify something, to see that it is found
     #[arg(long, value_enum, hide = true)]
     pub(crate) planted: Option<Planted>,
@@ -64,6 +69,7 @@ impl Options {
         let seed = self.seed.unwrap_or_else(|| ::drill::now_us() % 1_000_000);
         let mut words = vec!["--minutes".into(), self.minutes.to_string(), "--seed".into(), seed.to_string()];
         words.extend(self.json.then(|| "--json".to_owned()));
+        words.extend(self.keep_logs.then(|| "--keep-logs".to_owned()));
         words.extend(self.planted.iter().flat_map(|p| ["--planted".to_owned(), p.word().to_owned()]));
         words
     }
@@ -110,7 +116,7 @@ pub(crate) fn main(lab: &Lab, options: &Options) -> Result<i32> {
         }
     }
     let report = chaos.report;
-    if !report.is_clean()
+    if (!report.is_clean() || options.keep_logs)
         && let Some(dir) = cases::keep_logs(lab, &format!("chaos-{seed}"))
     {
         std::fs::write(dir.join("report.json"), serde_json::to_string_pretty(&report)?)?;
@@ -131,8 +137,8 @@ impl Chaos<'_> {
         self.progress.step(&format!("round {}: clients", self.report.rounds));
         let watcher = Probe::arp(self.lab)?;
         watcher.wait_ok(0, Duration::from_secs(15))?;
-        let clients = Clients::start(self.lab, &tag, self.planted)?;
-        let hurt = self.hurt(end);
+        let mut clients = Clients::start(self.lab, &tag, self.planted)?;
+        let hurt = self.hurt(end, &mut clients);
         self.progress.step("mending");
         hurt::mend_all(self.lab)?;
         let whole = self.whole();
@@ -156,21 +162,38 @@ impl Chaos<'_> {
         parts::wait_healed(self.lab, HEALED_WITHIN)
     }
 
-    fn hurt(&mut self, end: Instant) -> Result<()> {
+    fn hurt(&mut self, end: Instant, clients: &mut Clients) -> Result<()> {
         while Instant::now() < end {
             let step = self.plan.step();
-            let (there, leader) = self.served()?;
+            let (there, leader) = self.served(clients)?;
             std::thread::sleep(step.calm);
             let lab = self.lab;
+            let lock = if step.under_lock { self.locked(clients) } else { None };
+            let marks = Marks { leader, lock };
             let apart = |a, b| lab.site.apart(a, b);
             let there = if step.majority { (0..lab.site.nodes).collect() } else { there };
             self.report.steps += 1;
-            self.inflict(&step.on(&there, leader, apart))?;
+            self.inflict(&step.on(&there, marks, apart), step.majority, clients)?;
         }
         Ok(())
     }
 
-    fn inflict(&mut self, faults: &[(Fault, usize)]) -> Result<()> {
+    /// Waits until a client has a lock over NFSv3: the node that serves it. None: they have to do without for too long.
+    fn locked(&mut self, clients: &Clients) -> Option<usize> {
+        let until = Instant::now() + LOCKED_WITHIN;
+        while Instant::now() < until {
+            if let Some(vip) = clients.with_nfs3_lock() {
+                let told = self.lab.nodes_on().into_iter().find_map(|node| steadfast::status(self.lab, node).ok());
+                let node = told.and_then(|status| status.holder(vip));
+                self.report.steps_under_lock += u64::from(node.is_some());
+                return node;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        None
+    }
+
+    fn inflict(&mut self, faults: &[(Fault, usize)], majority: bool, clients: &mut Clients) -> Result<()> {
         let tell = |(f, node): &(Fault, usize)| {
             let after = if f.after.is_zero() { String::new() } else { format!(" after {} ms", f.after.as_millis()) };
             format!("{} on {}{after} for {} ms", f.kind.word(), site::name(*node), f.lasts.as_millis())
@@ -178,7 +201,15 @@ impl Chaos<'_> {
         let what = faults.iter().map(tell).collect::<Vec<_>>().join(", ");
         self.progress.step(&what);
         self.report.story.push(format!("{:.1} {what}", self.begun.elapsed().as_secs_f64()));
+        // Where most nodes go nobody is left who knows whom to tell.
+        let frees = majority || faults.iter().any(|(f, _)| f.kind.frees_nfs3_locks(self.plan.possible));
+        if frees {
+            clients.rest()?;
+        }
         let not_made = hurt::all(self.lab, faults)?;
+        if frees {
+            clients.go()?;
+        }
         for (fault, _) in faults {
             *self.report.faults.entry(fault.kind.word()).or_default() += 1;
         }
@@ -191,7 +222,7 @@ impl Chaos<'_> {
 
     /// Waits until every address is held and three nodes are members, and (where replicas may differ) these are healed;
     /// meanwhile something small happens now and then. The members and the leader.
-    fn served(&mut self) -> Result<(Vec<usize>, Option<usize>)> {
+    fn served(&mut self, clients: &mut Clients) -> Result<(Vec<usize>, Option<usize>)> {
         let mended = Instant::now();
         let mut held = None;
         let mut next = mended + Duration::from_secs(8);
@@ -213,7 +244,7 @@ impl Chaos<'_> {
                 next = Instant::now() + Duration::from_secs(8);
                 let fault = self.plan.mild();
                 let node = members.get(fault.node % members.len().max(1)).copied();
-                self.inflict(&node.map(|n| (fault, n)).into_iter().collect::<Vec<_>>())?;
+                self.inflict(&node.map(|n| (fault, n)).into_iter().collect::<Vec<_>>(), false, clients)?;
             }
             std::thread::sleep(Duration::from_millis(200));
         }

@@ -115,6 +115,17 @@ impl Kind {
         }
     }
 
+    /// Locks over NFSv3 do not outlive it, and nobody is told (docs/nfs.md).
+    pub(super) fn frees_nfs3_locks(self, on: Possible) -> bool {
+        match self {
+            // With the server's process, before the others have heard of it.
+            Self::GaneshaKilled | Self::GaneshaStopped => true,
+            // So it is with a shared directory of this machine; GlusterFS keeps them until the node is evicted.
+            Self::PowerOff | Self::LeaderPowerOff => !on.gluster,
+            _ => false,
+        }
+    }
+
     /// How long it lasts, in milliseconds: least and most.
     fn lasts(self) -> (u64, u64) {
         match self {
@@ -176,6 +187,17 @@ pub(super) struct Step {
     pub(super) faults: Vec<Fault>,
     /// Three of four nodes or all of them go: nobody has to serve meanwhile.
     pub(super) majority: bool,
+    /// It begins when a client has a lock over NFSv3, and hits its server first. (Such a lock is rarely to be had otherwise:
+    /// none is given in the grace period that follows a fault.)
+    pub(super) under_lock: bool,
+}
+
+/// Who has something that a step wants to hit.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Marks {
+    pub(super) leader: Option<usize>,
+    /// Serves a client that has a lock over NFSv3.
+    pub(super) lock: Option<usize>,
 }
 
 /// Draws one step after the other.
@@ -184,7 +206,7 @@ pub(super) struct Plan {
     chance: Chance,
     /// For the time in which somebody is still waited for; its own, so that how often it is asked changes nothing else.
     mild: Chance,
-    possible: Possible,
+    pub(super) possible: Possible,
     nodes: usize,
 }
 
@@ -217,18 +239,21 @@ impl Plan {
         if lot < 5 {
             return self.most(calm);
         }
-        let any = self.kinds(|_| true);
+        let under_lock = self.chance.below(4) == 0;
+        let possible = self.possible;
+        let any = self.kinds(|kind| !under_lock || !(kind.is_mild() || kind.frees_nfs3_locks(possible)));
         let first = self.draw(&any);
         let mut faults = vec![first.clone()];
         if lot < 40 {
-            let mild = self.kinds(Kind::is_mild);
+            let mild = self.kinds(|kind| kind.is_mild() && !(under_lock && kind.frees_nfs3_locks(possible)));
             for _ in 0..=self.chance.below(2) {
                 let mut beside = self.draw(&mild);
                 beside.after = self.chance.between(0, 2500);
                 faults.push(beside);
             }
         } else if lot < 50 {
-            let second = self.kinds(|k| !(k.is_mild() || k.cuts() && first.kind.cuts()));
+            let frees = |kind: Kind| under_lock && kind.frees_nfs3_locks(possible);
+            let second = self.kinds(|k| !(k.is_mild() || k.cuts() && first.kind.cuts() || frees(k)));
             let mut second = self.draw(&second);
             second.after = self.chance.between(1500, 3500);
             if !first.kind.is_mild() {
@@ -237,7 +262,7 @@ impl Plan {
             }
             faults.push(second);
         }
-        Step { calm, faults, majority: false }
+        Step { calm, faults, majority: false, under_lock }
     }
 
     fn most(&mut self, calm: Duration) -> Step {
@@ -246,7 +271,7 @@ impl Plan {
         let lasts = self.chance.between(1500, 5000);
         let detail = self.chance.next();
         let off = |i| Fault { kind: Kind::PowerOff, node: first + i, after: Duration::ZERO, lasts, detail };
-        Step { calm, faults: (0..nodes).map(off).collect(), majority: true }
+        Step { calm, faults: (0..nodes).map(off).collect(), majority: true, under_lock: false }
     }
 
     /// Something that costs nobody his membership.
@@ -264,7 +289,7 @@ impl Step {
     pub(super) fn on(
         &self,
         there: &[usize],
-        leader: Option<usize>,
+        marks: Marks,
         apart: impl Fn(usize, usize) -> bool,
     ) -> Vec<(Fault, usize)> {
         let mut free = there.to_vec();
@@ -273,9 +298,10 @@ impl Step {
             let out: Vec<usize> = all.iter().filter(|(f, _)| !f.kind.is_mild()).map(|(_, n)| *n).collect();
             let may = |n: usize| self.majority || fault.kind.is_mild() || out.iter().all(|o| apart(*o, n));
             let some: Vec<usize> = free.iter().copied().filter(|n| may(*n)).collect();
-            let leads = leader.filter(|l| fault.kind == Kind::LeaderPowerOff && some.contains(l));
+            let lock = marks.lock.filter(|_| self.under_lock && all.is_empty());
+            let marked = if fault.kind == Kind::LeaderPowerOff { marks.leader } else { lock };
             let at = fault.node % some.len().max(1);
-            if let Some(node) = leads.or_else(|| some.get(at).copied()) {
+            if let Some(node) = marked.filter(|node| some.contains(node)).or_else(|| some.get(at).copied()) {
                 free.retain(|n| *n != node);
                 all.push((fault.clone(), node));
             }
@@ -325,7 +351,8 @@ mod tests {
     fn a_minority_is_out_unless_it_is_said() {
         let (mut two, mut most) = (0, 0);
         for step in steps(3, ALL) {
-            let on = step.on(&[0, 1, 2, 3], Some(2), |a, b| a / 2 != b / 2);
+            let marks = Marks { leader: Some(2), lock: Some(3) };
+            let on = step.on(&[0, 1, 2, 3], marks, |a, b| a / 2 != b / 2);
             let out: Vec<usize> = on.iter().filter(|(f, _)| !f.kind.is_mild()).map(|(_, n)| *n).collect();
             let nodes: BTreeSet<usize> = on.iter().map(|(_, n)| *n).collect();
             assert_eq!(nodes.len(), on.len(), "one fault a node: {on:?}");
@@ -345,5 +372,18 @@ mod tests {
             }
         }
         assert!(two > 10 && most > 5, "{two} {most}");
+    }
+
+    #[test]
+    fn a_step_under_a_lock_hits_its_server_and_does_not_free_it() {
+        let marks = Marks { leader: Some(2), lock: Some(1) };
+        let all: Vec<Step> = steps(5, ALL).into_iter().filter(|step| step.under_lock).collect();
+        assert!((60..140).contains(&all.len()), "{}", all.len());
+        for step in all {
+            let on = step.on(&[0, 1, 2, 3], marks, |_, _| true);
+            let (first, node) = &on[0];
+            assert!(*node == if first.kind == Kind::LeaderPowerOff { 2 } else { 1 } && !first.kind.is_mild(), "{on:?}");
+            assert!(!on.iter().any(|(f, _)| f.kind.frees_nfs3_locks(ALL)), "{on:?}");
+        }
     }
 }

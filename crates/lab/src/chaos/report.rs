@@ -54,6 +54,8 @@ pub(super) struct Report {
     pub(super) storage: &'static str,
     pub(super) rounds: u64,
     pub(super) steps: u64,
+    /// Those that hit the server of a client that had a lock over NFSv3.
+    pub(super) steps_under_lock: u64,
     /// Faults by kind.
     pub(super) faults: BTreeMap<&'static str, u64>,
     /// What could not be made: what it would hit was not there.
@@ -118,7 +120,12 @@ impl Report {
     /// For people.
     pub(super) fn print(&self) {
         println!("seed {}, {} min in {} rounds, {} storage", self.seed, self.minutes, self.rounds, self.storage);
-        println!("faults: {} in {} steps ({})", self.faults.values().sum::<u64>(), self.steps, list(&self.faults));
+        let (faults, under_lock) = (self.faults.values().sum::<u64>(), self.steps_under_lock);
+        println!(
+            "faults: {faults} in {} steps, {under_lock} of them under an NFSv3 lock ({})",
+            self.steps,
+            list(&self.faults)
+        );
         println!("operations: {}; {} increments unknown", list(&self.operations), self.unknown_increments);
         let stalls: Vec<String> = self
             .stalls

@@ -57,6 +57,9 @@ pub(super) struct Notes {
     pub(super) reconnects: u64,
     pub(super) stalls: u64,
     pub(super) longest_us: u64,
+    /// Locks that were taken back from a server that had not given them, and those that could not be.
+    pub(super) taken_back: u64,
+    pub(super) lost: u64,
 }
 
 struct Open {
