@@ -46,6 +46,8 @@ pub enum Planted {
     MessagesOvertake,
     /// Messages that are held for want of a lease are forgotten when the view changes.
     MessagesForgotten,
+    /// A process hears that an address leaves while it waits for an answer about life.
+    AddressBeforeAnswer,
     /// A database that is replaced by hand goes on before the last member has the new content.
     WipeForgetsMember,
     /// A database that is wiped keeps what it had: there is nothing to write.

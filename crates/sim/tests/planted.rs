@@ -62,6 +62,7 @@ const BUGS: &[Bug] = &[
     Bug::Ctdb(Ctdb::MessagesDropped),
     Bug::Ctdb(Ctdb::MessagesOvertake),
     Bug::Ctdb(Ctdb::MessagesForgotten),
+    Bug::Ctdb(Ctdb::AddressBeforeAnswer),
     Bug::Ctdb(Ctdb::WipeForgetsMember),
     Bug::Ctdb(Ctdb::WipeWritesNothing),
     Bug::Ctdb(Ctdb::RestoreNotUndone),

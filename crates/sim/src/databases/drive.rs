@@ -9,6 +9,7 @@ use ctdb::database::Kind;
 use ctdb::node::flags;
 use ctdb::recovery::Have;
 use ctdb::server::{ClientId, FileAnswer, Input, NodeFacts, Now, Output, Picture, Server};
+use ctdb::srvid;
 use ctdb::wire::{Body, LtdbHeader, Packet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
@@ -70,6 +71,7 @@ impl World {
             // Processes come and go with any daemon.
             let delay = self.databases.as_mut().map_or(S, |d| d.some(2_000..=25_000));
             self.databases_after(delay, host, Event::Work);
+            self.address_leaves(host);
             return self.work(host);
         }
         if !self.is_current(host, generation) {
@@ -216,6 +218,9 @@ impl World {
                 match (packet.body, process) {
                     (_, None) => {}
                     (Body::Message(message), Some(_)) if talk::is_number(message.srvid) => self.hears(client, &message),
+                    (Body::Message(message), Some(_)) if message.srvid == srvid::RELEASE_IP => {
+                        self.hears_of_address(host, client);
+                    }
                     (body, Some(process)) => process.packets.push_back(Packet { header: packet.header, body }),
                 }
             }

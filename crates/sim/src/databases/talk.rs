@@ -10,10 +10,14 @@ use crate::world::World;
 use cluster::{Epoch, Incarnation};
 use ctdb::control::Opcode;
 use ctdb::node;
-use ctdb::server::ClientId;
+use ctdb::server::{ClientId, Input};
+use ctdb::srvid;
 use ctdb::wire::{Body, Message, Reader, Writer};
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr};
 
+/// An address leaves at one in so many of the moments in which processes do something.
+const LEAVES: u64 = 64;
 /// The upper half of all processes' numbers.
 const NUMBERS: u64 = 0x7100_0000_0000_0000;
 
@@ -93,7 +97,31 @@ pub(super) fn is_number(srvid: u64) -> bool {
 impl World {
     /// From now on the process hears what is sent to it.
     pub(super) fn listens(&mut self, host: usize, client: ClientId) {
-        self.control(host, client, node::CURRENT, Opcode::REGISTER_SRVID, number_of(client), &[]);
+        for number in [number_of(client), srvid::RELEASE_IP] {
+            self.control(host, client, node::CURRENT, Opcode::REGISTER_SRVID, number, &[]);
+        }
+    }
+
+    /// Now and then an address of the node is about to leave: those of its processes that serve it hear so.
+    pub(super) fn address_leaves(&mut self, host: usize) {
+        let idle = |databases: &Databases| databases.nodes[host].inbox.is_empty();
+        if self.now.is_multiple_of(LEAVES) && self.hosts[host].is_live() && self.databases.as_deref().is_some_and(idle)
+        {
+            self.databases_input(host, Input::Leaves(IpAddr::V4(Ipv4Addr::LOCALHOST)));
+        }
+    }
+
+    /// A process hears that an address leaves. Samba takes that for "dead" where it waits for an answer about life.
+    pub(super) fn hears_of_address(&mut self, host: usize, client: ClientId) {
+        let Some(process) = self.databases.as_ref().and_then(|d| d.nodes[host].processes.get(&client)) else { return };
+        if let Doing::Asks { reqid, node, .. } = process.doing
+            && !process.packets.iter().any(|packet| packet.header.reqid == reqid)
+        {
+            self.object(format!(
+                "process {} hears that an address leaves while it waits to hear who lives on n{node}",
+                client.0
+            ));
+        }
     }
 
     /// Some messages, one after the other, to somebody who lives; to one on a node without a lease, if there is any, for that
