@@ -356,7 +356,7 @@ pub(crate) enum Inside {
     },
 }
 
-/// Clients that count in one file.
+/// Clients that count.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Counting {
     /// NFS version, 3 or 4
@@ -367,8 +367,9 @@ pub(crate) struct Counting {
     pub(crate) server: Vec<IpAddr>,
     #[arg(long, default_value = "/vol1")]
     pub(crate) export: String,
-    #[arg(long)]
-    pub(crate) path: String,
+    /// What each client counts in
+    #[arg(long, required = true)]
+    pub(crate) path: Vec<String>,
     #[arg(long, default_value_t = 2000)]
     pub(crate) stall_ms: u64,
 }

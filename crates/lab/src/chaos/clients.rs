@@ -1,7 +1,7 @@
 //! The clients of a round, and what they tell at its end.
 
 use super::history::{self, Hold, Increment};
-use super::nfs_count::{Counters, Nfs};
+use super::nfs_count::{Counters, Counts, Nfs};
 use super::report::Report;
 use super::smb::{self, ALONE, Notes, RANGE, STALL_US, Who, ZERO};
 use crate::drill::spec;
@@ -11,6 +11,7 @@ use crate::site::{CLIENT, MOUNT, SHARE, Storage, VOLUME};
 use crate::smb::{Session, Sharing};
 use ::drill::clients::BLOCK;
 use anyhow::{Context, Result, bail};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -52,7 +53,7 @@ pub(super) struct Clients {
     smb: Vec<JoinHandle<Notes>>,
     nfs3: Vec<Probe>,
     nfs4: ::drill::Clients,
-    nfs_counters: Vec<Counters>,
+    nfs_counters: [Counters; 2],
     planted: Option<Planted>,
 }
 
@@ -64,20 +65,17 @@ fn own(tag: &str, i: usize) -> String {
     format!("{tag}-smb-{i}")
 }
 
-/// Over which addresses clients count in one file. On GlusterFS, Ganesha's NFSv4 locks exclude clients of one node only
+/// Who counts in which file. On GlusterFS, Ganesha's locks are not to be relied on between clients of different nodes
 /// (`docs/nfs.md`): there two clients of each address, which is on one node at a time, have a file of their own.
-fn counting_together(storage: Storage, vips: &[String]) -> Vec<(Nfs, Vec<&String>)> {
-    let mut together = vec![(Nfs::V3, vips.iter().collect())];
+fn counting(storage: Storage, tag: &str, nfs: Nfs, vips: &[String]) -> Vec<Counts> {
+    let counts = |vip: &String, i: usize| Counts {
+        server: vip.clone(),
+        file: format!("nfs/{tag}-{}-counter-{i}", nfs.word().to_lowercase()),
+    };
     match storage {
-        Storage::Local => together.push((Nfs::V4, vips.iter().collect())),
-        Storage::Gluster => together.extend(vips.iter().map(|vip| (Nfs::V4, vec![vip, vip]))),
+        Storage::Local => vips.iter().map(|vip| counts(vip, 0)).collect(),
+        Storage::Gluster => vips.iter().enumerate().flat_map(|(i, vip)| [counts(vip, i), counts(vip, i)]).collect(),
     }
-    together
-}
-
-fn start_nfs_counters(lab: &Lab, tag: &str, vips: &[String]) -> Result<Vec<Counters>> {
-    let files = counting_together(lab.site.storage, vips).into_iter().enumerate();
-    files.map(|(i, (nfs, vips))| Counters::start(lab, nfs, &vips, format!("nfs/{tag}-counter-{i}"))).collect()
 }
 
 fn nfs_file(tag: &str, i: usize) -> String {
@@ -104,7 +102,8 @@ impl Clients {
         if let Some(why) = nfs4.wait(0, PATIENCE)? {
             bail!("{why}");
         }
-        let nfs_counters = start_nfs_counters(lab, tag, &vips)?;
+        let counters = |nfs| Counters::start(lab, nfs, counting(lab.site.storage, tag, nfs, &vips));
+        let nfs_counters = [counters(Nfs::V3)?, counters(Nfs::V4)?];
         let who = |(i, vip): (usize, &String)| Who {
             index: i,
             vip: vip.clone(),
@@ -128,8 +127,7 @@ impl Clients {
 
     /// The address of a client that counts under an NFSv3 lock now.
     pub(super) fn with_nfs3_lock(&self) -> Option<&str> {
-        let counters = self.nfs_counters.iter().filter(|counters| counters.nfs == Nfs::V3);
-        counters.filter_map(Counters::counts).next().map(|client| self.vips[client].as_str())
+        self.nfs_counters.iter().filter(|counters| counters.nfs == Nfs::V3).find_map(Counters::counts)
     }
 
     fn nfs3_counters(&mut self) -> impl Iterator<Item = &mut Counters> {
@@ -152,22 +150,25 @@ impl Clients {
         }
         let mut counted = Vec::new();
         for counters in self.nfs_counters {
-            let (nfs, file) = (counters.nfs, counters.file.clone());
-            let (mut holds, mut increments) = (Vec::new(), Vec::new());
+            let nfs = counters.nfs;
+            let mut files: BTreeMap<String, (Vec<Hold>, Vec<Increment>)> = BTreeMap::new();
             match counters.stop() {
                 Ok(all) => {
-                    for (i, notes) in all.into_iter().enumerate() {
+                    for (i, (file, notes)) in all.into_iter().enumerate() {
                         let [_, _, taken_back, lost] = nfs.kinds();
                         report.did(taken_back, notes.taken_back);
                         report.did(lost, notes.lost);
-                        tell(report, i, Kind::Nfs(nfs), notes, &mut holds, &mut increments);
+                        let (holds, increments) = files.entry(file).or_default();
+                        tell(report, i, Kind::Nfs(nfs), notes, holds, increments);
                     }
                 }
                 Err(e) => report.stuck(format!("{e:#}")),
             }
-            report.did(nfs.kinds()[1], holds.len() as u64);
-            report.violations.extend(history::two_owners(&holds));
-            counted.push((nfs, file, increments));
+            for (file, (holds, increments)) in files {
+                report.did(nfs.kinds()[1], holds.len() as u64);
+                report.violations.extend(history::two_owners(&holds));
+                counted.push((nfs, file, increments));
+            }
         }
         let mut nfs = Vec::new();
         for probe in self.nfs3 {

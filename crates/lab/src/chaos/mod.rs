@@ -243,8 +243,9 @@ impl Chaos<'_> {
             if held.is_some() && Instant::now() > next {
                 next = Instant::now() + Duration::from_secs(8);
                 let fault = self.plan.mild();
-                let node = members.get(fault.node % members.len().max(1)).copied();
-                self.inflict(&node.map(|n| (fault, n)).into_iter().collect::<Vec<_>>(), false, clients)?;
+                if let Some(node) = members.get(fault.node % members.len().max(1)) {
+                    self.inflict(&[(fault, *node)], false, clients)?;
+                }
             }
             std::thread::sleep(Duration::from_millis(200));
         }

@@ -59,12 +59,17 @@ struct Seen {
     ended: bool,
 }
 
-/// Some that count in one file, in one process; killed with this value.
+/// Whom a client asks, and what it counts in, below the export.
+#[derive(Debug, Clone)]
+pub(super) struct Counts {
+    pub(super) server: String,
+    pub(super) file: String,
+}
+
+/// All that count over one protocol, in one process; killed with this value.
 pub(super) struct Counters {
     pub(super) nfs: Nfs,
-    /// Below the export.
-    pub(super) file: String,
-    clients: usize,
+    clients: Vec<Counts>,
     child: Child,
     /// One says that it rests.
     resting: Receiver<usize>,
@@ -118,26 +123,29 @@ fn listen(out: impl std::io::Read, nfs: Nfs, clients: usize, resting: &Sender<us
 }
 
 impl Counters {
-    pub(super) fn start(lab: &Lab, nfs: Nfs, servers: &[&String], file: String) -> Result<Self> {
+    pub(super) fn start(lab: &Lab, nfs: Nfs, clients: Vec<Counts>) -> Result<Self> {
         let stall = (STALL_US / 1000).to_string();
         let version = if nfs == Nfs::V3 { "3" } else { "4" };
-        let words = ["/usr/local/sbin/steadfast-lab", "probe", "nfs-count", "--nfs", version, "--path", &file];
-        let servers: Vec<&str> = servers.iter().flat_map(|server| ["--server", server.as_str()]).collect();
-        let mut command = lab.command(CLIENT, &[&words[..], &servers, &["--stall-ms", &stall]].concat())?;
+        let words = ["/usr/local/sbin/steadfast-lab", "probe", "nfs-count", "--nfs", version, "--stall-ms", &stall];
+        let each =
+            |client: &'_ Counts| ["--server".into(), client.server.clone(), "--path".into(), client.file.clone()];
+        let each: Vec<String> = clients.iter().flat_map(each).collect();
+        let each: Vec<&str> = each.iter().map(String::as_str).collect();
+        let mut command = lab.command(CLIENT, &[&words[..], &each].concat())?;
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().context("cannot start a probe")?;
         let out = child.stdout.take().context("no way to hear the probe")?;
         let (rests, resting) = channel();
-        let clients = servers.len() / 2;
+        let number = clients.len();
         let last = Arc::<Last>::default();
         let noted = Arc::clone(&last);
-        let heard = std::thread::spawn(move || listen(out, nfs, clients, &rests, &noted));
-        Ok(Self { nfs, file, clients, child, resting, last, heard: Some(heard) })
+        let heard = std::thread::spawn(move || listen(out, nfs, number, &rests, &noted));
+        Ok(Self { nfs, clients, child, resting, last, heard: Some(heard) })
     }
 
-    /// The client that counts now.
-    pub(super) fn counts(&self) -> Option<usize> {
+    /// Whom a client asks that counts now.
+    pub(super) fn counts(&self) -> Option<&str> {
         let last = *self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        last.filter(|(_, at)| at.elapsed() < NOW).map(|(client, _)| client)
+        last.filter(|(_, at)| at.elapsed() < NOW).map(|(client, _)| self.clients[client].server.as_str())
     }
 
     fn tell(&mut self, word: &str) -> Result<()> {
@@ -148,8 +156,9 @@ impl Counters {
     /// None of them has the lock, or takes it, before [`Self::go`].
     pub(super) fn rest(&mut self) -> Result<()> {
         self.tell("rest")?;
-        for n in 0..self.clients {
-            let silent = || format!("{} of {} {} counters give their lock back", n, self.clients, self.nfs.word());
+        let all = self.clients.len();
+        for n in 0..all {
+            let silent = || format!("{n} of {all} {} counters give their lock back", self.nfs.word());
             self.resting.recv_timeout(REST).with_context(silent)?;
         }
         Ok(())
@@ -159,14 +168,17 @@ impl Counters {
         self.tell("go")
     }
 
-    /// Ends them; what each has seen.
-    pub(super) fn stop(mut self) -> Result<Vec<Notes>> {
+    /// Ends them; what each counted in, and what it has seen.
+    pub(super) fn stop(mut self) -> Result<Vec<(String, Notes)>> {
         drop(self.child.stdin.take());
         let nfs = self.nfs.word();
         sh::wait_for(&format!("the {nfs} counters to end"), Duration::from_secs(30), || Ok(self.child.try_wait()?))?;
         let heard = self.heard.take().map(JoinHandle::join);
         match heard {
-            Some(Ok(seen)) if seen.iter().all(|s| s.ended) => Ok(seen.into_iter().map(|s| s.notes).collect()),
+            Some(Ok(seen)) if seen.iter().all(|s| s.ended) => {
+                let files = self.clients.iter().map(|client| client.file.clone());
+                Ok(files.zip(seen.into_iter().map(|s| s.notes)).collect())
+            }
             _ => bail!("an {nfs} counter has ended by itself"),
         }
     }

@@ -1,4 +1,4 @@
-//! Clients of one host that count in a file of many under a lock, over NFSv3 or NFSv4, whatever happens to their servers.
+//! Clients of one host that count in files of several under a lock, over NFSv3 or NFSv4, whatever happens to their servers.
 //!
 //! Each line begins with the client's number, from 0:
 //!
@@ -20,7 +20,6 @@ use super::{now_us, say};
 use crate::args::Counting;
 use anyhow::{Context, Result, bail, ensure};
 use drill::clients::Locker;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -211,29 +210,29 @@ impl Client<'_> {
 pub(crate) fn main(counting: &Counting) -> Result<i32> {
     let told = Told::default();
     told.listen();
-    ensure!(!counting.server.is_empty(), "no server");
-    let (directory, name) =
-        counting.path.rsplit_once('/').with_context(|| format!("{}: write DIRECTORY/FILE", counting.path))?;
+    ensure!(counting.server.len() == counting.path.len(), "--server and --path for each client");
     let hosts = if counting.nfs == 3 { Some(Hosts::listen(&counting.server, &told)?) } else { None };
-    let opener = |index: usize, server: IpAddr| -> Result<Open<'_>> {
+    let opener = |index: usize| -> Result<Open<'_>> {
         let told = told.clone();
-        let (counting, hosts) = (&counting, &hosts);
+        let (hosts, export) = (&hosts, &counting.export);
+        let (server, path) = (counting.server[index], &counting.path[index]);
+        let (directory, name) = path.rsplit_once('/').with_context(|| format!("{path}: write DIRECTORY/FILE"))?;
         Ok(match (counting.nfs, hosts) {
             (3, Some(hosts)) => Box::new(move || {
-                let locks = Locks::open(index, server, &counting.export, &counting.path, hosts.heard(index), &told)?;
+                let locks = Locks::open(index, server, export, path, hosts.heard(index), &told)?;
                 Ok(Box::new(locks) as Box<dyn Counted>)
             }),
             (4, _) => Box::new(move || {
                 let stop = Arc::clone(&told.stop);
-                let locker = Locker::open(server, &counting.export, directory, name, WIDTH as u64, stop)?;
+                let locker = Locker::open(server, export, directory, name, WIDTH as u64, stop)?;
                 Ok(Box::new(locker) as Box<dyn Counted>)
             }),
             (version, _) => bail!("--nfs {version}: 3 or 4"),
         })
     };
     let mut clients = Vec::new();
-    for (index, server) in counting.server.iter().enumerate() {
-        let mut open = opener(index, *server)?;
+    for index in 0..counting.server.len() {
+        let mut open = opener(index)?;
         let file = open()?;
         let stall_us = counting.stall_ms * 1000;
         // An NFSv3 client's locks are rarely to be had in faults' times: whoever has one keeps it for longer.
