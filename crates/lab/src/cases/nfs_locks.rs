@@ -1,7 +1,7 @@
 //! Locks of NFS clients over the loss of their server: nobody else gets one before its owner could take it back.
 //!
-//! On GlusterFS it is NFSv3's locks that exclude between nodes (docs/nfs.md), so a real kernel holds one. NFSv4's are
-//! tried for what the heir gives back, not for what it keeps from others.
+//! On GlusterFS an NFSv3 lock that is held is kept from clients of other nodes (docs/nfs.md), so a real kernel holds one.
+//! NFSv4's are tried for what the heir gives back, not for what it keeps from others.
 
 use super::{Ctx, outage, planned, vip_of};
 use crate::lab::Lab;
