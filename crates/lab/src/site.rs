@@ -184,3 +184,26 @@ impl Site {
 pub(crate) fn name(node: usize) -> String {
     format!("gluster{}", node + 1)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_each_set_of_copies_one_may_be_out() {
+        let mut site = Site::new("t".into(), Storage::Gluster, 4, "/x".into()).unwrap();
+        let apart = |site: &Site| -> Vec<(usize, usize)> {
+            let pairs = (0..4).flat_map(|a| (a + 1..4).map(move |b| (a, b)));
+            pairs.filter(|(a, b)| site.apart(*a, *b)).collect()
+        };
+        assert_eq!(site.replica_sets(), [[0, 1], [2, 3]]);
+        assert_eq!(apart(&site), [(0, 2), (0, 3), (1, 2), (1, 3)]);
+        site.arbiter = true;
+        assert_eq!(site.replica_sets(), [[0, 1, 2], [2, 3, 0]], "each arbiter is on a server of the next pair");
+        assert_eq!(apart(&site), [(1, 3)]);
+        let three = Site::new("t".into(), Storage::Gluster, 3, "/x".into()).unwrap();
+        assert_eq!(three.replica_sets(), [[0, 1, 2]]);
+        let local = Site::new("t".into(), Storage::Local, 4, "/x".into()).unwrap();
+        assert!(local.apart(0, 1));
+    }
+}
