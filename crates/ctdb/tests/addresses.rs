@@ -200,4 +200,16 @@ fn who_waits_for_an_answer_about_life_hears_of_a_leaving_address_after_it() {
     world.tell(0, true, true);
     assert_eq!(world.status(asker, question), Some(0));
     assert_eq!(world.messages(asker), gone);
+
+    // It has got a record just now, and may be about to ask.
+    let dbs = [asker, asked].map(|client| world.attach(client, Opcode::DB_ATTACH, "brlock.tdb").unwrap());
+    for client in [asked, asker] {
+        assert!(world.count(client, dbs[0], b"key"));
+    }
+    home(&mut world);
+    world.input(0, Input::Leaves("192.168.1.1".parse().unwrap()));
+    world.run();
+    assert_eq!((world.messages(other), world.messages(asker)), (gone.to_vec(), Vec::new()));
+    world.later(Duration::from_millis(5));
+    assert_eq!(world.messages(asker), gone);
 }

@@ -4,6 +4,7 @@ use super::io::ClientId;
 use crate::srvid;
 use crate::wire::Connection;
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 /// One connection of a client.
 #[derive(Debug, Default)]
@@ -15,8 +16,11 @@ pub(super) struct Client {
     pub(super) notify: BTreeMap<u64, Vec<u8>>,
     /// Clients' connections that it serves.
     pub(super) connections: BTreeSet<Connection>,
-    /// Messages about addresses that it gets when it does not wait for an answer about life any more, oldest first.
+    /// When its last call was answered.
+    pub(super) called: Option<Duration>,
+    /// Messages about addresses that it gets later, oldest first, and since when there are any.
     pub(super) later: Vec<(u64, Vec<u8>)>,
+    pub(super) later_since: Duration,
     /// `START_PERSISTENT_UPDATE` without its end; only counted.
     pub(super) updates: u32,
 }
@@ -29,6 +33,8 @@ pub(super) struct Clients {
     listeners: BTreeMap<u64, BTreeSet<ClientId>>,
     tunnels: BTreeMap<u64, ClientId>,
     pids: BTreeMap<i32, BTreeSet<ClientId>>,
+    /// Those for whom there are messages that they get later.
+    pub(super) later: BTreeSet<ClientId>,
 }
 
 impl Clients {
@@ -44,12 +50,17 @@ impl Clients {
             drop_from(&mut self.listeners, *srvid, id);
         }
         drop_from(&mut self.pids, client.pid, id);
+        self.later.remove(&id);
         self.tunnels.retain(|_, owner| *owner != id);
         Some(client)
     }
 
     pub(super) fn get(&mut self, id: ClientId) -> Option<&mut Client> {
         self.all.get_mut(&id)
+    }
+
+    pub(super) fn look(&self, id: ClientId) -> Option<&Client> {
+        self.all.get(&id)
     }
 
     pub(super) fn len(&self) -> usize {

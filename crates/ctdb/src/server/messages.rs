@@ -132,13 +132,22 @@ impl Server {
         }
     }
 
-    /// Samba (4.17, source3/lib/ctdbd_conn.c) takes a RELEASE_IP that comes while it waits for the answer to "is this process
-    /// alive?" for the answer "no", and takes away what the living process holds. So the answer comes first, however long
-    /// it takes.
+    /// Samba (4.17, source3/lib/ctdbd_conn.c) takes a RELEASE_IP that it reads while it waits for the answer to "is this
+    /// process alive?" for the answer "no", and takes away what the living process holds. So the answer comes first, however
+    /// long it takes; and one who has just got a record may be about to ask who holds a lock there.
     fn address_to(&mut self, client: ClientId, srvid: u64, text: Vec<u8>) {
-        let waits = self.asks_about_life(client) && !planted(Planted::AddressBeforeAnswer);
+        let now = self.now.mono;
+        let waits = self.asks_about_life(client)
+            || self.clients.look(client).and_then(|known| known.called).is_some_and(|at| now < at + SOON);
+        let waits = waits && !planted(Planted::AddressBeforeAnswer);
         match self.clients.get(client) {
-            Some(known) if waits || !known.later.is_empty() => known.later.push((srvid, text)),
+            Some(known) if waits || !known.later.is_empty() => {
+                if known.later.is_empty() {
+                    known.later_since = now;
+                }
+                known.later.push((srvid, text));
+                self.clients.later.insert(client);
+            }
             _ => self.message_to(client, srvid, &text),
         }
     }
@@ -149,14 +158,34 @@ impl Server {
             || self.held.iter().any(|input| packets::is_about_life_for(input, client))
     }
 
-    /// This client has been answered: what was put off until then.
+    /// When this client gets what was put off. None: when it is answered, or there is nothing.
+    fn later_due(&self, client: ClientId) -> Option<Duration> {
+        let known = self.clients.look(client).filter(|known| !known.later.is_empty())?;
+        let soon = known.called.map_or(known.later_since, |at| at + SOON);
+        (!self.asks_about_life(client)).then_some(soon.min(known.later_since + LATEST))
+    }
+
+    /// When the next one gets what was put off.
+    pub(super) fn next_later(&self) -> Option<Duration> {
+        self.clients.later.iter().filter_map(|client| self.later_due(*client)).min()
+    }
+
+    /// What was put off for this client, if it is due.
     pub(super) fn tell_later(&mut self, client: ClientId) {
-        if self.clients.get(client).is_none_or(|known| known.later.is_empty()) || self.asks_about_life(client) {
+        if self.later_due(client).is_none_or(|at| at > self.now.mono) {
             return;
         }
+        self.clients.later.remove(&client);
         let later = self.clients.get(client).map(|known| std::mem::take(&mut known.later));
         for (srvid, text) in later.unwrap_or_default() {
             self.message_to(client, srvid, &text);
+        }
+    }
+
+    /// The same, by the clock.
+    pub(super) fn later_is_due(&mut self) {
+        for client in self.clients.later.clone() {
+            self.tell_later(client);
         }
     }
 }
@@ -169,5 +198,9 @@ fn asker(data: &[u8]) -> Option<(u32, u64)> {
     Some((pnn, r.u64("number").ok()?))
 }
 
+/// Within this after a record has come to it Samba asks about who holds a lock there, if it does at all.
+const SOON: Duration = Duration::from_millis(5);
+/// One who waits for no answer hears that an address leaves after this, whatever it does.
+const LATEST: Duration = Duration::from_millis(20);
 /// Addresses are at rest when nothing has changed for so long.
 pub(super) const AT_REST: Duration = Duration::from_millis(300);

@@ -49,6 +49,7 @@ impl Timers {
             .chain(self.lists.iter().map(|(.., at)| *at))
             .chain(takeovers)
             .chain(server.next_control())
+            .chain(server.next_later())
             .chain(server.next_by_hand())
             .chain(server.next_detaching())
             .min();
@@ -91,6 +92,7 @@ impl Server {
             self.timers.vacuum = now + self.vacuum();
         }
         self.controls_due();
+        self.later_is_due();
         self.by_hand_due();
         self.detaching_due();
         self.look_at_moves();
