@@ -100,10 +100,14 @@ impl Server {
     /// There is nothing left to delete in a database that is no more.
     pub(super) fn end_vacuums_of(&mut self, id: u32) {
         let mut done = Vec::new();
-        for (token, origin) in self.vacuums.sweeps.extract_if(.., |_, (of, _)| *of == id).map(|(t, (_, o))| (t, o)) {
-            self.out.push(super::Output::File { db: id, order: FileOrder::StopTraverse { token: Token(token) } });
-            done.push(origin);
-        }
+        let out = &mut self.out;
+        self.vacuums.sweeps.retain(|token, (of, origin)| {
+            if *of == id {
+                out.push(super::Output::File { db: id, order: FileOrder::StopTraverse { token: Token(*token) } });
+                done.push(*origin);
+            }
+            *of != id
+        });
         self.vacuums.waits.retain(|(of, _, origin)| {
             if *of == id {
                 done.push(*origin);

@@ -17,7 +17,11 @@ fn vacate(node: &mut Node, db: &Have, attempt: u32) -> Result<(), String> {
 fn opens(node: &Node, db: &Have) -> Receiver<Tdb> {
     let (sender, receiver) = mpsc::channel();
     let path = node.path(db);
-    thread::spawn(move || sender.send(Tdb::open(path, Options::new(Flags::CTDB_VOLATILE)).unwrap()));
+    thread::spawn(move || {
+        let opened = Tdb::open(path, Options::new(Flags::CTDB_VOLATILE)).unwrap();
+        // Who does not wait for it any more does not want it.
+        let _ = sender.send(opened);
+    });
     receiver
 }
 
