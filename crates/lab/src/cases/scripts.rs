@@ -88,6 +88,18 @@ fn with_scripts(ctx: &Ctx<'_>, base: &str) -> Result<()> {
         Ok(heirs.iter().any(|n| log(ctx, *n).is_ok_and(|log| log.lines().any(|l| l == taken))).then_some(()))
     })?;
 
+    // Between the words that a move has begun and that it is over.
+    let log = log(ctx, node)?;
+    let before: Vec<&str> = log.lines().take_while(|l| *l != released).collect();
+    let word = before.iter().rfind(|l| ["startipreallocate", "ipreallocated"].contains(*l));
+    if word != Some(&"startipreallocate") {
+        bail!("an address left before the scripts heard that a move begins:\n{log}");
+    }
+    sh::wait_for("the word that the move is over", LONG, || {
+        let log = self::log(ctx, node)?;
+        Ok(log.lines().skip_while(|l| *l != released).any(|l| l == "ipreallocated").then_some(()))
+    })?;
+
     // Scripts that hang keep no address.
     let node = 2;
     let vip = vip_of(&steadfast::status(lab, 0)?, node)?;
@@ -122,6 +134,7 @@ fn asked_by_the_tool(ctx: &Ctx<'_>) -> Result<()> {
             &["01.record            OK", "10.interface         DISABLED", "20.off               DISABLED", "= 0"][..],
         ),
         ("ctdb event status legacy ipreallocated", &["01.record            OK", "= 0"][..]),
+        ("ctdb event status legacy startipreallocate", &["01.record            OK", "= 0"][..]),
         ("ctdb event status legacy updateip", &["has never run", "= 22"][..]),
         ("ctdb event run 20 legacy takeip eth9 192.0.2.1 24", &["= 0"][..]),
     ] {

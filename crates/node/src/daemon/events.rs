@@ -4,7 +4,8 @@
 //!   init ─> setup ─> (the node is a member) startup ─> monitor, again and again ─> health of "events"
 //!                      └ failed: again after 5 s
 //!   network worker: taken, released ─> takeip, releaseip      view ─> startrecovery, recovered
-//!   addresses at rest after a move ─> ipreallocated            the daemon ends ─> shutdown
+//!   addresses begin to move ─> startipreallocate      all are at rest again ─> ipreallocated
+//!   the daemon ends ─> shutdown
 //! ```
 //!
 //! The scripts are told and never asked: no address, view or database waits for one. Their only say is the health of the
@@ -103,6 +104,7 @@ struct Seen {
     epoch: Option<Epoch>,
     recovering: bool,
     holders: BTreeMap<IpAddr, Option<Pnn>>,
+    /// They know that addresses move, and not yet that all are at rest again.
     moving: bool,
 }
 
@@ -138,6 +140,9 @@ impl EventsTask {
             let due = self.running.as_ref().and_then(|running| running.due(serves));
             let pending = self.running.as_mut().and_then(|running| running.outcome.as_mut());
             tokio::select! {
+                // What the network worker has done before what came of it: a snapshot that shows all addresses at rest is
+                // younger than the moves that it shows.
+                biased;
                 moved = moved.recv() => match moved {
                     Some(moved) => self.moved(moved),
                     None => break,
@@ -225,7 +230,15 @@ impl EventsTask {
                 Event::address("releaseip", &interface, address, prefix)
             }
         };
+        self.addresses_move();
         self.happened(event);
+    }
+
+    /// Said once, until all addresses are at rest again.
+    fn addresses_move(&mut self) {
+        if !std::mem::replace(&mut self.seen.moving, true) {
+            self.happened(Event::new("startipreallocate"));
+        }
     }
 
     fn happened(&self, event: Event) {
@@ -248,12 +261,13 @@ impl EventsTask {
         }
         let holders: BTreeMap<IpAddr, Option<Pnn>> = snapshot.vips.iter().map(|(vip, v)| (*vip, v.holder)).collect();
         let moving = snapshot.vips.values().any(|vip| vip.state == VipState::Moving);
-        self.seen.moving |= holders != self.seen.holders;
+        if moving || holders != self.seen.holders {
+            self.addresses_move();
+        }
         self.seen.holders = holders;
         if !moving && std::mem::take(&mut self.seen.moving) {
             self.happened(Event::new("ipreallocated"));
         }
-        self.seen.moving |= moving;
     }
 
     /// The node may serve, or must not.
@@ -370,9 +384,11 @@ mod tests {
     use super::super::inbox::{Item, Outlet, inbox};
     use super::*;
     use crate::config::{Machine, load_text};
+    use crate::databases::picture::tests::snapshot;
     use std::fs;
     use std::os::unix::fs::PermissionsExt;
     use std::path::Path;
+    use tempfile::TempDir;
 
     const SCRIPT: &str =
         "#!/bin/sh\necho \"$@\" >>\"$CTDB_BASE/log\"\n[ ! -e \"$CTDB_BASE/sick-$1\" ] || { echo ill; exit 2; }\n";
@@ -409,13 +425,25 @@ mod tests {
         panic!("never {state:?}");
     }
 
-    #[tokio::test]
-    async fn the_scripts_say_is_the_nodes_health() {
+    /// CTDB's directory with one script.
+    fn site() -> TempDir {
         let dir = tempfile::tempdir().unwrap();
         let folder = dir.path().join("events/legacy");
         fs::create_dir_all(&folder).unwrap();
         fs::write(folder.join("01.a.script"), SCRIPT).unwrap();
         fs::set_permissions(folder.join("01.a.script"), fs::Permissions::from_mode(0o755)).unwrap();
+        dir
+    }
+
+    /// What the script was told, but for `monitor`.
+    fn told(dir: &TempDir) -> Vec<String> {
+        let log = fs::read_to_string(dir.path().join("log")).unwrap_or_default();
+        log.lines().filter(|line| *line != "monitor").map(str::to_owned).collect()
+    }
+
+    #[tokio::test]
+    async fn the_scripts_say_is_the_nodes_health() {
+        let dir = site();
         let sick = |event: &str| dir.path().join(format!("sick-{event}"));
         let (inbox, outlet) = inbox();
         let config = config(dir.path());
@@ -445,9 +473,60 @@ mod tests {
         until(&outlet, Health::Off).await;
         drop(moved);
         task.await.unwrap();
-        let log = fs::read_to_string(dir.path().join("log")).unwrap();
-        let told: Vec<&str> = log.lines().filter(|line| *line != "monitor").collect();
-        let expected = ["init", "setup", "setup", "startup", "takeip eth0 192.168.1.201 24", "shutdown"];
-        assert_eq!(told, expected);
+        let expected =
+            ["init", "setup", "setup", "startup", "startipreallocate", "takeip eth0 192.168.1.201 24", "shutdown"];
+        assert_eq!(told(&dir), expected);
+    }
+
+    #[tokio::test]
+    async fn a_move_of_addresses_begins_and_ends_once() {
+        let dir = site();
+        let (inbox, outlet) = inbox();
+        let config = config(dir.path());
+        let vip = "192.168.1.201".parse().unwrap();
+        let seen = |state, holder| {
+            let mut snapshot = snapshot(&config);
+            let status = Arc::make_mut(snapshot.vips.get_mut(&vip).unwrap());
+            (status.state, status.holder) = (state, Some(Pnn(holder)));
+            Some(Arc::new(snapshot))
+        };
+        let (_config, configured) = watch::channel(Arc::clone(&config));
+        let (_serve, serves) = watch::channel(Serve::Off);
+        let (snapshots, shown) = watch::channel(None);
+        let (moved, moves) = mpsc::unbounded_channel();
+        let mut expected = vec!["init", "setup"];
+        let task = tokio::spawn(EventsTask::new(inbox, Facts::default(), configured).run(moves, serves, shown));
+        let await_told = async |expected: &[&str]| {
+            let start = Instant::now();
+            while told(&dir) != expected {
+                assert!(start.elapsed() < Duration::from_secs(30), "{:?}, not {expected:?}", told(&dir));
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        await_told(&expected).await;
+        snapshots.send_replace(seen(VipState::Held, 0));
+        expected.extend(["startrecovery", "recovered", "startipreallocate", "ipreallocated"]);
+        await_told(&expected).await;
+        // It comes here: the network worker's word, and then what the core makes of it.
+        snapshots.send_replace(seen(VipState::Moving, 0));
+        expected.push("startipreallocate");
+        await_told(&expected).await;
+        moved.send(Moved::Taken(vip)).unwrap();
+        snapshots.send_replace(seen(VipState::Held, 0));
+        expected.extend(["takeip eth0 192.168.1.201 24", "ipreallocated"]);
+        await_told(&expected).await;
+        // It goes before anything was seen of that.
+        moved.send(Moved::Released(vip)).unwrap();
+        expected.extend(["startipreallocate", "releaseip eth0 192.168.1.201 24"]);
+        await_told(&expected).await;
+        snapshots.send_replace(seen(VipState::Moving, 0));
+        snapshots.send_replace(seen(VipState::Held, 1));
+        expected.push("ipreallocated");
+        await_told(&expected).await;
+        drop(moved);
+        task.await.unwrap();
+        drop(outlet);
+        expected.push("shutdown");
+        assert_eq!(told(&dir), expected);
     }
 }

@@ -131,7 +131,7 @@ fn lock(config: &Config) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::config::{Machine, load_text};
     use cluster::{
@@ -220,7 +220,8 @@ kind = "none"
         Arc::make_mut(snapshot.nodes.get_mut(&Pnn(pnn)).unwrap())
     }
 
-    fn snapshot(config: &Config) -> Snapshot {
+    /// All is well, and node 2 has all addresses.
+    pub(crate) fn snapshot(config: &Config) -> Snapshot {
         let vip = |conf: &cluster::VipConf| VipStatus {
             state: VipState::Held,
             holder: Some(Pnn(2)),

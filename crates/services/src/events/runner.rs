@@ -135,13 +135,16 @@ impl Runner {
     }
 }
 
-/// Puts a job behind the others. Of an address that leaves before its coming was told, nothing is told; nor is anything
-/// said twice in a row that has no arguments and nobody who waits for it.
+/// Puts a job behind the others. Of an address that leaves before its coming was told, nothing is told; what begins again
+/// before its end was told goes on for the scripts; nor is anything said twice in a row that has no arguments and nobody who
+/// waits for it.
 fn enqueue(waiting: &mut VecDeque<Job>, job: Job) {
     if job.reply.is_none() {
         let undone = match job.event.name.as_str() {
             "releaseip" => Some("takeip"),
             "takeip" => Some("releaseip"),
+            "startipreallocate" => Some("ipreallocated"),
+            "startrecovery" => Some("recovered"),
             _ => None,
         };
         let same = |other: &Job| other.reply.is_none() && other.event.args == job.event.args;

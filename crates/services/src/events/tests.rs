@@ -154,19 +154,31 @@ async fn whatever_happens_pushes_a_monitor_aside_and_what_undoes_itself_is_not_t
     assert_eq!(site.events.status("monitor"), None);
     until("takeip runs", || site.log().len() == 2).await;
     for event in [
+        Event::new("startipreallocate"),
         take("10.0.0.2"),
         release("10.0.0.1"),
-        release("10.0.0.2"),
         Event::new("ipreallocated"),
+        Event::new("startipreallocate"),
+        release("10.0.0.2"),
+        take("10.0.0.3"),
         Event::new("ipreallocated"),
     ] {
         site.events.happened(event);
     }
-    for event in ["takeip", "releaseip", "ipreallocated", "monitor"] {
+    for event in ["takeip", "releaseip", "startipreallocate", "ipreallocated", "monitor"] {
         fs::write(site.dir.path().join(format!("go-{event}")), "").unwrap();
     }
     site.run(Event::new("monitor")).await;
-    let seen = ["monitor", "takeip eth0 10.0.0.1 24", "releaseip eth0 10.0.0.1 24", "ipreallocated", "monitor"];
+    // One move, from the first beginning to the last end.
+    let seen = [
+        "monitor",
+        "takeip eth0 10.0.0.1 24",
+        "startipreallocate",
+        "releaseip eth0 10.0.0.1 24",
+        "takeip eth0 10.0.0.3 24",
+        "ipreallocated",
+        "monitor",
+    ];
     assert_eq!(site.log(), seen.map(|line| format!("10.a {line}")));
 }
 
