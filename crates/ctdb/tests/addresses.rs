@@ -57,6 +57,33 @@ fn addresses_of_the_own_list_can_be_changed_by_word() {
     assert_eq!(world.status(tool, asked[1]), Some(-1), "it was refused");
 }
 
+#[test]
+fn only_an_address_that_is_here_is_announced_by_word() {
+    use ctdb::server::Wish;
+    use ctdb::wire::SockAddr;
+    let mut world = World::new(2);
+    let tool = world.connect(1, 900);
+    let ask = |world: &mut World, address: &str, iface: &str| {
+        let mut data = Writer::default();
+        SockAddr::ip(address.parse().unwrap()).put(&mut data);
+        data.u32(0).counted_text(iface);
+        let answer = world.ask(tool, node::CURRENT, Opcode::SEND_GRATUITOUS_ARP, 0, &data.finish()).unwrap();
+        (answer.status, answer.error)
+    };
+    assert_eq!(ask(&mut world, "192.168.1.2", "eth0"), (0, String::new()));
+    assert_eq!(world.nodes[1].wishes, [Wish::Announce("192.168.1.2".parse().unwrap())]);
+    for (address, iface, why) in [
+        ("192.168.1.2", "eth1", "192.168.1.2 is not announced on eth1: it is on eth0 here"),
+        ("192.168.1.1", "eth0", "192.168.1.1 is not announced: node 1 does not have it"),
+        ("10.9.9.9", "eth0", "10.9.9.9 is not announced: node 1 does not have it"),
+    ] {
+        assert_eq!(ask(&mut world, address, iface), (-1, why.to_owned()));
+    }
+    world.input(1, Input::Leaves("192.168.1.2".parse().unwrap()));
+    assert_eq!(ask(&mut world, "192.168.1.2", "eth0").0, -1, "it is about to leave");
+    assert_eq!(world.nodes[1].wishes.len(), 1);
+}
+
 fn listed(world: &mut World, client: Client, address: &str) -> Vec<u16> {
     let mut asked = Writer::default();
     ctdb::wire::SockAddr::ip(address.parse().unwrap()).put(&mut asked);

@@ -101,6 +101,9 @@ pub enum Command {
     Reopen,
     /// Ask the network whether somebody else has this address.
     Probe { addr: IpAddr },
+    /// Announce an address again, on its interface and from the beginning of [`crate::announce::SCHEDULE_MS`]. Nothing is
+    /// said of one that is not held.
+    Announce { addr: IpAddr },
     /// Read the established TCP connections of clients to the held addresses.
     ListConnections,
     /// The connections that clients have to an address on the node that holds it; replaces the list before. When this

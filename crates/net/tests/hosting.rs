@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use common::{LONG, ip, pair, vip, wait_for};
 use net::address::Addresses;
+use net::announce::SCHEDULE_MS;
 use net::gate::Gate;
 use net::{BootTime, Command, Event, LeaseKind, Parts, VipSpec, Worker, link, probe};
 
@@ -450,6 +451,13 @@ fn neighbours_learn_at_once_where_an_address_went() {
         // As if the address had been hosted elsewhere a moment ago.
         b.sh(&format!("ip neigh replace {v} lladdr 02:00:00:00:00:99 dev eth0 nud stale"));
         site.take(v);
+        wait_for("the announcement", || b.sh(&format!("ip neigh show {v}")).contains(&mac));
+    }
+    // By word: after the last announcement of a takeover, which nobody could tell from it.
+    std::thread::sleep(Duration::from_millis(SCHEDULE_MS[SCHEDULE_MS.len() - 1] + 500));
+    for v in [V4, V6] {
+        b.sh(&format!("ip neigh replace {v} lladdr 02:00:00:00:00:99 dev eth0 nud stale"));
+        site.send(Command::Announce { addr: ip(v) });
         wait_for("the announcement", || b.sh(&format!("ip neigh show {v}")).contains(&mac));
     }
     // Passing by: the holder's announcement reaches a node that manages the address without holding it.

@@ -41,6 +41,8 @@ pub enum Request {
     AddIp(IpAddr, u32, String),
     /// `DEL_PUBLIC_IP`.
     DeleteIp(IpAddr),
+    /// `SEND_GRATUITOUS_ARP`: address, interface.
+    Announce(IpAddr, String),
     /// `SET_IFACE_LINK_STATE`.
     Link(Iface),
     /// One `u32`: `SET_DEBUG`, `SET_RECMODE`, `SET_LMASTERROLE`, `SET_RECMASTERROLE`.
@@ -178,10 +180,14 @@ impl Request {
                 let pnn = r.u32(what)?;
                 Self::MoveIp(opcode, pnn, SockAddr::get(&mut r)?.0.ip())
             }
-            O::ADD_PUBLIC_IP | O::DEL_PUBLIC_IP => {
+            O::ADD_PUBLIC_IP | O::DEL_PUBLIC_IP | O::SEND_GRATUITOUS_ARP => {
                 let (address, prefix) = (SockAddr::get(&mut r)?.0.ip(), r.u32(what)?);
                 let iface = r.counted_text("interface")?.to_owned();
-                if opcode == O::DEL_PUBLIC_IP { Self::DeleteIp(address) } else { Self::AddIp(address, prefix, iface) }
+                match opcode {
+                    O::DEL_PUBLIC_IP => Self::DeleteIp(address),
+                    O::ADD_PUBLIC_IP => Self::AddIp(address, prefix, iface),
+                    _ => Self::Announce(address, iface),
+                }
             }
             O::SET_IFACE_LINK_STATE => Self::Link(Iface::get(&mut r)?),
             O::SET_DEBUG | O::SET_RECMODE | O::SET_LMASTERROLE | O::SET_RECMASTERROLE => {

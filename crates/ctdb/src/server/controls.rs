@@ -77,6 +77,7 @@ impl Server {
             Request::MoveIp(opcode, to, address) => self.move_ip(origin, opcode, to, address),
             Request::AddIp(address, prefix, iface) => self.add_ip(origin, address, prefix, iface),
             Request::DeleteIp(address) => self.delete_ip(origin, address),
+            Request::Announce(address, iface) => self.announce(origin, address, &iface),
             Request::Link(iface) => self.set_link(origin, iface.name, iface.up),
             Request::Number(opcode, number) => self.number(origin, opcode, number),
             Request::Ban(pnn, seconds) => {

@@ -164,6 +164,8 @@ pub enum Wish {
     Remove(IpAddr),
     /// Take this interface of this node to be up, or down.
     Link(String, bool),
+    /// Tell the network anew where this address, which this node has, is.
+    Announce(IpAddr),
     /// While this node leads: no node takes an address that it does not have (`NoIPTakeover`), and none moves for an even
     /// spread (`NoIPFailback`). Neither at start.
     Restrain {

@@ -1,4 +1,5 @@
-//! This node's public addresses and interfaces, changed by word: `ctdb addip`, `delip`, `setifacelink`.
+//! This node's public addresses and interfaces, changed or announced by word: `ctdb addip`, `delip`, `setifacelink`,
+//! `gratarp`.
 //!
 //! Addresses can be changed where they are this node's own, in CTDB's files; such a change lasts until the files are read
 //! again, as with CTDB. Interfaces are as the kernel says, but where there are none: in a trial on one machine.
@@ -34,6 +35,21 @@ impl Server {
             return self.answer_error(origin, format!("there is no public address on an interface {iface} here"));
         }
         self.wish(origin, Wish::Link(iface, up));
+    }
+
+    /// Announcing an address that another node has would take its clients away from there.
+    pub(super) fn announce(&mut self, origin: Origin, address: IpAddr, iface: &str) {
+        let held = self.picture.addresses.iter().find(|a| a.address == address && a.holder == Some(self.me));
+        let Some(held) = held.filter(|_| !self.leaving.contains(&address)) else {
+            return self.answer_error(origin, format!("{address} is not announced: node {} does not have it", self.me));
+        };
+        match held.here.clone() {
+            Some(here) if here == iface => self.wish(origin, Wish::Announce(address)),
+            Some(here) => {
+                self.answer_error(origin, format!("{address} is not announced on {iface}: it is on {here} here"));
+            }
+            None => self.answer_error(origin, format!("{address} is not announced: it leaves this node")),
+        }
     }
 
     fn has_ip(&self, address: IpAddr) -> bool {

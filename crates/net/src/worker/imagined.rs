@@ -125,7 +125,11 @@ impl Imagined {
             Command::Kick { .. } => events(Event::Kicked { sockets_destroyed: 0 }),
             Command::Probe { addr } => events(Event::NoConflict { addr }),
             Command::ListConnections => events(Event::Connections { list: Vec::new() }),
-            Command::Clients { .. } | Command::Shut { .. } | Command::Reopen | Command::Shutdown => {}
+            Command::Announce { .. }
+            | Command::Clients { .. }
+            | Command::Shut { .. }
+            | Command::Reopen
+            | Command::Shutdown => {}
         }
     }
 

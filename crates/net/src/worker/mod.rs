@@ -294,6 +294,7 @@ impl State {
                 Command::Shut { ports, longest } => self.hosting.shut(&ports, longest),
                 Command::Reopen => self.hosting.reopen(),
                 Command::Probe { addr } => self.probe(addr),
+                Command::Announce { addr } => self.hosting.announce_again(|vip| vip.addr == addr),
                 Command::ListConnections => self.hosting.list_connections(events),
                 Command::Clients { addr, clients } => self.hosting.clients(addr, clients),
                 // These were sorted out before they got here.
@@ -307,7 +308,8 @@ impl State {
             Message::News(News::Interface { name, up }) => {
                 let up = up || !self.hosting.parts.link;
                 if up {
-                    self.hosting.announce_again(&name);
+                    // Whatever is behind it may have changed, so it hears of our addresses.
+                    self.hosting.announce_again(|vip| vip.interface == name);
                 }
                 events(Event::Interface { name, up });
             }

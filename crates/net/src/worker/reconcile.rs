@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use super::hosting::Hosting;
 use crate::address::Address;
-use crate::command::Event;
+use crate::command::{Event, VipSpec};
 
 impl Hosting {
     /// Compares the kernel's addresses with what should be there.
@@ -84,9 +84,9 @@ impl Hosting {
         }
     }
 
-    /// The interface has a carrier again: whatever is behind it may have changed, so it hears of our addresses.
-    pub(super) fn announce_again(&mut self, interface: &str) {
-        for held in self.held.iter().filter(|h| h.spec.interface == interface) {
+    /// Announces those of the held addresses afresh.
+    pub(super) fn announce_again(&mut self, which: impl Fn(&VipSpec) -> bool) {
+        for held in self.held.iter().filter(|h| which(&h.spec)) {
             if let Err(error) = self.announcer.announce(held.spec.addr, &held.link) {
                 tracing::warn!(addr = %held.spec.addr, %error, "address not announced");
             }

@@ -195,6 +195,10 @@ pub(super) async fn carry_out(
                 inbox.input(cluster::Input::Interface { name, up });
                 continue;
             }
+            Wish::Announce(addr) => {
+                inbox.put(super::inbox::Item::ToNet(net::Command::Announce { addr }));
+                continue;
+            }
             Wish::Restrain { no_takeover, no_failback } => {
                 inbox.input(cluster::Input::Restraint(Restraint { no_takeover, no_failback }));
                 continue;
@@ -272,6 +276,7 @@ mod tests {
             Wish::Reload,
             Wish::Remove(vip),
             Wish::Move(vip, 1),
+            Wish::Announce(vip),
         ] {
             wishes.send(wish).unwrap();
         }
@@ -280,9 +285,13 @@ mod tests {
         carry_out(inbox, seen, (reload, words), wished).await;
         assert!(matches!(said.try_recv(), Ok(Word::Own(ListEdit::Remove(address))) if address == vip));
         let mut asked = Vec::new();
-        while let Ok(Some(Item::Admin { request, .. })) = outlet.next(Duration::ZERO) {
-            asked.push(request);
-        }
+        let next = loop {
+            match outlet.next(Duration::ZERO) {
+                Ok(Some(Item::Admin { request, .. })) => asked.push(request),
+                other => break other,
+            }
+        };
+        assert!(matches!(next, Ok(Some(Item::ToNet(net::Command::Announce { addr }))) if addr == vip));
         let set = |node, state| AdminRequest::SetState { node: Pnn(node), state, now: true };
         use AdminState::{Active, Banned, Drained, Stopped};
         let expected = [(1, Drained), (1, Active), (0, Stopped), (0, Active), (2, Banned), (2, Active)];
