@@ -10,13 +10,15 @@ pub(super) const NFS: &str = "the server is NFS-Ganesha here: list its exports i
 pub(super) enum Tunable {
     NoFailback,
     NoTakeover,
+    /// Heeded while the daemon runs; with CTDB's default.
+    Heeded(u32),
     /// A key of `[events]`, and the most that it can be.
     Events(&'static str, u32),
     Other(Did, &'static str),
 }
 
 /// Names without capitals, from all versions, the obsolete ones included.
-const TUNABLES: &str = "maxredirectcount seqnuminterval controltimeout traversetimeout keepaliveinterval keepalivelimit \
+pub(super) const TUNABLES: &str = "maxredirectcount seqnuminterval controltimeout traversetimeout keepaliveinterval keepalivelimit \
     recovertimeout recoverinterval electiontimeout takeovertimeout monitorinterval tickleupdateinterval eventscripttimeout \
     monitortimeoutcount eventscriptunhealthyontimeout recoverygraceperiod recoverybanperiod databasehashsize databasemaxdead \
     rerecoverytimeout enablebans deterministicips reclockpingperiod noipfailback disableipfailover verbosememorynames \
@@ -54,7 +56,46 @@ pub(super) fn tunable(name: &str) -> Option<Tunable> {
             none("nobody is banned but by `steadfast ban`; a node without a lease has no addresses")
         }
         "reclockpingperiod" | "reclocklatencyms" | "verifyrecoverylock" => none("the lock is watched in its own way"),
-        _ => none("tuning of ctdbd's own databases and queues; ours need none"),
+        "seqnuminterval" => Some(Tunable::Heeded(1000)),
+        "vacuuminterval" => Some(Tunable::Heeded(10)),
+        "vacuumfastpathcount" => Some(Tunable::Heeded(60)),
+        "allowclientdbattach" => Some(Tunable::Heeded(1)),
+        _ => none(database_tunable(&name)),
+    }
+}
+
+/// Why one of the others has no meaning here: most tune ctdbd's databases and queues.
+fn database_tunable(name: &str) -> &'static str {
+    match name {
+        "controltimeout" | "traversetimeout" | "recovertimeout" | "recoverinterval" | "rerecoverytimeout"
+        | "deferredattachto" => "how long the daemon waits for other nodes, and when it recovers, is not tuned",
+        "tickleupdateinterval" => "the other nodes hear of clients' connections within a second",
+        "databasehashsize" => "the databases have 100001 chains, CTDB's default",
+        "databasemaxdead" => "how many deleted records a chain keeps for reuse is fixed",
+        "repacklimit" | "vacuumlimit" | "vacuummaxruntime" => {
+            "emptied records are deleted in small steps, and no file is repacked for the free ones in it"
+        }
+        "mutexenabled" | "tdbmutexenabled" => "the databases are made without mutexes",
+        "lockprocessesperdb" | "samba3avoiddeadlocks" => "locks are waited for without processes of their own",
+        "recbuffersizelimit" | "pulldbpreallocation" => "recoveries send records in pieces of a fixed size",
+        "queuebuffersize" | "maxqueuedropmsg" => {
+            "a client that does not read loses no message; it is closed when too much waits for it"
+        }
+        "maxredirectcount" => {
+            "who wants a record asks the node that knows where it is; nothing is passed on in circles"
+        }
+        "fetchcollapse" => "what a node's clients want of one record is always asked for once",
+        "hopcountmakesticky" | "stickyduration" | "stickypindown" => {
+            "no record is kept on a node for a time: `ctdb setdbsticky` is only shown"
+        }
+        "allowunhealthydbread" => "a database that is unhealthy is read by nobody until it is recovered",
+        "recoverpdbbyseqnum" => "a persistent database is recovered from the node that has its newest state",
+        "stathistoryinterval" => "`ctdb stats` keeps no history",
+        "loglatencyms" => "how long single calls took is not logged",
+        "dbrecordcountwarn" | "dbrecordsizewarn" | "dbsizewarn" => "nobody is warned of many or large records",
+        "verbosememorynames" => "about the memory of a program in C",
+        "allowmixedversions" => "daemons of different versions work together, so that they are upgraded one by one",
+        _ => "not heeded",
     }
 }
 

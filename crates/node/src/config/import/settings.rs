@@ -208,6 +208,19 @@ impl Import<'_> {
             (Some(Tunable::NoFailback | Tunable::NoTakeover), Some(_)) if self.as_ctdbd => {
                 self.line(source, at, Did::Taken, "heeded where the leader has it, as `ctdb setvar` sets it");
             }
+            (Some(Tunable::Heeded(_)), Some(_)) if self.as_ctdbd => {
+                self.line(source, at, Did::Taken, "heeded, as `ctdb setvar` sets it");
+            }
+            (Some(Tunable::Heeded(default)), Some(number)) if number == default => {
+                self.line(source, at, Did::Taken, "the default here, too");
+            }
+            (Some(Tunable::Heeded(_)), Some(number)) => {
+                let why = format!(
+                    "heeded, and not from steadfast.toml: `ctdb setvar {name} {number}` on every node sets it until its \
+                     daemon ends"
+                );
+                self.line(source, at, Did::ToDo, why);
+            }
             (Some(Tunable::NoTakeover), Some(0)) => {
                 self.line(source, at, Did::Taken, "addresses move to other nodes: the default here");
             }

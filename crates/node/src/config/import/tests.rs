@@ -124,6 +124,35 @@ fn debian_12_with_samba_and_a_lock() {
 }
 
 #[test]
+fn each_tunable_says_what_became_of_it() {
+    let text = "VacuumInterval=10\nvacuumfastpathcount=7\nAllowClientDBAttach=0\nQueueBufferSize=4096\n\
+                StickyPindown=1\nKeepaliveLimit=3\n";
+    let site = Site::new(&[("etc/ctdb/nodes", "10.0.0.1\n"), ("etc/ctdb/ctdb.tunables", text)]);
+    let imported = site.good();
+    is_complete(&imported, "ctdb.tunables", text);
+    for (name, what, says) in [
+        ("VacuumInterval", Did::Taken, "the default here, too"),
+        ("vacuumfastpathcount", Did::ToDo, "`ctdb setvar vacuumfastpathcount 7` on every node"),
+        ("AllowClientDBAttach", Did::ToDo, "`ctdb setvar AllowClientDBAttach 0` on every node"),
+        ("QueueBufferSize", Did::NoMeaning, "a client that does not read loses no message"),
+        ("StickyPindown", Did::NoMeaning, "`ctdb setdbsticky` is only shown"),
+        ("KeepaliveLimit", Did::NoMeaning, "lease_ms"),
+    ] {
+        let (did, said) = did(&imported, name);
+        assert!(did == what && said.contains(says), "{name}: {did:?} {said}");
+    }
+}
+
+/// `_` in the table is for none of them.
+#[test]
+fn every_tunable_has_a_meaning_or_a_reason() {
+    for name in meaning::TUNABLES.split_whitespace() {
+        let known = meaning::tunable(name).expect("of the list");
+        assert!(!matches!(known, meaning::Tunable::Other(_, "not heeded")), "{name}");
+    }
+}
+
+#[test]
 fn a_server_of_2012() {
     let site = Site::new(&[
         ("etc/sysconfig/ctdb", SYSCONFIG_2012),
