@@ -244,6 +244,7 @@ pub(super) const STEPS: &[Step] = &[
     put(&["moveip", "192.168.122.202", "2"]),
     put(&["moveip", "192.168.122.203", "3"]),
     exact(&["ip", "all"]),
+    exact(&["gratarp", "192.168.122.200", "eth0"]),
     // Mistakes.
     exact(&["nosuchcommand"]),
     of(How::Nothing, &[]),
