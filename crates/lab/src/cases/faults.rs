@@ -77,7 +77,13 @@ fn ms(then: u64, at: u64) -> f64 {
 /// between.
 pub(crate) fn daemon_killed(ctx: &Ctx<'_>) -> Result<()> {
     let lab = ctx.lab;
-    moved_by(ctx, 1, &Bounds { outage: 220.0, silent: 100.0 }, || steadfast::signal(lab, 1, "KILL"), || steadfast::start(lab, 1))
+    moved_by(
+        ctx,
+        1,
+        &Bounds { outage: 220.0, silent: 100.0 },
+        || steadfast::signal(lab, 1, "KILL"),
+        || steadfast::start(lab, 1),
+    )
 }
 
 /// The guard killed alone is started again, and costs nothing; with its daemon it leaves a node that is as one whose
