@@ -22,7 +22,8 @@ pub struct Summary {
     pub free_bytes: u64,
     /// Bytes of the recovery area.
     pub recovery_bytes: u64,
-    /// Bytes at the end of the file that no list knows: what an unfinished commit left.
+    /// Bytes at the end of the file, or before the recovery area there, that no list knows: what an unfinished commit
+    /// left.
     pub lost_bytes: u64,
     /// Bytes of the file.
     pub size: u64,
@@ -108,10 +109,13 @@ impl Tdb {
                     at = end;
                     continue;
                 }
-                RECOVERY_INVALID | FILL if matches!(record.next.to_ne_bytes()[0], 0 | 0x42) => {
-                    // Up to the end, like libtdb's check. Whatever a list knows there is found missing below.
-                    summary.lost_bytes = u64::from(self.size - at);
-                    break;
+                _ if record.is_unused() => {
+                    // Up to the end, like libtdb's check, or up to the recovery area, where libtdb's finds fault with what
+                    // libtdb leaves behind when it is killed. Whatever a list knows there is found missing below.
+                    let end = if recovery > at { recovery.min(self.size) } else { self.size };
+                    summary.lost_bytes += u64::from(end - at);
+                    at = end;
+                    continue;
                 }
                 _ => return Err(self.corrupt(at, "neither a record nor free space")),
             };

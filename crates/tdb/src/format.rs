@@ -176,6 +176,11 @@ impl Record {
         self.rec_len.checked_add(Self::SIZE)
     }
 
+    /// Whether it is no record but space that was never used: libtdb's check takes it for that up to the end of the file.
+    pub(crate) fn is_unused(self) -> bool {
+        matches!(self.magic, RECOVERY_INVALID | FILL) && matches!(self.next.to_ne_bytes()[0], 0 | 0x42)
+    }
+
     /// Whether key, data and tailer fit in it.
     pub(crate) fn holds_its_content(self) -> bool {
         u64::from(self.key_len) + u64::from(self.data_len) + 4 <= u64::from(self.rec_len)

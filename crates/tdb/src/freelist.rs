@@ -2,7 +2,7 @@
 
 use crate::db::Tdb;
 use crate::error::Result;
-use crate::format::{FILL, FREE, FREELIST_HEAD, LIVE, Record, growth};
+use crate::format::{DEAD, FILL, FREE, FREELIST_HEAD, LIVE, RECOVERY_HEAD, Record, growth};
 use crate::locks::List;
 use crate::ofd::{Kind, Wait};
 use crate::records::Walk;
@@ -190,6 +190,7 @@ impl Tdb {
         if self.transaction.is_none() {
             self.look_at_size()?;
         }
+        self.take_lost_space()?;
         let from = self.size;
         let more = growth(from, needed);
         let size = from.checked_add(more).ok_or_else(|| self.too_large())?;
@@ -199,6 +200,53 @@ impl Tdb {
         }
         self.size = size;
         self.free(from, more - Record::SIZE)
+    }
+
+    /// Makes the end of the file a free record if a commit was not finished after it had made the file larger: no list
+    /// knows that space, and once something stood behind it, it could not be told from damage. For who makes the file
+    /// larger: has the lock of the free list.
+    pub(crate) fn take_lost_space(&mut self) -> Result<()> {
+        let area = self.read_word(RECOVERY_HEAD)?;
+        if self.nothing_lost(area)? {
+            return Ok(());
+        }
+        let mut at = self.shape.data_start();
+        while self.size - at >= Record::SIZE {
+            let record = self.read_header(at)?;
+            let known = matches!(record.magic, LIVE | DEAD | FREE) || at == area;
+            let end = record.whole().and_then(|whole| at.checked_add(whole)).filter(|end| *end <= self.size);
+            match end {
+                Some(end) if known => at = end,
+                _ if !known && record.is_unused() => {
+                    let end = if area > at { area.min(self.size) } else { self.size };
+                    self.free_region(at, end - at)?;
+                    at = end;
+                }
+                // Anything else is damage, and not for us to mend.
+                _ => return Ok(()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the last record, or the recovery area `area` behind it, ends where the file does.
+    fn nothing_lost(&mut self, area: u32) -> Result<bool> {
+        let (start, size) = (self.shape.data_start(), self.size);
+        let area_ends = if (start..size - Record::SIZE).contains(&area) {
+            self.read_header(area)?.whole().and_then(|whole| area.checked_add(whole))
+        } else {
+            None
+        };
+        let end = if area_ends == Some(size) { area } else { size };
+        if end < start + Record::SIZE {
+            return Ok(true);
+        }
+        let length = self.read_word(end - 4)?;
+        if length < Record::SIZE || length > end - start {
+            return Ok(false);
+        }
+        let record = self.read_header(end - length)?;
+        Ok(record.whole() == Some(length) && matches!(record.magic, LIVE | DEAD | FREE))
     }
 
     /// Makes a region of the file one free record, whatever is left of it. Too small for one: it is left to itself.

@@ -6,13 +6,17 @@
 //! 1. all records and OPEN exclusive: nobody reads, nobody opens
 //! 2. the file as large as it will be, so that a full disk is an error now and not later
 //! 3. the recovery record, with the old content of all that will be overwritten, not yet valid; sync
-//! 4. if it has a new place: the header's word that says where; sync
-//! 5. the recovery record valid; sync. From here on whoever finds it undoes the rest
-//! 6. the new content; sync. From here on it is committed
-//! 7. the recovery record not valid; sync; unlock
+//! 4. the recovery record valid; sync. From here on whoever finds it undoes the rest
+//! 5. the new content; sync. From here on it is committed
+//! 6. the recovery record not valid; sync; unlock
 //!
-//! Dead before 5: the old content is there. Dead between 5 and the end of 7: whoever locks or opens the file next finds
-//! the valid record and writes the old content back. In step 7 the call has not yet returned: old or new are both right.
+//! If the record has a new place, it is written valid in step 3, and step 4 is the header's word that says where: until
+//! then the old place counts, and what is behind the old end of the file begins with zeros, which is space that was never
+//! used. Undoing ends with the old value of that word, when all else is on the disk.
+//!
+//! Dead before 4: the old content is there. Dead between 4 and the end of 6: whoever locks or opens the file next finds
+//! the valid record and writes the old content back. In step 6 the call has not yet returned: old or new are both right.
+//! What the file has grown by meanwhile is lost until it grows again ([`Tdb::take_lost_space`]).
 
 use crate::db::Tdb;
 use crate::error::Result;
@@ -168,23 +172,34 @@ impl Tdb {
             magic: RECOVERY_INVALID,
             ..Record::default()
         };
-        let mut bytes = record.bytes().to_vec();
+        if area.longer {
+            // First the file's size and only then the area's, and both before anything stands in the new part.
+            self.sync()?;
+            self.raw_write(&record.bytes(), area.at)?;
+            self.sync()?;
+        }
+        let magic = if area.moved { RECOVERY_VALID } else { RECOVERY_INVALID };
+        let mut bytes = Record { magic, ..record }.bytes().to_vec();
         bytes.extend_from_slice(&body);
         self.raw_write(&bytes, area.at)?;
         self.sync()?;
         if area.moved {
             self.raw_write(&area.at.to_ne_bytes(), RECOVERY_HEAD)?;
-            self.sync()?;
+        } else {
+            self.raw_write(&RECOVERY_VALID.to_ne_bytes(), area.at + MAGIC)?;
         }
-        self.raw_write(&RECOVERY_VALID.to_ne_bytes(), area.at + MAGIC)?;
         self.sync()?;
         for (at, bytes) in overlay.runs() {
             self.raw_write(bytes, at)?;
         }
         self.sync()?;
         self.storage.touch().map_err(|error| self.io("cannot set its time", error))?;
-        self.raw_write(&RECOVERY_INVALID.to_ne_bytes(), area.at + MAGIC)?;
-        self.sync()
+        let done = self.raw_write(&RECOVERY_INVALID.to_ne_bytes(), area.at + MAGIC).and_then(|()| self.sync());
+        if done.is_err() {
+            // Whether it would be undone after a power cut is not known, so that it is not to be called done: undo it now.
+            self.raw_write(&RECOVERY_VALID.to_ne_bytes(), area.at + MAGIC)?;
+        }
+        done
     }
 
     fn overlay(&self) -> Result<&Overlay> {
@@ -194,33 +209,38 @@ impl Tdb {
     /// Finds or makes a recovery area that is large enough, and makes the file as large as it will be.
     fn place_for_recovery(&mut self) -> Result<Area> {
         let old_size = self.overlay()?.old_size;
-        let grown_to = self.size;
         let existing = self.recovery_area()?;
         if let Some((at, capacity)) = existing
-            && capacity >= self.body_room(grown_to)?
+            && capacity >= self.body_room(self.size)?
         {
-            self.extend_to(old_size, grown_to)?;
-            return Ok(Area { at, capacity, moved: false, grown_to });
+            self.extend_to(old_size, self.size)?;
+            return Ok(Area { at, capacity, moved: false, longer: false, grown_to: self.size });
         }
-        let at = match existing {
-            Some((at, capacity)) if at + Record::SIZE + capacity == grown_to => at,
-            existing => {
-                // A new one at the end: nothing there can be in use, or be overwritten by this transaction. The old place
-                // becomes free space as a part of the transaction.
-                self.write_word(RECOVERY_HEAD, grown_to)?;
-                if let Some((at, capacity)) = existing {
-                    self.free(at, capacity)?;
-                }
-                grown_to
+        let at_end = existing.filter(|(at, capacity)| at + Record::SIZE + capacity == self.size).map(|(at, _)| at);
+        if at_end.is_none() {
+            // A new one at the end: nothing there can be in use, or be overwritten by this transaction. The old place
+            // becomes free space as a part of the transaction.
+            self.take_lost_space()?;
+            if self.size == old_size {
+                // Something between them that is zeros as long as the new one does not count.
+                self.size = self.size.checked_add(Record::SIZE + APART).ok_or_else(|| self.too_large())?;
+                self.free(old_size, APART)?;
             }
-        };
-        // More than is needed now, so that it seldom has to move: each time costs a sync more.
+            self.write_word(RECOVERY_HEAD, self.size)?;
+            if let Some((at, capacity)) = existing {
+                self.free(at, capacity)?;
+            }
+        }
+        let grown_to = self.size;
+        let at = at_end.unwrap_or(grown_to);
+        // More than is needed now, so that it seldom has to move: each time costs syncs.
         let needed = self.body_room(grown_to)?;
         let end = u64::from(at) + u64::from(Record::SIZE) + 2 * u64::from(needed) + 32 * 1024;
         let end = u32::try_from(end.next_multiple_of(4096)).map_err(|_| self.too_large())?;
         self.extend_to(old_size, end)?;
         self.size = end;
-        Ok(Area { at, capacity: end - at - Record::SIZE, moved: at == grown_to, grown_to })
+        let moved = at_end.is_none();
+        Ok(Area { at, capacity: end - at - Record::SIZE, moved, longer: !moved, grown_to })
     }
 
     fn extend_to(&self, from: u32, size: u32) -> Result<()> {
@@ -239,17 +259,20 @@ impl Tdb {
             there => PIECE + u64::from(there).min(bytes.len() as u64),
         };
         let runs: u64 = overlay.runs().into_iter().map(old).sum();
-        let added = if grown_to > overlay.old_size { PIECE + u64::from(Record::SIZE) } else { 0 };
-        u32::try_from(runs + added + 8).map_err(|_| self.too_large())
+        // The run with the word that says where the area is is cut in three.
+        let cut = 2 * PIECE;
+        let added = if grown_to > overlay.old_size { 2 * PIECE + u64::from(Record::SIZE) + 4 } else { 0 };
+        u32::try_from(runs + cut + added + 8).map_err(|_| self.too_large())
     }
 
     /// What to write back if the commit is not finished: {offset, length, old bytes}, and the tailer.
     ///
     /// The record says the new size to be the old one: then libtdb leaves the word alone that says where the recovery area
-    /// is, and the old value comes back with the rest. What was added to the file must begin with zeros after that, to be
-    /// known as space that was never used.
+    /// is, and the old value comes back with the rest, as the last of it: before that the record must be found. What was
+    /// added to the file must begin and end with zeros after that, to be known as space that was never used.
     fn recovery_body(&self, overlay: &Overlay, area: &Area) -> Result<Vec<u8>> {
         let mut body = Vec::new();
+        let mut head = None;
         for (at, bytes) in overlay.runs() {
             let there = overlay.old_size.saturating_sub(at) as usize;
             if there == 0 {
@@ -257,11 +280,18 @@ impl Tdb {
             }
             let mut old = vec![0; there.min(bytes.len())];
             self.storage.read(&mut old, at).map_err(|error| self.io("cannot read it", error))?;
-            push_piece(&mut body, at, &old);
+            let (parts, word) = around_head(at, &old);
+            head = head.or(word);
+            parts.into_iter().filter(|(_, old)| !old.is_empty()).for_each(|(at, old)| push_piece(&mut body, at, old));
         }
-        let added = area.grown_to.saturating_sub(overlay.old_size).min(Record::SIZE);
+        let added = area.grown_to.saturating_sub(overlay.old_size);
         if added > 0 {
-            push_piece(&mut body, overlay.old_size, &[0; Record::SIZE as usize][..added as usize]);
+            let zeros = [0; Record::SIZE as usize];
+            push_piece(&mut body, overlay.old_size, &zeros[..added.min(Record::SIZE) as usize]);
+            push_piece(&mut body, area.grown_to - added.min(4), &zeros[..added.min(4) as usize]);
+        }
+        if let Some(head) = head {
+            push_piece(&mut body, RECOVERY_HEAD, &head.to_ne_bytes());
         }
         body.extend_from_slice(&(Record::SIZE + area.capacity).to_ne_bytes());
         Ok(body)
@@ -279,18 +309,33 @@ impl Tdb {
         let body = self.read_vec(at + Record::SIZE, record.data_len)?;
         let pieces = parse_pieces(&body, self.size)
             .ok_or_else(|| self.corrupt(at, "an unfinished commit whose recovery record is not sound"))?;
+        let mut head = None;
         for (at, bytes) in pieces {
-            self.raw_write(bytes, at)?;
+            let (parts, word) = around_head(at, bytes);
+            head = word.or(head);
+            for (at, bytes) in parts.into_iter().filter(|(_, bytes)| !bytes.is_empty()) {
+                self.raw_write(bytes, at)?;
+            }
+        }
+        // The file stays as long as it is: others may have it mapped. If the record is not what it was added for, then it
+        // is behind that.
+        let added = (self.size - old_size).min(Record::SIZE) as usize;
+        if added > 0 && at != old_size {
+            self.raw_write(&[0; Record::SIZE as usize][..added], old_size)?;
         }
         self.sync()?;
-        if old_size <= at {
-            self.raw_write(&0u32.to_ne_bytes(), RECOVERY_HEAD)?;
+        if let Some(head) = head.filter(|head| *head != at) {
+            // Nobody finds the record any more.
+            self.raw_write(&head.to_ne_bytes(), RECOVERY_HEAD)?;
+            self.sync()?;
         }
         self.raw_write(&RECOVERY_INVALID.to_ne_bytes(), at + MAGIC)?;
         self.sync()?;
-        // The file stays as long as it is: others may have it mapped.
-        let added = (self.size - old_size).min(Record::SIZE) as usize;
-        if added > 0 { self.raw_write(&[0; Record::SIZE as usize][..added], old_size) } else { Ok(()) }
+        if old_size <= at {
+            self.raw_write(&0u32.to_ne_bytes(), RECOVERY_HEAD)?;
+            self.sync()?;
+        }
+        Ok(())
     }
 
     /// Whether the largest free record is less than half of what is free.
@@ -310,6 +355,8 @@ impl Tdb {
 
 /// Bytes before the content of a piece.
 const PIECE: u64 = 8;
+/// Bytes of the free record before a new recovery area where nothing else is between it and the old end of the file.
+const APART: u32 = 8;
 
 /// Where the recovery record goes.
 struct Area {
@@ -317,6 +364,8 @@ struct Area {
     capacity: u32,
     /// The header does not say so yet.
     moved: bool,
+    /// It is where it was, and longer than it says.
+    longer: bool,
     /// Bytes of the file with what the transaction has added, without a new recovery area.
     grown_to: u32,
 }
@@ -325,6 +374,17 @@ fn push_piece(body: &mut Vec<u8>, at: u32, bytes: &[u8]) {
     body.extend_from_slice(&at.to_ne_bytes());
     body.extend_from_slice(&u32::try_from(bytes.len()).unwrap_or(u32::MAX).to_ne_bytes());
     body.extend_from_slice(bytes);
+}
+
+/// What of a piece stands before and behind the word that says where the recovery area is, and that word.
+fn around_head(at: u32, bytes: &[u8]) -> ([(u32, &[u8]); 2], Option<u32>) {
+    const END: u32 = RECOVERY_HEAD + 4;
+    let length = bytes.len() as u64;
+    if at > RECOVERY_HEAD || u64::from(at) + length < u64::from(END) {
+        return ([(at, bytes), (at, &[])], None);
+    }
+    let before = (RECOVERY_HEAD - at) as usize;
+    ([(at, &bytes[..before]), (END, &bytes[before + 4..])], Some(word(bytes, before)))
 }
 
 /// The pieces of a recovery record, if all of them are in a file of `size` bytes.
@@ -340,3 +400,6 @@ fn parse_pieces(body: &[u8], size: u32) -> Option<Vec<(u32, &[u8])>> {
     }
     Some(pieces)
 }
+
+#[cfg(test)]
+mod tests;
