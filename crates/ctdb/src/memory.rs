@@ -24,6 +24,8 @@ pub struct File {
     /// The generation that it was last let go under.
     pub synced: Generation,
     sequence: u32,
+    /// Changes are counted.
+    counting: bool,
     /// Keys that a client has locked, and lock orders that wait for that or for the thaw.
     pub locked: BTreeSet<Vec<u8>>,
     /// Keys that the daemon has locked.
@@ -53,6 +55,18 @@ impl File {
         self.locked.clear();
         self.ours.clear();
         self.waiting.clear();
+    }
+
+    /// The number that changes are counted in.
+    #[must_use]
+    pub fn sequence(&self) -> u32 {
+        self.sequence
+    }
+
+    /// A client on this node writes a record.
+    pub fn write(&mut self, key: &[u8], value: &[u8]) {
+        self.records.insert(key.to_vec(), value.to_vec());
+        self.sequence += u32::from(self.counting);
     }
 
     /// Carries an order out; appends the answers.
@@ -98,11 +112,12 @@ impl File {
                         *value = [&header.to_bytes()[..], data].concat();
                     }
                 }
-                let claim = |v: &Vec<u8>| {
-                    let (header, data) = LtdbHeader::split(v).unwrap_or_default();
-                    Claim { header, empty: data.is_empty() }
+                // What has no header is no record of a cluster, here and below.
+                let claim = |(k, v): (&Vec<u8>, &Vec<u8>)| {
+                    let (header, data) = LtdbHeader::split(v).ok()?;
+                    Some((k.clone(), Claim { header, empty: data.is_empty() }))
                 };
-                let records = self.records.iter().map(|(k, v)| (k.clone(), claim(v))).collect();
+                let records = self.records.iter().filter_map(claim).collect();
                 out.push(FileAnswer::Recovery { generation, answer: Answer::Scanned { records, last: true } });
             }
             FileOrder::Edit { edits } => edits.into_iter().for_each(|(key, edit)| self.edit(me, key, edit)),
@@ -120,7 +135,7 @@ impl File {
                 out.push(FileAnswer::Recovery { generation, answer: Answer::Replaced(Ok(())) });
             }
             FileOrder::Prune { masters } => self.records.retain(|key, value| {
-                let (header, data) = LtdbHeader::split(value).unwrap_or_default();
+                let Ok((header, data)) = LtdbHeader::split(value) else { return true };
                 let lmaster = masters[lookup3(key) as usize % masters.len()];
                 store(header, data.is_empty(), me, lmaster) != Stored::Forgotten
             }),
@@ -142,7 +157,7 @@ impl File {
             }
             FileOrder::Traverse { token, held_by, which } => {
                 let wanted = |v: &Vec<u8>| {
-                    let (header, data) = LtdbHeader::split(v).unwrap_or_default();
+                    let Ok((header, data)) = LtdbHeader::split(v) else { return false };
                     held_by.is_none_or(|n| header.dmaster == n) && which.has(data.is_empty())
                 };
                 let records =
@@ -150,7 +165,11 @@ impl File {
                 out.push(FileAnswer::Traversed { token, records, last: true });
             }
             FileOrder::StopTraverse { .. } => {}
-            FileOrder::CountChanges | FileOrder::LookSequence => out.push(FileAnswer::Sequence(self.sequence)),
+            FileOrder::CountChanges => {
+                self.counting = true;
+                out.push(FileAnswer::Sequence(self.sequence));
+            }
+            FileOrder::LookSequence => out.push(FileAnswer::Sequence(self.sequence)),
             FileOrder::Bump => {
                 self.sequence += 1;
                 out.push(FileAnswer::Sequence(self.sequence));

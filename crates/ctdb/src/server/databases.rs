@@ -404,6 +404,7 @@ impl Server {
                 }
                 db.unhealthy = None;
                 if db.counts {
+                    db.sequence_due.push_back(true);
                     self.order(id, FileOrder::CountChanges);
                 }
                 self.attached(id);

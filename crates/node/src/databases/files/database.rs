@@ -167,6 +167,7 @@ impl Database {
             FileOrder::CountChanges => {
                 main.add_flags(Flags::SEQNUM);
                 work.chains.count_changes();
+                now.push(FileAnswer::Sequence(main.sequence_number()?));
                 Ok(())
             }
             FileOrder::LookSequence => {
