@@ -317,11 +317,13 @@ impl Tdb {
                 self.raw_write(bytes, at)?;
             }
         }
-        // The file stays as long as it is: others may have it mapped. If the record is not what it was added for, then it
-        // is behind that.
-        let added = (self.size - old_size).min(Record::SIZE) as usize;
-        if added > 0 && at != old_size {
-            self.raw_write(&[0; Record::SIZE as usize][..added], old_size)?;
+        // The file stays as long as it is: others may have it mapped. What was added shall begin and end with zeros, where
+        // the record itself is not.
+        let end = at.saturating_add(record.whole().unwrap_or(u32::MAX));
+        for (from, length) in [(old_size, (self.size - old_size).min(Record::SIZE)), (self.size - 4, 4)] {
+            if length > 0 && from >= old_size && (from + length <= at || from >= end) {
+                self.raw_write(&[0; Record::SIZE as usize][..length as usize], from)?;
+            }
         }
         self.sync()?;
         if let Some(head) = head.filter(|head| *head != at) {
