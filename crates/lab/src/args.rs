@@ -454,6 +454,8 @@ pub(crate) enum ProbeKind {
     Database(bench::db::worker::Options),
     /// A client of the clustered databases that counts through a fault
     ClientOfDatabases(crate::probe::databases::Options),
+    /// Stop a process while it holds a chain lock on a TDB file
+    ChainLock(crate::probe::chain_lock::Options),
     /// Whether Samba is told of each address before it leaves
     Told,
     /// The drill's clients, as the line on standard input says

@@ -53,6 +53,7 @@ fn run_probe(probe: ProbeKind) -> Result<i32> {
         }
         ProbeKind::Database(options) => bench::db::worker::main(&options),
         ProbeKind::ClientOfDatabases(options) => probe::databases::main(&options),
+        ProbeKind::ChainLock(options) => probe::chain_lock::main(&options),
         ProbeKind::Told => probe::told::main(),
         ProbeKind::Drill => ::drill::clients::main().map(|()| 0),
         ProbeKind::Garbage { target, tcp, udp, rounds } => probe::garbage::main(target, &tcp, &udp, rounds),

@@ -4,6 +4,7 @@
 //! prints its figures; [`Ctx::bound`] fails it when a figure is out of its bounds. Bounds are about twice what
 //! was measured, for a busy machine; the benchmark, not the tests, tells how fast it is.
 
+mod chain_locks;
 mod databases;
 mod drill;
 mod eviction;
@@ -171,6 +172,7 @@ pub(crate) const CASES: &[Case] = &[
     case(Group::Samba, "samba-one-service", samba::one_service),
     case(Group::Samba, "samba-locks-between-nodes", locks::between_nodes),
     case(Group::Samba, "samba-outlives-a-node", samba::outlives_a_node),
+    case(Group::Samba, "smbd-killed-with-a-chain-locked", chain_locks::smbd_killed),
     case(Group::Samba, "databases-outlive-a-node", databases::outlive_a_node),
     case(Group::Samba, "databases-outlive-a-stopped-daemon", databases::outlive_a_stopped_daemon),
     long(Group::Samba, "event-scripts-told-and-not-waited-for", scripts::told_and_not_waited_for),

@@ -21,7 +21,7 @@ fn sessions(ctx: &Ctx<'_>) -> Result<Vec<Session>> {
 }
 
 /// Who serves the laboratory's user, as one node's smbstatus tells: node and process.
-fn served(ctx: &Ctx<'_>, node: usize) -> Result<BTreeSet<(usize, String)>> {
+pub(super) fn served(ctx: &Ctx<'_>, node: usize) -> Result<BTreeSet<(usize, String)>> {
     let text = ctx.lab.exec(&site::name(node), &["smbstatus", "-p"], Duration::from_secs(20))?;
     let rows = text.lines().filter(|l| l.split_whitespace().nth(1) == Some(site::USER));
     let server = |row: &str| {
