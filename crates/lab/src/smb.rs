@@ -48,6 +48,10 @@ impl Answer {
         matches!(self, Self::Refused(why) if why.starts_with("0xc0000055"))
     }
 
+    fn parts(self) -> Result<Lease> {
+        Ok(Lease(self.handle()?.parse()?))
+    }
+
     fn level(self) -> Result<Level> {
         Ok(match self.handle()?.parse()? {
             0 => Level::Nothing,
@@ -77,6 +81,16 @@ pub(crate) enum Level {
     Batch,
     /// Another, as the protocol numbers it.
     Other(u8),
+}
+
+/// What a client may keep to itself of all its opens of a file, as the protocol has it: what it has read (1), the open itself
+/// (2), what it writes (4).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Lease(u32);
+
+impl Lease {
+    pub(crate) const READ_AND_OPEN: Self = Self(3);
+    pub(crate) const ALL: Self = Self(7);
 }
 
 /// A client's connection to one address; it ends with this value.
@@ -178,6 +192,18 @@ impl Session {
     /// Waits until the server takes the oplock back, and gives it: what is left.
     pub(crate) fn broken(&mut self, handle: &str, limit: Duration) -> Result<Level> {
         self.order(&format!("broken {handle} {}", limit.as_secs_f64()))?.level()
+    }
+
+    /// Opens as [`Self::create`], to be shared with all, with a lease that no other open has: the handle, and what was granted.
+    pub(crate) fn create_leased(&mut self, name: &str) -> Result<(String, Lease)> {
+        let handle = self.order(&format!("lease {name} 0x0012019f 0x7"))?.handle()?;
+        let lease = self.order(&format!("leased {handle}"))?.parts()?;
+        Ok((handle, lease))
+    }
+
+    /// Waits until the server takes a part of the lease back, and gives it: what is left.
+    pub(crate) fn lease_broken(&mut self, handle: &str, limit: Duration) -> Result<Lease> {
+        self.order(&format!("unleased {handle} {}", limit.as_secs_f64()))?.parts()
     }
 
     /// Locks a range for itself alone, at once or not at all.

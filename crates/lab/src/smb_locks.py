@@ -5,6 +5,9 @@ One command a line on standard input, one answer a line; python3-impacket speaks
 open NAME ACCESS SHARE [OPLOCK]   numbers in hexadecimal, as in MS-SMB2 2.2.13; answers "ok HANDLE"
 oplock HANDLE                     the level that was granted
 broken HANDLE SECONDS             waits for the order to give it up, does so; answers the level that is left
+lease NAME ACCESS SHARE           opens with a lease of its own to read, write and keep open; answers "ok HANDLE"
+leased HANDLE                     what was granted: 1 to read, 2 to keep open, 4 to write
+unleased HANDLE SECONDS           waits for the order to give up a part of it, does so; answers what is left
 lock HANDLE OFFSET LENGTH         alone, at once or not at all
 unlock HANDLE OFFSET LENGTH
 count HANDLE SECONDS              adds 1 to the number in the file, under a lock that is waited for, again and again;
@@ -18,6 +21,8 @@ close HANDLE
 What the server refuses is answered with "error STATUS WORDS"; "lost WORDS" is the last answer of a broken connection.
 """
 
+import os
+import struct
 import sys
 import time
 
@@ -30,6 +35,9 @@ ANSWER_S = 30
 OPEN_IF = 3
 # What the lock commands and the counters write: room for any number.
 WIDTH = 20
+# From the packet's header: 64 bytes of it, 56 of the request.
+NAME_AT = 120
+LEASE = b"RqLs"
 TRY_ALONE = smb2.SMB2_LOCKFLAG_EXCLUSIVE_LOCK | smb2.SMB2_LOCKFLAG_FAIL_IMMEDIATELY
 
 
@@ -48,30 +56,67 @@ class Client:
         return self.smb.recvSMB(self.smb.sendSMB(packet))
 
     def open(self, name, access, share, oplock="0"):
+        said = self.create(name, access, share, int(oplock, 16))
+        return self.keep(said, said["OplockLevel"], None)
+
+    def keep(self, said, granted, key):
+        self.handles.append((said["FileID"], granted, key))
+        return len(self.handles) - 1
+
+    def create(self, name, access, share, oplock, context=b""):
         # The library does not tell what was granted.
         create = smb2.SMB2Create()
         create["SecurityFlags"] = 0
-        create["RequestedOplockLevel"] = int(oplock, 16)
+        create["RequestedOplockLevel"] = oplock
         create["ImpersonationLevel"] = smb2.SMB2_IL_IMPERSONATION
         create["DesiredAccess"] = int(access, 16)
         create["FileAttributes"] = 0
         create["ShareAccess"] = int(share, 16)
         create["CreateDisposition"] = OPEN_IF
         create["CreateOptions"] = smb2.FILE_NON_DIRECTORY_FILE
-        create["NameLength"] = 2 * len(name)
-        create["Buffer"] = name.encode("utf-16le")
-        create["CreateContextsOffset"] = 0
-        create["CreateContextsLength"] = 0
+        words = name.encode("utf-16le")
+        create["NameLength"] = len(words)
+        # Contexts begin at a multiple of eight, counted from the packet's header; the name is at one.
+        padded = words + bytes(-len(words) % 8) if context else words
+        create["Buffer"] = padded + context
+        create["CreateContextsOffset"] = NAME_AT + len(padded) if context else 0
+        create["CreateContextsLength"] = len(context)
         answer = self.send(smb2.SMB2_CREATE, create)
         answer.isValidAnswer(STATUS_SUCCESS)
-        said = smb2.SMB2Create_Response(answer["Data"])
-        self.handles.append((said["FileID"], said["OplockLevel"]))
-        return len(self.handles) - 1
+        return smb2.SMB2Create_Response(answer["Data"])
+
+    def lease(self, name, access, share):
+        key = os.urandom(16)
+        wanted = smb2.SMB2_LEASE_READ_CACHING | smb2.SMB2_LEASE_HANDLE_CACHING | smb2.SMB2_LEASE_WRITE_CACHING
+        data = key + struct.pack("<LLQ", wanted, 0, 0)
+        head = struct.pack("<LHHHHL", 0, 16, len(LEASE), 0, 24, len(data))
+        context = head + LEASE + bytes(4) + data
+        said = self.create(name, access, share, smb2.SMB2_OPLOCK_LEVEL_LEASE, context)
+        # Of all that was asked for there is one context; its data are in the same place as in the request.
+        granted = said["Buffer"][24:]
+        if granted[:16] != key:
+            return self.keep(said, 0, key)
+        return self.keep(said, struct.unpack_from("<L", granted, 16)[0], key)
+
+    def leased(self, handle):
+        return self.handles[int(handle)][1]
+
+    def unleased(self, handle, seconds):
+        order = smb2.SMB2LeaseBreakNotification(self.order(seconds))
+        key = self.handles[int(handle)][2]
+        if order["LeaseKey"] != key:
+            raise OSError("the order to give up a lease is of another one")
+        if order["Flags"] & smb2.SMB2_NOTIFY_BREAK_LEASE_FLAG_ACK_REQUIRED:
+            given = smb2.SMB2LeaseBreakAcknowledgement()
+            given["LeaseKey"] = key
+            given["LeaseState"] = order["NewLeaseState"]
+            self.send(smb2.SMB2_OPLOCK_BREAK, given).isValidAnswer(STATUS_SUCCESS)
+        return order["NewLeaseState"]
 
     def oplock(self, handle):
         return self.handles[int(handle)][1]
 
-    def broken(self, handle, seconds):
+    def order(self, seconds):
         # The order has no request that it answers: its number is the highest there is. The library counts it as one.
         window = self.smb._Connection["SequenceWindow"]
         self.smb.set_timeout(float(seconds))
@@ -80,7 +125,10 @@ class Client:
         finally:
             self.smb.set_timeout(ANSWER_S)
             self.smb._Connection["SequenceWindow"] = window
-        level = smb2.SMB2OplockBreakNotification(order["Data"])["OplockLevel"]
+        return order["Data"]
+
+    def broken(self, handle, seconds):
+        level = smb2.SMB2OplockBreakNotification(self.order(seconds))["OplockLevel"]
         given = smb2.SMB2OplockBreakAcknowledgment()
         given["OplockLevel"] = level
         given["FileID"] = self.handles[int(handle)][0]
@@ -159,7 +207,9 @@ class Client:
         return ""
 
 
-COMMANDS = ("open", "oplock", "broken", "lock", "unlock", "count", "read", "write", "put", "get", "close")
+COMMANDS = (
+    "open", "oplock", "broken", "lease", "leased", "unleased", "lock", "unlock", "count", "read", "write", "put", "get", "close",
+)
 
 
 def serve():

@@ -1,9 +1,10 @@
 //! Locks and caches of SMB clients on different nodes: what one holds, the clients of all others respect.
 
 use super::{Ctx, vip_of};
-use crate::smb::{self, Level, Session, Sharing};
+use crate::smb::{self, Lease, Level, Session, Sharing};
 use crate::{site, steadfast};
 use anyhow::{Context, Result, bail};
+use std::fmt::Debug;
 use std::time::{Duration, Instant};
 
 /// Clients of each node that count in one file.
@@ -11,7 +12,7 @@ const CLIENTS: usize = 2;
 const COUNTING: Duration = Duration::from_secs(2);
 /// smbds that wait for a lock do not queue for it: one that is unlucky waits long. Up to 9.5 s were seen, and 18 s with CTDB.
 const LONGEST_WAIT_MS: f64 = 20_000.0;
-/// A break of an oplock; smbd gives up on a client after 35 s.
+/// A break of an oplock or a lease; smbd gives up on a client after 35 s.
 const BREAK: Duration = Duration::from_secs(10);
 
 fn sessions(ctx: &Ctx<'_>, each: usize) -> Result<Vec<Session>> {
@@ -58,28 +59,45 @@ fn ranges(ctx: &Ctx<'_>, sessions: &mut [Session]) -> Result<()> {
     ctx.bound("a range given back on another node is free after", took.as_secs_f64() * 1000.0, 1000.0)
 }
 
+/// Batch oplocks, then leases: both are broken by an open on another node.
 fn caches(ctx: &Ctx<'_>, sessions: &mut [Session]) -> Result<()> {
+    let (batch, read) = (Level::Batch, Level::Read);
+    broken(ctx, sessions, "oplock", (batch, read), Session::create_caching, Session::broken)?;
+    let (all, left) = (Lease::ALL, Lease::READ_AND_OPEN);
+    broken(ctx, sessions, "lease", (all, left), Session::create_leased, Session::lease_broken)
+}
+
+/// The first session's client, alone with a file, may cache as `of.0` says; when a client of each other node opens it, both
+/// have `of.1`.
+fn broken<T: Copy + Debug + PartialEq + Send>(
+    ctx: &Ctx<'_>,
+    sessions: &mut [Session],
+    kind: &str,
+    of: (T, T),
+    open: fn(&mut Session, &str) -> Result<(String, T)>,
+    gives: fn(&mut Session, &str, Duration) -> Result<T>,
+) -> Result<()> {
     let (first, others) = sessions.split_first_mut().context("no session")?;
     for (at, other) in others.iter_mut().enumerate() {
-        let name = format!("cached-{at}");
-        let (handle, granted) = first.create_caching(&name)?;
-        if granted != Level::Batch {
-            bail!("a client alone with a file may cache {granted:?}");
+        let name = format!("{kind}-{at}");
+        let (handle, granted) = open(first, &name)?;
+        if granted != of.0 {
+            bail!("{kind}: a client alone with a file may cache {granted:?}");
         }
         let begun = Instant::now();
         let (left, opened) = std::thread::scope(|scope| {
-            let opening = scope.spawn(|| (other.create_caching(&name), begun.elapsed()));
-            let left = first.broken(&handle, BREAK);
+            let opening = scope.spawn(|| (open(other, &name), begun.elapsed()));
+            let left = gives(first, &handle, BREAK);
             (left, opening.join())
         });
         let left = left.with_context(|| format!("{name} opened through {}", site::name(at + 1)))?;
         let (opened, took) = opened.map_err(|_| anyhow::anyhow!("the thread that opened the file has panicked"))?;
         let (other_handle, level) = opened?;
-        if left != Level::Read || level != Level::Read {
+        if left != of.1 || level != of.1 {
             bail!("{name}: after the break one may cache {left:?}, the other {level:?}");
         }
         ctx.bound(
-            &format!("oplock of {} broken by an open on {}, which took", site::name(0), site::name(at + 1)),
+            &format!("{kind} of {} broken by an open on {}, which took", site::name(0), site::name(at + 1)),
             took.as_secs_f64() * 1000.0,
             2000.0,
         )?;
