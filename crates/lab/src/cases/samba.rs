@@ -11,6 +11,9 @@ use std::time::{Duration, Instant};
 /// A second user, who may log in and use nothing.
 const OTHER_USER: &str = "ana";
 const OTHER_PASSWORD: &str = "geheim";
+/// A share and a key of the registry.
+const REGISTERED: &str = "lab-registered";
+const REGISTRY_KEY: &str = r"HKLM\Software\Samba\lab";
 /// A probe's smbd is gone by then.
 const APART: Duration = Duration::from_millis(1200);
 
@@ -62,7 +65,45 @@ pub(crate) fn one_newer_service(ctx: &Ctx<'_>) -> Result<()> {
     one_service(ctx)
 }
 
-/// One server, whichever address a client comes by: files, users, opens, and the list of who is there.
+/// The registry is one, and so is the server's identity, which the nodes keep in `secrets.tdb`.
+fn one_registry(ctx: &Ctx<'_>) -> Result<()> {
+    let lab = ctx.lab;
+    let net =
+        |node: usize, words: &[&str]| lab.exec(&site::name(node), &[&["net"], words].concat(), Duration::from_secs(20));
+    let sids: BTreeSet<String> = ctx.all().into_iter().map(|n| net(n, &["getlocalsid"])).collect::<Result<_>>()?;
+    if sids.len() != 1 || !sids.iter().all(|said| said.contains("S-1-5-21-")) {
+        bail!("the nodes have different identities: {sids:?}");
+    }
+    net(1, &["conf", "addshare", REGISTERED, site::MOUNT, "writeable=y", "guest_ok=n", "made on one"])?;
+    for node in ctx.all() {
+        let said = net(node, &["conf", "showshare", REGISTERED])?;
+        if !said.contains(site::MOUNT) || !said.contains("made on one") {
+            bail!("a share in the registry of {} is on {}: {said}", site::name(1), site::name(node));
+        }
+    }
+    net(2, &["conf", "setparm", REGISTERED, "comment", "changed on another"])?;
+    net(3, &["registry", "createkey", REGISTRY_KEY])?;
+    net(3, &["registry", "setvalue", REGISTRY_KEY, "words", "sz", "of node 3"])?;
+    for node in ctx.all() {
+        let (share, value) = (
+            net(node, &["conf", "showshare", REGISTERED])?,
+            net(node, &["registry", "getvalueraw", REGISTRY_KEY, "words"])?,
+        );
+        if !share.contains("changed on another") || value.trim() != "of node 3" {
+            bail!("{} does not see what others have changed in the registry: {share}\n{value}", site::name(node));
+        }
+    }
+    net(0, &["conf", "delshare", REGISTERED])?;
+    net(0, &["registry", "deletekey", REGISTRY_KEY])?;
+    for node in ctx.all() {
+        if net(node, &["conf", "listshares"])?.contains(REGISTERED) {
+            bail!("a share that was deleted on {} is in the registry of {}", site::name(0), site::name(node));
+        }
+    }
+    Ok(())
+}
+
+/// One server, whichever address a client comes by: files, users, registry, opens, and the list of who is there.
 pub(crate) fn one_service(ctx: &Ctx<'_>) -> Result<()> {
     let lab = ctx.lab;
     for (i, vip) in lab.site.vips().iter().enumerate() {
@@ -86,6 +127,8 @@ pub(crate) fn one_service(ctx: &Ctx<'_>) -> Result<()> {
     if logins(ctx, OTHER_USER, OTHER_PASSWORD)? != all {
         bail!("a user removed on one node still logs in elsewhere");
     }
+
+    one_registry(ctx)?;
 
     let mut sessions = sessions(ctx)?;
     for node in ctx.all() {
