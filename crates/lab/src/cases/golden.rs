@@ -1,9 +1,9 @@
 //! Debian's `ctdb` asks this daemon what it asks Debian's ctdbd, in the same state.
 
-use super::Ctx;
+use super::{Ctx, many};
 use crate::golden::{Daemons, Outcome, Stock, differences, transcript};
-use crate::parts;
 use crate::site::{Storage, Subject};
+use crate::{parts, steadfast};
 use anyhow::{Result, bail};
 
 /// What Debian's own daemons answer; a second cluster of them must answer the same, or the comparison means nothing.
@@ -33,6 +33,11 @@ pub(crate) fn stock_twice(ctx: &Ctx<'_>) -> Result<()> {
 /// This laboratory's daemons beside Debian's.
 pub(crate) fn beside_stock(ctx: &Ctx<'_>) -> Result<()> {
     let theirs = of_stock(ctx, "golden")?;
-    let ours = transcript(&Daemons::new(ctx.lab)?)?;
+    let daemons = Daemons::new(ctx.lab)?;
+    let config = steadfast::config(&ctx.lab.site);
+    many::put(ctx, &format!("{config}\n[events]\nenabled = true\n"))?;
+    let ours = transcript(&daemons);
+    many::put(ctx, &config)?;
+    let ours = ours?;
     judge(ctx, &differences(("ctdb", &theirs), ("steadfast", &ours)), theirs.len())
 }

@@ -6,6 +6,7 @@ use crate::{sh, site};
 use anyhow::{Context, Result, bail};
 use std::fmt::Debug;
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -16,6 +17,11 @@ const NODES: usize = 4;
 const LIMIT: Duration = Duration::from_secs(130);
 /// Debian's tool, whatever else is called `ctdb`.
 const TOOL: &str = "/usr/bin/ctdb";
+/// The one event script that both have: it says no to an address that is nobody's, and nothing to all else.
+const SCRIPT: &str = "#!/bin/sh
+[ \"$1\" != takeip ] || [ \"$3\" != 192.0.2.1 ] || { echo nobody knows it; exit 3; }
+";
+const SCRIPT_NAME: &str = "events/legacy/01.golden.script";
 
 pub(crate) trait Rival: Debug {
     /// The tool, to be asked on a node; arguments are added.
@@ -61,11 +67,14 @@ fn nodes_file() -> String {
 pub(crate) struct Daemons<'a>(pub(crate) &'a Lab);
 
 impl<'a> Daemons<'a> {
-    /// The tool reads the nodes' list itself.
+    /// The tool reads the nodes' list itself. Whether event scripts are run is the daemons' configuration; those that
+    /// Debian's package enables are put aside.
     pub(crate) fn new(lab: &'a Lab) -> Result<Self> {
         for host in lab.site.names() {
-            lab.shell(&host, "mkdir -p /etc/ctdb")?;
+            lab.shell(&host, "mkdir -p /etc/ctdb/events/legacy; rm -f /etc/ctdb/events/legacy/*.script")?;
             lab.write(&host, "/etc/ctdb/nodes", &nodes_file())?;
+            lab.write(&host, &format!("/etc/ctdb/{SCRIPT_NAME}"), SCRIPT)?;
+            lab.shell(&host, &format!("chmod 755 /etc/ctdb/{SCRIPT_NAME}"))?;
         }
         Ok(Self(lab))
     }
@@ -151,6 +160,9 @@ impl Stock {
         for (name, text) in [("ctdb.conf", conf), ("nodes", nodes_file()), ("public_addresses", addresses)] {
             std::fs::File::create(base.join(name))?.write_all(text.as_bytes())?;
         }
+        let script = base.join(SCRIPT_NAME);
+        std::fs::write(&script, SCRIPT)?;
+        std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755))?;
         Ok(())
     }
 

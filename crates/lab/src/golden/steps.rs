@@ -103,6 +103,16 @@ pub(super) const STEPS: &[Step] = &[
     exact(&["setvar", "MonitorInterval", "15"]),
     exact(&["getvar", "NoSuchThing"]),
     exact(&["setvar", "NoSuchThing", "1"]),
+    // The event script ([`super::rivals`]) that both have. It does nothing but fail at one address that there is not.
+    exact(&["event", "run", "20", "legacy", "ipreallocated"]),
+    of(How::Shape, &["event", "status", "legacy", "ipreallocated"]),
+    exact(&["event", "run", "20", "legacy", "takeip", "eth0", "192.0.2.1", "24"]),
+    of(How::Shape, &["event", "status", "legacy", "takeip"]),
+    exact(&["event", "status", "legacy", "updateip"]),
+    exact(&["event", "run", "20", "nowhere", "ipreallocated"]),
+    exact(&["event", "status", "nowhere", "monitor"]),
+    of(How::Shape, &["scriptstatus"]),
+    of(How::Shape, &["scriptstatus", "startup"]),
     // Addresses.
     exact(&["ip"]),
     exact(&["ip", "all"]),
