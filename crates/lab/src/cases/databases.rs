@@ -2,7 +2,7 @@
 
 use super::samba::{smbds, standing};
 use super::{Ctx, vip_of};
-use crate::probe::databases::Found;
+use crate::probe::databases::{AtHand, Found};
 use crate::smb::Session;
 use crate::{parts, sh, site, steadfast};
 use anyhow::{Context, Result, bail};
@@ -164,6 +164,25 @@ fn through(ctx: &Ctx<'_>, lost: usize, set: &str, fault: impl FnOnce() -> Result
     }
     ctx.bound("longest increment of a living node's client", longest.0, 3000.0)?;
     ctx.bound("longest transaction of a living node's client", longest.1, 3000.0)
+}
+
+/// A record that is on this node is locked, changed and unlocked without the daemon.
+pub(crate) fn at_hand(ctx: &Ctx<'_>) -> Result<()> {
+    /// Other clients may say something meanwhile: one undisturbed time of several is enough, for each change would show.
+    const TIMES: usize = 10;
+    let mut last = String::new();
+    for _ in 0..TIMES {
+        let said = ctx.lab.exec(&site::name(0), &[&PROBE[..], &["local"]].concat(), Duration::from_secs(60))?;
+        let found: AtHand = serde_json::from_str(said.trim()).with_context(|| format!("the client says {said}"))?;
+        // The question for the counters is one itself.
+        if (found.packets_from_clients, found.packets_to_clients, found.calls) == (1, 1, 0) {
+            let each = found.micros as f64 / found.changes as f64;
+            ctx.figure(format!("{} changes of a record that is here: no packet; {each:.1} us each", found.changes));
+            return Ok(());
+        }
+        last = said;
+    }
+    bail!("no {TIMES} runs of 10,000 changes without a packet to the daemon; the last: {last}")
 }
 
 /// The leader's power goes.

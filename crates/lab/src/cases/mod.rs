@@ -173,6 +173,7 @@ pub(crate) const CASES: &[Case] = &[
     case(Group::Samba, "samba-locks-between-nodes", locks::between_nodes),
     case(Group::Samba, "samba-outlives-a-node", samba::outlives_a_node),
     case(Group::Samba, "smbd-killed-with-a-chain-locked", chain_locks::smbd_killed),
+    case(Group::Samba, "records-at-hand-need-no-daemon", databases::at_hand),
     case(Group::Samba, "databases-outlive-a-node", databases::outlive_a_node),
     case(Group::Samba, "databases-outlive-a-stopped-daemon", databases::outlive_a_stopped_daemon),
     long(Group::Samba, "event-scripts-told-and-not-waited-for", scripts::told_and_not_waited_for),

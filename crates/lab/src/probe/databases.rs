@@ -26,6 +26,8 @@ use std::time::{Duration, Instant};
 /// Counters of each set: their location masters are on all nodes.
 const COUNTERS: u64 = 16;
 const NUMBER: &[u8] = b"number";
+/// Records that are changed where they are.
+const AT_HAND: u64 = 10_000;
 /// What Samba 4.17 has open, with a file server's load.
 const DATABASES: usize = 16;
 /// What an smbd registers for.
@@ -57,6 +59,8 @@ enum Work {
     Look,
     /// Asks and asks, and reads no answer
     Deaf,
+    /// Changes a record that is here already, and says what the daemon had to do with it ([`AtHand`], as JSON)
+    Local,
     /// Attaches as many databases as Samba has, and ends
     Attach,
     /// Very many clients: half of them register as smbd does, the others never say a word
@@ -72,11 +76,22 @@ pub(crate) struct Found {
     pub(crate) persistent: BTreeMap<u32, u64>,
 }
 
+/// What [`AT_HAND`] changes of a record of this node cost its daemon, by its own counters, the question for them included.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct AtHand {
+    pub(crate) changes: u64,
+    pub(crate) micros: u64,
+    pub(crate) packets_from_clients: u32,
+    pub(crate) packets_to_clients: u32,
+    pub(crate) calls: u32,
+}
+
 pub(crate) fn main(options: &Options) -> Result<i32> {
     let done = match options.work {
         Work::Count => count(options),
         Work::Look => look(options),
         Work::Deaf => deaf(),
+        Work::Local => local(),
         Work::Attach => attach(),
         Work::Crowd => crowd(options),
     };
@@ -150,6 +165,31 @@ fn look(options: &Options) -> Result<()> {
         let mut db = persistent(&mut client, node)?;
         found.persistent.insert(node, db.local(NUMBER)?.map_or(0, |(_, data)| number(&data)));
     }
+    say(&serde_json::to_string(&found)?);
+    Ok(())
+}
+
+/// CTDB's `struct ctdb_statistics`: packets to clients, from clients, calls of clients.
+fn statistics(client: &mut Client) -> Result<[u32; 3]> {
+    let data = client.ask(CURRENT, Opcode::STATISTICS, &[])?;
+    let word = |at: usize| data[at..].first_chunk::<4>().map(|b| u32::from_ne_bytes(*b)).context("short statistics");
+    Ok([word(12)?, word(16)?, word(72)?])
+}
+
+fn local() -> Result<()> {
+    let mut client = Client::connect(Path::new(ctdb_client::SOCKET))?;
+    let mut db = Database::attach(&mut client, "lab_at_hand.tdb", Kind::Volatile)?;
+    let first = add(&mut client, &mut db, b"here", 1)?;
+    let before = statistics(&mut client)?;
+    let begun = Instant::now();
+    for _ in 0..AT_HAND {
+        add(&mut client, &mut db, b"here", 1)?;
+    }
+    let micros = u64::try_from(begun.elapsed().as_micros())?;
+    let after = statistics(&mut client)?;
+    let changes = add(&mut client, &mut db, b"here", 0)? - first;
+    let more = |i: usize| after[i].wrapping_sub(before[i]);
+    let found = AtHand { changes, micros, packets_to_clients: more(0), packets_from_clients: more(1), calls: more(2) };
     say(&serde_json::to_string(&found)?);
     Ok(())
 }
