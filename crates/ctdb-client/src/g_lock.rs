@@ -8,8 +8,6 @@ use ctdb::node::CURRENT;
 use ctdb::wire::{Reader, WireError, Writer};
 use std::time::{Duration, Instant};
 
-/// How long one holder is given before it is looked at again.
-const AGAIN: Duration = Duration::from_secs(1);
 /// Each entry of the list.
 const ENTRY_LEN: usize = 32;
 
@@ -60,11 +58,12 @@ pub struct GLock {
 }
 
 impl GLock {
-    /// Takes the lock for transactions on database `id`, waiting until `deadline` for others.
+    /// Takes the lock for transactions on database `id`, waiting until `deadline` for others; whether the holder has given
+    /// it back is looked at every `again`.
     ///
     /// # Errors
     /// [`Error::Timeout`], or the daemon cannot be asked.
-    pub fn lock(client: &mut Client, id: u32, mode: Mode, deadline: Instant) -> Result<Self, Error> {
+    pub fn lock(client: &mut Client, id: u32, mode: Mode, again: Duration, deadline: Instant) -> Result<Self, Error> {
         let begun = Instant::now();
         let mut db = Database::attach(client, "g_lock.tdb", Kind::Volatile)?;
         let key = format!("transaction_db_{id:#010x}\0").into_bytes();
@@ -93,11 +92,11 @@ impl GLock {
                 db.unlock(&key)?;
                 continue;
             }
-            if Instant::now() + AGAIN > deadline {
+            if Instant::now() + again > deadline {
                 let what = format!("the wish for a lock that process {} on node {} holds", other.pid, other.pnn);
                 return Err(Error::Timeout { what, after: begun.elapsed() });
             }
-            std::thread::sleep(AGAIN);
+            std::thread::sleep(again);
         }
     }
 

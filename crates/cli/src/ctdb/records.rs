@@ -12,7 +12,11 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
+use std::time::Duration;
 use tdb::{Flags, Options, Store, Tdb};
+
+/// How long the holder of a database's lock is given before it is looked at again, as by the original.
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// A key or value: bytes as they are, or after `0x` in hexadecimal digits.
 fn bytes(given: &[u8]) -> Result<Vec<u8>, Exit> {
@@ -120,7 +124,7 @@ fn transactional(ctx: &mut Context, arg: &OsString) -> Result<Db, Exit> {
 
 fn lock(ctx: &mut Context, db: &Db, mode: Mode) -> Result<GLock, Exit> {
     let deadline = ctx.deadline();
-    GLock::lock(&mut ctx.client, db.id, mode, deadline)
+    GLock::lock(&mut ctx.client, db.id, mode, AGAIN, deadline)
         .map_err(|e| failed(&e, format_args!("Failed to start transaction on db {}", db.name)))
 }
 

@@ -12,6 +12,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 const PROBE: [&str; 3] = ["/usr/local/sbin/steadfast-lab", "probe", "client-of-databases"];
+/// Of each node.
+const WORKERS: usize = 6;
 /// Work before the fault, and after it.
 const BEFORE: Duration = Duration::from_secs(1);
 const AFTER: Duration = Duration::from_secs(4);
@@ -99,14 +101,15 @@ impl Drop for Worker {
     }
 }
 
-fn look(ctx: &Ctx<'_>, node: usize, set: &str) -> Result<Found> {
-    let nodes = ctx.lab.site.nodes.to_string();
-    let words = [&PROBE[..], &["look", "--set", set, "--nodes", &nodes]].concat();
+fn look(ctx: &Ctx<'_>, node: usize, set: &str, names: &[String]) -> Result<Found> {
+    let names = names.join(",");
+    let words = [&PROBE[..], &["look", "--set", set, "--names", &names]].concat();
     let said = ctx.lab.exec(&site::name(node), &words, Duration::from_secs(30))?;
     serde_json::from_str(said.trim()).with_context(|| format!("{} says {said}", site::name(node)))
 }
 
-/// Clients on all nodes count and commit, one of a living node's never reads its socket, and a node is lost.
+/// Several clients on each node count, in records of all, and commit, in one database of all; one of a living node's never
+/// reads its socket, and a node is lost.
 fn through(ctx: &Ctx<'_>, lost: usize, set: &str, fault: impl FnOnce() -> Result<()>) -> Result<()> {
     let lab = ctx.lab;
     let living = ctx.but(lost);
@@ -117,45 +120,57 @@ fn through(ctx: &Ctx<'_>, lost: usize, set: &str, fault: impl FnOnce() -> Result
     let before = standing(ctx, &living)?;
     // The records that the lost node has at its end are lost with it: it counts in others.
     let theirs = format!("{set}-of-the-lost");
-    let start = |n| Worker::start(ctx, n, &["count", "--set", if n == lost { &theirs } else { set }]);
-    let mut workers: Vec<Worker> = ctx.all().into_iter().map(start).collect::<Result<_>>()?;
+    let name = |n: usize, i: usize| format!("{set}-{n}-{i}");
+    let start = |n: usize, i: usize| {
+        Worker::start(ctx, n, &["count", "--set", if n == lost { &theirs } else { set }, "--name", &name(n, i)])
+    };
+    let ids: Vec<(usize, usize)> = ctx.all().into_iter().flat_map(|n| (0..WORKERS).map(move |i| (n, i))).collect();
+    let mut workers: Vec<(usize, String, Worker)> =
+        ids.into_iter().map(|(n, i)| Ok((n, name(n, i), start(n, i)?))).collect::<Result<_>>()?;
     let mut deaf = Worker::start(ctx, living[0], &["deaf"])?;
     std::thread::sleep(BEFORE);
-    for worker in &workers {
+    for (_, _, worker) in &workers {
         worker.wait("to work", |seen| seen.volatile > 0 && seen.persistent > 0)?;
     }
     fault()?;
     std::thread::sleep(AFTER);
-    let of_lost = workers.remove(lost).seen();
+    // What it has been told; it may be told more, if it lives on, or have had one under way.
+    let of_lost: Vec<Seen> = workers.iter().filter(|w| w.0 == lost).map(|w| w.2.seen()).collect();
+    let mut of_lost = of_lost.iter();
     let mut counted = 0;
     let mut longest = (0.0f64, 0.0f64);
-    let mut acknowledged = vec![(lost as u32, of_lost.persistent)];
-    for (worker, &node) in workers.iter_mut().zip(&living) {
-        let seen = worker.end()?;
-        let (volatile, persistent) = seen.longest.unwrap_or_default();
-        longest = (longest.0.max(volatile), longest.1.max(persistent));
-        counted += seen.volatile;
-        acknowledged.push((node as u32, seen.persistent));
+    let mut acknowledged: Vec<(bool, u64)> = Vec::new();
+    for (node, _, worker) in &mut workers {
+        let seen = if *node == lost { of_lost.next().cloned().context("a client too few")? } else { worker.end()? };
+        acknowledged.push((*node == lost, seen.persistent));
+        if *node != lost {
+            let (volatile, persistent) = seen.longest.unwrap_or_default();
+            longest = (longest.0.max(volatile), longest.1.max(persistent));
+            counted += seen.volatile;
+        }
     }
+    let names: Vec<String> = workers.iter().map(|w| w.1.clone()).collect();
+    drop(workers);
     let unread = deaf.wait("to have asked", |seen| seen.volatile > 0)?.volatile;
     deaf.end()?;
     ctx.figure(format!(
-        "{counted} increments and as many transactions on {} living nodes; {unread} requests by a client that reads nothing",
+        "{counted} increments and {} transactions of {WORKERS} clients on each of {} living nodes; {unread} requests by a client that reads nothing",
+        acknowledged.iter().filter(|a| !a.0).map(|a| a.1).sum::<u64>(),
         living.len()
     ));
     for &node in &living {
-        let found = look(ctx, node, set)?;
+        let found = look(ctx, node, set, &names)?;
         if found.volatile != counted {
             bail!("living clients counted {counted}, and {} finds {}", site::name(node), found.volatile);
         }
-        for &(of, acknowledged) in &acknowledged {
-            let has = found.persistent.get(&of).copied().unwrap_or_default();
-            // What was under way when the node was lost may be there.
-            if has < acknowledged || has > acknowledged + u64::from(of as usize == lost) {
-                bail!("node {of} had {acknowledged} transactions acknowledged, and {} has {has}", site::name(node));
+        for (name, &(of_lost, acknowledged)) in names.iter().zip(&acknowledged) {
+            let has = found.persistent.get(name).copied().unwrap_or_default();
+            if has < acknowledged || !of_lost && has > acknowledged {
+                bail!("client {name} had {acknowledged} transactions acknowledged, and {} has {has}", site::name(node));
             }
         }
     }
+    whole_transactions(ctx, &living)?;
     for (node, before) in living.iter().zip(&before) {
         let gone = before - &smbds(ctx, *node)?;
         if !gone.is_empty() {
@@ -164,6 +179,27 @@ fn through(ctx: &Ctx<'_>, lost: usize, set: &str, fault: impl FnOnce() -> Result
     }
     ctx.bound("longest increment of a living node's client", longest.0, 3000.0)?;
     ctx.bound("longest transaction of a living node's client", longest.1, 3000.0)
+}
+
+/// Every transaction has added to its client's record, to everybody's, and to the number that the database keeps itself: on
+/// every node all have the same, for no transaction is there in part.
+fn whole_transactions(ctx: &Ctx<'_>, nodes: &[usize]) -> Result<()> {
+    let names: Vec<String> = ["off", "stopped", "crowd"]
+        .iter()
+        .flat_map(|set| ctx.all().into_iter().flat_map(move |n| (0..WORKERS).map(move |i| format!("{set}-{n}-{i}"))))
+        .collect();
+    for &node in nodes {
+        let found = look(ctx, node, "none", &names)?;
+        let sum: u64 = found.persistent.values().sum();
+        if found.total != sum || found.sequence != sum {
+            let (total, sequence) = (found.total, found.sequence);
+            bail!(
+                "{}: clients have {sum} transactions, all together {total}, and the database {sequence}",
+                site::name(node)
+            );
+        }
+    }
+    Ok(())
 }
 
 /// A record that is on this node is locked, changed and unlocked without the daemon.
@@ -225,8 +261,9 @@ pub(crate) fn ten_thousand_clients(ctx: &Ctx<'_>) -> Result<()> {
     Worker::start(ctx, 0, &["attach"])?;
     let before = memory(ctx, 0)?;
     ctx.limit("the daemon with 16 more databases", before * 1.024 / 1000.0, 40.0, "MB")?;
-    let mut workers: Vec<Worker> =
-        (0..2).map(|n| Worker::start(ctx, n, &["count", "--set", "crowd"])).collect::<Result<_>>()?;
+    let mut workers: Vec<Worker> = (0..2)
+        .map(|n| Worker::start(ctx, n, &["count", "--set", "crowd", "--name", &format!("crowd-{n}-0")]))
+        .collect::<Result<_>>()?;
     let mut crowd = Worker::start(ctx, 0, &["crowd", "--clients", &CLIENTS.to_string()])?;
     ctx.limit("memory for each of 10,000 clients", (memory(ctx, 0)? - before) / CLIENTS as f64, 32.0, "KiB")?;
     crowd.end()?;

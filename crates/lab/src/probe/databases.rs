@@ -1,5 +1,5 @@
 //! A client of the clustered databases on a node: locked increments of records that go to and fro between the nodes, and
-//! persistent transactions, one of each in turn.
+//! beside them persistent transactions in a database of all, under a lock that is a record as smbd's.
 //!
 //! ```text
 //! ready                   attached
@@ -13,19 +13,25 @@ use anyhow::{Context, Result, bail};
 use ctdb::control::Opcode;
 use ctdb::node::CURRENT;
 use ctdb::wire::{Body, Control, Header, Packet};
-use ctdb_client::{Client, Database, Error, Kind, Transaction};
+use ctdb_client::{Client, Database, Error, GLock, Kind, Mode, Transaction, sequence_number};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Counters of each set: their location masters are on all nodes.
 const COUNTERS: u64 = 16;
-const NUMBER: &[u8] = b"number";
+const TOTAL: &[u8] = b"total";
+/// How often a client that wants to write looks whether another has given the lock back, and for how long.
+const AGAIN: Duration = Duration::from_millis(50);
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Between two increments of a client: the daemons are to have work, and not all of the machine's time.
+const PAUSE: Duration = Duration::from_millis(10);
 /// Records that are changed where they are.
 const AT_HAND: u64 = 10_000;
 /// What Samba 4.17 has open, with a file server's load.
@@ -43,9 +49,12 @@ pub(crate) struct Options {
     /// Which set of counters
     #[arg(long, default_value = "all")]
     set: String,
-    /// Number of nodes
-    #[arg(long, default_value_t = 4)]
-    nodes: u32,
+    /// The record of its transactions
+    #[arg(long, default_value = "somebody")]
+    name: String,
+    /// Whose transactions are looked at
+    #[arg(long, value_delimiter = ',')]
+    names: Vec<String>,
     /// Size of a crowd
     #[arg(long, default_value_t = 10_000)]
     clients: usize,
@@ -72,8 +81,10 @@ enum Work {
 pub(crate) struct Found {
     /// The sum of the set's counters.
     pub(crate) volatile: u64,
-    /// By node, its transactions as this node's copy has them.
-    pub(crate) persistent: BTreeMap<u32, u64>,
+    /// Transactions as this node's copy has them: everybody's together, as the database counts them itself, and by client.
+    pub(crate) total: u64,
+    pub(crate) sequence: u64,
+    pub(crate) persistent: BTreeMap<String, u64>,
 }
 
 /// What [`AT_HAND`] changes of a record of this node cost its daemon, by its own counters, the question for them included.
@@ -106,9 +117,9 @@ fn number(data: &[u8]) -> u64 {
     data.first_chunk::<8>().map_or(0, |b| u64::from_ne_bytes(*b))
 }
 
-/// Each node's transactions have a database of their own: nobody else writes there, so no lock is needed.
-fn persistent(client: &mut Client, node: u32) -> Result<Database, Error> {
-    Database::attach(client, &format!("lab_persistent_{node}.tdb"), Kind::Persistent)
+/// One database of everybody; who writes holds its lock.
+fn persistent(client: &mut Client) -> Result<Database, Error> {
+    Database::attach(client, "lab_persistent.tdb", Kind::Persistent)
 }
 
 fn add(client: &mut Client, db: &mut Database, key: &[u8], more: u64) -> Result<u64, Error> {
@@ -127,30 +138,85 @@ fn ms(since: Instant) -> f64 {
     since.elapsed().as_secs_f64() * 1000.0
 }
 
+/// What a client has done so far.
+#[derive(Default)]
+struct Done {
+    volatile: u64,
+    persistent: u64,
+}
+
 fn count(options: &Options) -> Result<()> {
     let stop = stop_flag();
-    let mut client = Client::connect(Path::new(ctdb_client::SOCKET))?;
-    let mut counters = Database::attach(&mut client, "lab_counters.tdb", Kind::Volatile)?;
-    let me = client.pnn();
-    let mut own = persistent(&mut client, me)?;
-    let mut number = own.local(NUMBER)?.map_or(0, |(_, data)| number(&data));
+    let done = Mutex::new(Done::default());
+    let connect = || Client::connect(Path::new(ctdb_client::SOCKET));
+    let (mut counting, mut committing) = (connect()?, connect()?);
+    let mut counters = Database::attach(&mut counting, "lab_counters.tdb", Kind::Volatile)?;
+    let mut all = persistent(&mut committing)?;
     say("ready");
-    let (mut volatile, mut longest) = (0u64, [0.0f64; 2]);
+    let longest = std::thread::scope(|scope| -> Result<[f64; 2]> {
+        let volatile = scope.spawn(|| {
+            again_and_again(
+                &stop,
+                PAUSE,
+                &done,
+                |done| add(&mut counting, &mut counters, &key(options, *done), 1).map(|_| *done += 1),
+                |done| &mut done.volatile,
+            )
+        });
+        // Who has had the lock lets all others look for it once: they would hardly ever find it free otherwise.
+        let persistent = again_and_again(
+            &stop,
+            AGAIN,
+            &done,
+            |done| commit(&mut committing, &mut all, &options.name).map(|now| *done = now),
+            |done| &mut done.persistent,
+        );
+        // One that cannot go on ends the other.
+        stop.store(true, Ordering::Relaxed);
+        let volatile = volatile.join().map_err(|_| anyhow::anyhow!("the thread that counts has panicked"))?;
+        Ok([volatile?, persistent?])
+    })?;
+    let done = done.into_inner().unwrap_or_else(PoisonError::into_inner);
+    say(&format!("N {} {} {:.0} {:.0}", done.volatile, done.persistent, longest[0], longest[1]));
+    Ok(())
+}
+
+/// Works on one number of what is done and tells of it each time, until it is to stop; the longest time that it took.
+fn again_and_again(
+    stop: &AtomicBool,
+    pause: Duration,
+    done: &Mutex<Done>,
+    mut work: impl FnMut(&mut u64) -> Result<(), Error>,
+    of: fn(&mut Done) -> &mut u64,
+) -> Result<f64> {
+    let (mut mine, mut longest) = (0, 0.0f64);
     while !stop.load(Ordering::Relaxed) {
         let begun = Instant::now();
-        add(&mut client, &mut counters, &key(options, volatile), 1)?;
-        volatile += 1;
-        longest[0] = longest[0].max(ms(begun));
-        let begun = Instant::now();
-        let mut transaction = Transaction::default();
-        transaction.put(&client, &mut own, NUMBER, &(number + 1).to_ne_bytes())?;
-        transaction.commit(&mut client, &mut own)?;
-        number += 1;
-        longest[1] = longest[1].max(ms(begun));
-        say(&format!("A {volatile} {number}"));
+        let worked = work(&mut mine);
+        stop.fetch_or(worked.is_err(), Ordering::Relaxed);
+        worked?;
+        longest = longest.max(ms(begun));
+        let mut done = done.lock().unwrap_or_else(PoisonError::into_inner);
+        *of(&mut done) = mine;
+        say(&format!("A {} {}", done.volatile, done.persistent));
+        drop(done);
+        std::thread::sleep(pause);
     }
-    say(&format!("N {volatile} {number} {:.0} {:.0}", longest[0], longest[1]));
-    Ok(())
+    Ok(longest)
+}
+
+/// Adds 1 to this client's number and to everybody's, both or none; its own then.
+fn commit(client: &mut Client, db: &mut Database, name: &str) -> Result<u64, Error> {
+    let lock = GLock::lock(client, db.id, Mode::Write, AGAIN, Instant::now() + PATIENCE)?;
+    let mut transaction = Transaction::default();
+    let mut own = 0;
+    for key in [TOTAL, name.as_bytes()] {
+        own = number(&transaction.get(db, key)?) + 1;
+        transaction.put(client, db, key, &own.to_ne_bytes())?;
+    }
+    transaction.commit(client, db)?;
+    lock.unlock(client)?;
+    Ok(own)
 }
 
 fn look(options: &Options) -> Result<()> {
@@ -160,11 +226,12 @@ fn look(options: &Options) -> Result<()> {
     for i in 0..COUNTERS {
         volatile += add(&mut client, &mut counters, &key(options, i), 0)?;
     }
-    let mut found = Found { volatile, persistent: BTreeMap::new() };
-    for node in 0..options.nodes {
-        let mut db = persistent(&mut client, node)?;
-        found.persistent.insert(node, db.local(NUMBER)?.map_or(0, |(_, data)| number(&data)));
+    let mut db = persistent(&mut client)?;
+    let mut found = Found { volatile, total: 0, sequence: sequence_number(&mut db)?, persistent: BTreeMap::new() };
+    for name in &options.names {
+        found.persistent.insert(name.clone(), db.local(name.as_bytes())?.map_or(0, |(_, data)| number(&data)));
     }
+    found.total = db.local(TOTAL)?.map_or(0, |(_, data)| number(&data));
     say(&serde_json::to_string(&found)?);
     Ok(())
 }
