@@ -39,6 +39,9 @@ const SETTLES: Duration = Duration::from_secs(10);
 /// So long after the last move a delay stays lifted for a server that is away or starting. It may be away for days, in which
 /// nobody shall write slowly.
 const PATIENT: Duration = Duration::from_secs(60);
+/// GlusterFS's clients hear of a setting when glusterd has answered, and nothing says when they heed it: an address that moved
+/// 0.4 ms after the answer stalled a writer for the second that was to be spared it, once.
+const HEEDED: Duration = Duration::from_millis(250);
 /// Failures in a row that make a standing warning.
 const STAYS: u32 = 2;
 
@@ -318,6 +321,7 @@ impl MovesTask {
         match outcome {
             Ok(delay) => {
                 if delay.is_ours() {
+                    sleep(HEEDED).await;
                     tracing::info!("{} of volume {} is 0 while addresses move", post_op_delay::OPTION, self.volume);
                 } else if self.decision.ours {
                     tracing::info!("{} of volume {} is as it was", post_op_delay::OPTION, self.volume);
