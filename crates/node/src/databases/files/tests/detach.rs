@@ -25,12 +25,18 @@ fn opens(node: &Node, db: &Have) -> Receiver<Tdb> {
     receiver
 }
 
-#[test]
-fn whoever_has_it_open_keeps_it_from_being_detached() {
+/// A node that has a database with one record.
+fn with_a_record() -> (Node, Have) {
     let mut node = Node::new();
     let db = locking();
     node.open(&db);
     node.write(&db, b"key", value(1, ME, b"data"));
+    (node, db)
+}
+
+#[test]
+fn whoever_has_it_open_keeps_it_from_being_detached() {
+    let (mut node, db) = with_a_record();
     let samba = node.other(&db);
     node.freeze(&db, generation(1));
     assert!(vacate(&mut node, &db, 1).unwrap_err().contains("fuser"), "it is open");
@@ -50,10 +56,7 @@ fn whoever_has_it_open_keeps_it_from_being_detached() {
 
 #[test]
 fn a_detached_file_is_empty_for_whoever_comes_late_and_shared_with_the_next() {
-    let mut node = Node::new();
-    let db = locking();
-    node.open(&db);
-    node.write(&db, b"key", value(1, ME, b"data"));
+    let (mut node, db) = with_a_record();
     node.freeze(&db, generation(1));
     assert_eq!(vacate(&mut node, &db, 1), Ok(()));
     let late = opens(&node, &db);
@@ -71,10 +74,7 @@ fn a_detached_file_is_empty_for_whoever_comes_late_and_shared_with_the_next() {
 
 #[test]
 fn one_that_is_not_frozen_is_closed() {
-    let mut node = Node::new();
-    let db = locking();
-    node.open(&db);
-    node.write(&db, b"key", value(1, ME, b"data"));
+    let (mut node, db) = with_a_record();
     assert_eq!(node.order(&db, FileOrder::Close), []);
     node.open(&db);
     assert_eq!(node.other(&db).fetch(b"key").unwrap(), None, "emptied when it is opened");
