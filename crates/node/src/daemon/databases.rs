@@ -21,7 +21,7 @@ use super::tickles::{self, News};
 use crate::config::{Config, ListEdit};
 use crate::databases::files::{Dirs, Files};
 use crate::databases::picture::picture;
-use crate::databases::{Databases, Item, Outside, Post, Served, now};
+use crate::databases::{Databases, Item, LATENCY, Outside, Post, Served, now};
 
 /// Standing warning.
 const KEY: &str = "databases";
@@ -107,7 +107,7 @@ pub(super) fn start(
         Ok((server, files))
     };
     let daemon = Daemon { inbox: inbox.clone(), wishes, tickles };
-    let served = Served { socket: places.socket, keep_awake: places.keep_awake };
+    let served = Served { socket: places.socket, keep_awake: places.keep_awake.then(|| LATENCY.into()) };
     match Databases::start(post.clone(), served, make, daemon) {
         Ok(databases) => Some(databases),
         Err(error) => {

@@ -8,9 +8,11 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+/// The kernel's interface.
+pub(crate) const LATENCY: &str = "/dev/cpu_dma_latency";
 /// What is counted together.
 const SLOT: Duration = Duration::from_millis(50);
 /// So many words of peers in a slot (1,000 in a second): some hundred records move, and others wait for each of them.
@@ -66,45 +68,30 @@ impl Traffic {
 /// The request, while it stands.
 #[derive(Debug)]
 pub(super) struct Awake {
-    device: PathBuf,
+    /// None: it is not wanted, or failed once and was told.
+    device: Option<PathBuf>,
     /// Longest time to wake up, in µs, that is asked for.
     latency: i32,
     traffic: Traffic,
     open: Option<File>,
-    /// It is not wanted, or failed once and was told.
-    off: bool,
 }
 
 impl Awake {
-    /// On this machine; not wanted, it does nothing.
-    pub(super) fn new(wanted: bool) -> Self {
+    /// By this device; none: it does nothing.
+    pub(super) fn new(device: Option<PathBuf>) -> Self {
         let driver = std::fs::read_to_string("/sys/devices/system/cpu/cpuidle/current_driver").unwrap_or_default();
         let latency = if driver.trim() == "haltpoll" { NONE } else { SHALLOW };
-        Self { off: !wanted, ..Self::with("/dev/cpu_dma_latency".into(), latency) }
-    }
-
-    fn with(device: PathBuf, latency: i32) -> Self {
-        Self { device, latency, traffic: Traffic::default(), open: None, off: false }
+        Self { device, latency, traffic: Traffic::default(), open: None }
     }
 
     /// So many words of peers have come.
     pub(super) fn come(&mut self, now: Duration, words: usize) {
-        if self.off || words == 0 {
+        if self.device.is_none() || words == 0 {
             return;
         }
         self.look(now);
         if self.traffic.come(now, u32::try_from(words).unwrap_or(u32::MAX)) {
-            match self.ask() {
-                Ok(file) => self.open = Some(file),
-                Err(error) => {
-                    self.off = true;
-                    self.traffic = Traffic::default();
-                    tracing::info!(
-                        "{}: {error}: the processors may sleep while nodes wait for each other's records",
-                        self.device.display()
-                    );
-                }
-            }
+            self.ask();
         }
     }
 
@@ -121,11 +108,26 @@ impl Awake {
         }
     }
 
-    fn ask(&self) -> io::Result<File> {
-        let mut file = OpenOptions::new().write(true).open(&self.device)?;
-        file.write_all(&self.latency.to_ne_bytes())?;
-        Ok(file)
+    fn ask(&mut self) {
+        let Some(device) = self.device.take() else { return };
+        match request(&device, self.latency) {
+            Ok(file) => (self.open, self.device) = (Some(file), Some(device)),
+            Err(error) => {
+                self.traffic = Traffic::default();
+                tracing::info!(
+                    "{}: {error}: the processors may sleep while nodes wait for each other's records",
+                    device.display()
+                );
+            }
+        }
     }
+}
+
+/// It stands for as long as this is open.
+fn request(device: &Path, latency: i32) -> io::Result<File> {
+    let mut file = OpenOptions::new().write(true).open(device)?;
+    file.write_all(&latency.to_ne_bytes())?;
+    Ok(file)
 }
 
 #[cfg(test)]
@@ -181,16 +183,17 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let device = dir.path().join("latency");
         std::fs::write(&device, "").unwrap();
-        let mut awake = Awake::with(device.clone(), SHALLOW);
+        let mut awake = Awake::new(Some(device.clone()));
         awake.come(ms(0), 60);
-        assert_eq!(std::fs::read(&device).unwrap(), SHALLOW.to_ne_bytes());
+        let latency = std::fs::read(&device).unwrap().try_into().map(i32::from_ne_bytes);
+        assert!(matches!(latency, Ok(NONE | SHALLOW)), "{latency:?}");
         assert!(awake.open.is_some());
         awake.look(ms(700));
         assert!(awake.open.is_none());
 
-        let mut none = Awake::with(dir.path().join("missing"), NONE);
+        let mut none = Awake::new(Some(dir.path().join("missing")));
         none.come(ms(0), 60);
-        assert!(none.off && none.due().is_none(), "told once, and no timer for nothing");
+        assert!(none.device.is_none() && none.due().is_none(), "told once, and no timer for nothing");
         none.come(ms(1000), 60);
         assert!(none.due().is_none());
     }

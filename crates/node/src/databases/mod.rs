@@ -22,6 +22,7 @@ mod tests;
 mod thread;
 
 use crate::{clock, priority};
+pub(crate) use awake::LATENCY;
 use ctdb::server::{FileAnswer, FileOrder, Input, Now, Output, Server, Wish};
 use ctdb::wire::Connection;
 pub(crate) use inbox::{Item, Post};
@@ -83,8 +84,9 @@ pub(crate) trait Outside: Send {
 pub(crate) struct Served {
     /// Where Samba and the `ctdb` tool connect.
     pub(crate) socket: PathBuf,
-    /// The processors are kept from sleeping deeply while much comes from the peers.
-    pub(crate) keep_awake: bool,
+    /// Where the kernel is asked to keep the processors from sleeping deeply while much comes from the peers
+    /// ([`LATENCY`]); none: it is not.
+    pub(crate) keep_awake: Option<PathBuf>,
 }
 
 /// The thread, while it runs.

@@ -163,7 +163,7 @@ impl Outside for Noted {
 }
 
 struct Fixture {
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
     path: PathBuf,
     post: Post,
     seen: Shared,
@@ -176,18 +176,24 @@ fn start() -> Fixture {
     start_at(dir, path)
 }
 
+/// In place of the kernel's.
+fn latency(dir: &tempfile::TempDir) -> PathBuf {
+    dir.path().join("latency")
+}
+
 fn start_at(dir: tempfile::TempDir, path: PathBuf) -> Fixture {
+    std::fs::write(latency(&dir), "").unwrap();
     let (post, seen) = (Post::new().unwrap(), Shared::default());
     let (core, files) = (Scripted { seen: Arc::clone(&seen), asker: None, wake: None }, Answers(post.clone()));
     let outside = Noted(Arc::clone(&seen));
     let databases = Databases::start(
         post.clone(),
-        Served { socket: path.clone(), keep_awake: false },
+        Served { socket: path.clone(), keep_awake: Some(latency(&dir)) },
         || Ok((core, files)),
         outside,
     )
     .unwrap();
-    Fixture { _dir: dir, path, post, seen, databases: Some(databases) }
+    Fixture { dir, path, post, seen, databases: Some(databases) }
 }
 
 impl Fixture {
@@ -453,7 +459,7 @@ fn what_keeps_the_databases_from_being_made_is_told() {
     let make = || Err::<(Scripted, Answers), _>("the disk is gone".to_owned());
     let databases = Databases::start(
         post.clone(),
-        Served { socket: "/nowhere".into(), keep_awake: false },
+        Served { socket: "/nowhere".into(), keep_awake: None },
         make,
         Noted(Arc::clone(&seen)),
     )

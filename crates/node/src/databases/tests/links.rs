@@ -99,6 +99,28 @@ fn what_is_for_a_peer_goes_over_the_link_that_the_core_knew() {
     assert_eq!(seen.wishes, [Wish::Reload, Wish::Reload]);
 }
 
+/// The kernel keeps the processors awake for as long as the device is open.
+#[test]
+fn the_processors_are_kept_awake_while_much_comes_from_a_peer() {
+    let (server, tls) = (start(), tls());
+    let device = latency(&server.dir).canonicalize().unwrap();
+    let is_open = || {
+        let fds = std::fs::read_dir("/proc/self/fd").unwrap();
+        fds.flatten().any(|fd| std::fs::read_link(fd.path()).is_ok_and(|open| open == device))
+    };
+    let (link, mut far) = pair(&tls);
+    server.post.put(Item::Link(link));
+    assert_eq!(next(&mut far), b"hello");
+    far.write_all(&frame(b"a word")).unwrap();
+    until("a word", || locked(&server.seen).heard.len() == 1);
+    assert!(!is_open());
+    let many: Vec<u8> = (0..100).flat_map(|_| frame(b"a word")).collect();
+    far.write_all(&many).unwrap();
+    until("the request", is_open);
+    assert_eq!(std::fs::read(&device).unwrap().len(), 4);
+    until("its end", || !is_open());
+}
+
 #[test]
 fn a_peer_that_does_not_read_or_lies_loses_its_link_and_nobody_waits_for_it() {
     let (server, tls) = (start(), tls());
