@@ -413,6 +413,15 @@ pub(crate) enum ProbeKind {
     NfsCount(Counting),
     /// Hold a lock over NFSv3, while a rival wants it through another server
     Nfs3Hold(Contest),
+    /// Write to a file over NFSv3 what standard input says, line by line
+    Nfs3Say {
+        #[arg(long)]
+        server: IpAddr,
+        #[arg(long, default_value = "/vol1")]
+        export: String,
+        #[arg(long)]
+        path: String,
+    },
     /// Hold a lock over NFSv4, while a rival wants it through another server
     NfsHold(Contest),
     /// Write to the shared mount on a node, under a lock

@@ -47,6 +47,7 @@ fn run_probe(probe: ProbeKind) -> Result<i32> {
         ProbeKind::MountWriter { path, tag, once } => probe::mount_writer::main(&path, &tag, once),
         ProbeKind::NfsCount(counting) => probe::nfs_count::main(&counting),
         ProbeKind::Nfs3Hold(contest) => probe::nfs3_hold::main(&contest),
+        ProbeKind::Nfs3Say { server, export, path } => probe::nfs3_say::main(server, &export, &path),
         ProbeKind::NfsHold(contest) => probe::nfs_hold::main(&contest),
         ProbeKind::NfsVerify { server, export, path, blocks } => {
             probe::nfs_writer::verify(server, &export, &path, blocks)

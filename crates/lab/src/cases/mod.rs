@@ -14,6 +14,7 @@ mod golden;
 mod heals;
 mod honest;
 mod input;
+mod late_writes;
 mod links;
 mod list;
 mod locks;
@@ -201,6 +202,7 @@ pub(crate) const CASES: &[Case] = &[
     long(Group::Gluster, "drain-on-glusterfs-leader-killed", planned::leader_killed_while_lifted),
     case(Group::Gluster, "ganesha-killed-on-glusterfs", services::ganesha_killed),
     case(Group::Gluster, "shared-mount-hangs", storage::mount_hangs),
+    case(Group::Gluster, "late-write-does-not-land", late_writes::does_not_land),
     case(Group::Gluster, "check-storage-passes", storage::check_passes),
     long(Group::Gluster, "hold-loses-nothing", returning::hold_loses_nothing),
     long(Group::Gluster, "honest-without-hold", honest::no_hold),

@@ -20,6 +20,7 @@ pub(crate) mod mount_writer;
 mod nfs3_count;
 pub(crate) mod nfs3_hold;
 mod nfs3_lock;
+pub(crate) mod nfs3_say;
 pub(crate) mod nfs_count;
 pub(crate) mod nfs_hold;
 pub(crate) mod nfs_writer;
