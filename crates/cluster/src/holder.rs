@@ -1,6 +1,6 @@
 //! The addresses of this node: what the leader ordered, what is there, and the way from one to the other.
 
-use crate::parting::{LET_GO_WAIT, Parting};
+use crate::parting::Parting;
 use crate::planted::{Planted, planted};
 use crate::{Config, Epoch, Orders, Output, Time};
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,8 +15,11 @@ enum State {
     Taking,
     Held,
     Releasing,
-    /// It has left; the NFS server has yet to let go of what clients had by it, until then.
-    LettingGo(Time),
+    /// It has left; the NFS server has yet to let go of what clients had by it, or to be ended, until then.
+    LettingGo {
+        until: Time,
+        end: bool,
+    },
 }
 
 /// A second look for another user of an address that has not been answered is over after this.
@@ -63,17 +66,18 @@ impl Holder {
 
     /// Has it left, and only the NFS server has yet to let go?
     pub(crate) fn lets_go(&self, vip: IpAddr) -> bool {
-        matches!(self.local.get(&vip), Some(State::LettingGo(_)))
+        matches!(self.local.get(&vip), Some(State::LettingGo { .. }))
     }
 
-    /// It has left and counts as held until the NFS server has let go.
-    pub(crate) fn wait_to_let_go(&mut self, now: Time, vip: IpAddr) {
-        self.local.insert(vip, State::LettingGo(now + LET_GO_WAIT));
+    /// It has left and counts as held until the NFS server has let go, or has ended.
+    pub(crate) fn wait_to_let_go(&mut self, until: Time, vip: IpAddr, end: bool) {
+        self.local.insert(vip, State::LettingGo { until, end });
     }
 
-    /// The NFS server has let go. True if that was waited for.
-    pub(crate) fn let_go(&mut self, vip: IpAddr) -> bool {
-        self.lets_go(vip) && self.local.remove(&vip).is_some()
+    /// The NFS server has let go, or ended. True if that was waited for: one that has let go may hang still.
+    pub(crate) fn let_go(&mut self, vip: IpAddr, ended: bool) -> bool {
+        let due = matches!(self.local.get(&vip), Some(State::LettingGo { end, .. }) if ended || !end);
+        due && self.local.remove(&vip).is_some()
     }
 
     /// Everything that may still answer from here, or may soon.
@@ -129,7 +133,7 @@ impl Holder {
 
     /// Takes and releases what is not as it should be. `may_serve`: there is a valid node lease. Without one nothing waits;
     /// with one, an address that is wanted elsewhere leaves when `parting` lets it. Gives the addresses for which the NFS
-    /// server did not let go in time.
+    /// server did not let go in time, or did not end.
     pub(crate) fn reconcile(
         &mut self,
         now: Time,
@@ -137,14 +141,17 @@ impl Holder {
         may_serve: Result<(), &str>,
         parting: &mut Parting,
         out: &mut Vec<Output>,
-    ) -> Vec<IpAddr> {
+    ) -> Vec<(IpAddr, bool)> {
         self.reconciled = now;
         self.conflicts.retain(|_, (at, _)| now.since(*at) < CONFLICT);
         self.sightings.retain(|_, s| now.since(s.at) < SIGHTING);
         self.failed.retain(|_, (at, _)| now.since(*at) < RETRY * 10);
-        let late = self.local.iter().filter(|(_, s)| matches!(s, State::LettingGo(until) if now >= *until));
-        let late: Vec<IpAddr> = late.map(|(vip, _)| *vip).collect();
-        self.local.retain(|vip, _| !late.contains(vip));
+        let late = self.local.iter().filter_map(|(vip, state)| match state {
+            State::LettingGo { until, end } if now >= *until => Some((*vip, *end)),
+            _ => None,
+        });
+        let late: Vec<(IpAddr, bool)> = late.collect();
+        self.local.retain(|vip, _| !late.iter().any(|(gone, _)| gone == vip));
         let mut leaving = BTreeSet::new();
         for (vip, state) in &mut self.local {
             let because = match may_serve {
@@ -274,7 +281,7 @@ impl Holder {
                 self.failed.insert(vip, (now, "it disappeared from this node".into()));
                 false
             }
-            Some(State::Releasing | State::LettingGo(_)) | None => {
+            Some(State::Releasing | State::LettingGo { .. }) | None => {
                 self.local.remove(&vip);
                 true
             }
@@ -283,7 +290,7 @@ impl Holder {
 
     pub(crate) fn next_timeout(&self) -> Option<Time> {
         let letting_go = self.local.values().filter_map(|s| match s {
-            State::LettingGo(until) => Some(*until),
+            State::LettingGo { until, .. } => Some(*until),
             State::Taking | State::Held | State::Releasing => None,
         });
         let letting_go = letting_go.min();

@@ -128,9 +128,9 @@ pub enum Input {
     NfsLocks { addresses: BTreeSet<IpAddr>, grace: bool },
     /// As [`Input::Graced`], for [`Output::GraceForMove`].
     GracedForMove { node: Pnn, number: u64, because: Option<String> },
-    /// The NFS server here has let go of what clients had by this address, as [`Output::LetGo`] asked, or cannot be made to
-    /// (with the reason).
-    LetGo { vip: IpAddr, because: Option<String> },
+    /// The NFS server here has let go of what clients had by this address, or was ended, as [`Output::LetGo`] asked; or
+    /// cannot be made to (with the reason).
+    LetGo { vip: IpAddr, end: bool, because: Option<String> },
     /// Health of a service of this node.
     Service { name: String, health: ServiceHealth },
     /// A public interface of this node.
@@ -191,8 +191,10 @@ pub enum Output {
     /// with that member's records in its hands; then `Input::GracedForMove`. Comes before the address is released.
     GraceForMove { node: Pnn, number: u64 },
     /// An address has left this node by plan: the NFS server here shall let go of what clients had by it; then
-    /// `Input::LetGo`. Nobody else is given the address before that, where anything is known to be held.
-    LetGo { vip: IpAddr },
+    /// `Input::LetGo`. Nobody else is given the address before that, where anything is known to be held. `end`: the server
+    /// hangs, or its storage does, and what it has in hand must not be carried out later: it shall be ended, and then nobody
+    /// else is given the address before that.
+    LetGo { vip: IpAddr, end: bool },
     /// Get the cluster lock in the background and keep it, or give it back.
     Lock { wanted: bool },
     /// Write the own record, fsync, read all; then `Input::Records`.

@@ -38,6 +38,7 @@ mod series;
 mod snapshot;
 mod status;
 mod time;
+mod unfinished;
 mod view;
 
 pub use config::{Config, DayWindow, FailBack, NodeConf, Restraint, Role, Timing, VipConf};
@@ -52,6 +53,7 @@ pub use parting::LET_GO_WAIT;
 pub use pnn_set::PnnSet;
 pub use snapshot::{Eviction, LeaseStatus, LockStatus, NodeState, NodeStatus, Snapshot, VipState, VipStatus};
 pub use time::Time;
+pub use unfinished::{END_WAIT, LEFT_HANGING};
 pub use view::{Member, Rules, View};
 
 pub use cluster::{Cluster, Start};

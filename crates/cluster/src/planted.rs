@@ -62,6 +62,10 @@ pub enum Planted {
     MoveGraceNotAwaited,
     /// It is given to the next node before the old one's NFS server has let go of those locks.
     LetGoNotAwaited,
+    /// An NFS server that hangs when an address leaves it is not ended.
+    HungServerLivesOn,
+    /// Nor is one that is found to hang a moment later.
+    HungServerForgotten,
     /// A node is taken for deserted as soon as it has no address, whoever serves them.
     DesertedTooEarly,
     /// A node is taken for deserted when others serve one of its addresses.

@@ -35,6 +35,6 @@ pub mod supervisor;
 mod told;
 
 pub use config::{EventsConfig, Grace, MoveGrace, NfsConfig, SambaConfig, ServicesConfig};
-pub use manager::Manager;
+pub use manager::{Ended, Manager};
 pub use report::{Report, Serve, State};
 pub use seam::{NoStorage, Storage};

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tracing::{info, warn};
 
@@ -14,10 +14,13 @@ use crate::kind::Kind;
 use crate::probe::rpcbind::Registrations;
 use crate::report::{Report, Serve, State};
 use crate::seam::Storage;
-use crate::service::{Order, Service};
+use crate::service::{Cues, Order, Service};
 
 /// First and longest wait before the mount is tried again.
 const MOUNT_RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(10));
+
+/// Answered when a service has been ended: nothing that it had in hand will be carried out any more. Or why that cannot be had.
+pub type Ended = oneshot::Sender<Result<(), String>>;
 
 /// Runs the services until it is told to leave or to stop.
 #[derive(Debug)]
@@ -25,6 +28,7 @@ pub struct Manager {
     leave: watch::Sender<bool>,
     held: watch::Sender<bool>,
     deserted: watch::Sender<u64>,
+    ends: mpsc::UnboundedSender<Ended>,
     task: JoinHandle<()>,
 }
 
@@ -42,8 +46,10 @@ impl Manager {
         let (leave, left) = watch::channel(false);
         let (held, holds) = watch::channel(false);
         let (deserted, deserts) = watch::channel(0);
-        let task = tokio::spawn(Coordinator::new(config, storage, serve, left, (holds, deserts), reports).run());
-        Self { leave, held, deserted, task }
+        let (ends, wanted) = mpsc::unbounded_channel();
+        let cues = Cues { held: holds, deserted: deserts };
+        let task = tokio::spawn(Coordinator::new(config, storage, serve, left, (cues, wanted), reports).run());
+        Self { leave, held, deserted, ends, task }
     }
 
     /// While this node's own clients of the shared filesystem are held, services that do not answer are not restarted:
@@ -57,6 +63,14 @@ impl Manager {
     /// clients either.
     pub fn deserted(&self) {
         self.deserted.send_modify(|times| *times += 1);
+    }
+
+    /// The NFS server hangs, or its storage does, and an address of its has left this node: it is killed, and started again.
+    pub fn end_nfs(&self, ended: Ended) {
+        if let Err(mpsc::error::SendError(ended)) = self.ends.send(ended) {
+            // None is managed. Who asked may have ended meanwhile.
+            let _ = ended.send(Ok(()));
+        }
     }
 
     /// Ends the management and leaves services and mount as they are, for the next daemon to take over.
@@ -107,16 +121,18 @@ impl<S: Storage> Coordinator<S> {
         storage: S,
         serve: watch::Receiver<Serve>,
         left: watch::Receiver<bool>,
-        held: (watch::Receiver<bool>, watch::Receiver<u64>),
+        (cues, ends): (Cues, mpsc::UnboundedReceiver<Ended>),
         reports: mpsc::Sender<Report>,
     ) -> Self {
         let mut services: Vec<Handle> = Vec::new();
+        let mut ends = Some(ends);
         for kind in kinds(&config) {
             let needs_rpcbind = matches!(&kind, Kind::Ganesha(nfs) if nfs.manage) || matches!(kind, Kind::Statd(_));
             let after = services.iter().find(|s| needs_rpcbind && s.name == "rpcbind").map(|s| s.state.clone());
             let (orders, order) = watch::channel(Order::Wait);
             let name = kind.name();
-            let service = Service::new(kind, &config, order, held.clone(), after, reports.clone());
+            let ends = if matches!(kind, Kind::Ganesha(_)) { ends.take() } else { None };
+            let service = Service::new(kind, &config, order, (cues.clone(), ends), after, reports.clone());
             let (state, stopped) = (service.state(), service.stopped());
             services.push(Handle { name, orders, state, stopped, task: tokio::spawn(service.run()) });
         }

@@ -16,6 +16,7 @@ use tracing::{info, warn};
 use crate::config::{HealthConfig, ServicesConfig};
 use crate::health::Health;
 use crate::kind::Kind;
+use crate::manager::Ended;
 use crate::probe::ProbeError;
 use crate::report::{Report, State};
 use crate::supervisor::{Backoff, Supervisor};
@@ -40,6 +41,15 @@ pub(crate) enum Order {
     Leave,
 }
 
+/// What else a service hears of.
+#[derive(Debug, Clone)]
+pub(crate) struct Cues {
+    /// The shared filesystem answers nobody on this node: no service can be told hung.
+    pub(crate) held: watch::Receiver<bool>,
+    /// All clients of this node are with other nodes: counts how often that came to pass.
+    pub(crate) deserted: watch::Receiver<u64>,
+}
+
 /// What a probe found, and when it was sent.
 struct Probed {
     at: Instant,
@@ -53,10 +63,9 @@ pub(crate) struct Service {
     health: Health,
     backoff: Backoff,
     orders: watch::Receiver<Order>,
-    /// The shared filesystem answers nobody on this node: no service can be told hung.
-    held: watch::Receiver<bool>,
-    /// All clients of this node are with other nodes: counts how often that came to pass.
-    deserted: watch::Receiver<u64>,
+    cues: Cues,
+    /// Who wants it ended, for what it has in hand.
+    ends: mpsc::UnboundedReceiver<Ended>,
     /// The command of the next start, after the service was ended for that.
     anew: Option<Vec<String>>,
     /// The service that must answer before this one is started.
@@ -77,7 +86,7 @@ impl Service {
         kind: Kind,
         services: &ServicesConfig,
         orders: watch::Receiver<Order>,
-        (held, deserted): (watch::Receiver<bool>, watch::Receiver<u64>),
+        (cues, ends): (Cues, Option<mpsc::UnboundedReceiver<Ended>>),
         after: Option<watch::Receiver<State>>,
         reports: mpsc::Sender<Report>,
     ) -> Self {
@@ -90,8 +99,8 @@ impl Service {
             health: Health::new(services.health.clone()),
             backoff: Backoff::default(),
             orders,
-            held,
-            deserted,
+            cues,
+            ends: ends.unwrap_or_else(|| mpsc::unbounded_channel().1),
             anew: None,
             after,
             told,
@@ -130,9 +139,39 @@ impl Service {
                 }
                 Order::Wait => {}
             }
-            if self.orders.changed().await.is_err() {
-                return;
+            loop {
+                tokio::select! {
+                    changed = self.orders.changed() => match changed {
+                        Ok(()) => break,
+                        Err(_) => return,
+                    },
+                    // It is stopped; or what an earlier daemon left is not known yet.
+                    Some(ended) = self.ends.recv() => self.end(ended).await,
+                }
             }
+        }
+    }
+
+    /// Kills it, for the sake of clients that are with other nodes now: what hangs in it must not be carried out later.
+    async fn end(&mut self, ended: Ended) {
+        let runs = self.supervisor.is_running();
+        let done = if runs && !self.supervisor.may_restart() {
+            Err(format!("{} is not managed here (manage = false): it is not ended", self.kind.program()))
+        } else {
+            if runs {
+                warn!(
+                    service = self.kind.name(),
+                    "{} hangs with what clients elsewhere have sent",
+                    self.kind.program()
+                );
+            }
+            in_time(&mut self.health, &mut self.told, self.supervisor.kill()).await.map_err(|error| error.to_string())
+        };
+        let killed = runs && done.is_ok();
+        // Who asked may have ended meanwhile.
+        let _ = ended.send(done);
+        if killed {
+            self.on_exit("was ended, for it hangs and its clients are with other nodes").await;
         }
     }
 
@@ -229,7 +268,8 @@ impl Service {
                         return;
                     }
                 }
-                Ok(()) = self.deserted.changed() => self.begin_anew().await,
+                Ok(()) = self.cues.deserted.changed() => self.begin_anew().await,
+                Some(ended) = self.ends.recv() => self.end(ended).await,
                 how = self.supervisor.ended() => self.on_exit(&how).await,
                 Some(Ok(probed)) = self.probes.join_next(), if !self.probes.is_empty() => {
                     self.on_probe(probed).await;
@@ -293,7 +333,7 @@ impl Service {
     /// Ends the service and starts it again when it may only keep what others need: it has no client any more. Not when it
     /// could not start without a grace period, which would make those wait who come back.
     async fn begin_anew(&mut self) {
-        self.deserted.mark_unchanged();
+        self.cues.deserted.mark_unchanged();
         if self.health.state() != State::Ok || !self.supervisor.is_ours() {
             return;
         }
@@ -381,7 +421,7 @@ impl Service {
 
     async fn housekeep(&mut self) {
         self.supervisor.bound_output().await;
-        if *self.held.borrow() {
+        if *self.cues.held.borrow() {
             // Its patience begins when the filesystem answers again.
             self.health.restarted_hung(Instant::now());
             return;

@@ -86,7 +86,7 @@ impl World {
             Output::Evict { epoch, nodes } => self.evict(host, epoch, nodes.into_keys().collect()),
             Output::Grace { epoch, nodes } => self.grace(host, epoch, nodes),
             Output::GraceForMove { node, number } => self.grace_for_move(host, node, number),
-            Output::LetGo { vip } => self.let_go(host, vip),
+            Output::LetGo { vip, end } => self.let_go(host, vip, end),
             Output::Lock { wanted } => self.want_lock(host, wanted),
             Output::Exchange { ticket, record } => {
                 self.story.node(now, host, || format!("record beside the lock: {}", record_text(&record)));

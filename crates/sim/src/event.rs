@@ -41,7 +41,7 @@ pub(crate) enum What {
     /// An NFS server is in its grace period for this move, or will never be.
     GracedForMove { host: usize, generation: u64, node: Pnn, number: u64, refused: bool },
     /// An NFS server has let go of what clients had by an address, or will not.
-    LetGo { host: usize, generation: u64, vip: IpAddr, refused: bool },
+    LetGo { host: usize, generation: u64, vip: IpAddr, end: bool, refused: bool },
     /// Services have started, or ended.
     Services { host: usize, generation: u64, serial: u64, up: bool },
     /// The guard of a dead daemon takes the addresses away, then says so.

@@ -83,22 +83,25 @@ impl World {
         self.local(host, generation, Input::GracedForMove { node, number, because });
     }
 
-    /// A core wants its NFS server to let go of what came by this address.
-    pub(crate) fn let_go(&mut self, host: usize, vip: IpAddr) {
-        self.story.node(self.now, host, || format!("lets go of locks by {vip}"));
+    /// A core wants its NFS server to let go of what came by this address, or to be ended for its sake.
+    pub(crate) fn let_go(&mut self, host: usize, vip: IpAddr, end: bool) {
+        let what = if end { "ends its NFS server for" } else { "lets go of locks by" };
+        self.story.node(self.now, host, || format!("{what} {vip}"));
         let since = self.hosts[host].clock.local(self.now);
-        self.hosts[host].letting_go.insert(vip, since);
+        self.hosts[host].letting_go.insert(vip, (since, end));
         let Some((delay, refused)) = self.nfs_answers(host, Asked::LetGo) else { return };
         let generation = self.hosts[host].generation;
-        self.after(delay, What::LetGo { host, generation, vip, refused });
+        self.after(delay, What::LetGo { host, generation, vip, end, refused });
     }
 
-    pub(crate) fn let_go_done(&mut self, host: usize, generation: u64, vip: IpAddr, refused: bool) {
+    pub(crate) fn let_go_done(&mut self, (host, generation): (usize, u64), vip: IpAddr, end: bool, refused: bool) {
         if !self.is_current(host, generation) {
             return;
         }
-        self.hosts[host].letting_go.remove(&vip);
+        if self.hosts[host].letting_go.get(&vip).is_some_and(|asked| asked.1 == end) {
+            self.hosts[host].letting_go.remove(&vip);
+        }
         let because = refused.then(|| "it does not answer".to_owned());
-        self.local(host, generation, Input::LetGo { vip, because });
+        self.local(host, generation, Input::LetGo { vip, end, because });
     }
 }

@@ -241,7 +241,9 @@ impl World {
             What::GracedForMove { host, generation, node, number, refused } => {
                 self.grace_for_move_entered((host, generation), node, number, refused);
             }
-            What::LetGo { host, generation, vip, refused } => self.let_go_done(host, generation, vip, refused),
+            What::LetGo { host, generation, vip, end, refused } => {
+                self.let_go_done((host, generation), vip, end, refused);
+            }
             What::Services { host, generation, serial, up } => self.services_step(host, generation, serial, up),
             What::Guard { host, power } => self.guard_cleans(host, power),
             What::Start { host } => self.start_daemon(host),
@@ -387,6 +389,9 @@ impl World {
         for input in inputs.as_ref() {
             if let Input::Interface { name, up } = input {
                 self.check(|checks, world| checks.interface(world, host, name, *up));
+            }
+            if let Input::Service { name, health } = input {
+                self.check(|checks, world| checks.service(world, host, name, health.state));
             }
         }
         let mut out = std::mem::take(&mut self.scratch);

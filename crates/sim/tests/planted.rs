@@ -40,6 +40,8 @@ const BUGS: &[Bug] = &[
     Bug::Cluster(Cluster::GraceNotAwaited),
     Bug::Cluster(Cluster::MoveGraceNotAwaited),
     Bug::Cluster(Cluster::LetGoNotAwaited),
+    Bug::Cluster(Cluster::HungServerLivesOn),
+    Bug::Cluster(Cluster::HungServerForgotten),
     Bug::Cluster(Cluster::DesertedTooEarly),
     Bug::Cluster(Cluster::DesertedByOne),
     Bug::Cluster(Cluster::DesertedByHalf),
@@ -76,6 +78,7 @@ fn objection(bug: Bug) -> &'static str {
         Bug::Cluster(
             Cluster::DesertedTooEarly | Cluster::DesertedByOne | Cluster::DesertedByHalf | Cluster::DesertedByOldReport,
         ) => "no clients are given up",
+        Bug::Cluster(Cluster::HungServerLivesOn | Cluster::HungServerForgotten) => "hangs and is not ended",
         Bug::Cluster(Cluster::PinForgotten) => "goes back from",
         Bug::Ctdb(Ctdb::MessagesDropped) => "never hears message",
         _ => "",

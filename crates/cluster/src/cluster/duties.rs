@@ -136,9 +136,13 @@ impl Cluster {
         if let Some(view) = self.arbiter.view() {
             self.parting.judge((self.config.me, self.run), view, &self.reports);
         }
-        for vip in self.holder.reconcile(now, &self.config, may, &mut self.parting, out) {
-            let because = format!("the NFS server did not say so within {} ms", LET_GO_WAIT.as_millis());
-            self.locks_kept(vip, because, out);
+        for (vip, end) in self.holder.reconcile(now, &self.config, may, &mut self.parting, out) {
+            let because = if end {
+                format!("the NFS server did not end within {} ms", END_WAIT.as_millis())
+            } else {
+                format!("the NFS server did not say so within {} ms", LET_GO_WAIT.as_millis())
+            };
+            self.not_let_go(vip, end, because, out);
         }
         if let Some(view) = self.arbiter.view().filter(|view| view.has_run(self.config.me, self.run)) {
             self.parting.tell((self.config.me, self.run), view, &self.reports, out);
@@ -180,9 +184,15 @@ impl Cluster {
         }
     }
 
-    /// The NFS server of this node could not be made to let go of the locks that moved away with an address.
-    pub(super) fn locks_kept(&self, vip: IpAddr, because: String, out: &mut Vec<Output>) {
-        let text = format!("locks of {vip}'s NFS clients may still be held here, against themselves too");
+    /// The NFS server of this node could not be made to let go of the locks that moved away with an address, or to end.
+    pub(super) fn not_let_go(&self, vip: IpAddr, end: bool, because: String, out: &mut Vec<Output>) {
+        let text = if end {
+            format!(
+                "what hangs in the NFS server here may still be written over what {vip}'s clients write elsewhere:                  end it before its storage answers again"
+            )
+        } else {
+            format!("locks of {vip}'s NFS clients may still be held here, against themselves too")
+        };
         self.event(Level::Error, "service", Some(self.config.me), text, because, out);
     }
 

@@ -67,10 +67,12 @@ impl Cluster {
                 let planned = self.holder.parts(vip) && self.may_serve().is_ok();
                 let asked = self.holder.released(now, vip);
                 if asked && planned {
-                    if self.parting.has_locks(vip) && !planted(Planted::LetGoNotAwaited) {
-                        self.holder.wait_to_let_go(now, vip);
+                    let end = self.unfinished.left(now, vip, unfinished::hangs(&self.services));
+                    if (end || self.parting.has_locks(vip)) && !planted(Planted::LetGoNotAwaited) {
+                        let wait = if end { END_WAIT } else { LET_GO_WAIT };
+                        self.holder.wait_to_let_go(now + wait, vip, end);
                     }
-                    out.push(Output::LetGo { vip });
+                    out.push(Output::LetGo { vip, end });
                 }
                 if !asked {
                     let because = "it disappeared; nobody may believe that it is free before that is certain".into();
@@ -133,13 +135,13 @@ impl Cluster {
                     self.event(Level::Error, "service", Some(self.config.me), text.into(), because, out);
                 }
             }
-            Input::LetGo { vip, because } => {
-                self.dirty |= self.holder.let_go(vip);
+            Input::LetGo { vip, end, because } => {
+                self.dirty |= self.holder.let_go(vip, end);
                 if let Some(because) = because {
-                    self.locks_kept(vip, because, out);
+                    self.not_let_go(vip, end, because, out);
                 }
             }
-            Input::Service { name, health } => self.service(name, health, out),
+            Input::Service { name, health } => self.service(now, name, health, out),
             Input::Interface { name, up } => {
                 let changed = if up { self.links_down.remove(&name) } else { self.links_down.insert(name.clone()) };
                 if changed {
@@ -351,7 +353,8 @@ impl Cluster {
         self.dirty = true;
     }
 
-    pub(super) fn service(&mut self, name: String, health: ServiceHealth, out: &mut Vec<Output>) {
+    pub(super) fn service(&mut self, now: Time, name: String, health: ServiceHealth, out: &mut Vec<Output>) {
+        let hung = unfinished::hangs(&self.services);
         let old = self.services.insert(name.clone(), health.clone());
         if old.as_ref() == Some(&health) {
             return;
@@ -365,6 +368,10 @@ impl Cluster {
             };
             let text = format!("{name} is {}", crate::fitness::word(health.state));
             self.event(level, "service", Some(self.config.me), text, health.because, out);
+        }
+        if !hung && unfinished::hangs(&self.services) {
+            let left = self.unfinished.hung(now, |vip| self.holder.has(vip));
+            out.extend(left.into_iter().map(|vip| Output::LetGo { vip, end: true }));
         }
     }
 

@@ -20,10 +20,11 @@ use crate::placing::{Placing, Scene};
 use crate::planted::{Planted, planted};
 use crate::reach::Reach;
 use crate::status::Seen;
+use crate::unfinished::{self, Unfinished};
 use crate::{
-    AdminReply, AdminRequest, AdminState, Config, Durable, Epoch, Event, Eviction, Grant, GuardWord, Heartbeat,
-    Incarnation, Input, LET_GO_WAIT, Level, LockStatus, Message, Orders, Output, Pnn, Report, Restraint, Role, RunId,
-    ServiceHealth, Time, View,
+    AdminReply, AdminRequest, AdminState, Config, Durable, END_WAIT, Epoch, Event, Eviction, Grant, GuardWord,
+    Heartbeat, Incarnation, Input, LET_GO_WAIT, Level, LockStatus, Message, Orders, Output, Pnn, Report, Restraint,
+    Role, RunId, ServiceHealth, Time, View,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -111,6 +112,7 @@ pub struct Cluster {
     pub(crate) evict_error: Option<String>,
     pub(crate) grace: Grace,
     parting: Parting,
+    unfinished: Unfinished,
     /// Whom the view shuts out of the storage.
     pub(crate) shut_out: BTreeMap<Pnn, Eviction>,
     pub(crate) services: BTreeMap<String, ServiceHealth>,
@@ -187,6 +189,7 @@ impl Cluster {
             evict_error: None,
             grace: Grace::default(),
             parting: Parting::default(),
+            unfinished: Unfinished::default(),
             shut_out,
             services: BTreeMap::new(),
             links_down: BTreeSet::new(),

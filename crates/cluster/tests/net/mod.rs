@@ -251,10 +251,10 @@ impl Net {
                         self.at(3, i, Input::GracedForMove { node, number, because: None });
                     }
                 }
-                Output::LetGo { vip } => {
+                Output::LetGo { vip, end } => {
                     self.hosts[i].log.push(format!("lets go {vip}"));
                     if !self.nfs_hangs.contains(&i) {
-                        self.at(3, i, Input::LetGo { vip, because: None });
+                        self.at(3, i, Input::LetGo { vip, end, because: None });
                     }
                 }
                 Output::Serve(on) => {

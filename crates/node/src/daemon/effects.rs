@@ -117,8 +117,8 @@ impl Effects for Wiring {
                 self.shut_nfs(now);
                 let _ = self.nfs.send(nfs::News::GraceForMove { node, number });
             }
-            Output::LetGo { vip } => {
-                let _ = self.nfs.send(nfs::News::LetGo(vip));
+            Output::LetGo { vip, end } => {
+                let _ = self.nfs.send(nfs::News::LetGo { vip, end });
             }
             Output::Lock { wanted } => self.lock_order(LockOrder::Want(wanted)),
             Output::Exchange { ticket, record } => self.lock_order(LockOrder::Exchange { ticket, record }),

@@ -17,7 +17,7 @@ use services::ganesha::{self, GraceSetup};
 use services::nfs_state::records::{ROOT, STATD};
 use services::nfs_state::{Clients, grace, notify};
 use services::output::within;
-use services::{Grace, NfsConfig, Serve};
+use services::{Ended, Grace, NfsConfig, Serve};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
@@ -55,8 +55,8 @@ pub(crate) enum News {
     Grace { epoch: Epoch, nodes: BTreeSet<Pnn> },
     /// The core's order: an address by which clients of this member hold locks is to leave it.
     GraceForMove { node: Pnn, number: u64 },
-    /// The core's order: this address has left this node by plan.
-    LetGo(IpAddr),
+    /// The core's order: this address has left this node by plan; `end`: and the NFS server hangs.
+    LetGo { vip: IpAddr, end: bool },
     /// The clients' connections to addresses of this node.
     Connections(Vec<ClientConnection>),
     /// The network worker holds an address.
@@ -100,6 +100,8 @@ pub(crate) struct InUse {
     pub(crate) grace: bool,
     /// Letting go of locks after a planned move.
     pub(crate) let_go: bool,
+    /// Ending a server that hangs then.
+    pub(crate) end: bool,
 }
 
 /// The task.
@@ -133,6 +135,11 @@ pub(crate) struct Nfs {
     entering: JoinSet<(For, BTreeSet<Pnn>, Result<(), String>)>,
     /// Addresses that have left, who had something by them, and whether Ganesha has let go.
     pub(super) letting_go: JoinSet<(IpAddr, Clients, Result<(), String>)>,
+    /// Where an NFS server that hangs is ended.
+    pub(super) ends: UnboundedSender<Ended>,
+    /// Addresses that wait for that, and its end.
+    pub(super) ending: JoinSet<Result<(), String>>,
+    pub(super) ending_for: BTreeSet<IpAddr>,
     telling: JoinSet<()>,
     few: Arc<Semaphore>,
 }
@@ -144,7 +151,7 @@ impl Nfs {
         config: watch::Receiver<Arc<Config>>,
         serve: watch::Receiver<Serve>,
         ports: watch::Sender<Vec<u16>>,
-        in_use: InUse,
+        (in_use, ends): (InUse, UnboundedSender<Ended>),
     ) -> Self {
         Self {
             inbox,
@@ -168,6 +175,9 @@ impl Nfs {
             looking: JoinSet::new(),
             entering: JoinSet::new(),
             letting_go: JoinSet::new(),
+            ends,
+            ending: JoinSet::new(),
+            ending_for: BTreeSet::new(),
             telling: JoinSet::new(),
             few: Arc::new(Semaphore::new(AT_ONCE)),
         }
@@ -190,6 +200,7 @@ impl Nfs {
                 Some(Ok((vip, clients, done))) = self.letting_go.join_next(), if !self.letting_go.is_empty() => {
                     self.has_let_go(vip, &clients, done);
                 }
+                Some(Ok(done)) = self.ending.join_next(), if !self.ending.is_empty() => self.has_ended(&done),
                 Some(_) = self.telling.join_next(), if !self.telling.is_empty() => {}
                 Some(Ok((news, clients))) = self.looking.join_next(), if !self.looking.is_empty() => {
                     self.looked(news, clients);
@@ -224,7 +235,8 @@ impl Nfs {
             },
             News::Grace { epoch, nodes } => self.enter_for_lost(epoch, nodes),
             News::GraceForMove { node, number } => self.enter_for_move(node, number),
-            News::LetGo(vip) => self.let_go(vip),
+            News::LetGo { vip, end: true } => self.end(vip),
+            News::LetGo { vip, end: false } => self.let_go(vip),
             News::Connections(list) => {
                 let port = self.config.borrow().services.nfs.probe_address.port();
                 self.ways.connected(&list, port, &self.recorded);

@@ -10,6 +10,7 @@ use std::time::Duration;
 use cluster::{Input, Pnn};
 use services::nfs_state::{self, Clients};
 use services::{Grace, MoveGrace};
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::nfs::{For, Lost, Nfs, read, root_of};
@@ -56,7 +57,7 @@ impl Nfs {
     pub(super) fn let_go(&mut self, vip: IpAddr) {
         let nfs = self.config.borrow().services.nfs.clone();
         if !nfs.enabled || !self.in_use.let_go {
-            self.inbox.input(Input::LetGo { vip, because: None });
+            self.inbox.input(Input::LetGo { vip, end: false, because: None });
             return;
         }
         // Without its grace period it would begin one for that; NFSv4's end with their leases.
@@ -76,6 +77,33 @@ impl Nfs {
         });
     }
 
+    /// An address has left this node by plan, and Ganesha or its storage hangs: it is ended, for what it has in hand would be
+    /// carried out when the storage answers again, after what the clients write elsewhere. All locks end with it. One end does
+    /// for all addresses that have left before it.
+    pub(super) fn end(&mut self, vip: IpAddr) {
+        if !self.config.borrow().services.nfs.enabled || !self.in_use.end {
+            self.inbox.input(Input::LetGo { vip, end: true, because: None });
+            return;
+        }
+        self.ending_for.insert(vip);
+        if self.ending.is_empty() {
+            let (ended, end) = oneshot::channel();
+            let asked = self.ends.send(ended).is_ok();
+            let gone = || Err("the services are being stopped".to_owned());
+            self.ending.spawn(async move { if asked { end.await.unwrap_or_else(|_| gone()) } else { gone() } });
+        }
+    }
+
+    /// Ganesha has ended, or cannot be made to.
+    pub(super) fn has_ended(&mut self, done: &Result<(), String>) {
+        for vip in std::mem::take(&mut self.ending_for) {
+            tracing::info!(addr = %vip, "NFS-Ganesha was ended: it hung when the address had left");
+            self.inbox.input(Input::LetGo { vip, end: true, because: done.clone().err() });
+            self.ways.let_go(vip);
+        }
+        self.say_locks();
+    }
+
     /// Ganesha has let go of these clients, or of some of them. All NFSv3 locks of a client go, by whatever address they
     /// came: those of addresses that stay are to be reclaimed here.
     pub(super) fn has_let_go(&mut self, vip: IpAddr, clients: &Clients, done: Result<(), String>) {
@@ -86,7 +114,7 @@ impl Nfs {
                 clients.v4.len()
             );
         }
-        self.inbox.input(Input::LetGo { vip, because: done.err() });
+        self.inbox.input(Input::LetGo { vip, end: false, because: done.err() });
         self.ways.let_go(vip);
         let me = self.config.borrow().me;
         let until = self.lost.get(&me).filter(|lost| lost.entered).map(|lost| lost.until);

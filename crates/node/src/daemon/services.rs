@@ -6,7 +6,8 @@ use std::time::Duration;
 use cluster::{Health, Input, ServiceHealth};
 use net::connections::{Connection, Connections};
 use services::storage::{HelperCommand, Mount, StorageConfig};
-use services::{Manager, NoStorage, Report, Serve, ServicesConfig, State};
+use services::{Ended, Manager, NoStorage, Report, Serve, ServicesConfig, State};
+use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 
@@ -96,8 +97,7 @@ impl ServicesTask {
     pub(crate) async fn run(
         mut self,
         mut wanted: watch::Receiver<Serve>,
-        mut held: watch::Receiver<bool>,
-        mut deserted: watch::Receiver<u64>,
+        (mut held, mut deserted, mut ends): (watch::Receiver<bool>, watch::Receiver<u64>, UnboundedReceiver<Ended>),
         mut plans: mpsc::Receiver<Plan>,
     ) {
         loop {
@@ -120,6 +120,11 @@ impl ServicesTask {
                     deserted.mark_unchanged();
                     self.deserted().await;
                 }
+                Some(ended) = ends.recv() => match &self.manager {
+                    Some(manager) => manager.end_nfs(ended),
+                    // Nothing runs. Who asked may have ended meanwhile.
+                    None => drop(ended.send(Ok(()))),
+                },
                 Some(plan) = plans.recv() => self.change(plan).await,
             }
         }

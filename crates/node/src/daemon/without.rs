@@ -29,12 +29,14 @@ pub enum Without {
     Grace,
     /// The NFS server of a node that an address has left keeps its clients' locks.
     LetGo,
+    /// An NFS server that hangs when an address has left its node goes on when its storage answers again.
+    End,
     /// Nodes that a view drops are not shut out of the storage.
     Evict,
 }
 
 impl Without {
-    const ALL: [Self; 11] = [
+    const ALL: [Self; 12] = [
         Self::Tickle,
         Self::Announce,
         Self::Guard,
@@ -45,6 +47,7 @@ impl Without {
         Self::Anew,
         Self::Grace,
         Self::LetGo,
+        Self::End,
         Self::Evict,
     ];
 
@@ -77,6 +80,7 @@ impl fmt::Display for Without {
             Self::Anew => "anew",
             Self::Grace => "grace",
             Self::LetGo => "let-go",
+            Self::End => "end",
             Self::Evict => "evict",
         })
     }

@@ -215,10 +215,11 @@ impl Supervisor {
         }
     }
 
-    /// Ends a process of ours at once, without a chance to do anything more. Ok when there is none.
+    /// Ends the service at once, without a chance to do anything more. Ok when none runs; what others run is left alone.
     pub async fn kill(&mut self) -> Result<(), SupervisorError> {
         match std::mem::replace(&mut self.running, Running::No) {
             Running::Process(process) => self.gone(process.pid(), process.kill().await),
+            Running::Unit(mut unit) => unit.kill().await,
             other => {
                 self.running = other;
                 Ok(())

@@ -99,6 +99,15 @@ impl Unit {
         self.run(&["stop"], patience).await.map(|_| ())
     }
 
+    /// Ends it at once, without a chance to do anything more, and waits for that. What systemd does then is the unit's.
+    pub(super) async fn kill(&mut self) -> Result<(), SupervisorError> {
+        self.run(&["kill", "--signal=KILL"], SHOW_DEADLINE).await?;
+        let Some(main) = &self.main else { return Ok(()) };
+        let late = || SupervisorError::Stuck { service: self.name.clone(), pid: self.pid.unwrap_or_default() };
+        // Only an error of epoll itself ends this early
+        tokio::time::timeout(SHOW_DEADLINE, main.readable()).await.map(drop).map_err(|_| late())
+    }
+
     /// Waits for the end of the main process. For ever when systemd knows none; the probes tell then.
     pub(super) async fn ended(&self) -> String {
         match &self.main {

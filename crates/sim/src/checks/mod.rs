@@ -15,13 +15,14 @@ mod parting;
 mod prepare;
 pub mod rest;
 mod to_and_fro;
+mod unfinished;
 mod views;
 mod votes;
 
 use crate::clock::Micros;
 use crate::setup::Setup;
 use crate::world::World;
-use cluster::Output;
+use cluster::{Health, Output};
 use std::net::IpAddr;
 
 /// Something that must not be.
@@ -55,6 +56,10 @@ pub(crate) trait Check: std::fmt::Debug + Send {
     fn interface(&mut self, _world: &World, _host: usize, _name: &str, _up: bool) -> Result<(), String> {
         Ok(())
     }
+    /// A core is about to be told how a service of its node is.
+    fn service(&mut self, _world: &World, _host: usize, _name: &str, _state: Health) -> Result<(), String> {
+        Ok(())
+    }
     /// Every 100 ms of world time.
     fn pulse(&mut self, _world: &World) -> Result<(), String> {
         Ok(())
@@ -80,6 +85,7 @@ impl Checks {
             Box::new(prepare::Prepare::default()),
             Box::new(grace::Grace::default()),
             Box::new(parting::Parting::default()),
+            Box::new(unfinished::Unfinished::default()),
             Box::new(to_and_fro::ToAndFro::default()),
             Box::new(deserted::Deserted::default()),
             Box::new(bounds::Bounds::new(setup)),
@@ -118,6 +124,10 @@ impl Checks {
 
     pub(crate) fn interface(&mut self, world: &World, host: usize, name: &str, up: bool) -> Result<(), Violation> {
         self.each(world, |check| check.interface(world, host, name, up))
+    }
+
+    pub(crate) fn service(&mut self, world: &World, host: usize, name: &str, state: Health) -> Result<(), Violation> {
+        self.each(world, |check| check.service(world, host, name, state))
     }
 
     pub(crate) fn pulse(&mut self, world: &World) -> Result<(), Violation> {

@@ -60,7 +60,7 @@ impl Check for Parting {
             let now = other.clock.local(world.now);
             // Who has no lease any more is another matter: its storage is shut out before.
             let leased = other.is_live() && now < other.core_lease;
-            let waits = other.letting_go.get(&vip).is_some_and(|since| now.since(*since) < LET_GO_WAIT);
+            let waits = other.letting_go.get(&vip).is_some_and(|(since, end)| !end && now.since(*since) < LET_GO_WAIT);
             if leased && waits {
                 return Err(format!("n{host} answers for {vip}, and n{} has not let go of its locks", other.index));
             }

@@ -1,0 +1,104 @@
+//! An NFS server that hangs when an address leaves its node, or that is found to hang a moment later, is ended: what it has in
+//! hand must not be carried out after what the clients have written elsewhere. Nobody else answers for the address before,
+//! unless that has been waited for long enough, or the address had left when the server was found to hang.
+
+use super::Check;
+use crate::world::World;
+use cluster::{END_WAIT, Health, LEFT_HANGING, Output, Time};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+/// What the core of a node was told and has asked for.
+#[derive(Debug, Default)]
+struct Node {
+    /// Services that count as failed and by which an NFS server hangs.
+    failed: BTreeSet<String>,
+    /// When addresses have left it while nothing hung.
+    left: BTreeMap<IpAddr, Time>,
+    /// Addresses for whose sake the server has to be ended now.
+    owed: BTreeSet<IpAddr>,
+    /// Addresses that wait for it.
+    ending: BTreeSet<IpAddr>,
+}
+
+/// The checker.
+#[derive(Debug, Default)]
+pub(crate) struct Unfinished(BTreeMap<usize, Node>);
+
+impl Check for Unfinished {
+    fn name(&self) -> &'static str {
+        "nothing hangs in a server that was left"
+    }
+
+    fn started(&mut self, _world: &World, host: usize) -> Result<(), String> {
+        self.0.remove(&host);
+        Ok(())
+    }
+
+    fn service(&mut self, world: &World, host: usize, name: &str, state: Health) -> Result<(), String> {
+        if !matches!(name, "nfs" | "storage") {
+            return Ok(());
+        }
+        let node = self.0.entry(host).or_default();
+        let hung = !node.failed.is_empty();
+        if state == Health::Failed {
+            node.failed.insert(name.to_owned());
+        } else {
+            node.failed.remove(name);
+        }
+        if !hung && !node.failed.is_empty() {
+            let now = world.hosts[host].clock.local(world.now);
+            node.left.retain(|_, at| now.since(*at) < LEFT_HANGING);
+            node.owed.extend(node.left.keys());
+        }
+        Ok(())
+    }
+
+    fn output(&mut self, world: &World, host: usize, output: &Output) -> Result<(), String> {
+        let node = self.0.entry(host).or_default();
+        match output {
+            // It is here again, and its clients with it.
+            Output::Take { vip, .. } => {
+                node.left.remove(vip);
+                node.owed.remove(vip);
+                node.ending.remove(vip);
+            }
+            Output::LetGo { vip, end: true } => {
+                node.owed.remove(vip);
+                if node.left.remove(vip).is_none() {
+                    node.ending.insert(*vip);
+                }
+            }
+            Output::LetGo { vip, end: false } => {
+                node.left.insert(*vip, world.hosts[host].clock.local(world.now));
+                if !node.failed.is_empty() {
+                    node.owed.insert(*vip);
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn answers(&mut self, world: &World, host: usize, vip: IpAddr) -> Result<(), String> {
+        for (index, node) in self.0.iter_mut().filter(|(index, node)| **index != host && node.ending.contains(&vip)) {
+            let other = &world.hosts[*index];
+            let now = other.clock.local(world.now);
+            // Who has no lease any more is another matter: its storage is shut out before.
+            let leased = other.is_live() && now < other.core_lease;
+            let waits = other.letting_go.get(&vip).is_some_and(|(since, end)| *end && now.since(*since) < END_WAIT);
+            if leased && waits {
+                return Err(format!("n{host} answers for {vip}, and n{index}'s NFS server hangs and has not ended"));
+            }
+            node.ending.remove(&vip);
+        }
+        Ok(())
+    }
+
+    fn pulse(&mut self, _world: &World) -> Result<(), String> {
+        match self.0.iter().find_map(|(host, node)| node.owed.first().map(|vip| (host, vip))) {
+            Some((host, vip)) => Err(format!("{vip} has left n{host}, and its NFS server hangs and is not ended")),
+            None => Ok(()),
+        }
+    }
+}
