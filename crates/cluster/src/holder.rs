@@ -2,13 +2,31 @@
 
 use crate::parting::Parting;
 use crate::planted::{Planted, planted};
-use crate::{Config, Epoch, Orders, Output, Time};
+use crate::unfinished::Unfinished;
+use crate::{Config, Epoch, Orders, Output, ServiceHealth, Time};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
 /// A failed take or a lost address is tried again after this.
 const RETRY: Duration = Duration::from_secs(1);
+
+/// Who has a say when an address is to leave this node by plan.
+#[derive(Debug)]
+pub(crate) struct Leave<'a> {
+    pub(crate) parting: &'a mut Parting,
+    pub(crate) unfinished: &'a mut Unfinished,
+    pub(crate) services: &'a BTreeMap<String, ServiceHealth>,
+}
+
+impl Leave<'_> {
+    /// May it leave now? Asks for what has to come before, all at the same time.
+    fn may(&mut self, now: Time, vip: IpAddr, out: &mut Vec<Output>) -> bool {
+        let graced = self.parting.may_leave(now, vip);
+        let proved = self.unfinished.may_leave(now, vip, self.services, out);
+        graced && proved
+    }
+}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
@@ -132,14 +150,14 @@ impl Holder {
     }
 
     /// Takes and releases what is not as it should be. `may_serve`: there is a valid node lease. Without one nothing waits;
-    /// with one, an address that is wanted elsewhere leaves when `parting` lets it. Gives the addresses for which the NFS
+    /// with one, an address that is wanted elsewhere leaves when `leave` lets it. Gives the addresses for which the NFS
     /// server did not let go in time, or did not end.
     pub(crate) fn reconcile(
         &mut self,
         now: Time,
         config: &Config,
         may_serve: Result<(), &str>,
-        parting: &mut Parting,
+        leave: &mut Leave<'_>,
         out: &mut Vec<Output>,
     ) -> Vec<(IpAddr, bool)> {
         self.reconciled = now;
@@ -160,7 +178,7 @@ impl Holder {
                 Ok(()) if !config.vips.contains_key(vip) => "it is no longer in the configuration".to_string(),
                 Ok(()) => continue,
             };
-            if *state == State::Held && may_serve.is_ok() && !parting.may_leave(now, *vip) {
+            if *state == State::Held && may_serve.is_ok() && !leave.may(now, *vip, out) {
                 leaving.insert(*vip);
                 continue;
             }
@@ -169,7 +187,7 @@ impl Holder {
                 out.push(Output::Release { vip: *vip, because });
             }
         }
-        parting.leaving(&leaving);
+        leave.parting.leaving(&leaving);
         // What was wanted under the view before may be somebody else's by now: take nothing before this view's leader spoke.
         if may_serve.is_err() || self.revision == 0 {
             return late;

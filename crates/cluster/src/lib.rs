@@ -53,7 +53,7 @@ pub use parting::LET_GO_WAIT;
 pub use pnn_set::PnnSet;
 pub use snapshot::{Eviction, LeaseStatus, LockStatus, NodeState, NodeStatus, Snapshot, VipState, VipStatus};
 pub use time::Time;
-pub use unfinished::{END_WAIT, LEFT_HANGING};
+pub use unfinished::{END_WAIT, LEFT_HANGING, PROOF_WAIT};
 pub use view::{Member, Rules, View};
 
 pub use cluster::{Cluster, Start};

@@ -21,7 +21,7 @@ struct Asked {
     /// The addresses that are to leave.
     vips: BTreeSet<IpAddr>,
     until: Time,
-    /// All have answered.
+    /// All have answered, or have been waited for long enough.
     ready: bool,
 }
 
@@ -75,7 +75,11 @@ impl Parting {
             Some(asked) if !asked.ready && now < asked.until => {
                 asked.vips.insert(vip);
             }
-            Some(asked) if asked.vips.contains(&vip) => return true,
+            Some(asked) if asked.vips.contains(&vip) => {
+                // Waited for long enough: nothing is due any more, whatever else keeps the address here.
+                asked.ready = true;
+                return true;
+            }
             _ => {
                 self.number += 1;
                 self.asked = Some(Asked { vips: BTreeSet::from([vip]), until: now + GRACE_WAIT, ready: false });

@@ -66,6 +66,8 @@ pub enum Planted {
     HungServerLivesOn,
     /// Nor is one that is found to hang a moment later.
     HungServerForgotten,
+    /// Addresses leave an NFS server that has not proved that it answers.
+    ProofNotAwaited,
     /// A node is taken for deserted as soon as it has no address, whoever serves them.
     DesertedTooEarly,
     /// A node is taken for deserted when others serve one of its addresses.

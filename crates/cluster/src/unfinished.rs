@@ -2,15 +2,20 @@
 //!
 //! A server that hangs, or whose storage does, has taken writes that it has not carried out. Their clients send them to the
 //! next server and go on; carried out after that, they would take newer ones back. Letting go of locks ends nothing of it. So
-//! the server is ended: before anybody else is given the address, [`END_WAIT`] at most, or as soon as it is known to hang,
-//! where an address left it a moment before.
+//! before an address leaves, the server proves that it answers, and its storage through it, [`PROOF_WAIT`] at most. One that
+//! does not is ended before anybody else is given the address, [`END_WAIT`] at most; so is one that is found to hang a moment
+//! later, at once.
 
 use crate::planted::{Planted, planted};
-use crate::{Health, ServiceHealth, Time};
-use std::collections::BTreeMap;
+use crate::{Health, Output, ServiceHealth, Time};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
+/// How long an address that is to leave waits for the NFS server to prove that it answers.
+pub const PROOF_WAIT: Duration = Duration::from_secs(1);
+/// One proof does for all addresses that leave within this time after it.
+const PROOF_COUNTS: Duration = Duration::from_secs(1);
 /// How long an address that has left waits for an NFS server that hangs to be ended.
 pub const END_WAIT: Duration = Duration::from_secs(2);
 /// A service counts as failed after a few unanswered probes: what has left within this time may have left it hanging.
@@ -19,30 +24,115 @@ pub const LEFT_HANGING: Duration = Duration::from_secs(10);
 /// The services that, failed, say that the NFS server does not finish what it has in hand.
 const SERVICES: [&str; 2] = ["nfs", "storage"];
 
+type Services = BTreeMap<String, ServiceHealth>;
+
 /// Does the NFS server of this node hang, or its storage?
-pub(crate) fn hangs(services: &BTreeMap<String, ServiceHealth>) -> bool {
+pub(crate) fn hangs(services: &Services) -> bool {
     SERVICES.iter().any(|name| services.get(*name).is_some_and(|health| health.state == Health::Failed))
 }
 
-/// The addresses that have left this node by plan and whose last server may have to be ended.
+/// Is there a NFS server here that could have anything in hand?
+fn runs(services: &Services) -> bool {
+    services.get(SERVICES[0]).is_some_and(|nfs| nfs.state != Health::Off)
+}
+
+/// What the NFS server was asked last.
+#[derive(Clone, Copy, Debug)]
+struct Proof {
+    until: Time,
+    /// When it answered, or did not in time, and how.
+    answer: Option<(Time, bool)>,
+}
+
+impl Proof {
+    /// What is known now; nothing while the answer is awaited, or when it came too long ago.
+    fn verdict(&self, now: Time) -> Option<bool> {
+        self.answer.filter(|(at, _)| now.since(*at) < PROOF_COUNTS).map(|(_, good)| good)
+    }
+}
+
+/// What is known of what the NFS server has in hand.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Unfinished(BTreeMap<IpAddr, Time>);
+pub(crate) struct Unfinished {
+    /// How often it was asked for a proof.
+    number: u64,
+    proof: Option<Proof>,
+    /// Addresses that leave a server which did not prove that it answers.
+    suspects: BTreeSet<IpAddr>,
+    /// The addresses that have left this node by plan and whose last server may have to be ended.
+    left: BTreeMap<IpAddr, Time>,
+}
 
 impl Unfinished {
-    /// An address has left by plan. True: the server hangs, and is to be ended before anybody else has the address.
-    pub(crate) fn left(&mut self, now: Time, vip: IpAddr, hangs: bool) -> bool {
-        let end = hangs && !planted(Planted::HungServerLivesOn);
-        if end {
-            self.0.remove(&vip);
-        } else {
-            self.0.insert(vip, now);
+    /// May this address, which is wanted elsewhere, leave now? Asks the NFS server for a proof where that is not so yet.
+    pub(crate) fn may_leave(&mut self, now: Time, vip: IpAddr, services: &Services, out: &mut Vec<Output>) -> bool {
+        if !runs(services) || hangs(services) || planted(Planted::ProofNotAwaited) {
+            return true;
         }
-        end
+        match self.proof.and_then(|proof| proof.verdict(now)) {
+            Some(true) => {
+                self.suspects.remove(&vip);
+                true
+            }
+            Some(false) => {
+                self.suspects.insert(vip);
+                true
+            }
+            None => {
+                self.ask(now, out);
+                false
+            }
+        }
+    }
+
+    fn ask(&mut self, now: Time, out: &mut Vec<Output>) {
+        if self.proof.is_none_or(|proof| proof.answer.is_some()) {
+            self.number += 1;
+            self.proof = Some(Proof { until: now + PROOF_WAIT, answer: None });
+            out.push(Output::ProveNfs { number: self.number });
+        }
+    }
+
+    /// The NFS server has answered, or will not. False if that is old news.
+    pub(crate) fn proved(&mut self, now: Time, number: u64, good: bool) -> bool {
+        match &mut self.proof {
+            Some(proof) if number == self.number && proof.answer.is_none() => {
+                proof.answer = Some((now, good));
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// A proof that has not come in time is none. True if that is news.
+    pub(crate) fn expire(&mut self, now: Time) -> bool {
+        let late = self.proof.as_mut().filter(|proof| proof.answer.is_none() && now >= proof.until);
+        late.map(|proof| proof.answer = Some((proof.until, false))).is_some()
+    }
+
+    pub(crate) fn next_timeout(&self) -> Option<Time> {
+        self.proof.filter(|proof| proof.answer.is_none()).map(|proof| proof.until)
+    }
+
+    /// An address has left by plan. True: the server hangs, and is to be ended before anybody else has the address. Where it
+    /// has proved nothing, for the address began to leave without a lease, it is asked now.
+    pub(crate) fn left(&mut self, now: Time, vip: IpAddr, services: &Services, out: &mut Vec<Output>) -> bool {
+        let verdict = if runs(services) { self.proof.and_then(|proof| proof.verdict(now)) } else { Some(true) };
+        let suspect = self.suspects.remove(&vip) || verdict == Some(false);
+        if (hangs(services) || suspect) && !planted(Planted::HungServerLivesOn) {
+            self.left.remove(&vip);
+            return true;
+        }
+        self.left.insert(vip, now);
+        if verdict.is_none() && !planted(Planted::ProofNotAwaited) {
+            self.ask(now, out);
+        }
+        false
     }
 
     /// It is known now that the server hangs: the addresses for whose sake it is to be ended. `has`: it is here again.
     pub(crate) fn hung(&mut self, now: Time, has: impl Fn(IpAddr) -> bool) -> Vec<IpAddr> {
-        let all = std::mem::take(&mut self.0);
+        let all = std::mem::take(&mut self.left);
         let due = |(vip, left): &(IpAddr, Time)| now.since(*left) < LEFT_HANGING && !has(*vip);
         let forgets = planted(Planted::HungServerForgotten);
         all.into_iter().filter(due).map(|(vip, _)| vip).filter(|_| !forgets).collect()
@@ -75,10 +165,76 @@ mod tests {
         assert!(!hangs(&BTreeMap::new()));
     }
 
+    /// Whether an address may leave, and how often a proof was asked for on that.
+    fn asks(unfinished: &mut Unfinished, ms: u64, n: u8, services: &Services) -> (bool, usize) {
+        let mut out = Vec::new();
+        unfinished.expire(at(ms));
+        let may = unfinished.may_leave(at(ms), vip(n), services, &mut out);
+        assert!(out.iter().all(|output| matches!(output, Output::ProveNfs { .. })));
+        (may, out.len())
+    }
+
+    /// Whether the server is to be ended when an address has left, and how often it is asked then.
+    fn leaves(unfinished: &mut Unfinished, ms: u64, n: u8, services: &Services) -> (bool, usize) {
+        let mut out = Vec::new();
+        (unfinished.left(at(ms), vip(n), services, &mut out), out.len())
+    }
+
+    #[test]
+    fn what_left_without_a_proof_is_asked_for_after() {
+        let runs = services(&[("nfs", Health::Ok)]);
+        let mut unfinished = Unfinished::default();
+        assert_eq!(leaves(&mut unfinished, 0, 1, &runs), (false, 1));
+        assert!(!unfinished.expire(at(999)) && unfinished.expire(at(1000)) && !unfinished.expire(at(1001)));
+        assert_eq!(unfinished.hung(at(1000), |_| false), [vip(1)]);
+    }
+
+    #[test]
+    fn addresses_leave_a_server_that_has_proved_that_it_answers() {
+        let runs = services(&[("nfs", Health::Ok), ("samba", Health::Failed)]);
+        let mut unfinished = Unfinished::default();
+        assert_eq!(asks(&mut unfinished, 0, 1, &runs), (false, 1));
+        assert_eq!(asks(&mut unfinished, 1, 2, &runs), (false, 0), "one proof for both");
+        assert_eq!(unfinished.next_timeout(), Some(at(1000)));
+        assert!(!unfinished.proved(at(5), 0, true), "an older one's");
+        assert!(unfinished.proved(at(6), 1, true) && !unfinished.proved(at(7), 1, false));
+        assert_eq!(asks(&mut unfinished, 8, 1, &runs), (true, 0));
+        assert_eq!(asks(&mut unfinished, 1005, 2, &runs), (true, 0));
+        assert_eq!(leaves(&mut unfinished, 9, 1, &runs), (false, 0));
+        assert_eq!(leaves(&mut unfinished, 1005, 2, &runs), (false, 0));
+        assert_eq!(asks(&mut unfinished, 1006, 3, &runs), (false, 1), "too long ago");
+        assert_eq!(unfinished.next_timeout(), Some(at(2006)));
+    }
+
+    #[test]
+    fn one_that_does_not_answer_or_not_in_time_is_ended() {
+        let runs = services(&[("nfs", Health::Ok)]);
+        let mut unfinished = Unfinished::default();
+        assert_eq!(asks(&mut unfinished, 0, 1, &runs), (false, 1));
+        assert!(unfinished.proved(at(5), 1, false));
+        assert_eq!(asks(&mut unfinished, 6, 1, &runs), (true, 0));
+        assert_eq!(leaves(&mut unfinished, 7, 1, &runs), (true, 0));
+        assert_eq!(asks(&mut unfinished, 2000, 2, &runs), (false, 1));
+        assert_eq!(asks(&mut unfinished, 2999, 2, &runs), (false, 0));
+        assert_eq!(asks(&mut unfinished, 3000, 2, &runs), (true, 0));
+        // It was to stay after all, and the next proof is a good one.
+        assert_eq!(asks(&mut unfinished, 9000, 2, &runs), (false, 1));
+        assert!(unfinished.proved(at(9005), 3, true));
+        assert_eq!(asks(&mut unfinished, 9006, 2, &runs), (true, 0));
+        assert_eq!(leaves(&mut unfinished, 9007, 2, &runs), (false, 0));
+    }
+
+    #[test]
+    fn a_server_that_does_not_run_or_is_known_to_hang_is_not_asked() {
+        for services in [services(&[]), services(&[("nfs", Health::Off)]), services(&[("nfs", Health::Failed)])] {
+            assert_eq!(asks(&mut Unfinished::default(), 0, 1, &services), (true, 0));
+        }
+    }
+
     #[test]
     fn a_server_that_hangs_is_ended_at_once_and_not_again() {
         let mut unfinished = Unfinished::default();
-        assert!(unfinished.left(at(0), vip(1), true));
+        assert_eq!(leaves(&mut unfinished, 0, 1, &services(&[("storage", Health::Failed)])), (true, 0));
         assert!(unfinished.hung(at(100), |_| false).is_empty(), "it begins anew, and fails meanwhile");
     }
 
@@ -86,7 +242,7 @@ mod tests {
     fn what_left_a_moment_before_a_server_hung_is_remembered_for_ten_seconds() {
         let mut unfinished = Unfinished::default();
         for (n, ms) in [(1, 0), (2, 1), (3, 5_000)] {
-            assert!(!unfinished.left(at(ms), vip(n), false));
+            assert_eq!(leaves(&mut unfinished, ms, n, &services(&[])), (false, 0));
         }
         assert_eq!(unfinished.hung(at(10_000), |v| v == vip(3)), [vip(2)], "one came back, one left long ago");
         assert!(unfinished.hung(at(10_001), |_| false).is_empty(), "said once");

@@ -141,13 +141,7 @@ impl Kind {
                 Box::pin(async move { probe.run().await })
             }
             Self::Ganesha(c) => {
-                let probe = NfsProbe {
-                    address: c.probe_address,
-                    versions: c.versions,
-                    exports: c.exports,
-                    mount_port: c.mount_port,
-                    deadline,
-                };
+                let probe = NfsProbe::new(&c, deadline);
                 Box::pin(async move { probe.run().await })
             }
             Self::Rpcbind(c, list) => Box::pin(list.probe(c.probe_address, deadline)),

@@ -13,7 +13,7 @@ use cluster::{Durable, Health, Input, LockRecord, Message, Output, Pnn, ServiceH
 use std::net::IpAddr;
 
 /// The service that a node starts anew when all its clients are with others.
-const NFS: &str = "nfs";
+pub(crate) const NFS: &str = "nfs";
 
 impl World {
     /// Carries out `out` in order and empties it.
@@ -86,6 +86,7 @@ impl World {
             Output::Evict { epoch, nodes } => self.evict(host, epoch, nodes.into_keys().collect()),
             Output::Grace { epoch, nodes } => self.grace(host, epoch, nodes),
             Output::GraceForMove { node, number } => self.grace_for_move(host, node, number),
+            Output::ProveNfs { number } => self.prove_nfs(host, number),
             Output::LetGo { vip, end } => self.let_go(host, vip, end),
             Output::Lock { wanted } => self.want_lock(host, wanted),
             Output::Exchange { ticket, record } => {

@@ -2,6 +2,7 @@
 //! refused or never done. The same of planned moves, and of locks that are let go of.
 
 use crate::clock::{MS, Micros};
+use crate::driver::NFS;
 use crate::event::What;
 use crate::world::World;
 use cluster::{Epoch, Input, Pnn};
@@ -14,6 +15,7 @@ enum Asked {
     Grace,
     GraceForMove,
     LetGo,
+    Proof,
 }
 
 impl World {
@@ -24,6 +26,7 @@ impl World {
             Asked::Grace => (0, 30),
             Asked::GraceForMove => (1 << 32, 30),
             Asked::LetGo => (1 << 33, 60),
+            Asked::Proof => (1 << 34, 20),
         };
         let mut rng = self.rng.fork(self.now ^ host as u64 ^ label);
         let delay = match rng.index(8) {
@@ -81,6 +84,24 @@ impl World {
         *newest = number.max(*newest);
         let because = refused.then(|| "not on the bus".to_owned());
         self.local(host, generation, Input::GracedForMove { node, number, because });
+    }
+
+    /// A core wants to know whether its NFS server answers.
+    pub(crate) fn prove_nfs(&mut self, host: usize, number: u64) {
+        let Some((delay, _)) = self.nfs_answers(host, Asked::Proof) else { return };
+        let generation = self.hosts[host].generation;
+        self.after(delay, What::NfsProved { host, generation, number });
+    }
+
+    pub(crate) fn nfs_proved(&mut self, host: usize, generation: u64, number: u64) {
+        if !self.is_current(host, generation) {
+            return;
+        }
+        let because = self.hosts[host].is_broken(NFS).then(|| "it does not answer".to_owned());
+        if because.is_none() {
+            self.hosts[host].nfs_proved = Some(self.now);
+        }
+        self.local(host, generation, Input::NfsProved { number, because });
     }
 
     /// A core wants its NFS server to let go of what came by this address, or to be ended for its sake.

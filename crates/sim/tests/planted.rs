@@ -42,6 +42,7 @@ const BUGS: &[Bug] = &[
     Bug::Cluster(Cluster::LetGoNotAwaited),
     Bug::Cluster(Cluster::HungServerLivesOn),
     Bug::Cluster(Cluster::HungServerForgotten),
+    Bug::Cluster(Cluster::ProofNotAwaited),
     Bug::Cluster(Cluster::DesertedTooEarly),
     Bug::Cluster(Cluster::DesertedByOne),
     Bug::Cluster(Cluster::DesertedByHalf),
@@ -78,7 +79,9 @@ fn objection(bug: Bug) -> &'static str {
         Bug::Cluster(
             Cluster::DesertedTooEarly | Cluster::DesertedByOne | Cluster::DesertedByHalf | Cluster::DesertedByOldReport,
         ) => "no clients are given up",
-        Bug::Cluster(Cluster::HungServerLivesOn | Cluster::HungServerForgotten) => "hangs and is not ended",
+        Bug::Cluster(Cluster::HungServerLivesOn | Cluster::HungServerForgotten | Cluster::ProofNotAwaited) => {
+            "is not ended"
+        }
         Bug::Cluster(Cluster::PinForgotten) => "goes back from",
         Bug::Ctdb(Ctdb::MessagesDropped) => "never hears message",
         _ => "",

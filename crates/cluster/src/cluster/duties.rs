@@ -136,7 +136,12 @@ impl Cluster {
         if let Some(view) = self.arbiter.view() {
             self.parting.judge((self.config.me, self.run), view, &self.reports);
         }
-        for (vip, end) in self.holder.reconcile(now, &self.config, may, &mut self.parting, out) {
+        if self.unfinished.expire(now) {
+            self.nfs_hangs(now, format!("no answer within {} ms", PROOF_WAIT.as_millis()), out);
+        }
+        let mut leave =
+            Leave { parting: &mut self.parting, unfinished: &mut self.unfinished, services: &self.services };
+        for (vip, end) in self.holder.reconcile(now, &self.config, may, &mut leave, out) {
             let because = if end {
                 format!("the NFS server did not end within {} ms", END_WAIT.as_millis())
             } else {
@@ -188,12 +193,26 @@ impl Cluster {
     pub(super) fn not_let_go(&self, vip: IpAddr, end: bool, because: String, out: &mut Vec<Output>) {
         let text = if end {
             format!(
-                "what hangs in the NFS server here may still be written over what {vip}'s clients write elsewhere:                  end it before its storage answers again"
+                "what hangs in the NFS server here may still be written over what {vip}'s clients write elsewhere: \
+                 end it before its storage answers again"
             )
         } else {
             format!("locks of {vip}'s NFS clients may still be held here, against themselves too")
         };
         self.event(Level::Error, "service", Some(self.config.me), text, because, out);
+    }
+
+    /// The NFS server of this node does not answer while addresses leave it.
+    pub(super) fn nfs_hangs(&mut self, now: Time, because: String, out: &mut Vec<Output>) {
+        let text = "addresses leave an NFS server that does not answer: it is ended, with what it has in hand";
+        self.event(Level::Warning, "service", Some(self.config.me), text.into(), because, out);
+        self.end_nfs_for_who_left(now, out);
+    }
+
+    /// The NFS server of this node hangs: it is ended for the sake of addresses that have left it a moment ago.
+    pub(super) fn end_nfs_for_who_left(&mut self, now: Time, out: &mut Vec<Output>) {
+        let left = self.unfinished.hung(now, |vip| self.holder.has(vip));
+        out.extend(left.into_iter().map(|vip| Output::LetGo { vip, end: true }));
     }
 
     /// Says when nobody is left who wants anything of this node's services.

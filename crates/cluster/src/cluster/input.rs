@@ -67,7 +67,7 @@ impl Cluster {
                 let planned = self.holder.parts(vip) && self.may_serve().is_ok();
                 let asked = self.holder.released(now, vip);
                 if asked && planned {
-                    let end = self.unfinished.left(now, vip, unfinished::hangs(&self.services));
+                    let end = self.unfinished.left(now, vip, &self.services, out);
                     if (end || self.parting.has_locks(vip)) && !planted(Planted::LetGoNotAwaited) {
                         let wait = if end { END_WAIT } else { LET_GO_WAIT };
                         self.holder.wait_to_let_go(now + wait, vip, end);
@@ -133,6 +133,13 @@ impl Cluster {
                 if let Some(because) = because {
                     let text = "locks of NFS clients are not kept for their owners over a planned move";
                     self.event(Level::Error, "service", Some(self.config.me), text.into(), because, out);
+                }
+            }
+            Input::NfsProved { number, because } => {
+                let news = self.unfinished.proved(now, number, because.is_none());
+                self.dirty |= news;
+                if let Some(because) = because.filter(|_| news) {
+                    self.nfs_hangs(now, because, out);
                 }
             }
             Input::LetGo { vip, end, because } => {
@@ -370,8 +377,7 @@ impl Cluster {
             self.event(level, "service", Some(self.config.me), text, health.because, out);
         }
         if !hung && unfinished::hangs(&self.services) {
-            let left = self.unfinished.hung(now, |vip| self.holder.has(vip));
-            out.extend(left.into_iter().map(|vip| Output::LetGo { vip, end: true }));
+            self.end_nfs_for_who_left(now, out);
         }
     }
 

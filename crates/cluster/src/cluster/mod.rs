@@ -11,7 +11,7 @@ use crate::arbiter::{Arbiter, Decision};
 use crate::deserted::Deserted;
 use crate::grace::Grace;
 use crate::guard::Guards;
-use crate::holder::Holder;
+use crate::holder::{Holder, Leave};
 use crate::lease::Lease;
 use crate::membership::{self, Present, Site, Wish};
 use crate::pace::Pace;
@@ -23,8 +23,8 @@ use crate::status::Seen;
 use crate::unfinished::{self, Unfinished};
 use crate::{
     AdminReply, AdminRequest, AdminState, Config, Durable, END_WAIT, Epoch, Event, Eviction, Grant, GuardWord,
-    Heartbeat, Incarnation, Input, LET_GO_WAIT, Level, LockStatus, Message, Orders, Output, Pnn, Report, Restraint,
-    Role, RunId, ServiceHealth, Time, View,
+    Heartbeat, Incarnation, Input, LET_GO_WAIT, Level, LockStatus, Message, Orders, Output, PROOF_WAIT, Pnn, Report,
+    Restraint, Role, RunId, ServiceHealth, Time, View,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -276,6 +276,7 @@ impl Cluster {
             self.holder.next_timeout(),
             self.grace.next_timeout(),
             self.parting.next_timeout(),
+            self.unfinished.next_timeout(),
             self.asked.iter().map(|a| a.deadline).min(),
             self.place_at,
             self.lingers,

@@ -58,6 +58,7 @@ impl Cluster {
             || self.holder.next_timeout().is_some_and(|t| t <= now)
             || self.grace.next_timeout().is_some_and(|t| t <= now)
             || self.parting.next_timeout().is_some_and(|t| t <= now)
+            || self.unfinished.next_timeout().is_some_and(|t| t <= now)
             || self.asked.iter().any(|a| a.deadline <= now)
             || matches!(self.stopping, Stopping::Moving(t) | Stopping::Gone(t) if t <= now)
     }

@@ -1,6 +1,6 @@
 //! Tests of tests: with the part switched off that makes a failover short, the test of that failover must fail.
 
-use super::{Ctx, faults, links, nfs_locks, outage, returning, told};
+use super::{Ctx, faults, late_writes, links, nfs_locks, outage, returning, told};
 use crate::steadfast;
 use anyhow::{Result, bail};
 
@@ -94,6 +94,11 @@ pub(crate) fn no_grace_at_a_move(ctx: &Ctx<'_>) -> Result<()> {
 /// The server that an address has left keeps its clients' locks, against themselves too.
 pub(crate) fn no_letting_go(ctx: &Ctx<'_>) -> Result<()> {
     must_fail(ctx, "let-go", nfs_locks::through_moves)
+}
+
+/// An NFS server that hangs when its address leaves carries out later what it has in hand.
+pub(crate) fn no_end(ctx: &Ctx<'_>) -> Result<()> {
+    must_fail(ctx, "end", late_writes::does_not_land)
 }
 
 /// The same for an NFSv3 lock: it is anybody's as soon as its server is lost, and its owner is not told.

@@ -203,6 +203,7 @@ pub(crate) const CASES: &[Case] = &[
     case(Group::Gluster, "ganesha-killed-on-glusterfs", services::ganesha_killed),
     case(Group::Gluster, "shared-mount-hangs", storage::mount_hangs),
     case(Group::Gluster, "late-write-does-not-land", late_writes::does_not_land),
+    long(Group::Gluster, "honest-without-end", honest::no_end),
     case(Group::Gluster, "check-storage-passes", storage::check_passes),
     long(Group::Gluster, "hold-loses-nothing", returning::hold_loses_nothing),
     long(Group::Gluster, "honest-without-hold", honest::no_hold),

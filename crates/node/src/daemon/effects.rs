@@ -117,6 +117,9 @@ impl Effects for Wiring {
                 self.shut_nfs(now);
                 let _ = self.nfs.send(nfs::News::GraceForMove { node, number });
             }
+            Output::ProveNfs { number } => {
+                let _ = self.nfs.send(nfs::News::Prove(number));
+            }
             Output::LetGo { vip, end } => {
                 let _ = self.nfs.send(nfs::News::LetGo { vip, end });
             }

@@ -55,6 +55,8 @@ pub(crate) enum News {
     Grace { epoch: Epoch, nodes: BTreeSet<Pnn> },
     /// The core's order: an address by which clients of this member hold locks is to leave it.
     GraceForMove { node: Pnn, number: u64 },
+    /// The core's order: does Ganesha answer now?
+    Prove(u64),
     /// The core's order: this address has left this node by plan; `end`: and the NFS server hangs.
     LetGo { vip: IpAddr, end: bool },
     /// The clients' connections to addresses of this node.
@@ -235,6 +237,7 @@ impl Nfs {
             },
             News::Grace { epoch, nodes } => self.enter_for_lost(epoch, nodes),
             News::GraceForMove { node, number } => self.enter_for_move(node, number),
+            News::Prove(number) => self.prove(number),
             News::LetGo { vip, end: true } => self.end(vip),
             News::LetGo { vip, end: false } => self.let_go(vip),
             News::Connections(list) => {

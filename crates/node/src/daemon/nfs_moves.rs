@@ -7,8 +7,9 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use cluster::{Input, Pnn};
+use cluster::{Input, PROOF_WAIT, Pnn};
 use services::nfs_state::{self, Clients};
+use services::probe::nfs::NfsProbe;
 use services::{Grace, MoveGrace};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -74,6 +75,20 @@ impl Nfs {
             }
             let done = nfs_state::let_go(server, &clients, LET_GO).await;
             (vip, clients, done)
+        });
+    }
+
+    /// An address is to leave: does Ganesha answer, and its storage through it? Nothing of this waits here.
+    pub(super) fn prove(&self, number: u64) {
+        let nfs = self.config.borrow().services.nfs.clone();
+        let inbox = self.inbox.clone();
+        if !nfs.enabled || !self.in_use.end {
+            inbox.input(Input::NfsProved { number, because: None });
+            return;
+        }
+        tokio::spawn(async move {
+            let because = NfsProbe::new(&nfs, PROOF_WAIT).run().await.err().map(|error| error.to_string());
+            inbox.input(Input::NfsProved { number, because });
         });
     }
 

@@ -1,7 +1,7 @@
 //! Probes: small clients that ask a service what its users ask.
 //!
 //! They use sockets only, connect and never bind, and every one has a deadline: a hung service costs a
-//! pending read that is dropped. What a probe cannot see: a mount that hangs beneath a server which answers
+//! pending read that is dropped. What a probe cannot see: a mount that hangs beneath a smbd which answers
 //! from its cache; [`storage`](crate::storage) watches the mount itself.
 
 pub mod nfs;

@@ -1,7 +1,8 @@
 //! Asks an NFS server what a mounting client asks.
 //!
-//! NFSv3 (RFC 1813): NULL, then MNT of each export and GETATTR of its root. NFSv4 (RFC 7530): NULL, then one
-//! COMPOUND per export: PUTROOTFH, LOOKUP down to the export, GETATTR. A server that refuses minor version 0
+//! NFSv3 (RFC 1813): NULL, then MNT of each export, GETATTR and FSSTAT of its root. NFSv4 (RFC 7530): NULL, then one
+//! COMPOUND per export: PUTROOTFH, LOOKUP down to the export, GETATTR of its type and free space. Attributes come from the
+//! server's cache; the free space is asked from the storage, on GlusterFS from each brick. A server that refuses minor version 0
 //! has answered properly; its exports are then not looked at, for 4.1 would need a session per probe.
 //! The grace period does not matter: none of these calls touches a lock.
 
@@ -11,6 +12,7 @@ use std::time::Duration;
 use super::rpc::{Connection, Procedure, port_of};
 use super::xdr::{Reader, Writer, XdrError};
 use super::{Peer, ProbeError};
+use crate::config::NfsConfig;
 
 const NFS: u32 = 100_003;
 const MOUNT: u32 = 100_005;
@@ -26,6 +28,9 @@ const OP_LOOKUP: u32 = 15;
 const OP_PUTROOTFH: u32 = 24;
 /// Attribute 1, the type of the object.
 const ATTR_TYPE: u32 = 1 << 1;
+/// Attribute 42, the free space, in the bitmap's second word.
+const ATTR_SPACE_AVAIL: u32 = 1 << (42 - 32);
+const NFS3ERR_NOTSUPP: u32 = 10_004;
 const NFS4ERR_MINOR_VERS_MISMATCH: u32 = 10_021;
 
 /// What to ask for.
@@ -43,6 +48,18 @@ pub struct NfsProbe {
 }
 
 impl NfsProbe {
+    /// Of everything that this configuration has Ganesha serve.
+    #[must_use]
+    pub fn new(config: &NfsConfig, deadline: Duration) -> Self {
+        Self {
+            address: config.probe_address,
+            versions: config.versions.clone(),
+            exports: config.exports.clone(),
+            mount_port: config.mount_port,
+            deadline,
+        }
+    }
+
     /// Asks for everything; says what answered.
     pub async fn run(&self) -> Result<String, ProbeError> {
         let mut answered = Vec::new();
@@ -80,6 +97,12 @@ impl NfsProbe {
                 Ok((0, NF_DIR)) => {}
                 Ok((0, kind)) => return Err(peer.refused(format!("{export} is no directory (type {kind})"))),
                 Ok((status, _)) => return Err(peer.refused(format!("GETATTR {export}: {}", status3(status)))),
+                Err(error) => return Err(peer.nonsense(error.to_string())),
+            }
+            let answer = server.call(nfs(18), &Writer::new().opaque(handle)).await?;
+            match Reader::new(&answer).u32() {
+                Ok(0 | NFS3ERR_NOTSUPP) => {}
+                Ok(status) => return Err(peer.refused(format!("FSSTAT {export}: {}", status3(status)))),
                 Err(error) => return Err(peer.nonsense(error.to_string())),
             }
         }
@@ -168,7 +191,7 @@ fn getattr3_result(answer: &[u8]) -> Result<(u32, u32), XdrError> {
     }
 }
 
-/// PUTROOTFH, a LOOKUP per part of the path, GETATTR(type); with the operations in order.
+/// PUTROOTFH, a LOOKUP per part of the path, GETATTR(type, free space); with the operations in order.
 fn lookup_compound(path: &str) -> (Writer, Vec<u32>) {
     let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
     let count = u32::try_from(parts.len()).unwrap_or(u32::MAX).saturating_add(2);
@@ -180,7 +203,7 @@ fn lookup_compound(path: &str) -> (Writer, Vec<u32>) {
         ops.push(OP_LOOKUP);
     }
     ops.push(OP_GETATTR);
-    (args.u32s(&[OP_GETATTR, 1, ATTR_TYPE]), ops)
+    (args.u32s(&[OP_GETATTR, 2, ATTR_TYPE, ATTR_SPACE_AVAIL]), ops)
 }
 
 #[derive(Debug, PartialEq, Eq)]

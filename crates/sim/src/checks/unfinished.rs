@@ -1,18 +1,34 @@
-//! An NFS server that hangs when an address leaves its node, or that is found to hang a moment later, is ended: what it has in
+//! An NFS server that hangs when an address leaves its node, that has not proved before that it does not, or that is found to
+//! hang a moment later, is ended: what it has in
 //! hand must not be carried out after what the clients have written elsewhere. Nobody else answers for the address before,
 //! unless that has been waited for long enough, or the address had left when the server was found to hang.
 
 use super::Check;
+use crate::clock::{MS, Micros, S};
 use crate::world::World;
 use cluster::{END_WAIT, Health, LEFT_HANGING, Output, Time};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+
+/// What an NFS server has answered longer ago says nothing: addresses leave within a second, and are gone soon after.
+const PROVED: Micros = 3 * S;
+
+/// By then a server that was asked when the address had left, has answered or counts as one that hangs.
+const ASKED: Micros = 1_500 * MS;
+
+fn proved_since(world: &World, host: usize, since: Micros) -> bool {
+    world.hosts[host].nfs_proved.is_some_and(|at| at >= since)
+}
 
 /// What the core of a node was told and has asked for.
 #[derive(Debug, Default)]
 struct Node {
     /// Services that count as failed and by which an NFS server hangs.
     failed: BTreeSet<String>,
+    /// Does its NFS server run?
+    runs: bool,
+    /// Addresses that have left without a proof, and since when the core could have asked for one.
+    unproven: BTreeMap<IpAddr, Micros>,
     /// When addresses have left it while nothing hung.
     left: BTreeMap<IpAddr, Time>,
     /// Addresses for whose sake the server has to be ended now.
@@ -40,6 +56,9 @@ impl Check for Unfinished {
             return Ok(());
         }
         let node = self.0.entry(host).or_default();
+        if name == "nfs" {
+            node.runs = state != Health::Off;
+        }
         let hung = !node.failed.is_empty();
         if state == Health::Failed {
             node.failed.insert(name.to_owned());
@@ -62,9 +81,11 @@ impl Check for Unfinished {
                 node.left.remove(vip);
                 node.owed.remove(vip);
                 node.ending.remove(vip);
+                node.unproven.remove(vip);
             }
             Output::LetGo { vip, end: true } => {
                 node.owed.remove(vip);
+                node.unproven.remove(vip);
                 if node.left.remove(vip).is_none() {
                     node.ending.insert(*vip);
                 }
@@ -73,6 +94,9 @@ impl Check for Unfinished {
                 node.left.insert(*vip, world.hosts[host].clock.local(world.now));
                 if !node.failed.is_empty() {
                     node.owed.insert(*vip);
+                }
+                if node.runs && !proved_since(world, host, world.now.saturating_sub(PROVED)) {
+                    node.unproven.insert(*vip, world.now);
                 }
             }
             _ => {}
@@ -95,7 +119,20 @@ impl Check for Unfinished {
         Ok(())
     }
 
-    fn pulse(&mut self, _world: &World) -> Result<(), String> {
+    fn pulse(&mut self, world: &World) -> Result<(), String> {
+        for (host, node) in &mut self.0 {
+            let machine = &world.hosts[*host];
+            let busy = !machine.is_live() || machine.daemon.as_ref().is_none_or(|d| d.paused || d.slow > 0);
+            node.unproven.retain(|_, since| !proved_since(world, *host, since.saturating_sub(PROVED)));
+            if busy || !node.runs {
+                node.unproven.values_mut().for_each(|since| *since = world.now);
+            }
+            if let Some((vip, _)) = node.unproven.iter().find(|(_, since)| world.now.saturating_sub(**since) > ASKED) {
+                return Err(format!(
+                    "{vip} has left n{host}, whose NFS server has not proved that it answers, and is not ended"
+                ));
+            }
+        }
         match self.0.iter().find_map(|(host, node)| node.owed.first().map(|vip| (host, vip))) {
             Some((host, vip)) => Err(format!("{vip} has left n{host}, and its NFS server hangs and is not ended")),
             None => Ok(()),
