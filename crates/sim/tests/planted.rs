@@ -79,6 +79,7 @@ fn objection(bug: Bug) -> &'static str {
         Bug::Cluster(
             Cluster::DesertedTooEarly | Cluster::DesertedByOne | Cluster::DesertedByHalf | Cluster::DesertedByOldReport,
         ) => "no clients are given up",
+        Bug::Cluster(Cluster::LetGoNotAwaited) => "has not let go of its locks",
         Bug::Cluster(Cluster::HungServerLivesOn | Cluster::HungServerForgotten | Cluster::ProofNotAwaited) => {
             "is not ended"
         }
