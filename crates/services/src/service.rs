@@ -167,11 +167,15 @@ impl Service {
             }
             in_time(&mut self.health, &mut self.told, self.supervisor.kill()).await.map_err(|error| error.to_string())
         };
+        let stuck = done.as_ref().err().filter(|_| self.supervisor.may_restart()).cloned();
         let killed = runs && done.is_ok();
         // Who asked may have ended meanwhile.
         let _ = ended.send(done);
         if killed {
             self.on_exit("was ended, for it hangs and its clients are with other nodes").await;
+        } else if let Some(why) = stuck {
+            self.health.broken(Instant::now(), why);
+            self.schedule_start();
         }
     }
 

@@ -7,8 +7,8 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use services::config::StartWith;
-use services::{Manager, Report, Serve, ServicesConfig, State, Storage};
-use tokio::sync::{mpsc, watch};
+use services::{Manager, NoStorage, Report, Serve, ServicesConfig, State, Storage};
+use tokio::sync::{mpsc, oneshot, watch};
 
 const LONG: Duration = Duration::from_secs(20);
 
@@ -136,4 +136,35 @@ async fn storage_comes_first_and_goes_last() {
     );
     assert_eq!(diary.last().unwrap(), "unmount, service gone");
     assert!(!diary.iter().any(|line| line == "unmount, service runs"), "{diary:#?}");
+}
+
+/// Who wants an NFS server ended hears what is so, whoever runs it.
+#[tokio::test]
+async fn an_nfs_server_that_is_not_ours_is_not_ended() {
+    let dir = tempfile::tempdir().unwrap();
+    for (enabled, expected) in [(false, None), (true, Some("ganesha.nfsd is not managed here"))] {
+        let mut config = ServicesConfig { run_dir: dir.path().join("run"), ..ServicesConfig::default() };
+        config.nfs.enabled = enabled;
+        config.nfs.manage = false;
+        // nothing listens on port 1
+        config.nfs.probe_address = "127.0.0.1:1".parse().unwrap();
+        let (serve, served) = watch::channel(Serve::On);
+        let (sender, mut reports) = mpsc::channel(64);
+        let manager = Manager::spawn(config, NoStorage, served, sender);
+        while enabled {
+            let report = tokio::time::timeout(LONG, reports.recv()).await.unwrap().unwrap();
+            if report.service == "nfs" && report.state == State::Starting {
+                break;
+            }
+        }
+        let (ended, end) = oneshot::channel();
+        manager.end_nfs(ended);
+        let done = tokio::time::timeout(LONG, end).await.unwrap().unwrap();
+        match expected {
+            None => assert_eq!(done, Ok(())),
+            Some(words) => assert!(done.clone().is_err_and(|why| why.contains(words)), "{done:?}"),
+        }
+        drop(serve);
+        tokio::time::timeout(LONG, manager.ended()).await.unwrap();
+    }
 }

@@ -9,6 +9,7 @@ use rustix::process::Signal;
 use services::config::StartWith;
 use services::probe::nfs::NfsProbe;
 use services::{Serve, ServicesConfig, State};
+use tokio::sync::oneshot;
 
 const LONG: Duration = Duration::from_secs(60);
 
@@ -79,6 +80,17 @@ async fn ganesha_with_all_it_needs() {
     assert!(begun.elapsed() < Duration::from_millis(3300));
     signal(pid, Signal::CONT);
     managed.until("nfs", State::Ok, LONG).await;
+
+    // hung once more, and an address has left it: it is ended as it is, and begins anew
+    signal(pid, Signal::STOP);
+    let (ended, end) = oneshot::channel();
+    let begun = Instant::now();
+    managed.manager.end_nfs(ended);
+    assert_eq!(end.await, Ok(Ok(())));
+    println!("hung: ended after {:?}", begun.elapsed());
+    assert!(!alive(pid) && begun.elapsed() < Duration::from_secs(2));
+    managed.until("nfs", State::Ok, LONG).await;
+    let pid = pid_of(&config, "nfs");
 
     let rpcbind = pid_of(&config, "rpcbind");
     signal(rpcbind, Signal::KILL);
