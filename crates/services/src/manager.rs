@@ -52,8 +52,8 @@ impl Manager {
         Self { leave, held, deserted, ends, task }
     }
 
-    /// While this node's own clients of the shared filesystem are held, services that do not answer are not restarted:
-    /// they wait for it, and what they have under way goes on after.
+    /// While this node's own clients of the shared filesystem are held, or it does not answer them, services that do not
+    /// answer are not restarted: they wait for it, and what they have under way goes on after.
     pub fn hold(&self, held: bool) {
         self.held.send_replace(held);
     }

@@ -41,6 +41,9 @@ pub(crate) struct ServicesTask {
     serve: watch::Sender<Serve>,
     /// This node's own storage clients are held.
     held: bool,
+    /// The shared mount does not answer. Services that do not either wait for it, and to restart them would cost their
+    /// clients' locks for nothing.
+    storage_failed: bool,
     reports: mpsc::Receiver<Report>,
     manager: Option<Manager>,
 }
@@ -59,6 +62,7 @@ impl ServicesTask {
             watched: false,
             serve,
             held: false,
+            storage_failed: false,
             reports,
             manager: None,
         };
@@ -89,7 +93,7 @@ impl ServicesTask {
 
     fn tell_held(&self) {
         if let Some(manager) = &self.manager {
-            manager.hold(self.held);
+            manager.hold(self.held || self.storage_failed);
         }
     }
 
@@ -152,6 +156,11 @@ impl ServicesTask {
     fn report(&mut self, report: Report) {
         self.tell_clients(&report);
         let off = report.service == STORAGE && report.state == State::Off;
+        let failed = report.service == STORAGE && report.state == State::Failed;
+        if report.service == STORAGE && failed != self.storage_failed {
+            self.storage_failed = failed;
+            self.tell_held();
+        }
         let health = ServiceHealth {
             state: match report.state {
                 State::Off => Health::Off,
