@@ -4,6 +4,8 @@
 //! (or reported, under this view) that it does not hold it, every node that is no member has confirmed or its last
 //! lease is over, and every member has shut the dropped nodes out of the storage.
 
+mod words;
+
 use crate::fitness::{Address, Host, Unfit};
 use crate::placement::{Wanted, group, place};
 use crate::planted::{Planted, planted};
@@ -13,6 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
+use words::{name, planned, spreads, why_not};
 
 /// The next address leaves a drained node when the last one is settled, or after this.
 const DRAIN_STEP: Duration = Duration::from_secs(1);
@@ -54,6 +57,8 @@ pub(crate) struct Placing {
     last_spread: Option<Time>,
     /// Planned moves of the moment.
     series: Series,
+    /// Members that were no good hosts of these addresses any more, and may not have released them yet.
+    ousted: BTreeMap<IpAddr, Pnn>,
     /// When all possible hosts of an address were sick.
     all_sick: BTreeMap<IpAddr, Time>,
     /// Where each address was under the view before.
@@ -104,6 +109,7 @@ impl Placing {
             pins: BTreeMap::new(),
             last_spread: None,
             series: Series::default(),
+            ousted: BTreeMap::new(),
             all_sick: BTreeMap::new(),
             before,
             placed: None,
@@ -126,6 +132,7 @@ impl Placing {
         if let Err(why) = host.map_or(Err(Unfit::NoMember), |h| h.fit(&Address::new(scene, vip, conf))) {
             return Err(format!("{name} cannot host {vip} now: {why}"));
         }
+        self.ousted.remove(&vip);
         if self.target.get(&vip) == Some(&to) {
             return Ok(format!("{vip} is on {name} already"));
         }
@@ -267,16 +274,44 @@ impl Placing {
 
     /// May `target` have this address now? Nobody else may be able to answer for it.
     fn free(&self, scene: &Scene<'_>, vip: IpAddr, target: Pnn) -> Result<(), String> {
-        for pnn in scene.view.members.keys().filter(|p| **p != target && !planted(Planted::TakeBeforeRelease)) {
-            let report = scene.member(*pnn);
-            let seen = report.map_or(0, |r| r.orders);
-            let due = self.revoked.get(&(vip, *pnn)).copied().unwrap_or(0);
-            let ordered = self.orders.get(pnn).is_some_and(|o| o.contains_key(&vip));
-            if ordered || seen < due || report.is_none_or(|r| r.holding.contains(&vip)) {
-                return Err(format!("waits until {} has released it", name(scene.config, *pnn)));
-            }
+        let others = scene.view.members.keys().filter(|p| **p != target && !planted(Planted::TakeBeforeRelease));
+        if let Some(pnn) = others.copied().find(|p| self.may_have(scene, vip, *p)) {
+            return Err(format!("waits until {} has released it", name(scene.config, pnn)));
         }
         self.shut_out(scene)
+    }
+
+    /// Can this member answer for the address, or take it by what it was told last? No, when it has heard that it is to
+    /// release it and says that it does not hold it.
+    fn may_have(&self, scene: &Scene<'_>, vip: IpAddr, pnn: Pnn) -> bool {
+        let ordered = self.orders.get(&pnn).is_some_and(|o| o.contains_key(&vip));
+        let report = scene.member(pnn).filter(|r| r.orders >= self.due(vip, pnn));
+        ordered || report.is_none_or(|r| r.holding.contains(&vip))
+    }
+
+    /// The revision at which it was taken out of this member's orders.
+    fn due(&self, vip: IpAddr, pnn: Pnn) -> u64 {
+        self.revoked.get(&(vip, pnn)).copied().unwrap_or(0)
+    }
+
+    /// What was to leave a sick node stays there if that is fit again and has not begun to release it: the order may have
+    /// been on its way for as long as the node was deaf, and clients would pay for a move now, and for another one back.
+    fn reconsider(&mut self, scene: &Scene<'_>, hosts: &BTreeMap<Pnn, Host<'_>>) {
+        for (vip, from) in std::mem::take(&mut self.ousted) {
+            let to = self.target.get(&vip).copied();
+            let gone = !self.may_have(scene, vip, from) || to.is_some_and(|to| self.may_have(scene, vip, to));
+            let Some(conf) = scene.config.vips.get(&vip).filter(|_| !gone && to != Some(from)) else { continue };
+            let fit = hosts.get(&from).is_some_and(|h| h.fit(&Address::new(scene, vip, conf)).is_ok());
+            let report = scene.member(from);
+            let here = report.is_some_and(|r| r.orders < self.due(vip, from) || r.serving.contains(&vip));
+            if fit && here && !planted(Planted::NotReconsidered) {
+                self.target.insert(vip, from);
+                let text = format!("stays on {}, which is fit again and had not released it", name(scene.config, from));
+                self.because.insert(vip, text);
+            } else {
+                self.ousted.insert(vip, from);
+            }
+        }
     }
 
     /// Can nodes outside of the view do no harm any more? Their last leases are over (or they say themselves that they
@@ -323,6 +358,7 @@ impl Placing {
         self.because.retain(|vip, _| scene.config.vips.contains_key(vip));
         let hosts: BTreeMap<Pnn, Host<'_>> =
             scene.view.members.keys().filter_map(|p| Some((*p, Host::new(scene, *p)?))).collect();
+        self.reconsider(scene, &hosts);
         let mut wanted = BTreeMap::new();
         let mut draining = BTreeSet::new();
         for (vip, conf) in &scene.config.vips {
@@ -421,7 +457,9 @@ impl Placing {
         for (vip, w) in wanted {
             let current = self.target.get(vip).copied();
             let Some(to) = ideal.get(vip).copied() else {
-                self.target.remove(vip);
+                if let Some(from) = self.target.remove(vip) {
+                    self.ousted.entry(*vip).or_insert(from);
+                }
                 self.because.insert(*vip, format!("no node can host it: {}", why_not(scene, hosts, *vip)));
                 continue;
             };
@@ -480,6 +518,9 @@ impl Placing {
                     None => "had no host".to_string(),
                 },
             };
+            if let Some(from) = current.filter(|_| !fit_now && !self.pins.contains_key(vip)) {
+                self.ousted.entry(*vip).or_insert(from);
+            }
             self.last_spread = Some(scene.now);
             self.target.insert(*vip, to);
             self.because.insert(*vip, because);
@@ -516,41 +557,4 @@ impl Placing {
         let series = self.series.next_timeout().filter(|t| *t > scene_now);
         [fence, last(config.timing.fail_back_interval), last(DRAIN_STEP), series].into_iter().flatten().min()
     }
-}
-
-/// Is an address served well where it is, so that only somebody's wish moves it? Who serves it.
-fn planned<'a>(scene: &Scene<'a>, host: &'a Host<'a>, vip: IpAddr) -> Option<&'a Host<'a>> {
-    if planted(Planted::EverythingWaits) {
-        return Some(host);
-    }
-    let conf = scene.config.vips.get(&vip)?;
-    Some(host).filter(|h| h.serves_well(&Address::new(scene, vip, conf)))
-}
-
-/// May addresses with a good host move for an even spread? If not, why.
-fn spreads(scene: &Scene<'_>) -> Result<(), String> {
-    match scene.restraint {
-        Restraint { no_takeover: true, .. } => Err("NoIPTakeover is set at the leader".to_owned()),
-        Restraint { no_failback: true, .. } => Err("NoIPFailback is set at the leader".to_owned()),
-        Restraint { .. } => scene.config.fail_back.allows(scene.minute),
-    }
-}
-
-/// Why no member can host an address, for people.
-fn why_not(scene: &Scene<'_>, hosts: &BTreeMap<Pnn, Host<'_>>, vip: IpAddr) -> String {
-    let Some(conf) = scene.config.vips.get(&vip) else { return String::new() };
-    let address = Address::new(scene, vip, conf);
-    let against = |(pnn, host): (&Pnn, &Host<'_>)| {
-        let why = host.fit(&address).err().filter(|_| conf.hosts.contains_key(pnn))?;
-        Some(format!("{}: {why}", name(scene.config, *pnn)))
-    };
-    let all: Vec<String> = hosts.iter().filter_map(against).collect();
-    if scene.restraint.no_takeover {
-        return "NoIPTakeover is set at the leader, and no node takes an address that it does not have".to_owned();
-    }
-    if all.is_empty() { "no member may host it".to_owned() } else { all.join("; ") }
-}
-
-fn name(config: &Config, pnn: Pnn) -> String {
-    config.nodes.get(&pnn).map_or_else(|| format!("node {pnn}"), |n| n.name.clone())
 }

@@ -54,6 +54,8 @@ pub enum Planted {
     MovesTooMany,
     /// An address that an administrator has moved is placed again as if nobody had.
     PinForgotten,
+    /// What was to leave a sick node leaves it though it is fit again before it has heard so.
+    NotReconsidered,
     /// Addresses that nobody serves wait for the storage to be prepared for planned moves.
     EverythingWaits,
     /// Lost nodes are shut out of the storage before the NFS servers of all members are in their grace period.

@@ -3,6 +3,7 @@
 
 mod net;
 mod nfs_moves;
+mod reconsidered;
 mod restraints;
 
 use cluster::*;

@@ -168,3 +168,30 @@ fn a_voter_that_forgets_its_grants_is_found() {
     let (seed, what) = found(Some(Cluster::GrantsForgotten)).expect("two nodes that answer for one address");
     println!("GrantsForgotten: found by story {seed}: {what}");
 }
+
+/// A service fails on a node that hears nobody, and works again before it hears of its address' move.
+fn a_deaf_nodes_service_fails(seed: u64) -> Option<String> {
+    let mut world = World::new(seed, Setup::plain(2), false);
+    world.power_on_all();
+    settle(&mut world, 60 * S)?;
+    let leader = usize::from(world.newest_view()?.leader()?.0);
+    world.inflict(Kind::Isolate { node: 1 - leader, deaf: true }, 6 * S);
+    world.run_for((100 + seed * 37 % 200) * MS);
+    world.inflict(Kind::Service { node: 1 - leader, name: "nfs".into() }, S);
+    world.run_for(12 * S);
+    world.violation.map(|v| format!("{}: {}", v.check, v.text))
+}
+
+#[test]
+fn an_order_that_is_carried_out_when_its_reason_is_gone_is_found() {
+    let found = |bug| {
+        plant_cluster(bug);
+        let found = (1..=100).find_map(|seed| Some((seed, a_deaf_nodes_service_fails(seed)?)));
+        plant_cluster(None);
+        found
+    };
+    assert_eq!(found(None), None);
+    let (seed, what) = found(Some(Cluster::NotReconsidered)).expect("an address that goes to and fro");
+    assert!(what.contains("goes back from"), "{what}");
+    println!("NotReconsidered: found by story {seed}: {what}");
+}

@@ -29,6 +29,8 @@ pub(crate) struct Net {
     pub(crate) lock: Option<usize>,
     pub(crate) records: BTreeMap<Pnn, LockRecord>,
     pub(crate) cut: BTreeSet<(usize, usize)>,
+    /// Nothing comes to these hosts; what they say is heard.
+    pub(crate) deaf: BTreeSet<usize>,
     /// An address that a machine outside of the cluster uses.
     pub(crate) stranger: Option<IpAddr>,
     /// A host that needs longer, in milliseconds, to shut others out of the storage.
@@ -83,6 +85,7 @@ impl Net {
             lock: None,
             records: BTreeMap::new(),
             cut: BTreeSet::new(),
+            deaf: BTreeSet::new(),
             stranger: None,
             nfs_hangs: BTreeSet::new(),
             slow_evict: None,
@@ -298,7 +301,8 @@ impl Net {
 
     pub(crate) fn wire(&mut self, from: usize, to: Pnn, input: Input) {
         let to = usize::from(to.0);
-        if self.hosts[to].on && !self.cut.contains(&(from.min(to), from.max(to))) {
+        let cut = self.cut.contains(&(from.min(to), from.max(to))) || self.deaf.contains(&to);
+        if self.hosts[to].on && !cut {
             self.at(1, to, input);
         }
     }
