@@ -55,6 +55,27 @@ impl<'a> Address<'a> {
     }
 }
 
+/// How a member's storage answers, by the services that wait for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Storage {
+    Answers,
+    /// Not just now. It may be the whole volume, which each node notices in its own time.
+    Hesitates,
+    Failed,
+}
+
+impl Storage {
+    fn of(report: &Report) -> Self {
+        let state = |name: &&str| report.services.get(*name).map(|health| health.state);
+        let of = |state| match state {
+            Health::Failed => Self::Failed,
+            Health::Failing => Self::Hesitates,
+            Health::Ok | Health::Starting | Health::Off => Self::Answers,
+        };
+        crate::unfinished::SERVICES.iter().filter_map(state).map(of).max().unwrap_or(Self::Answers)
+    }
+}
+
 /// A member, with what is the same for all addresses.
 #[derive(Clone, Copy)]
 pub(crate) struct Host<'a> {
@@ -66,6 +87,8 @@ pub(crate) struct Host<'a> {
     broken: Option<Unfit<'a>>,
     /// No service has yet to start.
     started: bool,
+    /// How far its storage answers, and its NFS server, which asks the same storage: the worse of the two.
+    storage: Storage,
 }
 
 impl<'a> Host<'a> {
@@ -86,7 +109,7 @@ impl<'a> Host<'a> {
             }
             started &= matches!(state, Some(Health::Ok | Health::Failing | Health::Failed));
         }
-        Some(Self { pnn, report, unwilling, broken, started })
+        Some(Self { pnn, report, unwilling, broken, started, storage: Storage::of(report) })
     }
 
     fn link_down(&self, address: &Address<'a>) -> Option<&'a str> {
@@ -111,6 +134,11 @@ impl<'a> Host<'a> {
             return Err(Unfit::NotTaken(why));
         }
         self.broken.map_or(Ok(()), Err)
+    }
+
+    /// How its storage answers.
+    pub(crate) fn storage(&self) -> Storage {
+        self.storage
     }
 
     /// Able and willing, whatever its services do.

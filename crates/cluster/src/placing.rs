@@ -6,7 +6,7 @@
 
 mod words;
 
-use crate::fitness::{Address, Host, Unfit};
+use crate::fitness::{Address, Host, Storage, Unfit};
 use crate::placement::{Wanted, group, place};
 use crate::planted::{Planted, planted};
 use crate::series::{Reason, Series};
@@ -387,6 +387,19 @@ impl Placing {
             let mut candidates = if good.is_empty() { poor } else { good };
             if alike && stays {
                 candidates = current.into_iter().collect();
+            }
+            // A volume that hangs is noticed by each node in its own time: addresses would be chased through all of them, each
+            // of which fails in turn. So they go only where the storage answers for certain.
+            let sure = |p: &Pnn| hosts.get(p).is_some_and(|h| h.storage() == Storage::Answers);
+            if let Some(here) =
+                current.filter(|p| hosts.get(p).is_some_and(|h| stays && h.storage() != Storage::Answers))
+            {
+                candidates = candidates.iter().filter(sure).collect();
+                if candidates.is_empty() {
+                    candidates = PnnSet::from([here]);
+                    let text = format!("stays on {}: no other node's storage answers better", name(scene.config, here));
+                    self.waiting.insert(*vip, text);
+                }
             }
             if candidates.is_empty() {
                 let able = |p: &Pnn| hosts.get(p).is_some_and(|h| h.able(&address));

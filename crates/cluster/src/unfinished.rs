@@ -22,7 +22,7 @@ pub const END_WAIT: Duration = Duration::from_secs(2);
 pub const LEFT_HANGING: Duration = Duration::from_secs(10);
 
 /// The services that, failed, say that the NFS server does not finish what it has in hand.
-const SERVICES: [&str; 2] = ["nfs", "storage"];
+pub(crate) const SERVICES: [&str; 2] = ["nfs", "storage"];
 
 type Services = BTreeMap<String, ServiceHealth>;
 

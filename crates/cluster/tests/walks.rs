@@ -1,6 +1,7 @@
 //! The walks of the design on a perfect network: every message arrives after one millisecond, every disk and kernel
 //! does what it is asked. What a bad network does to the same core is the simulator's part.
 
+mod hanging;
 mod net;
 mod nfs_moves;
 mod reconsidered;

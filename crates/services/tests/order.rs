@@ -151,11 +151,15 @@ async fn an_nfs_server_that_is_not_ours_is_not_ended() {
         let (serve, served) = watch::channel(Serve::On);
         let (sender, mut reports) = mpsc::channel(64);
         let manager = Manager::spawn(config, NoStorage, served, sender);
-        while enabled {
-            let report = tokio::time::timeout(LONG, reports.recv()).await.unwrap().unwrap();
-            if report.service == "nfs" && report.state == State::Starting {
-                break;
+        let running = async {
+            while let Some(report) = reports.recv().await {
+                if report.service == "nfs" && report.state == State::Starting {
+                    return;
+                }
             }
+        };
+        if enabled {
+            tokio::time::timeout(LONG, running).await.unwrap();
         }
         let (ended, end) = oneshot::channel();
         manager.end_nfs(ended);

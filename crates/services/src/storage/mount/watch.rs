@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use tokio::sync::mpsc;
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
 use super::probe::{NOT_MOUNTED, Probed};
 use super::{Mount, PROBE_DEADLINE};
@@ -15,6 +15,9 @@ const INTERVAL: Duration = Duration::from_secs(1);
 const DAMPING: u32 = 3;
 /// After this long without an answer a fresh mount is asked for.
 const BEYOND_REPAIR: Duration = Duration::from_secs(60);
+/// A probe that takes longer than this is told at once, before it is known how it ends: others then do not send addresses
+/// here that leave them because the whole volume hangs. More than a busy machine's probe takes.
+const HESITATES: Duration = Duration::from_millis(700);
 const SERVICE: &str = "storage";
 
 /// What is remembered between probes.
@@ -88,6 +91,19 @@ fn clock(at: SystemTime) -> String {
     format!("{:02}:{:02}:{:02} UTC", seconds / 3600, seconds / 60 % 60, seconds % 60)
 }
 
+/// Reports what is news.
+async fn tell(reports: &mpsc::Sender<Report>, last: &mut Option<Report>, report: Report, warnings: &[String]) {
+    let report = report.with_output(warnings.to_vec());
+    if last.as_ref().is_some_and(|last| last.says_the_same(&report)) {
+        return;
+    }
+    if reports.send(report.clone()).await.is_err() {
+        // Nobody listens any more: the daemon is going away, and with it this future.
+        return std::future::pending().await;
+    }
+    *last = Some(report);
+}
+
 /// Probes until the mount is beyond repair; returns why.
 pub(super) async fn watch(mount: &Mount, reports: &mpsc::Sender<Report>) -> String {
     let path = mount.path().display().to_string();
@@ -98,16 +114,20 @@ pub(super) async fn watch(mount: &Mount, reports: &mpsc::Sender<Report>) -> Stri
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        let result = mount.probe(PROBE_DEADLINE).await;
-        let judged = health.judge(Instant::now(), SystemTime::now(), &path, &result);
-        let report = Report::new(SERVICE, judged.state, judged.because.clone()).with_output(warnings.clone());
-        if !last.as_ref().is_some_and(|last| last.says_the_same(&report)) {
-            if reports.send(report.clone()).await.is_err() {
-                // Nobody listens any more: the daemon is going away, and with it this future.
-                return std::future::pending().await;
+        let probe = mount.probe(PROBE_DEADLINE);
+        tokio::pin!(probe);
+        let result = match timeout(HESITATES, &mut probe).await {
+            Ok(result) => result,
+            Err(_) => {
+                if !health.failed {
+                    let because = format!("{path} has not answered for {} ms", HESITATES.as_millis());
+                    tell(reports, &mut last, Report::new(SERVICE, State::Failing, because), &warnings).await;
+                }
+                probe.await
             }
-            last = Some(report);
-        }
+        };
+        let judged = health.judge(Instant::now(), SystemTime::now(), &path, &result);
+        tell(reports, &mut last, Report::new(SERVICE, judged.state, judged.because.clone()), &warnings).await;
         if judged.give_up {
             return judged.because;
         }
