@@ -200,6 +200,9 @@ impl Clients {
             match shown[..] {
                 [last] => {
                     let wrong = history::counter(&increments, last);
+                    if !wrong.is_empty() {
+                        report.histories.push(history::table(&increments, report.began_us));
+                    }
                     report.violations.extend(wrong.into_iter().map(|w| format!("{what} counter: {w}")));
                 }
                 _ => {

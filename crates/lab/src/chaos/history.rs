@@ -32,6 +32,19 @@ pub(super) struct Increment {
     pub(super) known: bool,
 }
 
+/// A counter's whole history in order, for who looks for the reason of what is wrong: seconds since `began_us`.
+pub(super) fn table(increments: &[Increment], began_us: u64) -> String {
+    let seconds = |us: u64| us.saturating_sub(began_us) as f64 / 1e6;
+    let mut sorted: Vec<&Increment> = increments.iter().collect();
+    sorted.sort_by_key(|i| i.ended_us);
+    let mut text = String::from("locked_s,written_s,client,value,acknowledged\n");
+    for i in sorted {
+        let (from, to) = (seconds(i.begun_us), seconds(i.ended_us));
+        text.push_str(&format!("{from:.6},{to:.6},{},{},{}\n", i.client, i.value, i.known));
+    }
+    text
+}
+
 /// Everything of one kind, the first few in full.
 fn told(mut all: Vec<String>) -> Vec<String> {
     if all.len() > TOLD {

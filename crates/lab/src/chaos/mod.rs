@@ -120,6 +120,9 @@ pub(crate) fn main(lab: &Lab, options: &Options) -> Result<i32> {
         && let Some(dir) = cases::keep_logs(lab, &format!("chaos-{seed}"))
     {
         std::fs::write(dir.join("report.json"), serde_json::to_string_pretty(&report)?)?;
+        for (n, history) in report.histories.iter().enumerate() {
+            std::fs::write(dir.join(format!("counter-{n}.csv")), history)?;
+        }
         eprintln!("logs: {}", dir.display());
     }
     if options.json {

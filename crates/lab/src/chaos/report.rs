@@ -51,6 +51,9 @@ pub(super) struct Report {
     /// When the faults began, and what CLOCK_MONOTONIC, in which times below are told, showed then.
     pub(super) began: String,
     pub(super) began_us: u64,
+    /// What clients saw of counters that are wrong, for the logs' folder.
+    #[serde(skip)]
+    pub(super) histories: Vec<String>,
     pub(super) storage: &'static str,
     pub(super) rounds: u64,
     pub(super) steps: u64,
