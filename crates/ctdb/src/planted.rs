@@ -48,6 +48,8 @@ pub enum Planted {
     MessagesForgotten,
     /// A process hears that an address leaves while it waits for an answer about life.
     AddressBeforeAnswer,
+    /// A process hears that its address leaves whatever it is doing.
+    AddressWhileBusy,
     /// A database that is replaced by hand goes on before the last member has the new content.
     WipeForgetsMember,
     /// A database that is wiped keeps what it had: there is nothing to write.

@@ -227,16 +227,75 @@ fn who_waits_for_an_answer_about_life_hears_of_a_leaving_address_after_it() {
     world.tell(0, true, true);
     assert_eq!(world.status(asker, question), Some(0));
     assert_eq!(world.messages(asker), gone);
+}
 
-    // It has got a record just now, and may be about to ask.
-    let dbs = [asker, asked].map(|client| world.attach(client, Opcode::DB_ATTACH, "brlock.tdb").unwrap());
-    for client in [asked, asker] {
-        assert!(world.count(client, dbs[0], b"key"));
+/// In the middle of something it may be about to ask who is alive, and would find in its socket that its address leaves.
+#[test]
+fn who_is_busy_hears_that_its_address_leaves_when_it_is_at_rest() {
+    let gone = [(srvid::RELEASE_IP, b"192.168.1.1\0".to_vec())];
+    let mut world = World::new(2);
+    let (its, other, asked) = (world.connect(0, 10), world.connect(0, 11), world.connect(1, 20));
+    for (client, address) in [(its, "192.168.1.1"), (other, "192.168.1.2")] {
+        world.listen(client, srvid::RELEASE_IP);
+        world.listen(client, srvid::TAKE_IP);
+        // Not known to be here when it tells: what smbd accepts at once when an address comes.
+        let _ = tells(&mut world, client, Opcode::TCP_CLIENT, connection(7, address));
     }
-    home(&mut world);
-    world.input(0, Input::Leaves("192.168.1.1".parse().unwrap()));
+    let leaves = |world: &mut World| {
+        world.vip_on.insert(1, 0);
+        world.tell(0, true, true);
+        world.input(0, Input::Comes("192.168.1.1".parse().unwrap()));
+        world.input(0, Input::Leaves("192.168.1.1".parse().unwrap()));
+        world.run();
+        std::mem::take(&mut world.nodes[0].awaits)
+    };
+    let messages = |world: &mut World, client| -> Vec<_> {
+        world.messages(client).into_iter().filter(|(srvid, _)| *srvid == srvid::RELEASE_IP).collect()
+    };
+    assert_eq!(leaves(&mut world), [its.id]);
+    assert_eq!((messages(&mut world, other), messages(&mut world, its)), (gone.to_vec(), Vec::new()));
+    world.later(Duration::from_millis(900));
+    assert_eq!(messages(&mut world, its), []);
+    world.input(0, Input::AtRest(its.id));
+    assert_eq!(messages(&mut world, its), gone);
+    world.input(0, Input::AtRest(its.id));
+    assert_eq!(messages(&mut world, its), [], "once");
+    world.vip_on.insert(1, 1);
+    world.tell(0, true, true);
+
+    // It was at rest when it was looked at, and asks before that is heard.
+    assert_eq!(leaves(&mut world), [its.id]);
+    world.listen(asked, 99);
+    world.cut.insert((0, 1));
+    let check = [&20i32.to_ne_bytes()[..], &99u64.to_ne_bytes()].concat();
+    let question = world.control(its, 1, Opcode::CHECK_PID_SRVID, 0, &check);
+    world.input(0, Input::AtRest(its.id));
+    assert_eq!(std::mem::take(&mut world.nodes[0].awaits), [its.id]);
+    assert_eq!(messages(&mut world, its), []);
+    world.cut.clear();
     world.run();
-    assert_eq!((world.messages(other), world.messages(asker)), (gone.to_vec(), Vec::new()));
-    world.later(Duration::from_millis(5));
-    assert_eq!(world.messages(asker), gone);
+    assert_eq!((world.status(its, question), messages(&mut world, its)), (Some(0), vec![]));
+    world.input(0, Input::AtRest(its.id));
+    assert_eq!(messages(&mut world, its), gone);
+    world.vip_on.insert(1, 1);
+    world.tell(0, true, true);
+
+    // A hung one hears after a second; one whose connection has ended does not hear at all.
+    assert_eq!(leaves(&mut world), [its.id]);
+    world.later(Duration::from_millis(999));
+    assert_eq!(messages(&mut world, its), []);
+    world.later(Duration::from_millis(1));
+    assert_eq!(messages(&mut world, its), gone);
+    world.vip_on.insert(1, 1);
+    world.tell(0, true, true);
+    assert_eq!(leaves(&mut world), [its.id]);
+    world.ask(its, node::CURRENT, Opcode::DEREGISTER_SRVID, srvid::RELEASE_IP, &[]).unwrap();
+    world.later(Duration::from_secs(2));
+    assert_eq!(messages(&mut world, its), []);
+    world.listen(its, srvid::RELEASE_IP);
+    world.vip_on.insert(1, 1);
+    world.tell(0, true, true);
+    let _ = tells(&mut world, its, Opcode::TCP_CLIENT_DISCONNECTED, connection(7, "192.168.1.1"));
+    assert_eq!(leaves(&mut world), []);
+    assert_eq!(messages(&mut world, its), gone, "it is not its address any more");
 }

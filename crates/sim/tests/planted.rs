@@ -66,6 +66,7 @@ const BUGS: &[Bug] = &[
     Bug::Ctdb(Ctdb::MessagesOvertake),
     Bug::Ctdb(Ctdb::MessagesForgotten),
     Bug::Ctdb(Ctdb::AddressBeforeAnswer),
+    Bug::Ctdb(Ctdb::AddressWhileBusy),
     Bug::Ctdb(Ctdb::WipeForgetsMember),
     Bug::Ctdb(Ctdb::WipeWritesNothing),
     Bug::Ctdb(Ctdb::RestoreNotUndone),
@@ -84,6 +85,7 @@ fn objection(bug: Bug) -> &'static str {
             "is not ended"
         }
         Bug::Cluster(Cluster::PinForgotten) => "goes back from",
+        Bug::Ctdb(Ctdb::AddressWhileBusy) => "reads that its address leaves",
         Bug::Ctdb(Ctdb::MessagesDropped) => "never hears message",
         _ => "",
     }

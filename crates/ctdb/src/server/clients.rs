@@ -16,11 +16,13 @@ pub(super) struct Client {
     pub(super) notify: BTreeMap<u64, Vec<u8>>,
     /// Clients' connections that it serves.
     pub(super) connections: BTreeSet<Connection>,
-    /// When its last call was answered.
-    pub(super) called: Option<Duration>,
+    /// The same, and those to addresses that this node was not known to have when it told of them.
+    pub(super) serves: BTreeSet<Connection>,
     /// Messages about addresses that it gets later, oldest first, and since when there are any.
     pub(super) later: Vec<(u64, Vec<u8>)>,
     pub(super) later_since: Duration,
+    /// It gets them when its process is at rest.
+    pub(super) rest_awaited: bool,
     /// `START_PERSISTENT_UPDATE` without its end; only counted.
     pub(super) updates: u32,
 }
@@ -127,6 +129,11 @@ impl Clients {
 
     pub(super) fn tunnel(&self, tunnel: u64) -> Option<ClientId> {
         self.tunnels.get(&tunnel).copied()
+    }
+
+    /// Does this client get messages to this number?
+    pub(super) fn hears(&self, id: ClientId, srvid: u64) -> bool {
+        self.all.get(&id).is_some_and(|c| c.srvids.contains(&srvid) || c.srvids.contains(&srvid::ALL))
     }
 
     /// Has a process with this number a connection?

@@ -67,6 +67,13 @@ impl Server {
         connection: Connection,
     ) {
         let holder = self.picture.addresses.iter().find(|a| a.address == connection.server.ip()).map(|a| a.holder);
+        if let Some(known) = client.and_then(|id| self.clients.get(id)) {
+            match opcode {
+                Opcode::TCP_CLIENT => drop(known.serves.insert(connection)),
+                Opcode::TCP_CLIENT_DISCONNECTED | Opcode::TCP_CLIENT_PASSED => drop(known.serves.remove(&connection)),
+                _ => {}
+            }
+        }
         match opcode {
             Opcode::TCP_CLIENT => {
                 if holder.is_some_and(|holder| holder != Some(self.me)) {

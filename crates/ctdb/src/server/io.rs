@@ -62,6 +62,8 @@ pub enum Input {
     Leaves(IpAddr),
     /// This node has this address now.
     Comes(IpAddr),
+    /// The process of this client waits for whatever comes next, as [`Output::AwaitRest`] asked.
+    AtRest(ClientId),
     /// Connections of clients to an address, as its holder publishes them: what its kernel shows, and what was told there
     /// ([`Output::Connection`]).
     Connections {
@@ -90,6 +92,12 @@ pub enum Output {
         client: ClientId,
         /// The packet.
         packet: Vec<u8>,
+    },
+    /// Say [`Input::AtRest`] when this client's process waits for events: all that came before it has seen to, and it is in
+    /// the middle of nothing. At once if that is so already, and what is said then is written before the next packet.
+    AwaitRest {
+        /// Which.
+        client: ClientId,
     },
     /// End a client's connection, after what was sent to it before. Samba's processes end when theirs does.
     Close {

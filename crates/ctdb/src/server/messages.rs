@@ -1,12 +1,13 @@
 //! Messages: from client to client on whatever node, and to the daemon itself.
 
-use super::io::Level;
+use super::io::{Level, Output};
 use super::{ClientId, Server, packets};
 use crate::node;
 use crate::peer::Said;
 use crate::planted::{Planted, planted};
 use crate::srvid;
 use crate::wire::{Body, Message, Reader, Tunnel, Writer};
+use std::net::IpAddr;
 use std::time::Duration;
 
 impl Server {
@@ -122,34 +123,49 @@ impl Server {
     }
 
     /// An address has left this node, or come to it.
-    pub(super) fn say_address(&mut self, srvid: u64, address: std::net::IpAddr) {
+    pub(super) fn say_address(&mut self, srvid: u64, address: IpAddr) {
         let mut text = Writer::default();
         text.text(&address.to_string());
         let text = text.finish();
         self.log(Level::Debug, format!("clients are told {srvid:#x} of {address}"));
         for client in self.clients.listeners(srvid) {
-            self.address_to(client, srvid, text.clone());
+            self.address_to(client, srvid, address, text.clone());
         }
     }
 
-    /// Samba (4.17, source3/lib/ctdbd_conn.c) takes a RELEASE_IP that it reads while it waits for the answer to "is this
-    /// process alive?" for the answer "no", and takes away what the living process holds. So the answer comes first, however
-    /// long it takes; and one who has just got a record may be about to ask who holds a lock there.
-    fn address_to(&mut self, client: ClientId, srvid: u64, text: Vec<u8>) {
+    /// Samba (4.17, source3/lib/ctdbd_conn.c) takes a RELEASE_IP of its own address that it reads while it waits for the
+    /// answer to "is this process alive?" for the answer "no", and takes away what the living process holds. So the answer
+    /// comes first, however long it takes; and one that is doing something else may be about to ask, and would find
+    /// RELEASE_IP in its socket then. Where it waits for events it reads RELEASE_IP for what it is.
+    fn address_to(&mut self, client: ClientId, srvid: u64, address: IpAddr, text: Vec<u8>) {
         let now = self.now.mono;
-        let waits = self.asks_about_life(client)
-            || self.clients.look(client).and_then(|known| known.called).is_some_and(|at| now < at + SOON);
-        let waits = waits && !planted(Planted::AddressBeforeAnswer);
-        match self.clients.get(client) {
-            Some(known) if waits || !known.later.is_empty() => {
-                if known.later.is_empty() {
-                    known.later_since = now;
-                }
-                known.later.push((srvid, text));
-                self.clients.later.insert(client);
-            }
-            _ => self.message_to(client, srvid, &text),
+        let asks = self.asks_about_life(client) && !planted(Planted::AddressBeforeAnswer);
+        let Some(known) = self.clients.get(client) else { return };
+        let its = srvid == srvid::RELEASE_IP && known.serves.iter().any(|c| c.server.ip() == address);
+        let its = its && !planted(Planted::AddressWhileBusy);
+        if !asks && !its && known.later.is_empty() {
+            return self.message_to(client, srvid, &text);
         }
+        if known.later.is_empty() {
+            known.later_since = now;
+        }
+        known.later.push((srvid, text));
+        if its && !std::mem::replace(&mut known.rest_awaited, true) {
+            self.out.push(Output::AwaitRest { client });
+        }
+        self.clients.later.insert(client);
+    }
+
+    /// Its process waits for events.
+    pub(super) fn at_rest(&mut self, client: ClientId) {
+        let asks = self.asks_about_life(client) && !planted(Planted::AddressBeforeAnswer);
+        let Some(known) = self.clients.get(client).filter(|known| known.rest_awaited) else { return };
+        if asks {
+            // It was so before it asked.
+            return self.out.push(Output::AwaitRest { client });
+        }
+        known.rest_awaited = false;
+        self.tell_later(client);
     }
 
     /// Does it wait for an answer about life?
@@ -161,8 +177,9 @@ impl Server {
     /// When this client gets what was put off. None: when it is answered, or there is nothing.
     fn later_due(&self, client: ClientId) -> Option<Duration> {
         let known = self.clients.look(client).filter(|known| !known.later.is_empty())?;
-        let soon = known.called.map_or(known.later_since, |at| at + SOON);
-        (!self.asks_about_life(client)).then_some(soon.min(known.later_since + LATEST))
+        let asks = self.asks_about_life(client) && !planted(Planted::AddressBeforeAnswer);
+        let due = if known.rest_awaited { known.later_since + LATEST } else { known.later_since };
+        (!asks).then_some(due)
     }
 
     /// When the next one gets what was put off.
@@ -176,9 +193,13 @@ impl Server {
             return;
         }
         self.clients.later.remove(&client);
-        let later = self.clients.get(client).map(|known| std::mem::take(&mut known.later));
-        for (srvid, text) in later.unwrap_or_default() {
-            self.message_to(client, srvid, &text);
+        let Some(known) = self.clients.get(client) else { return };
+        known.rest_awaited = false;
+        for (srvid, text) in std::mem::take(&mut known.later) {
+            // One whose connection has ended meanwhile wants to hear of addresses no more.
+            if self.clients.hears(client, srvid) {
+                self.message_to(client, srvid, &text);
+            }
         }
     }
 
@@ -198,9 +219,9 @@ fn asker(data: &[u8]) -> Option<(u32, u64)> {
     Some((pnn, r.u64("number").ok()?))
 }
 
-/// Within this after a record has come to it Samba asks about who holds a lock there, if it does at all.
-const SOON: Duration = Duration::from_millis(5);
-/// One who waits for no answer hears that an address leaves after this, whatever it does.
-const LATEST: Duration = Duration::from_millis(20);
+/// A process that is never seen at rest hears that its address leaves after this, whatever it does. Long enough for what
+/// smbd does between two looks at its sockets; its connection has been ended by the kernel by then, so that it rarely needs
+/// to hear at all.
+const LATEST: Duration = Duration::from_secs(1);
 /// Addresses are at rest when nothing has changed for so long.
 pub(super) const AT_REST: Duration = Duration::from_millis(300);

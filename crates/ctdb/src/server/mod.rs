@@ -264,6 +264,7 @@ impl Server {
             Input::Picture(picture) => self.look(picture),
             Input::Leaves(address) => self.address_leaves(address),
             Input::Comes(address) => self.address_comes(address),
+            Input::AtRest(client) => self.at_rest(client),
             Input::Connections { address, connections } => self.published(address, connections),
             Input::File { db, answer } => self.file_answers(db, answer),
             Input::Wake => self.wake(),

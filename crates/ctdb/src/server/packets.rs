@@ -147,9 +147,6 @@ impl Server {
 
     pub(super) fn call_done(&mut self, token: Token, data: Vec<u8>) {
         if let Some(Waiting { client, reqid }) = self.calls.remove(&token) {
-            if let Some(known) = self.clients.get(client) {
-                known.called = Some(self.now.mono);
-            }
             self.packet_for(client, reqid, Body::CallReply(CallReply { status: 0, data }));
         }
     }

@@ -23,6 +23,8 @@ pub(crate) struct Node {
     pub(crate) closed: BTreeSet<ClientId>,
     pub(crate) wishes: Vec<Wish>,
     pub(crate) told: Vec<(Connection, bool)>,
+    /// Clients whose rest is awaited.
+    pub(crate) awaits: Vec<ClientId>,
     pub(crate) log: Vec<(Level, String)>,
     pub(crate) alive: bool,
     inputs: VecDeque<Input>,
@@ -59,6 +61,7 @@ impl World {
             closed: BTreeSet::new(),
             wishes: Vec::new(),
             told: Vec::new(),
+            awaits: Vec::new(),
             log: Vec::new(),
             alive: true,
             inputs: VecDeque::new(),
@@ -413,6 +416,7 @@ impl World {
                     packets.push_back(Packet::decode(&packet).unwrap());
                 }
             }
+            Output::AwaitRest { client } => self.nodes[n].awaits.push(client),
             Output::Close { client } => {
                 self.nodes[n].closed.insert(client);
                 self.input(n, Input::Disconnected { client });

@@ -16,6 +16,7 @@ mod inbox;
 mod link;
 mod links;
 pub mod picture;
+mod rest;
 mod socket;
 #[cfg(test)]
 mod tests;

@@ -4,6 +4,7 @@ use super::awake::Awake;
 use super::clients::{Client, Got};
 use super::inbox::{Item, Post};
 use super::links::Links;
+use super::rest::Rest;
 use super::socket::Socket;
 use super::{Core, Files, Outside, Served, mono, now};
 use crate::peer::DataLink;
@@ -56,6 +57,7 @@ pub(super) struct Loop<'a, C, F, O> {
     next_client: u32,
     links: Links,
     awake: Awake,
+    rest: Rest,
     /// Parts of files wait in the inbox.
     parts_left: bool,
     /// What came over a link, until the core has heard it.
@@ -88,6 +90,7 @@ impl<'a, C: Core, F: Files, O: Outside> Loop<'a, C, F, O> {
             next_client: FIRST_CLIENT,
             links: Links::default(),
             awake: Awake::new(served.keep_awake),
+            rest: Rest::default(),
             parts_left: false,
             frames: Vec::new(),
             out: Vec::new(),
@@ -164,6 +167,9 @@ impl<'a, C: Core, F: Files, O: Outside> Loop<'a, C, F, O> {
             self.gone(id);
         }
         self.awake.look(now);
+        if self.rest.due().is_some_and(|at| at <= now) {
+            self.look_at_rest(now);
+        }
         self.settle();
         self.write();
         woken
@@ -180,7 +186,8 @@ impl<'a, C: Core, F: Files, O: Outside> Loop<'a, C, F, O> {
         let closing = closing.min().map(|at| at.saturating_sub(now));
         // An hour, if nothing is due: longer than what the kernel takes would be an error.
         let awake = self.awake.due().map(|at| at.saturating_sub(now));
-        [core, listen, closing, awake].into_iter().flatten().min().unwrap_or(Duration::from_secs(3600))
+        let rest = self.rest.due().map(|at| at.saturating_sub(now));
+        [core, listen, closing, awake, rest].into_iter().flatten().min().unwrap_or(Duration::from_secs(3600))
     }
 
     /// Gets the socket, or goes on with the one that there is.
@@ -262,6 +269,15 @@ impl<'a, C: Core, F: Files, O: Outside> Loop<'a, C, F, O> {
         }
     }
 
+    /// Tells the core who is at rest; what it says then is written at once.
+    fn look_at_rest(&mut self, now: Duration) {
+        let clients = &self.clients;
+        for client in self.rest.look(now, |id| clients.get(&id).map(|client| client.pid)) {
+            self.feed(Input::AtRest(client));
+        }
+        self.write();
+    }
+
     /// True when it is to stop.
     fn inbox(&mut self) -> bool {
         let can = self.links.waiting() < MUCH;
@@ -275,7 +291,8 @@ impl<'a, C: Core, F: Files, O: Outside> Loop<'a, C, F, O> {
                     for address in &addresses {
                         self.feed(Input::Leaves(*address));
                     }
-                    self.write();
+                    // Most wait for events, and are told before the address leaves.
+                    self.look_at_rest(mono());
                     self.outside.told(addresses);
                 }
                 Item::Stop => return true,
@@ -356,6 +373,7 @@ impl<'a, C: Core, F: Files, O: Outside> Loop<'a, C, F, O> {
                             self.unwritten.push(id);
                         }
                     }
+                    Output::AwaitRest { client } => self.rest.add(client),
                     Output::Peer { to, bytes } => self.links.push(to, &bytes),
                     Output::File { db, order } => {
                         self.files.order(db, order, &mut answers);

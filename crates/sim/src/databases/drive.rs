@@ -72,6 +72,7 @@ impl World {
             let delay = self.databases.as_mut().map_or(S, |d| d.some(2_000..=25_000));
             self.databases_after(delay, host, Event::Work);
             self.address_leaves(host);
+            self.look_at_rest(host);
             return self.work(host);
         }
         if !self.is_current(host, generation) {
@@ -224,6 +225,7 @@ impl World {
                     (body, Some(process)) => process.packets.push_back(Packet { header: packet.header, body }),
                 }
             }
+            Output::AwaitRest { client } => self.rest_awaited(host, client),
             Output::Close { client } => self.process_ends(host, client),
             Output::Peer { to, bytes } => self.send_bytes(host, to as usize, bytes),
             Output::File { db, order } => {

@@ -116,6 +116,7 @@ struct Process {
     doing: Doing,
     since: Micros,
     packets: VecDeque<Packet>,
+    address: talk::Address,
     /// The file of the database that is detached now and then.
     has_spare_open: bool,
 }

@@ -4,15 +4,15 @@
 //! the view has changed in between. It may be lost: with its link, its node, or because nobody listens any more; where all
 //! of these last, it has arrived when everything is at rest.
 
-use super::{Databases, Doing};
-use crate::clock::{Micros, S};
+use super::{Databases, Doing, Process};
+use crate::clock::{MS, Micros, S};
 use crate::world::World;
 use cluster::{Epoch, Incarnation};
 use ctdb::control::Opcode;
 use ctdb::node;
 use ctdb::server::{ClientId, Input};
 use ctdb::srvid;
-use ctdb::wire::{Body, Message, Reader, Writer};
+use ctdb::wire::{Body, Connection, Message, Reader, Writer};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -20,6 +20,37 @@ use std::net::{IpAddr, Ipv4Addr};
 const LEAVES: u64 = 64;
 /// The upper half of all processes' numbers.
 const NUMBERS: u64 = 0x7100_0000_0000_0000;
+
+/// What all processes serve.
+const ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+/// One that was never seen at rest for so long may be told all the same.
+const PATIENCE: Micros = 990 * MS;
+
+/// What a process knows of the address that it serves.
+#[derive(Debug, Default)]
+pub(super) struct Address {
+    /// In the middle of something, though it waits for no answer: what it begins next comes before it looks at its sockets.
+    busy: bool,
+    /// It is leaving, and the process has not been told.
+    leaves: Option<Micros>,
+    /// It was told, and has not read it.
+    unread: bool,
+    /// The daemon looks whether the process is at rest.
+    rest_awaited: bool,
+}
+
+impl Process {
+    /// It begins or ends something.
+    pub(super) fn acts(&mut self, now: Micros) {
+        self.address.busy = now.is_multiple_of(2);
+        self.address.unread &= !self.is_at_rest();
+    }
+
+    /// It waits for events, and reads what comes.
+    fn is_at_rest(&self) -> bool {
+        self.doing == Doing::Nothing && !self.address.busy
+    }
+}
 
 /// What one process has heard from another.
 #[derive(Debug, Default)]
@@ -100,20 +131,56 @@ impl World {
         for number in [number_of(client), srvid::RELEASE_IP] {
             self.control(host, client, node::CURRENT, Opcode::REGISTER_SRVID, number, &[]);
         }
+        let mut data = Writer::default();
+        Connection { client: (ADDRESS, 1_000).into(), server: (ADDRESS, 445).into() }.put(&mut data);
+        self.control(host, client, node::CURRENT, Opcode::TCP_CLIENT, 0, &data.finish());
     }
 
     /// Now and then an address of the node is about to leave: those of its processes that serve it hear so.
     pub(super) fn address_leaves(&mut self, host: usize) {
-        let idle = |databases: &Databases| databases.nodes[host].inbox.is_empty();
-        if self.now.is_multiple_of(LEAVES) && self.hosts[host].is_live() && self.databases.as_deref().is_some_and(idle)
-        {
-            self.databases_input(host, Input::Leaves(IpAddr::V4(Ipv4Addr::LOCALHOST)));
+        let now = self.now;
+        let live = self.hosts[host].is_live();
+        let Some(node) = self.databases.as_mut().map(|d| &mut d.nodes[host]) else { return };
+        if now.is_multiple_of(LEAVES) && live && node.inbox.is_empty() {
+            let listens = |process: &&mut Process| !matches!(process.doing, Doing::Attaches { .. });
+            for process in node.processes.values_mut().filter(listens) {
+                process.address.leaves.get_or_insert(now);
+            }
+            self.databases_input(host, Input::Leaves(ADDRESS));
+            self.look_at_rest(host);
         }
     }
 
-    /// A process hears that an address leaves. Samba takes that for "dead" where it waits for an answer about life.
+    /// The daemon looks from now on whether the process is at rest.
+    pub(super) fn rest_awaited(&mut self, host: usize, client: ClientId) {
+        if let Some(process) = self.databases.as_mut().and_then(|d| d.nodes[host].processes.get_mut(&client)) {
+            process.address.rest_awaited = true;
+        }
+    }
+
+    /// The daemon looks.
+    pub(super) fn look_at_rest(&mut self, host: usize) {
+        let live = self.hosts[host].is_live();
+        let Some(node) = self.databases.as_mut().map(|d| &mut d.nodes[host]).filter(|_| live) else { return };
+        let mut found = Vec::new();
+        for (client, process) in &mut node.processes {
+            if process.is_at_rest() && std::mem::take(&mut process.address.rest_awaited) {
+                found.push(*client);
+            }
+        }
+        for client in found {
+            self.databases_input(host, Input::AtRest(client));
+        }
+    }
+
+    /// A process hears that its address leaves. Samba takes that for "dead" where it waits for an answer about life.
     pub(super) fn hears_of_address(&mut self, host: usize, client: ClientId) {
-        let Some(process) = self.databases.as_ref().and_then(|d| d.nodes[host].processes.get(&client)) else { return };
+        let now = self.now;
+        let Some(process) = self.databases.as_mut().and_then(|d| d.nodes[host].processes.get_mut(&client)) else {
+            return;
+        };
+        let since = process.address.leaves.take().unwrap_or(now);
+        process.address.unread = !process.is_at_rest() && now < since + PATIENCE;
         if let Doing::Asks { reqid, node, .. } = process.doing
             && !process.packets.iter().any(|packet| packet.header.reqid == reqid)
         {
@@ -121,6 +188,22 @@ impl World {
                 "process {} hears that an address leaves while it waits to hear who lives on n{node}",
                 client.0
             ));
+        }
+    }
+
+    /// Whoever waits for an answer reads what is in its socket first.
+    pub(super) fn reads_its_socket(&mut self, host: usize, client: ClientId, body: &Body) {
+        let Some(process) = self.databases.as_mut().and_then(|d| d.nodes[host].processes.get_mut(&client)) else {
+            return;
+        };
+        match body {
+            Body::Message(_) => {}
+            Body::Control(control) if control.opcode == Opcode::PROCESS_EXISTS.0 => {
+                if std::mem::take(&mut process.address.unread) {
+                    self.object(format!("process {} asks who lives, and reads that its address leaves", client.0));
+                }
+            }
+            _ => process.address.unread = false,
         }
     }
 

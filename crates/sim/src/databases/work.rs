@@ -1,5 +1,6 @@
 //! What Samba's processes do: count under the chain lock, commit, traverse, ask who is alive.
 
+use super::talk::Address;
 use super::truth::{Counts, Person, decode, encode, violation};
 use super::{Databases, Doing, HOT, Node, PERSISTENT, Process, VOLATILE};
 use crate::world::World;
@@ -46,6 +47,7 @@ impl Databases {
 
 impl World {
     pub(super) fn send_packet(&mut self, host: usize, client: ClientId, dest: u32, body: Body) -> u32 {
+        self.reads_its_socket(host, client, &body);
         let Some(databases) = self.databases.as_mut() else { return 0 };
         databases.next_reqid += 1;
         let reqid = databases.next_reqid;
@@ -72,6 +74,7 @@ impl World {
         if let Some(process) = self.databases.as_mut().and_then(|d| d.nodes[host].processes.get_mut(&client)) {
             process.doing = doing;
             process.since = now;
+            process.acts(now);
         }
     }
 
@@ -124,7 +127,13 @@ impl World {
         // A node that others have dropped, and that does not know it yet.
         let lost = run.is_none_or(|run| !databases.truth.is_member(host, run));
         databases.truth.people.insert(client, Person { node: host, pid, lives: true, lost });
-        let process = Process { doing: Doing::Nothing, since: now, packets: VecDeque::new(), has_spare_open: false };
+        let process = Process {
+            doing: Doing::Nothing,
+            since: now,
+            packets: VecDeque::new(),
+            address: Address::default(),
+            has_spare_open: false,
+        };
         databases.nodes[host].processes.insert(client, process);
         self.databases_input(host, Input::Connected { client, pid });
         let attach = |name: &str| format!("{name}\0").into_bytes();
