@@ -184,6 +184,9 @@ pub enum Output {
     Guard { word: GuardWord },
     /// Destroy the storage connections to these nodes, and let them come back.
     Kick { nodes: BTreeMap<Pnn, Vec<IpAddr>> },
+    /// Destroy the connections by which storage clients of these nodes are connected to this node's storage servers, and with
+    /// them what those clients hold here.
+    FreeStorage { nodes: BTreeMap<Pnn, Vec<IpAddr>> },
     /// Destroy and keep cut the storage connections to exactly these nodes; then `Input::Evicted`.
     Evict { epoch: Epoch, nodes: BTreeMap<Pnn, Vec<IpAddr>> },
     /// These nodes are lost, and NFS clients could have locks and open files there: the NFS server here shall enter its

@@ -78,6 +78,8 @@ pub enum Planted {
     DesertedByHalf,
     /// What a node said under an older view, or before it fell silent, counts for who serves a deserted node's addresses.
     DesertedByOldReport,
+    /// A node that comes back keeps what clients of the others held of its storage before they shut it out.
+    StorageNotFreed,
     /// A restarted voter forgets that it may have granted before.
     GrantsForgotten,
 }

@@ -175,6 +175,28 @@ fn a_returning_server_gets_its_share() {
     assert_eq!(net.loads(), [1, 1, 1, 1], "{}", net.story());
 }
 
+/// The others have destroyed their ends of what is connected to its storage without a word to it.
+#[test]
+fn a_node_that_was_shut_out_frees_its_storage_before_it_is_let_in() {
+    let mut net = settled(4, false);
+    for peer in [0, 1, 3] {
+        net.cut(peer, 2);
+    }
+    net.run(Duration::from_secs(5));
+    assert_eq!(net.freed, [], "it does not know yet");
+    net.cut.clear();
+    let out = |net: &Net| net.hosts[0].core.view().is_some_and(|v| v.evicted.contains_key(&Pnn(2)));
+    while out(&net) && net.freed.is_empty() {
+        net.run(MS);
+    }
+    assert!(out(&net), "{}", net.story());
+    net.run(Duration::from_secs(15));
+    assert!(!out(&net), "{}", net.story());
+    net.freed.sort();
+    let each_once = [0, 1, 3].map(|p| (2, vec![Pnn(p)]));
+    assert_eq!(net.freed, each_once, "{}", net.story());
+}
+
 #[test]
 fn two_servers_with_a_lock_outlive_either() {
     for dead in 0..2 {

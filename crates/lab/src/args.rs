@@ -80,7 +80,7 @@ impl Shape {
             Some(path) => path.canonicalize().with_context(|| format!("no program at {}", path.display()))?,
             None => std::env::current_exe()?.with_file_name("steadfast"),
         };
-        if self.subject == Subject::Steadfast && !steadfast.exists() {
+        if self.subject.is_steadfast() && !steadfast.exists() {
             bail!("{} is not there: build it first (cargo build --profile lab)", steadfast.display());
         }
         if self.arbiter && (self.storage == Storage::Local || self.nodes < 3) {

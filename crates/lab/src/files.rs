@@ -24,7 +24,7 @@ pub(crate) fn resolv(site: &Site) -> String {
 /// Debian has it: below each host's own /var and /run. `kernel share modes` and `fileid` are what a FUSE mount seen from several nodes needs.
 pub(crate) fn smb_conf(site: &Site, node: usize) -> String {
     let more = match site.subject {
-        Subject::Steadfast => "  include = /etc/samba/steadfast.conf\n",
+        Subject::Steadfast | Subject::SteadfastFast => "  include = /etc/samba/steadfast.conf\n",
         Subject::Ctdb | Subject::CtdbTuned => "  clustering = yes\n",
         Subject::Parts => "",
     };
@@ -71,7 +71,7 @@ pub(crate) fn ganesha_conf(site: &Site) -> String {
     let (grace, lease, nlm) = match site.subject {
         Subject::Ctdb => (90, 60, "Enable_NLM = false"),
         Subject::CtdbTuned => (15, 10, "Enable_NLM = false"),
-        Subject::Steadfast | Subject::Parts => (10, 10, "NLM_Port = 32803"),
+        Subject::Steadfast | Subject::SteadfastFast | Subject::Parts => (10, 10, "NLM_Port = 32803"),
     };
     format!(
         "NFS_CORE_PARAM {{

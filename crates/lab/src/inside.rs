@@ -16,7 +16,7 @@ pub(crate) fn main(id: &str, command: Inside) -> Result<i32> {
         let progress = Progress::new();
         parts::up(&lab, &progress)?;
         match lab.site.subject {
-            Subject::Steadfast => steadfast::form(&lab, &progress)?,
+            Subject::Steadfast | Subject::SteadfastFast => steadfast::form(&lab, &progress)?,
             Subject::Ctdb | Subject::CtdbTuned => stock::form(&lab, &progress)?,
             Subject::Parts => {}
         }
@@ -90,7 +90,7 @@ fn on_running(lab: &Lab, command: Inside) -> Result<i32> {
             let node = lab.site.node(&node)?;
             parts::boot(lab, node)?;
             match lab.site.subject {
-                Subject::Steadfast => steadfast::start(lab, node)?,
+                Subject::Steadfast | Subject::SteadfastFast => steadfast::start(lab, node)?,
                 Subject::Ctdb | Subject::CtdbTuned => stock::start(lab, node)?,
                 Subject::Parts => {}
             }

@@ -114,7 +114,7 @@ pub(crate) fn boot(lab: &Lab, node: usize) -> Result<()> {
     if first {
         lab.write(&host, "/etc/hosts", &files::hosts(&lab.site))?;
         lab.write(&host, "/etc/samba/smb.conf", &files::smb_conf(&lab.site, node))?;
-        if lab.site.subject == Subject::Steadfast {
+        if lab.site.subject.is_steadfast() {
             lab.write(&host, "/etc/samba/steadfast.conf", "")?;
         }
         if let Some(root) = &lab.site.samba_root {
@@ -141,7 +141,7 @@ pub(crate) fn boot(lab: &Lab, node: usize) -> Result<()> {
         lab.shell(&host, "rpc.statd --no-notify 2>/dev/null || true")?;
     }
     if lab.site.storage == Storage::Gluster {
-        if !first && lab.site.subject == Subject::Steadfast {
+        if !first && lab.site.subject.is_steadfast() {
             // As packaging/steadfast-fence.service does.
             let fence = ["steadfast", "helper", "fence", "--config", crate::steadfast::CONFIG];
             lab.exec(&host, &fence, Duration::from_secs(20))?;
@@ -254,7 +254,7 @@ fn prepare_share(lab: &Lab) -> Result<()> {
             "mkdir -p {MOUNT}/{SHARE} {MOUNT}/nfs; chown {USER}: {MOUNT}/{SHARE} {MOUNT}/nfs; chmod 777 {MOUNT}/{SHARE} {MOUNT}/nfs"
         ),
     )?;
-    if lab.site.storage == Storage::Gluster && lab.site.subject == Subject::Steadfast {
+    if lab.site.storage == Storage::Gluster && lab.site.subject.is_steadfast() {
         lab.shell(&first, &format!("umount {MOUNT}"))?;
     }
     Ok(())

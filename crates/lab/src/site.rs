@@ -23,6 +23,8 @@ pub(crate) enum Storage {
 pub(crate) enum Subject {
     /// This project's daemon.
     Steadfast,
+    /// The same with its fast preset.
+    SteadfastFast,
     /// Debian's CTDB, everything at its defaults.
     Ctdb,
     /// Debian's CTDB, as fast as it can be set.
@@ -35,10 +37,15 @@ impl Subject {
     pub(crate) fn word(self) -> &'static str {
         match self {
             Self::Steadfast => "steadfast",
+            Self::SteadfastFast => "steadfast-fast",
             Self::Ctdb => "ctdb",
             Self::CtdbTuned => "ctdb-tuned",
             Self::Parts => "parts",
         }
+    }
+
+    pub(crate) fn is_steadfast(self) -> bool {
+        matches!(self, Self::Steadfast | Self::SteadfastFast)
     }
 
     pub(crate) fn is_ctdb(self) -> bool {
@@ -59,7 +66,7 @@ pub(crate) struct Site {
     /// IPv6 addresses beside the IPv4 ones.
     pub(crate) ipv6: bool,
     pub(crate) subject: Subject,
-    /// A word for `preset` in the daemon's file.
+    /// A word for `preset` in the daemon's file, where the subject does not say it.
     #[serde(default)]
     pub(crate) preset: Option<String>,
     /// Samba with `clustering = yes`: the nodes' smbds are one server. (Under CTDB always.)
@@ -161,7 +168,12 @@ impl Site {
 
     /// Have the nodes' smbds one set of databases, so that users are added once, when they run?
     pub(crate) fn one_samba(&self) -> bool {
-        self.subject.is_ctdb() || (self.subject == Subject::Steadfast && self.clustering)
+        self.subject.is_ctdb() || (self.subject.is_steadfast() && self.clustering)
+    }
+
+    /// The word for `preset` in the daemon's file.
+    pub(crate) fn preset(&self) -> Option<&str> {
+        if self.subject == Subject::SteadfastFast { Some("fast") } else { self.preset.as_deref() }
     }
 
     /// The hosts that are no nodes, with their last address byte.

@@ -20,7 +20,7 @@ pub(crate) const CONTROL_PORT: u16 = 4390;
 /// `steadfast.toml` of the site, the same on every node.
 pub(crate) fn config(site: &Site) -> String {
     let mut text = format!("[cluster]\nname = \"lab\"\nlock = \"{MOUNT}/.steadfast/lock\"\n");
-    if let Some(preset) = &site.preset {
+    if let Some(preset) = site.preset() {
         let _ = writeln!(text, "preset = \"{preset}\"");
     }
     for node in 0..site.nodes {

@@ -94,6 +94,9 @@ pub enum Command {
     SetEvicted { epoch: u64, addresses: Vec<IpAddr> },
     /// Destroy the storage sockets to these nodes, without keeping them cut.
     Kick { addresses: Vec<IpAddr> },
+    /// Destroy the connections of these nodes' storage clients to the storage servers of this node; its own clients' connections
+    /// to theirs stay.
+    FreeStorage { addresses: Vec<IpAddr> },
     /// Shut these TCP and UDP ports on all public addresses that this node does not host now, for `longest` at most: what it
     /// takes meanwhile answers on its other ports only. Replaces what was shut before.
     Shut { ports: Vec<u16>, longest: Duration },
@@ -145,6 +148,10 @@ pub enum Event {
     Kicked { sockets_destroyed: usize },
     /// The answer to a `Kick` that failed.
     KickFailed { why: String },
+    /// The answer to a `FreeStorage`.
+    StorageFreed { sockets_destroyed: usize },
+    /// The answer to a `FreeStorage` that failed.
+    FreeStorageFailed { why: String },
     /// A configured interface's state, once after `Configure` and at every change. Up means administratively up
     /// with a carrier; an interface that does not exist is down.
     Interface { name: String, up: bool },

@@ -107,6 +107,22 @@ impl Connections {
         Ok(destroyed)
     }
 
+    /// Destroys the connections that storage clients of these nodes have to servers of this one; returns how many.
+    ///
+    /// # Errors
+    /// As [`Connections::kick`].
+    pub fn free(&mut self, addresses: &[IpAddr], ports: &StoragePorts) -> Result<usize> {
+        // Clients of other services have ports of their own in the same range.
+        let servers: BTreeSet<u16> = self.listening()?.into_iter().filter(|p| ports.is_storage(*p)).collect();
+        let theirs = |c: &Connection| {
+            let other = addresses.contains(&c.remote.ip()) && c.local.ip() != c.remote.ip();
+            other && servers.contains(&c.local.port()) && ports.covers(c.local.port(), c.remote.port())
+        };
+        let mut destroyed = 0;
+        self.destroy_matching(theirs, |_| destroyed += 1)?;
+        Ok(destroyed)
+    }
+
     /// Ends the attempts to connect to the storage of these nodes, so that they are made anew at once; returns how many.
     /// While a node was away the kernel has doubled the time to the next SYN again and again, up to minutes.
     ///

@@ -33,9 +33,13 @@ pub struct StoragePorts {
 impl StoragePorts {
     /// A connection with these two ports is the storage's.
     pub fn covers(&self, local: u16, remote: u16) -> bool {
-        let storage = |p| self.storage.iter().any(|r| r.contains(&p));
         let spared = |p| self.spared.contains(&p);
-        (storage(local) || storage(remote)) && !spared(local) && !spared(remote)
+        (self.is_storage(local) || self.is_storage(remote)) && !spared(local) && !spared(remote)
+    }
+
+    /// A storage server may listen on this port.
+    pub(crate) fn is_storage(&self, port: u16) -> bool {
+        self.storage.iter().any(|r| r.contains(&port))
     }
 }
 

@@ -150,6 +150,39 @@ fn an_eviction_is_fast_survives_the_worker_and_heals() {
     assert!(!a.sh("nft list table inet steadfast_fence").contains("10.77.0.2"));
 }
 
+/// Its peers have destroyed the other ends behind a fence that told it nothing.
+#[test]
+fn a_node_that_was_shut_out_ends_what_others_clients_have_to_its_storage_and_nothing_else() {
+    let Some((a, b)) = pair() else { return };
+    let listen = |host: &Host, addr: &str, port| {
+        let addr = ip(addr);
+        host.run(move || TcpListener::bind((addr, port)).unwrap())
+    };
+    let reach = |from: &Host, listener: &TcpListener| {
+        let to = listener.local_addr().unwrap();
+        let ours = from.run(move || TcpStream::connect(to).unwrap());
+        (ours, listener.accept().unwrap().0)
+    };
+    let (brick, brick6) = (listen(&a, "10.77.0.1", 49152), listen(&a, "fd77::1", 49153));
+    let (spared, other) = (listen(&a, "10.77.0.1", 4380), listen(&a, "10.77.0.1", 2049));
+    let theirs = listen(&b, "10.77.0.2", 49152);
+    // Clients' ports, of whatever service, are in the same range as bricks.
+    a.sh("sysctl -qw net.ipv4.ip_local_port_range='50000 60999'");
+    let nfs = listen(&b, "10.77.0.2", 2049);
+    let mut gone = [reach(&b, &brick), reach(&b, &brick6)];
+    let mut stays = [reach(&b, &spared), reach(&b, &other), reach(&a, &brick)];
+    let mut ours = [reach(&a, &theirs), reach(&a, &nfs)];
+    let mut site = a.worker();
+    site.configure(&[]);
+    let addresses = vec![ip("10.77.0.2"), ip("fd77::2")];
+    site.send(Command::FreeStorage { addresses });
+    let event = site.expect("freed", |e| matches!(e, Event::StorageFreed { .. } | Event::FreeStorageFailed { .. }));
+    assert_eq!(event, Event::StorageFreed { sockets_destroyed: 2 });
+    assert!(gone.iter_mut().all(|(_, server)| is_dead(server)));
+    assert!(stays.iter_mut().all(|(_, server)| !is_dead(server)));
+    assert!(ours.iter_mut().all(|(client, _)| !is_dead(client)));
+}
+
 /// The kernel would send the next SYN a second later, and after a longer absence a minute later.
 #[test]
 fn attempts_to_connect_to_a_node_that_returns_are_made_anew() {

@@ -83,6 +83,9 @@ impl World {
                 }
                 self.hosts[host].kernel.kicked.extend(kicked);
             }
+            Output::FreeStorage { .. } => {
+                self.story.node(now, host, || "frees what others' clients hold of its storage".to_owned());
+            }
             Output::Evict { epoch, nodes } => self.evict(host, epoch, nodes.into_keys().collect()),
             Output::Grace { epoch, nodes } => self.grace(host, epoch, nodes),
             Output::GraceForMove { node, number } => self.grace_for_move(host, node, number),

@@ -43,6 +43,7 @@ const BUGS: &[Bug] = &[
     Bug::Cluster(Cluster::HungServerLivesOn),
     Bug::Cluster(Cluster::HungServerForgotten),
     Bug::Cluster(Cluster::ProofNotAwaited),
+    Bug::Cluster(Cluster::StorageNotFreed),
     Bug::Cluster(Cluster::DesertedTooEarly),
     Bug::Cluster(Cluster::DesertedByOne),
     Bug::Cluster(Cluster::DesertedByHalf),

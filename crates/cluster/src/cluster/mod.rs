@@ -138,6 +138,8 @@ pub struct Cluster {
     pub(crate) started: Time,
     lock_wanted: bool,
     kicked: Option<BTreeSet<Pnn>>,
+    /// Of which members' things this node's storage was freed, and under which view without this node.
+    freed: Option<((Incarnation, Epoch), BTreeSet<Pnn>)>,
     half: bool,
     serve: Option<bool>,
     clean: bool,
@@ -209,6 +211,7 @@ impl Cluster {
             started: now,
             lock_wanted: false,
             kicked: None,
+            freed: None,
             half: false,
             serve: None,
             clean: false,

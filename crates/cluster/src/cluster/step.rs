@@ -36,6 +36,8 @@ impl Cluster {
         self.reconcile(now, out);
         self.mind_services(out);
         self.mind_stop(now, out);
+        // Before anybody hears that this node may be let in again.
+        self.free_storage(out);
         self.report(refresh, out);
         self.mind_evictions(now, out);
         self.place(refresh, now, out);

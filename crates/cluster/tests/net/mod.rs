@@ -40,6 +40,8 @@ pub(crate) struct Net {
     pub(crate) allocated: Allocated,
     /// Hosts that said that all of their clients have gone to others.
     pub(crate) deserted: Vec<usize>,
+    /// Who freed its storage of what these had there.
+    pub(crate) freed: Vec<(usize, Vec<Pnn>)>,
 }
 
 /// What was allocated in turns of a core of which nothing came but heartbeats, grants and renewals.
@@ -91,6 +93,7 @@ impl Net {
             slow_evict: None,
             allocated: Allocated::default(),
             deserted: Vec::new(),
+            freed: Vec::new(),
         };
         for i in 0..n {
             let mut durable = Durable::blank(Pnn(i), NodeUid(100 + u128::from(i)));
@@ -285,6 +288,7 @@ impl Net {
                 Output::AdminDone { reply, .. } => self.hosts[i].replies.push(reply),
                 Output::Stopped => self.hosts[i].stopped = true,
                 Output::Kick { .. } => {}
+                Output::FreeStorage { nodes } => self.freed.push((i, nodes.into_keys().collect())),
                 Output::Deserted => self.deserted.push(i),
                 Output::Guard { word } => self.hosts[i].word = Some(word),
                 Output::ProbeAddress { vip, .. } => {

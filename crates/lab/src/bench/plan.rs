@@ -23,7 +23,7 @@ pub(crate) struct Options {
     /// link-down-one-network, service-killed, drain, rejoin; all
     #[arg(long, default_value = "power-off", value_delimiter = ',')]
     case: Vec<String>,
-    /// Systems: steadfast, ctdb (at its defaults), ctdb-tuned; all
+    /// Systems: steadfast, steadfast-fast (with its fast preset), ctdb (at its defaults), ctdb-tuned; all
     #[arg(long, default_value = "steadfast", value_delimiter = ',')]
     subject: Vec<String>,
     /// Runs of each fault under each system
@@ -34,9 +34,6 @@ pub(crate) struct Options {
     ctdb_runs: Option<usize>,
     #[arg(long, value_enum, default_value = "gluster")]
     storage: Storage,
-    /// The daemon's preset: normal or fast
-    #[arg(long, value_parser = ["normal", "fast"], conflicts_with = "docs")]
-    preset: Option<String>,
     /// Begin no run that would end later than this many minutes from now
     #[arg(long)]
     minutes: Option<f64>,
@@ -104,7 +101,7 @@ struct Work {
 }
 
 pub(crate) fn main(options: Options) -> Result<i32> {
-    let subjects = choose(&options.subject, &[Subject::Steadfast, Subject::Ctdb, Subject::CtdbTuned])?;
+    let subjects = choose(&options.subject, &report::SUBJECTS)?;
     let mut cases: Vec<Fault> = choose(&options.case, &Fault::ALL)?;
     // Whoever cuts the power sees the node come back.
     if cases.contains(&Fault::Rejoin) && !cases.iter().any(|c| c.is_power_off()) {
@@ -124,8 +121,7 @@ pub(crate) fn main(options: Options) -> Result<i32> {
     }
     launch::sweep();
     let word = if options.storage == Storage::Gluster { "gluster" } else { "local" };
-    let preset = options.preset.as_ref().map_or_else(String::new, |p| format!("-{p}"));
-    let name = format!("failover-{word}{preset}.json");
+    let name = format!("failover-{word}.json");
     let raw = match &options.docs {
         Some(docs) => docs.join("benchmarks").join(&name),
         None => crate::artifacts("bench").join(&name),
@@ -234,7 +230,6 @@ impl Work {
             let mut shape = Shape::reference(self.options.storage, self.options.steadfast.clone());
             shape.subject = subject;
             shape.private_net = block.runs.iter().any(|(case, _)| case.two_networks());
-            shape.preset.clone_from(&self.options.preset);
             shape.site(&id)?;
             let mut words = strings(&["bench-block"]);
             words.extend(shape.words());

@@ -10,9 +10,46 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::process::Command;
 
-/// The written part of the page lies between these two lines; what is outside is left alone.
-const BEGIN: &str = "<!-- failover: written by scripts/bench failover; what is between these marks is replaced -->";
-const END: &str = "<!-- failover: end -->";
+/// All systems, in the order in which they are shown.
+pub(super) const SUBJECTS: [Subject; 4] =
+    [Subject::Steadfast, Subject::SteadfastFast, Subject::Ctdb, Subject::CtdbTuned];
+
+/// The written parts of the page, one for each kind of storage, lie between these two lines; what is outside is left alone.
+fn marks(storage: Storage) -> [&'static str; 2] {
+    match storage {
+        Storage::Gluster => [
+            "<!-- failover: written by scripts/bench failover; what is between these marks is replaced -->",
+            "<!-- failover: end -->",
+        ],
+        Storage::Local => [
+            "<!-- failover on a shared directory: written by scripts/bench failover --storage local; what is between these \
+             marks is replaced -->",
+            "<!-- failover on a shared directory: end -->",
+        ],
+    }
+}
+
+fn title(subject: Subject) -> &'static str {
+    match subject {
+        Subject::Steadfast => "Steadfast",
+        Subject::SteadfastFast => "Steadfast, fast preset",
+        Subject::Ctdb => "CTDB, defaults",
+        Subject::CtdbTuned => "CTDB, tuned",
+        Subject::Parts => "parts",
+    }
+}
+
+/// The daemon with its fast preset only where it was tried; the others always.
+fn columns(runs: &[Run]) -> Vec<Subject> {
+    let fast = runs.iter().any(|r| r.subject == Subject::SteadfastFast);
+    SUBJECTS.into_iter().filter(|s| *s != Subject::SteadfastFast || fast).collect()
+}
+
+/// The two first lines of a table.
+fn head(first: &str, columns: &[Subject]) -> String {
+    let titles: Vec<&str> = columns.iter().map(|s| title(*s)).collect();
+    format!("| {first} | client | target | {} |\n|---|---|---|{}\n", titles.join(" | "), "---|".repeat(columns.len()))
+}
 
 /// One client under one fault and one system.
 #[derive(Debug, Serialize)]
@@ -74,7 +111,7 @@ fn rows(runs: &[Run]) -> Vec<Row> {
     let mut all = Vec::new();
     for case in Fault::ALL {
         for probe in PROBES {
-            for subject in [Subject::Steadfast, Subject::Ctdb, Subject::CtdbTuned] {
+            for subject in SUBJECTS {
                 all.extend(row(runs, case, subject, probe));
             }
         }
@@ -176,9 +213,14 @@ pub(super) fn versions() -> String {
     ["ctdb", "samba", "nfs-ganesha", "glusterfs-server"].map(|p| format!("{p} {}", of(p))).join(", ")
 }
 
+/// A file has runs on one kind of storage.
+fn storage(runs: &[Run]) -> Storage {
+    runs.first().map_or(Storage::Gluster, |r| r.storage)
+}
+
 fn markdown(name: &str, runs: &[Run]) -> String {
     let mut text = String::new();
-    let storage = runs.first().map_or("gluster", |r| if r.storage == Storage::Gluster { "gluster" } else { "local" });
+    let storage = if storage(runs) == Storage::Gluster { "gluster" } else { "local" };
     let words = |all: BTreeSet<&'static str>| all.into_iter().collect::<Vec<_>>().join(",");
     let cases = words(runs.iter().map(|r| r.case.word()).collect());
     let subjects = words(runs.iter().map(|r| r.subject.word()).collect());
@@ -190,17 +232,15 @@ fn markdown(name: &str, runs: &[Run]) -> String {
          a gap counts as none. Of an even number of runs the median is the lower of the two in the middle; with fewer than 100 runs the 99th percentile is the maximum. `target` is what we want of the\n\
          median under Steadfast. Raw figures, one run per line, with every gap: [benchmarks/{name}](benchmarks/{name}).\n\n"
     );
-    text.push_str(
-        "| fault | client | target | Steadfast | CTDB, defaults | CTDB, tuned |\n|---|---|---|---|---|---|\n",
-    );
+    let columns = columns(runs);
+    text.push_str(&head("fault", &columns));
     for case in Fault::ALL {
         for probe in PROBES {
-            let of = |subject| row(runs, case, subject, probe);
-            let cells = [of(Subject::Steadfast), of(Subject::Ctdb), of(Subject::CtdbTuned)];
+            let cells: Vec<_> = columns.iter().map(|s| row(runs, case, *s, probe)).collect();
             if cells.iter().all(Option::is_none) {
                 continue;
             }
-            let cells = cells.map(cell).join(" | ");
+            let cells = cells.into_iter().map(cell).collect::<Vec<_>>().join(" | ");
             let _ = writeln!(text, "| {} | `{probe}` | {} | {cells} |", case.word(), target(case, probe));
         }
     }
@@ -225,12 +265,12 @@ fn markdown(name: &str, runs: &[Run]) -> String {
 /// The way back from the faults that `rejoin` does not show. Nothing, if there are none.
 fn back(runs: &[Run]) -> String {
     let mut text = String::new();
+    let columns = columns(runs);
     for case in Fault::ALL.into_iter().filter(|case| case.is_undone()) {
         for probe in PROBES {
-            let of = |subject| row_back(runs, case, subject, probe);
-            let cells = [of(Subject::Steadfast), of(Subject::Ctdb), of(Subject::CtdbTuned)];
+            let cells: Vec<_> = columns.iter().map(|s| row_back(runs, case, *s, probe)).collect();
             if cells.iter().any(Option::is_some) {
-                let cells = cells.map(cell).join(" | ");
+                let cells = cells.into_iter().map(cell).collect::<Vec<_>>().join(" | ");
                 let _ = writeln!(text, "| {} | `{probe}` | 200 | {cells} |", case.word());
             }
         }
@@ -239,15 +279,16 @@ fn back(runs: &[Run]) -> String {
         return text;
     }
     format!(
-        "\nThe longest gap when what was broken comes back, other than by a power cut (`rejoin`):\n\n\
-         | back from | client | target | Steadfast | CTDB, defaults | CTDB, tuned |\n|---|---|---|---|---|---|\n{text}"
+        "\nThe longest gap when what was broken comes back, other than by a power cut (`rejoin`):\n\n{}{text}",
+        head("back from", &columns)
     )
 }
 
 /// Replaces the part between the marks; a page without marks gets it at its end.
 pub(super) fn write_markdown(page: &Path, name: &str, runs: &[Run]) -> Result<()> {
     let old = std::fs::read_to_string(page).with_context(|| format!("cannot read {}", page.display()))?;
-    let new = replaced(&old, &markdown(name, runs), BEGIN, END);
+    let [begin, end] = marks(storage(runs));
+    let new = replaced(&old, &markdown(name, runs), begin, end);
     std::fs::write(page, new).with_context(|| format!("cannot write {}", page.display()))
 }
 
@@ -304,11 +345,31 @@ mod tests {
     }
 
     #[test]
+    fn the_fast_preset_has_a_column_where_it_was_tried() {
+        let runs = [
+            run(Subject::Steadfast, Fault::PowerOff, 0, 600.0),
+            run(Subject::SteadfastFast, Fault::PowerOff, 0, 290.0),
+        ];
+        let text = markdown("x.json", &runs);
+        assert!(
+            text.contains("| fault | client | target | Steadfast | Steadfast, fast preset | CTDB, defaults | CTDB, tuned |\n|---|---|---|---|---|---|---|\n"),
+            "{text}"
+        );
+        assert!(text.contains("| power-off | `tcp` | 900 | **600** / 600 (1) | **290** / 290 (1) | - | - |"), "{text}");
+        assert!(text.contains("--subject steadfast,steadfast-fast"), "{text}");
+        assert!(!markdown("x.json", &runs[..1]).contains("fast preset"));
+    }
+
+    #[test]
     fn only_what_is_between_the_marks_is_replaced() {
-        let first = replaced("# Page\n\nwords\n", "one\n", BEGIN, END);
+        let [begin, end] = marks(Storage::Gluster);
+        let first = replaced("# Page\n\nwords\n", "one\n", begin, end);
         assert!(first.starts_with("# Page\n\nwords\n\n<!--"));
         let more = format!("{first}\n## After\n");
-        let second = replaced(&more, "two\n", BEGIN, END);
+        let second = replaced(&more, "two\n", begin, end);
         assert!(second.contains("\ntwo\n") && !second.contains("one") && second.ends_with("\n## After\n"));
+        let [begin, end] = marks(Storage::Local);
+        let third = replaced(&second, "three\n", begin, end);
+        assert!(third.contains("\ntwo\n") && third.contains("\nthree\n"), "one part for each storage: {third}");
     }
 }

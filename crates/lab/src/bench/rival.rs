@@ -55,7 +55,7 @@ impl<'a> Rival<'a> {
         Duration::from_millis(match self.lab.site.subject {
             Subject::Ctdb => 38_000,
             Subject::CtdbTuned => 6000,
-            Subject::Steadfast | Subject::Parts => 2500,
+            Subject::Steadfast | Subject::SteadfastFast | Subject::Parts => 2500,
         })
     }
 

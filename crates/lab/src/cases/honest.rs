@@ -61,6 +61,11 @@ pub(crate) fn no_eviction(ctx: &Ctx<'_>) -> Result<()> {
     must_fail(ctx, "evict", outage::member)
 }
 
+/// The storage of a node that was shut out keeps what others' clients had there: they wait for themselves when it is back.
+pub(crate) fn no_freeing(ctx: &Ctx<'_>) -> Result<()> {
+    must_fail(ctx, "free", returning::stalls_no_writer)
+}
+
 /// Without a lease a node's own storage clients go on writing.
 pub(crate) fn no_hold(ctx: &Ctx<'_>) -> Result<()> {
     must_fail(ctx, "hold", returning::hold_loses_nothing)

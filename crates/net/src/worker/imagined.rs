@@ -123,6 +123,7 @@ impl Imagined {
             Command::LeaseLost => self.lease_lost(),
             Command::SetEvicted { epoch, .. } => events(Event::Evicted { epoch, sockets_destroyed: 0 }),
             Command::Kick { .. } => events(Event::Kicked { sockets_destroyed: 0 }),
+            Command::FreeStorage { .. } => events(Event::StorageFreed { sockets_destroyed: 0 }),
             Command::Probe { addr } => events(Event::NoConflict { addr }),
             Command::ListConnections => events(Event::Connections { list: Vec::new() }),
             Command::Announce { .. }

@@ -58,6 +58,8 @@ pub struct Parts {
     pub tell: bool,
     /// Nodes that a view drops are shut out of the storage; without it that is only said.
     pub evict: bool,
+    /// A node that was shut out frees what others hold of its storage.
+    pub free: bool,
 }
 
 impl Default for Parts {
@@ -71,6 +73,7 @@ impl Default for Parts {
             link: true,
             tell: true,
             evict: true,
+            free: true,
         }
     }
 }
@@ -122,7 +125,7 @@ impl Worker {
         let watch = Watch::start(move |n| news.try_send(Message::News(n)).is_ok())?;
         let announcer = Announcer::start(lease.clone(), parts)?;
         let hosting = Hosting::new(lease, announcer, parts)?;
-        let storage = Storage::new(parts.evict)?;
+        let storage = Storage::new(parts.evict, parts.free)?;
         let state = State {
             events,
             hosting,
@@ -291,6 +294,7 @@ impl State {
                 }
                 Command::SetEvicted { epoch, addresses } => self.storage.set_evicted(epoch, addresses, events),
                 Command::Kick { addresses } => self.storage.kick(&addresses, events),
+                Command::FreeStorage { addresses } => self.storage.free(&addresses, events),
                 Command::Shut { ports, longest } => self.hosting.shut(&ports, longest),
                 Command::Reopen => self.hosting.reopen(),
                 Command::Probe { addr } => self.probe(addr),
@@ -361,6 +365,7 @@ fn what(message: &Message) -> &'static str {
             Command::Release { .. } => "a release",
             Command::SetEvicted { .. } => "an eviction",
             Command::Kick { .. } => "a kick",
+            Command::FreeStorage { .. } => "the freeing of the storage",
             _ => "an order",
         },
         Message::News(_) => "a change of the network",

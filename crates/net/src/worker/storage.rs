@@ -16,16 +16,19 @@ pub(super) struct Storage {
     evicted: Option<Vec<IpAddr>>,
     /// Nobody is shut out, as a test wants it.
     idle: bool,
+    /// What others hold of this node's storage stays held, as a test wants it.
+    keeps: bool,
 }
 
 impl Storage {
-    pub(super) fn new(evict: bool) -> Result<Self> {
+    pub(super) fn new(evict: bool, free: bool) -> Result<Self> {
         Ok(Self {
             fence: Fence::open()?,
             connections: Connections::open()?,
             ports: StoragePorts::default(),
             evicted: None,
             idle: !evict,
+            keeps: !free,
         })
     }
 
@@ -85,6 +88,16 @@ impl Storage {
         events(match self.connections.kick(addresses, &self.ports) {
             Ok(sockets_destroyed) => Event::Kicked { sockets_destroyed },
             Err(e) => Event::KickFailed { why: e.to_string() },
+        });
+    }
+
+    pub(super) fn free(&mut self, addresses: &[IpAddr], events: &dyn Fn(Event)) {
+        if self.keeps {
+            return;
+        }
+        events(match self.connections.free(addresses, &self.ports) {
+            Ok(sockets_destroyed) => Event::StorageFreed { sockets_destroyed },
+            Err(e) => Event::FreeStorageFailed { why: e.to_string() },
         });
     }
 

@@ -99,6 +99,12 @@ impl Effects for Wiring {
                     self.net.order(Command::Kick { addresses }, now);
                 }
             }
+            Output::FreeStorage { nodes } => {
+                if *self.evicts.borrow() {
+                    let addresses = nodes.into_values().flatten().collect();
+                    self.net.order(Command::FreeStorage { addresses }, now);
+                }
+            }
             Output::Evict { epoch, nodes } => {
                 if *self.evicts.borrow() {
                     let addresses = nodes.into_values().flatten().collect();
@@ -230,6 +236,18 @@ impl Effects for Wiring {
             }
             E::KickFailed { why } => {
                 tracing::warn!("storage connections to silent nodes cannot be destroyed: {why}");
+                return None;
+            }
+            E::StorageFreed { sockets_destroyed } => {
+                tracing::info!(
+                    "{sockets_destroyed} connections of other nodes' clients to this node's storage destroyed: they have given them up"
+                );
+                return None;
+            }
+            E::FreeStorageFailed { why } => {
+                tracing::warn!(
+                    "what other nodes' clients held of this node's storage before they shut it out stays held; once it is back,                      they may wait for that for some seconds: {why}"
+                );
                 return None;
             }
             E::StrayRemoved { addr, interface } => {

@@ -33,6 +33,8 @@ pub enum Without {
     End,
     /// Nodes that a view drops are not shut out of the storage.
     Evict,
+    /// A node that was shut out keeps what others held of its storage.
+    Free,
 }
 
 impl Without {
@@ -49,6 +51,7 @@ impl Without {
         Self::LetGo,
         Self::End,
         Self::Evict,
+        Self::Free,
     ];
 
     /// What is left of the network worker without these.
@@ -63,6 +66,7 @@ impl Without {
             link: !list.contains(&Self::Link),
             tell: !list.contains(&Self::Tell),
             evict: !list.contains(&Self::Evict),
+            free: !list.contains(&Self::Free),
         }
     }
 }
@@ -82,6 +86,7 @@ impl fmt::Display for Without {
             Self::LetGo => "let-go",
             Self::End => "end",
             Self::Evict => "evict",
+            Self::Free => "free",
         })
     }
 }

@@ -6,6 +6,7 @@ mod bounds;
 mod deserted;
 mod exclusion;
 mod exclusive;
+mod freed;
 mod grace;
 mod harmless;
 mod learned;
@@ -84,6 +85,7 @@ impl Checks {
             Box::new(moves::Moves::default()),
             Box::new(prepare::Prepare::default()),
             Box::new(grace::Grace::default()),
+            Box::new(freed::Freed::default()),
             Box::new(parting::Parting::default()),
             Box::new(unfinished::Unfinished::default()),
             Box::new(to_and_fro::ToAndFro::default()),

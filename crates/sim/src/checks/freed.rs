@@ -1,0 +1,71 @@
+//! Nobody connects to a returned node's storage that still keeps what its clients had there when it was shut out.
+//!
+//! Who evicts a node destroys its connections behind a fence: the node's storage servers are not told, and keep the locks of
+//! the dead connections. Only the node itself can end those, and a power cut.
+
+use super::Check;
+use crate::world::World;
+use cluster::{Output, Pnn};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// What the storage servers of one machine keep, since its power came last.
+#[derive(Debug, Default)]
+struct Kept {
+    power_serial: u64,
+    of: BTreeSet<usize>,
+}
+
+/// The checker.
+#[derive(Debug, Default)]
+pub(crate) struct Freed {
+    /// Whom each node shuts out.
+    shut: BTreeMap<usize, BTreeSet<Pnn>>,
+    kept: BTreeMap<usize, Kept>,
+}
+
+impl Check for Freed {
+    fn name(&self) -> &'static str {
+        "returned storage is free"
+    }
+
+    fn output(&mut self, world: &World, host: usize, output: &Output) -> Result<(), String> {
+        match output {
+            Output::Evict { nodes, .. } => {
+                let now: BTreeSet<Pnn> = nodes.keys().copied().collect();
+                let before = self.shut.insert(host, now.clone()).unwrap_or_default();
+                for pnn in now.difference(&before) {
+                    self.destroyed(world, host, usize::from(pnn.0));
+                }
+                before.difference(&now).try_for_each(|pnn| self.let_in(world, host, usize::from(pnn.0)))
+            }
+            Output::FreeStorage { nodes } => {
+                if let Some(kept) = self.kept.get_mut(&host) {
+                    kept.of.retain(|other| !nodes.contains_key(&world.hosts[*other].pnn()));
+                }
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Freed {
+    fn destroyed(&mut self, world: &World, host: usize, lost: usize) {
+        let Some(peer) = world.hosts.get(lost).filter(|peer| peer.power) else { return };
+        let kept = self.kept.entry(lost).or_default();
+        if kept.power_serial != peer.power_serial {
+            *kept = Kept { power_serial: peer.power_serial, of: BTreeSet::new() };
+        }
+        kept.of.insert(host);
+    }
+
+    fn let_in(&self, world: &World, host: usize, back: usize) -> Result<(), String> {
+        let same_life = |kept: &&Kept| world.hosts.get(back).is_some_and(|b| b.power_serial == kept.power_serial);
+        match self.kept.get(&back).filter(same_life) {
+            Some(kept) if kept.of.contains(&host) => {
+                Err(format!("n{host} lets n{back} in again, whose storage still keeps what n{host} had there before"))
+            }
+            _ => Ok(()),
+        }
+    }
+}
