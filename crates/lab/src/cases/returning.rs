@@ -14,6 +14,10 @@ use std::time::{Duration, Instant};
 /// Longest that a lock of a dropped node's program may stay taken, from the fault on: lease, margin, eviction.
 const LOCK_FREE: f64 = 3000.0;
 
+/// Longest stall of a writer on another node when a daemon comes back, in ms. Measured: 216 to 761 at a load of 35 on two processors,
+/// where every client stood still at the same times; 3100 to 4400 where the bricks keep old locks.
+const BACK: f64 = 1200.0;
+
 fn writer(lab: &Lab, node: usize, file: &str, tag: &str) -> Result<Probe> {
     let path = format!("{MOUNT}/{file}");
     Probe::start(lab, &site::name(node), tag, &["mount-writer", "--path", &path, "--tag", tag])
@@ -176,7 +180,7 @@ pub(crate) fn fence_before_glusterd(ctx: &Ctx<'_>) -> Result<()> {
 }
 
 /// A killed daemon comes back, and with it the brick that has the files of other nodes' clients: those connect to it again, and
-/// must not find there what their connections of before still hold. Measured: 0 to 120 ms; 3.5 to 4.4 s without that.
+/// must not find there what their connections of before still hold.
 pub(crate) fn stalls_no_writer(ctx: &Ctx<'_>) -> Result<()> {
     let lab = ctx.lab;
     let status = steadfast::status(lab, 0)?;
@@ -200,7 +204,7 @@ pub(crate) fn stalls_no_writer(ctx: &Ctx<'_>) -> Result<()> {
         ctx.bound(
             "NFSv3 writer of another node: longest stall since the daemon is back",
             saw.nfs_unmoved.longest_ms(back),
-            500.0,
+            BACK,
         )?;
         written.read_back(lab)?;
         written.remove(lab, victim)

@@ -1,7 +1,7 @@
 //! Nobody connects to a returned node's storage that still keeps what its clients had there when it was shut out.
 //!
 //! Who evicts a node destroys its connections behind a fence: the node's storage servers are not told, and keep the locks of
-//! the dead connections. Only the node itself can end those, and a power cut.
+//! the dead connections. Only the node itself can end those, as it does when it evicts the others in turn, and a power cut.
 
 use super::Check;
 use crate::world::World;
@@ -34,7 +34,11 @@ impl Check for Freed {
                 let now: BTreeSet<Pnn> = nodes.keys().copied().collect();
                 let before = self.shut.insert(host, now.clone()).unwrap_or_default();
                 for pnn in now.difference(&before) {
-                    self.destroyed(world, host, usize::from(pnn.0));
+                    let lost = usize::from(pnn.0);
+                    if let Some(kept) = self.kept.get_mut(&host) {
+                        kept.of.remove(&lost);
+                    }
+                    self.destroyed(world, host, lost);
                 }
                 before.difference(&now).try_for_each(|pnn| self.let_in(world, host, usize::from(pnn.0)))
             }
@@ -51,7 +55,8 @@ impl Check for Freed {
 
 impl Freed {
     fn destroyed(&mut self, world: &World, host: usize, lost: usize) {
-        let Some(peer) = world.hosts.get(lost).filter(|peer| peer.power) else { return };
+        let ended = self.shut.get(&lost).is_some_and(|shut| shut.contains(&world.hosts[host].pnn()));
+        let Some(peer) = world.hosts.get(lost).filter(|peer| peer.power && !ended) else { return };
         let kept = self.kept.entry(lost).or_default();
         if kept.power_serial != peer.power_serial {
             *kept = Kept { power_serial: peer.power_serial, of: BTreeSet::new() };
