@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use super::Parts;
 use super::leaving::{Leaving, Telling};
+use super::limit::tell_in_time;
 use crate::address::{self, Address, Addresses};
 use crate::announce::{Announcer, SharedLease};
 use crate::clock::BootTime;
@@ -20,9 +21,6 @@ use crate::gate::{self, Gate};
 use crate::hold::{self, HoldSpec};
 use crate::link::Link;
 use crate::shut::Shut;
-
-/// A transaction that took longer than this stretched the lease by as much, and is made again.
-const SLOW: Duration = Duration::from_millis(5);
 
 /// How long a takeover waits for the kernel to finish adding its addresses. Renewals wait as long.
 const READY: Duration = Duration::from_millis(100);
@@ -446,26 +444,30 @@ impl Hosting {
         });
         gate.set_hold(hold, serving);
         if !gate.holds() {
-            return self.install_gate();
+            return self.install_in_time();
         }
-        let Err(error) = self.install_gate() else {
+        let Err(error) = self.install_in_time() else {
             events(Event::Holds { error: None });
             return Ok(());
         };
         if let Some(gate) = &mut self.gate {
             gate.set_hold(HoldSpec::default(), Vec::new());
         }
-        self.install_gate()?;
+        self.install_in_time()?;
         events(Event::Holds { error: Some(error.to_string()) });
         Ok(())
     }
 
-    fn install_gate(&mut self) -> Result<()> {
+    fn install_in_time(&mut self) -> Result<()> {
+        tell_in_time(self.until, BootTime::now, |rest| self.install_gate(rest))
+    }
+
+    /// With the addresses that are held speaking for `rest`.
+    fn install_gate(&mut self, rest: Option<Duration>) -> Result<()> {
         let managed: Vec<IpAddr> = self.vips.iter().map(|v| v.addr).collect();
-        let rest = self.rest().unwrap_or_default();
-        let leased = if rest.is_zero() { Vec::new() } else { self.leased() };
+        let leased = if rest.is_none() { Vec::new() } else { self.leased() };
         match &mut self.gate {
-            Some(gate) => gate.install(&managed, &self.service_ports, &leased, rest),
+            Some(gate) => gate.install(&managed, &self.service_ports, &leased, rest.unwrap_or_default()),
             None => Ok(()),
         }
     }
@@ -473,28 +475,17 @@ impl Hosting {
     /// Makes the held addresses speak for the rest of the lease and all others silent.
     pub(super) fn speak(&mut self) -> Result<()> {
         let leased = self.leased();
-        for _ in 0..3 {
-            let before = BootTime::now();
-            let rest = self.until.map(|until| until.since(before)).unwrap_or_default();
+        tell_in_time(self.until, BootTime::now, |rest| {
             let Some(gate) = &mut self.gate else { return Ok(()) };
-            let outcome = if rest.is_zero() { gate.drop_now() } else { gate.renew(&leased, rest) };
-            if let Err(e) = outcome {
-                // `nft flush ruleset` removes other programs' tables too.
-                tracing::warn!(error = %e, "the gate is gone or broken, making it anew");
-                self.install_gate()?;
-            }
-            let took = BootTime::now().since(before);
-            if rest.is_zero() || took < SLOW {
-                return Ok(());
-            }
-            // The time limit counts from some moment in between: once more, so that it does not outlast the lease.
-        }
-        if self.rest().is_some_and(|rest| rest.is_zero())
-            && let Some(gate) = &mut self.gate
-        {
-            gate.drop_now()?;
-        }
-        Ok(())
+            let outcome = match rest {
+                Some(rest) => gate.renew(&leased, rest),
+                None => gate.drop_now(),
+            };
+            let Err(e) = outcome else { return Ok(()) };
+            // `nft flush ruleset` removes other programs' tables too.
+            tracing::warn!(error = %e, "the gate is gone or broken, making it anew");
+            self.install_gate(rest)
+        })
     }
 }
 

@@ -7,6 +7,7 @@
 mod hosting;
 mod imagined;
 mod leaving;
+mod limit;
 mod reconcile;
 mod storage;
 
