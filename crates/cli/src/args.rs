@@ -218,7 +218,7 @@ pub(crate) enum Command {
         /// Log file instead of the journal or standard error
         #[arg(long, value_name = "FILE")]
         log: Option<PathBuf>,
-        /// Parts to leave out, for tests only: tickle, announce, lease, hold
+        /// Parts to leave out, for tests only (crates/node/src/daemon/without.rs)
         #[arg(long, hide = true, value_delimiter = ',', value_name = "PARTS")]
         without: Vec<node::daemon::Without>,
     },

@@ -25,6 +25,7 @@ mod kind;
 pub mod manager;
 pub mod nfs_state;
 pub mod output;
+mod parts;
 pub mod probe;
 pub mod report;
 pub mod samba;
@@ -36,5 +37,6 @@ mod told;
 
 pub use config::{EventsConfig, Grace, MoveGrace, NfsConfig, SambaConfig, ServicesConfig};
 pub use manager::{Ended, Manager};
+pub use parts::Parts;
 pub use report::{Report, Serve, State};
 pub use seam::{NoStorage, Storage};

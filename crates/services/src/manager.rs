@@ -11,6 +11,7 @@ use tracing::{info, warn};
 
 use crate::config::ServicesConfig;
 use crate::kind::Kind;
+use crate::parts::Parts;
 use crate::probe::rpcbind::Registrations;
 use crate::report::{Report, Serve, State};
 use crate::seam::Storage;
@@ -43,12 +44,23 @@ impl Manager {
         serve: watch::Receiver<Serve>,
         reports: mpsc::Sender<Report>,
     ) -> Self {
+        Self::spawn_with(Parts::default(), config, storage, serve, reports)
+    }
+
+    /// Like [`Self::spawn`], with some parts left out.
+    pub fn spawn_with<S: Storage>(
+        parts: Parts,
+        config: ServicesConfig,
+        storage: S,
+        serve: watch::Receiver<Serve>,
+        reports: mpsc::Sender<Report>,
+    ) -> Self {
         let (leave, left) = watch::channel(false);
         let (held, holds) = watch::channel(false);
         let (deserted, deserts) = watch::channel(0);
         let (ends, wanted) = mpsc::unbounded_channel();
         let cues = Cues { held: holds, deserted: deserts };
-        let task = tokio::spawn(Coordinator::new(config, storage, serve, left, (cues, wanted), reports).run());
+        let task = tokio::spawn(Coordinator::new(parts, config, storage, serve, left, (cues, wanted), reports).run());
         Self { leave, held, deserted, ends, task }
     }
 
@@ -98,6 +110,7 @@ struct Handle {
 }
 
 struct Coordinator<S> {
+    parts: Parts,
     services: Vec<Handle>,
     storage: S,
     serve: watch::Receiver<Serve>,
@@ -117,6 +130,7 @@ enum Turn {
 
 impl<S: Storage> Coordinator<S> {
     fn new(
+        parts: Parts,
         config: ServicesConfig,
         storage: S,
         serve: watch::Receiver<Serve>,
@@ -132,11 +146,11 @@ impl<S: Storage> Coordinator<S> {
             let (orders, order) = watch::channel(Order::Wait);
             let name = kind.name();
             let ends = if matches!(kind, Kind::Ganesha(_)) { ends.take() } else { None };
-            let service = Service::new(kind, &config, order, (cues.clone(), ends), after, reports.clone());
+            let service = Service::new(kind, parts, &config, order, (cues.clone(), ends), after, reports.clone());
             let (state, stopped) = (service.state(), service.stopped());
             services.push(Handle { name, orders, state, stopped, task: tokio::spawn(service.run()) });
         }
-        Self { services, storage, serve, left, reports, stops: 0 }
+        Self { parts, services, storage, serve, left, reports, stops: 0 }
     }
 
     async fn run(mut self) {
@@ -194,10 +208,28 @@ impl<S: Storage> Coordinator<S> {
             }
         }
         self.order(Order::Run);
+        let reports = self.watched();
         tokio::select! {
             turn = turn(&mut self.serve, &mut self.left) => turn,
-            because = self.storage.watch(self.reports.clone()) => Turn::Remount(because),
+            because = self.storage.watch(reports) => Turn::Remount(because),
         }
+    }
+
+    /// Where the mount's health goes to.
+    fn watched(&self) -> mpsc::Sender<Report> {
+        if self.parts.probes {
+            return self.reports.clone();
+        }
+        let (sender, mut told) = mpsc::channel::<Report>(1);
+        let reports = self.reports.clone();
+        tokio::spawn(async move {
+            while let Some(report) = told.recv().await {
+                if report.state == State::Ok && reports.send(report).await.is_err() {
+                    return;
+                }
+            }
+        });
+        sender
     }
 
     async fn serve_off(&mut self) {

@@ -17,6 +17,7 @@ use crate::config::{HealthConfig, ServicesConfig};
 use crate::health::Health;
 use crate::kind::Kind;
 use crate::manager::Ended;
+use crate::parts::Parts;
 use crate::probe::ProbeError;
 use crate::report::{Report, State};
 use crate::supervisor::{Backoff, Supervisor};
@@ -58,6 +59,7 @@ struct Probed {
 
 pub(crate) struct Service {
     kind: Kind,
+    parts: Parts,
     config: HealthConfig,
     supervisor: Supervisor,
     health: Health,
@@ -84,6 +86,7 @@ pub(crate) struct Service {
 impl Service {
     pub(crate) fn new(
         kind: Kind,
+        parts: Parts,
         services: &ServicesConfig,
         orders: watch::Receiver<Order>,
         (cues, ends): (Cues, Option<mpsc::UnboundedReceiver<Ended>>),
@@ -94,6 +97,7 @@ impl Service {
         let told = Told::new(kind.name(), reports);
         Self {
             kind,
+            parts,
             config: services.health.clone(),
             supervisor,
             health: Health::new(services.health.clone()),
@@ -274,7 +278,7 @@ impl Service {
                 }
                 Ok(()) = self.cues.deserted.changed() => self.begin_anew().await,
                 Some(ended) = self.ends.recv() => self.end(ended).await,
-                how = self.supervisor.ended() => self.on_exit(&how).await,
+                how = self.supervisor.ended(), if self.parts.exits => self.on_exit(&how).await,
                 Some(Ok(probed)) = self.probes.join_next(), if !self.probes.is_empty() => {
                     self.on_probe(probed).await;
                 }
@@ -391,6 +395,9 @@ impl Service {
                 // it answers, so those that wait beside this one have nothing to add
                 self.probes.abort_all();
                 self.next_probe = Some(probed.at + self.config.interval());
+            }
+            Err(_) if !self.parts.probes && self.health.state() == State::Ok => {
+                self.next_probe = Some(now + self.config.interval());
             }
             Err(error) => {
                 self.backoff.unhealthy();

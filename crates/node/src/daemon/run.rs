@@ -272,7 +272,7 @@ fn serve(options: &Options, log: &Log) -> anyhow::Result<()> {
         let plan = site::services_plan(&config_seen.borrow());
         let events = EventsTask::new(inbox.clone(), facts.clone(), config_seen.clone());
         let events = tokio::spawn(events.run(moves, scripts_serve, events_see));
-        let services = ServicesTask::new(inbox.clone(), facts, back, plan);
+        let services = ServicesTask::new(Without::services(&options.without), inbox.clone(), facts, back, plan);
         tokio::spawn(EvictTask::new(inbox.clone(), config_seen.clone()).run(evictions));
         let services = tokio::spawn(services.run(serve_wanted, (held, deserts, nfs_ends_wanted), plans_wanted));
         let config = Arc::clone(&config_seen.borrow());

@@ -6,7 +6,7 @@ use std::time::Duration;
 use cluster::{Health, Input, ServiceHealth};
 use net::connections::{Connection, Connections};
 use services::storage::{HelperCommand, Mount, StorageConfig};
-use services::{Ended, Manager, NoStorage, Report, Serve, ServicesConfig, State};
+use services::{Ended, Manager, NoStorage, Parts, Report, Serve, ServicesConfig, State};
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
@@ -30,6 +30,7 @@ pub(crate) struct Plan {
 /// The task between core and manager.
 #[derive(Debug)]
 pub(crate) struct ServicesTask {
+    parts: Parts,
     inbox: Inbox,
     facts: Facts,
     tickles: tickles::Sender,
@@ -50,10 +51,11 @@ pub(crate) struct ServicesTask {
 
 impl ServicesTask {
     /// Starts the manager, which stops what an earlier daemon left until the core says otherwise.
-    pub(crate) fn new(inbox: Inbox, facts: Facts, tickles: tickles::Sender, plan: Plan) -> Self {
+    pub(crate) fn new(parts: Parts, inbox: Inbox, facts: Facts, tickles: tickles::Sender, plan: Plan) -> Self {
         let (serve, _) = watch::channel(Serve::Off);
         let (_, reports) = mpsc::channel(1);
         let mut task = Self {
+            parts,
             inbox,
             facts,
             tickles,
@@ -79,8 +81,8 @@ impl ServicesTask {
         self.watched = storage.is_some();
         let mount = storage.map(|s| Mount::new(s, self.plan.pnn, &HelperCommand::this_program()));
         self.manager = Some(match mount {
-            None => Manager::spawn(services, NoStorage, serve, sender),
-            Some(Ok(mount)) => Manager::spawn(services, mount, serve, sender),
+            None => Manager::spawn_with(self.parts, services, NoStorage, serve, sender),
+            Some(Ok(mount)) => Manager::spawn_with(self.parts, services, mount, serve, sender),
             Some(Err(error)) => {
                 // The configuration was checked; what is refused here is a gap in that check.
                 let health = ServiceHealth { state: Health::Failed, because: error.to_string(), output: Vec::new() };

@@ -5,6 +5,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use net::Parts;
+use services::Parts as Services;
 
 /// A part of the daemon that can be left out; for tests only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,10 +36,16 @@ pub enum Without {
     Evict,
     /// A node that was shut out keeps what others held of its storage.
     Free,
+    /// Addresses are taken one by one, each by a change of the kernel's sets of its own.
+    Row,
+    /// The end of a service's process is not noticed, only that it does not answer.
+    Exit,
+    /// Nobody minds that a service or the shared mount does not answer.
+    Probe,
 }
 
 impl Without {
-    const ALL: [Self; 12] = [
+    const ALL: [Self; 16] = [
         Self::Tickle,
         Self::Announce,
         Self::Guard,
@@ -52,6 +59,9 @@ impl Without {
         Self::End,
         Self::Evict,
         Self::Free,
+        Self::Row,
+        Self::Exit,
+        Self::Probe,
     ];
 
     /// What is left of the network worker without these.
@@ -67,7 +77,13 @@ impl Without {
             tell: !list.contains(&Self::Tell),
             evict: !list.contains(&Self::Evict),
             free: !list.contains(&Self::Free),
+            row: !list.contains(&Self::Row),
         }
+    }
+
+    /// What is left of the service manager without these.
+    pub(super) fn services(list: &[Self]) -> Services {
+        Services { exits: !list.contains(&Self::Exit), probes: !list.contains(&Self::Probe) }
     }
 }
 
@@ -87,6 +103,9 @@ impl fmt::Display for Without {
             Self::End => "end",
             Self::Evict => "evict",
             Self::Free => "free",
+            Self::Row => "row",
+            Self::Exit => "exit",
+            Self::Probe => "probe",
         })
     }
 }
