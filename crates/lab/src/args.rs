@@ -7,7 +7,7 @@ use crate::site::{Site, Storage, Subject};
 use crate::suite;
 use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 #[derive(Debug, Parser)]
@@ -465,6 +465,25 @@ pub(crate) enum ProbeKind {
     ClientOfDatabases(crate::probe::databases::Options),
     /// Stop a process while it holds a chain lock on a TDB file
     ChainLock(crate::probe::chain_lock::Options),
+    /// Keep every connection to a port
+    CrowdServer {
+        #[arg(long)]
+        port: u16,
+    },
+    /// Open many connections to each target and keep them
+    Crowd {
+        #[arg(long, value_delimiter = ',')]
+        targets: Vec<SocketAddr>,
+        #[arg(long)]
+        count: usize,
+    },
+    /// Wait until this node's databases know of as many connections to each target
+    CrowdKnown {
+        #[arg(long, value_delimiter = ',')]
+        targets: Vec<SocketAddr>,
+        #[arg(long)]
+        count: usize,
+    },
     /// Whether Samba is told of each address before it leaves
     Told,
     /// The drill's clients, as the line on standard input says

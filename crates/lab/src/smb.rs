@@ -93,6 +93,14 @@ impl Lease {
     pub(crate) const ALL: Self = Self(7);
 }
 
+/// Bytes as [`Session::get`] answers them.
+pub(crate) fn hex(data: &[u8]) -> String {
+    data.iter().fold(String::with_capacity(2 * data.len()), |mut hex, b| {
+        let _ = write!(hex, "{b:02x}");
+        hex
+    })
+}
+
 /// A client's connection to one address; it ends with this value.
 #[derive(Debug)]
 pub(crate) struct Session {
@@ -170,11 +178,7 @@ impl Session {
 
     /// Puts bytes on stable storage: they are flushed when this is done.
     pub(crate) fn put(&mut self, handle: &str, offset: u64, data: &[u8]) -> Result<Answer> {
-        let hex = data.iter().fold(String::with_capacity(2 * data.len()), |mut hex, b| {
-            let _ = write!(hex, "{b:02x}");
-            hex
-        });
-        self.order(&format!("put {handle} {offset} {hex}"))
+        self.order(&format!("put {handle} {offset} {}", hex(data)))
     }
 
     /// Bytes of the file in hexadecimal; at its end fewer than were asked for.

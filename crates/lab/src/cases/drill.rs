@@ -1,12 +1,18 @@
 //! The operator's drill finds what the other tests measure, and compares every byte.
 
 use super::Ctx;
+use crate::lab::Lab;
 use crate::site::{self, PASSWORD, SHARE, USER, VOLUME};
-use crate::steadfast;
+use crate::{parts, steadfast, strings};
 use ::drill::Fault;
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use std::collections::BTreeSet;
 use std::path::Path;
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+/// What starts a daemon that was killed, where a machine has systemd.
+const SYSTEMCTL: &str = "/usr/local/sbin/systemctl";
 
 /// A stopped daemon: clients of its address stall for its lease, others do not, nothing is lost.
 pub(crate) fn daemon_stopped(ctx: &Ctx<'_>) -> Result<()> {
@@ -33,56 +39,215 @@ pub(crate) fn daemon_stopped(ctx: &Ctx<'_>) -> Result<()> {
 /// get there: each fault is made, seen by clients and taken back, and the report says so. `public-link-down` takes the
 /// very network away that ssh uses.
 pub(crate) fn over_ssh(ctx: &Ctx<'_>) -> Result<()> {
-    let (lab, from, on) = (ctx.lab, 0, 1);
-    ensure!(Path::new("/usr/sbin/sshd").exists(), "there is no sshd: run scripts/install-needs ssh");
-    let (here, there) = (site::name(from), site::name(on));
-    let (address, export) = (lab.site.public(on), format!("/{VOLUME}"));
-    lab.shell(&here, "mkdir -p -m 700 /root/.ssh && ssh-keygen -q -t ed25519 -N '' -f /root/.ssh/id_ed25519")?;
-    let key = lab.read(&here, "/root/.ssh/id_ed25519.pub")?;
-    lab.shell(&there, "mkdir -p -m 700 /root/.ssh /run/sshd && ssh-keygen -A")?;
-    lab.write(&there, "/root/.ssh/authorized_keys", &key)?;
-    let known = lab.read(&there, "/etc/ssh/ssh_host_ed25519_key.pub")?;
-    lab.write(&here, "/root/.ssh/known_hosts", &format!("{address} {known}"))?;
-    lab.service(&there, "sshd", &["/usr/sbin/sshd", "-D", "-o", &format!("ListenAddress={address}")])?;
-    lab.write(&here, "/root/password", PASSWORD)?;
-    let done = [("service-killed", 1500.0), ("daemon-stopped", 1000.0), ("public-link-down", 1000.0)]
+    let lab = ctx.lab;
+    let operator = Operator::new(lab, 0)?;
+    operator.reach(1)?;
+    let there = site::name(1);
+    let done = [(Fault::ServiceKilled, 1500.0), (Fault::DaemonStopped, 1000.0), (Fault::PublicLinkDown, 1000.0)]
         .into_iter()
         .try_for_each(|(fault, bound)| {
-            let before = nfs_server(ctx, &there)?;
-            let share = ["--share", SHARE, "--user", USER, "--password-file", "/root/password"];
-            let words = [
-                "steadfast",
-                "drill",
-                fault,
-                "--on",
-                &there,
-                "--yes",
-                "--json",
-                "--export",
-                &export,
-                "--directory",
-                "nfs",
-            ];
-            let ran = lab.try_exec(&here, &[&words[..], &share].concat(), Duration::from_secs(240))?;
-            let report: ::drill::Report = serde_json::from_str(&ran.stdout)
-                .with_context(|| format!("drill {fault} says no report: {}{}", ran.stdout, ran.stderr))?;
+            let before = nfs_server(lab, &there)?;
+            let report = operator.drill(fault, 1, &[])?;
             let tcp = report.streams.iter().find(|s| s.protocol == "tcp" && report.is_moved(s));
             let outage = report.outages(tcp.context("no TCP client of the moved address")?).0;
             ctx.bound(&format!("{fault} over ssh: tcp to the moved address"), outage, bound)?;
             // The NFS server is often back before a client's connecting has failed for long enough to count.
-            let noticed = if fault == "service-killed" { nfs_server(ctx, &there)? != before } else { outage > 100.0 };
+            let noticed =
+                if fault == Fault::ServiceKilled { nfs_server(lab, &there)? != before } else { outage > 100.0 };
             ensure!(noticed, "{fault}: clients saw {outage:.0} ms and nothing was hit: was the fault made at all?");
-            ensure!(report.is_clean() && ran.ok(), "drill {fault}:\n{}\n{}", report.table(), ran.stderr);
             let left = lab.shell(&there, &format!("ls {} 2>/dev/null || true", ::drill::inflict::UNDO))?;
             ensure!(left.is_empty(), "{fault}: {left} is still there: the fault was not taken back");
             steadfast::wait_whole(lab, &ctx.all(), Duration::from_secs(60)).map(drop)
         });
-    let pid = lab.service_pid(&there, "sshd")?;
-    let ended = lab.shell(&there, &format!("kill {pid}"));
-    done?;
-    ended.map(drop)
+    let left = operator.leave(1);
+    done.and(left)
 }
 
-fn nfs_server(ctx: &Ctx<'_>, host: &str) -> Result<String> {
-    ctx.lab.shell(host, "pgrep -o -x ganesha.nfsd")
+/// What clients may see of a fault, in ms: the longest outage of ping, TCP and NFSv3 on the address of the node that is hit, and
+/// on one of another node.
+type Bounds = (Fault, f64, f64);
+
+/// Faults that a node makes itself come first: after a power cut it has no ssh any more. Measured: docs/testing.md.
+const FAULTS: [Bounds; 10] = [
+    (Fault::DaemonKilled, 300.0, OTHERS),
+    (Fault::DaemonStopped, 1000.0, OTHERS),
+    (Fault::PublicLinkDown, 300.0, OTHERS),
+    (Fault::PrivateLinkDown, 600.0, OTHERS),
+    (Fault::ServiceKilled, 500.0, OTHERS),
+    (Fault::ServiceHung, 3500.0, OTHERS),
+    (Fault::Drain, 200.0, OTHERS),
+    (Fault::PowerOff, 1000.0, OTHERS),
+    (Fault::LeaderPowerOff, 1000.0, OTHERS),
+    (Fault::Rejoin, 1000.0, OTHERS),
+];
+/// Clients of other nodes.
+const OTHERS: f64 = 150.0;
+
+/// An administrator's drill of every fault that a node with a shared directory can have, each with its timeline.
+pub(crate) fn every_fault(ctx: &Ctx<'_>) -> Result<()> {
+    let (begun, lab) = (Instant::now(), ctx.lab);
+    let leader = steadfast::status(lab, 0)?.snapshot.leader.context("there is no leader")?;
+    let [from, on, ..] = ctx.but(leader)[..] else { bail!("there are too few nodes") };
+    let operator = Operator::new(lab, from)?;
+    operator.reach(on)?;
+    let done = FAULTS.iter().try_for_each(|bounds| {
+        let hit = if bounds.0 == Fault::LeaderPowerOff { leader } else { on };
+        one_fault(ctx, &operator, bounds, hit)
+    });
+    let left = operator.leave(on);
+    done.and(left)?;
+    ctx.limit("all of them took", begun.elapsed().as_secs_f64(), 480.0, "s")
+}
+
+/// The process behind the mount of a GlusterFS volume is stopped: nothing that touches it gets an answer on that node.
+pub(crate) fn mount_hung(ctx: &Ctx<'_>) -> Result<()> {
+    let operator = Operator::new(ctx.lab, 0)?;
+    operator.reach(1)?;
+    let done = one_fault(ctx, &operator, &(Fault::MountHung, 5000.0, 500.0), 1);
+    let left = operator.leave(1);
+    done.and(left)
+}
+
+fn one_fault(ctx: &Ctx<'_>, operator: &Operator<'_>, (fault, moved, others): &Bounds, on: usize) -> Result<()> {
+    let lab = ctx.lab;
+    let timeline = format!("/root/{fault}.svg");
+    // The private network may be what is cut.
+    let via = format!("ssh -o BatchMode=yes -o ConnectTimeout=5 root@{}", lab.site.public(on));
+    let more: &[&str] = if *fault == Fault::PrivateLinkDown { &["--via", &via] } else { &[] };
+    let report = operator.drill(*fault, on, &[&["--svg", &timeline], more].concat())?;
+    let mut protocols = BTreeSet::new();
+    for s in &report.streams {
+        let (outage, back) = report.outages(s);
+        // The fault of a rejoin is its mending.
+        let outage = if *fault == Fault::Rejoin { back } else { outage };
+        let what = format!("{fault}, {} to {}", s.protocol, s.vip);
+        ensure!(s.ok > 20, "{what} did next to nothing: {} operations", s.ok);
+        ensure!(
+            0.0 < s.p50_ms && s.p50_ms <= s.p99_ms && s.p99_ms <= s.max_ms,
+            "{what}: half of its operations took {} ms, 99 of 100 {}, all {}",
+            s.p50_ms,
+            s.p99_ms,
+            s.max_ms
+        );
+        ensure!(
+            s.failed == 0 && s.wrong.is_none(),
+            "{what}: {} failed: {:?}, {:?}",
+            s.failed,
+            s.first_failure,
+            s.wrong
+        );
+        let writes = matches!(s.protocol.as_str(), "nfs3" | "nfs4" | "smb");
+        ensure!(!writes || s.compared > 0, "{what}: nothing was read back");
+        protocols.insert((s.protocol.clone(), report.is_moved(s)));
+        // An NFSv4 client waits for a grace period, an SMB client connects anew: their times are told and not bounded.
+        let bound = if report.is_moved(s) { *moved } else { *others };
+        if matches!(s.protocol.as_str(), "nfs4" | "smb") {
+            ctx.figure(format!("{what}: {outage:.0} ms"));
+        } else {
+            ctx.bound(&what, outage, bound)?;
+        }
+    }
+    ensure!(protocols.len() == 10, "{fault}: not every protocol was measured on both addresses: {protocols:?}");
+    let text = lab.read(&site::name(operator.from), &timeline)?;
+    let svg = roxmltree::Document::parse(&text).with_context(|| format!("the timeline of {fault} is no XML"))?;
+    ensure!(
+        svg.root_element().has_tag_name(("http://www.w3.org/2000/svg", "svg")),
+        "the timeline of {fault} is no SVG"
+    );
+    let words: BTreeSet<&str> = svg.descendants().filter_map(|n| n.text()).collect();
+    for s in &report.streams {
+        ensure!(words.contains(&*s.vip) && words.contains(&*s.protocol), "{} is not in the timeline of {fault}", s.vip);
+    }
+    steadfast::wait_whole(lab, &ctx.all(), Duration::from_secs(60)).map(drop)
+}
+
+/// An administrator on a node, who reaches others by ssh and has a switch for their power.
+struct Operator<'a> {
+    lab: &'a Lab,
+    from: usize,
+}
+
+/// What the switch is told by, on the administrator's node.
+const POWER: [(&str, &str); 2] = [("--power-off", "/run/drill-power-off"), ("--power-on", "/run/drill-power-on")];
+
+impl<'a> Operator<'a> {
+    fn new(lab: &'a Lab, from: usize) -> Result<Self> {
+        ensure!(Path::new("/usr/sbin/sshd").exists(), "there is no sshd: run scripts/install-needs ssh");
+        let here = site::name(from);
+        let key = "mkdir -p -m 700 /root/.ssh && { [ -e /root/.ssh/id_ed25519 ] || ssh-keygen -q -t ed25519 -N '' -f /root/.ssh/id_ed25519; }";
+        lab.shell(&here, key)?;
+        lab.write(&here, "/root/password", PASSWORD)?;
+        Ok(Self { lab, from })
+    }
+
+    /// Lets the administrator in at a node, as a machine with systemd would.
+    fn reach(&self, on: usize) -> Result<()> {
+        let (lab, here, there) = (self.lab, site::name(self.from), site::name(on));
+        lab.shell(&there, "mkdir -p -m 700 /root/.ssh /run/sshd && ssh-keygen -A")?;
+        lab.write(&there, "/root/.ssh/authorized_keys", &lab.read(&here, "/root/.ssh/id_ed25519.pub")?)?;
+        let key = lab.read(&there, "/etc/ssh/ssh_host_ed25519_key.pub")?;
+        let known: String =
+            BTreeSet::from([lab.site.public(on), lab.site.private(on)]).iter().map(|a| format!("{a} {key}")).collect();
+        lab.write(&here, "/root/.ssh/known_hosts", &known)?;
+        lab.write(&there, SYSTEMCTL, &format!("#!/bin/sh\n[ \"$1\" = start ] && exec setsid -f sh -c 'echo $$ >/run/steadfast.pid; exec steadfast daemon --config {} </dev/null >>{} 2>&1'\nkill -0 $(cat /run/steadfast.pid)\n", steadfast::CONFIG, steadfast::LOG))?;
+        lab.shell(&there, &format!("chmod 755 {SYSTEMCTL}"))?;
+        lab.service(&there, "sshd", &["/usr/sbin/sshd", "-D"])
+    }
+
+    /// Takes that away again. After a power cut there is no ssh to end.
+    fn leave(&self, on: usize) -> Result<()> {
+        self.lab.shell(&site::name(on), &format!("rm -f {SYSTEMCTL}; pkill -x sshd || true")).map(drop)
+    }
+
+    /// Runs it; the report that it prints as JSON, of which nothing is wrong.
+    fn drill(&self, fault: Fault, on: usize, more: &[&str]) -> Result<::drill::Report> {
+        let (there, export) = (site::name(on), format!("/{VOLUME}"));
+        let mut words: Vec<String> = strings(&["steadfast", "drill", fault.word(), "--on", &there, "--yes", "--json"]);
+        words.extend(strings(&["--export", &export, "--directory", "nfs"]));
+        words.extend(strings(&["--share", SHARE, "--user", USER, "--password-file", "/root/password"]));
+        if fault.cuts_power() {
+            for (flag, file) in POWER {
+                words.extend([flag.into(), format!("touch {file}; while [ -e {file} ]; do sleep 0.02; done")]);
+            }
+        }
+        words.extend(strings(more));
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        let over = AtomicBool::new(false);
+        let ran = std::thread::scope(|scope| {
+            let switch = scope.spawn(|| self.switch(on, &over));
+            let ran = self.lab.try_exec(&site::name(self.from), &words, Duration::from_secs(240));
+            over.store(true, Ordering::Relaxed);
+            let switched = switch.join().map_err(|_| anyhow!("the thread of the power switch has panicked"))?;
+            switched.and(ran)
+        })?;
+        let report: ::drill::Report = serde_json::from_str(&ran.stdout)
+            .with_context(|| format!("drill {fault} says no report: {}{}", ran.stdout, ran.stderr))?;
+        ensure!(report.is_clean() && ran.ok(), "drill {fault}:\n{}\n{}", report.table(), ran.stderr);
+        Ok(report)
+    }
+
+    /// Cuts and gives the power of a node when it is told to.
+    fn switch(&self, on: usize, over: &AtomicBool) -> Result<()> {
+        let (lab, here, there) = (self.lab, site::name(self.from), site::name(on));
+        while !over.load(Ordering::Relaxed) {
+            for (flag, file) in POWER {
+                if lab.read(&here, file).is_err() {
+                    continue;
+                }
+                let done = if flag == "--power-off" {
+                    lab.power_off(&there)
+                } else {
+                    parts::boot(lab, on).and_then(|()| steadfast::start(lab, on))
+                };
+                lab.shell(&here, &format!("rm {file}"))?;
+                done?;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        Ok(())
+    }
+}
+
+fn nfs_server(lab: &Lab, host: &str) -> Result<String> {
+    lab.shell(host, "pgrep -o -x ganesha.nfsd")
 }

@@ -1,6 +1,6 @@
 //! Tests of tests: with the part switched off that makes a failover short, the test of that failover must fail.
 
-use super::{Ctx, faults, late_writes, links, nfs_locks, outage, returning, told};
+use super::{Ctx, faults, hold, late_writes, links, many, nfs_locks, outage, returning, services, storage, told};
 use crate::steadfast;
 use anyhow::{Result, bail};
 
@@ -56,6 +56,36 @@ pub(crate) fn no_lease(ctx: &Ctx<'_>) -> Result<()> {
     must_fail(ctx, "lease", faults::daemon_hung)
 }
 
+/// The end of Ganesha's process shows in probes that fail only, a second apart.
+pub(crate) fn no_exit(ctx: &Ctx<'_>) -> Result<()> {
+    must_fail(ctx, "exit", services::ganesha_killed)
+}
+
+/// Nobody minds that Ganesha does not answer: its clients wait for it.
+pub(crate) fn no_probe(ctx: &Ctx<'_>) -> Result<()> {
+    must_fail(ctx, "probe", services::ganesha_hung)
+}
+
+/// The same of the shared mount.
+pub(crate) fn no_probe_of_the_mount(ctx: &Ctx<'_>) -> Result<()> {
+    must_fail(ctx, "probe", storage::mount_hangs)
+}
+
+/// A node takes its share of 200 addresses one after the other.
+pub(crate) fn no_row(ctx: &Ctx<'_>) -> Result<()> {
+    must_fail(ctx, "row", many::power_off)
+}
+
+/// None of 200 moved addresses is announced.
+pub(crate) fn no_announcements_of_many(ctx: &Ctx<'_>) -> Result<()> {
+    must_fail(ctx, "announce,tickle", many::power_off)
+}
+
+/// Nor that of a node that is cut off from the others only, and does not answer any more.
+pub(crate) fn no_announcement_of_the_cut_off(ctx: &Ctx<'_>) -> Result<()> {
+    must_fail(ctx, "announce,tickle", links::private)
+}
+
 /// The storage's clients wait for the lost server until their ping time-out (42 s).
 pub(crate) fn no_eviction(ctx: &Ctx<'_>) -> Result<()> {
     must_fail(ctx, "evict", outage::member)
@@ -68,7 +98,7 @@ pub(crate) fn no_freeing(ctx: &Ctx<'_>) -> Result<()> {
 
 /// Without a lease a node's own storage clients go on writing.
 pub(crate) fn no_hold(ctx: &Ctx<'_>) -> Result<()> {
-    must_fail(ctx, "hold", returning::hold_loses_nothing)
+    must_fail(ctx, "hold", hold::loses_nothing)
 }
 
 /// A node that nobody tells of its lost carrier keeps its addresses, for its leases come over the other network.

@@ -5,6 +5,7 @@
 //! was measured, for a busy machine; the benchmark, not the tests, tells how fast it is.
 
 mod chain_locks;
+mod connections;
 mod databases;
 mod drill;
 mod eviction;
@@ -12,6 +13,7 @@ mod faults;
 mod files;
 mod golden;
 mod heals;
+mod hold;
 mod honest;
 mod input;
 mod late_writes;
@@ -155,6 +157,8 @@ pub(crate) const CASES: &[Case] = &[
     long(Group::Local, "honest-without-tickles", honest::no_tickle),
     long(Group::Local, "honest-without-guard", honest::no_guard),
     long(Group::Local, "honest-without-leases", honest::no_lease),
+    long(Group::Local, "honest-without-exits", honest::no_exit),
+    long(Group::Local, "honest-without-probes", honest::no_probe),
     case(Group::Local, "drill-daemon-stopped", drill::daemon_stopped),
     long(Group::Local, "drill-over-ssh", drill::over_ssh),
     case(Group::Local, "garbage-on-every-port", input::garbage),
@@ -169,6 +173,8 @@ pub(crate) const CASES: &[Case] = &[
     case(Group::Local, "reload-moves-no-address", list::a_key_changes),
     long(Group::Local, "nodes-list-changed", list::node_removed_and_added),
     case(Group::Local, "power-off-with-200-addresses", many::power_off),
+    long(Group::Local, "honest-200-addresses-without-rows", honest::no_row),
+    long(Group::Local, "honest-200-addresses-without-announcements", honest::no_announcements_of_many),
     case(Group::Local, "power-cut-everywhere", outage::power_cut_everywhere),
     case(Group::Samba, "samba-one-service", samba::one_service),
     case(Group::Samba, "samba-locks-between-nodes", locks::between_nodes),
@@ -181,6 +187,7 @@ pub(crate) const CASES: &[Case] = &[
     long(Group::Samba, "samba-told-before-its-address-leaves", told::before_it_leaves),
     long(Group::Samba, "honest-without-telling-samba", honest::no_telling),
     case(Group::Samba, "databases-with-ten-thousand-clients", databases::ten_thousand_clients),
+    long(Group::Samba, "connections-known-to-peers", connections::known_to_peers),
     long(Group::Samba, "ctdb-tool-twice-on-stock", golden::stock_twice),
     long(Group::Samba, "ctdb-tool-golden", golden::beside_stock),
     long(Group::Next, "newer-samba-one-service", samba::one_newer_service),
@@ -190,6 +197,8 @@ pub(crate) const CASES: &[Case] = &[
     case(Group::Nets, "public-interface-down-beside-a-private-network", links::public),
     case(Group::Nets, "private-interface-down", links::private),
     long(Group::Nets, "honest-without-link-events", honest::no_link),
+    long(Group::Nets, "honest-private-interface-without-announcements", honest::no_announcement_of_the_cut_off),
+    long(Group::Nets, "drill-of-every-fault", drill::every_fault),
     case(Group::Gluster, "files-on-glusterfs", files::through_each_vip_and_name),
     case(Group::Gluster, "power-off-member", outage::member),
     case(Group::Gluster, "power-off-leader", outage::leader),
@@ -204,8 +213,10 @@ pub(crate) const CASES: &[Case] = &[
     case(Group::Gluster, "shared-mount-hangs", storage::mount_hangs),
     case(Group::Gluster, "late-write-does-not-land", late_writes::does_not_land),
     long(Group::Gluster, "honest-without-end", honest::no_end),
+    long(Group::Gluster, "honest-mount-hang-without-probes", honest::no_probe_of_the_mount),
+    long(Group::Gluster, "drill-mount-hung", drill::mount_hung),
     case(Group::Gluster, "check-storage-passes", storage::check_passes),
-    long(Group::Gluster, "hold-loses-nothing", returning::hold_loses_nothing),
+    long(Group::Gluster, "hold-loses-nothing", hold::loses_nothing),
     long(Group::Gluster, "honest-without-hold", honest::no_hold),
     long(Group::Gluster, "honest-without-eviction", honest::no_eviction),
     long(Group::Gluster, "returning-daemon-cannot-write", returning::daemon_stopped),

@@ -18,64 +18,9 @@ const LOCK_FREE: f64 = 3000.0;
 /// where every client stood still at the same times; 3100 to 4400 where the bricks keep old locks.
 const BACK: f64 = 1200.0;
 
-fn writer(lab: &Lab, node: usize, file: &str, tag: &str) -> Result<Probe> {
+pub(super) fn writer(lab: &Lab, node: usize, file: &str, tag: &str) -> Result<Probe> {
     let path = format!("{MOUNT}/{file}");
     Probe::start(lab, &site::name(node), tag, &["mount-writer", "--path", &path, "--tag", tag])
-}
-
-/// Three of four daemons are stopped: nobody has a lease, and nobody can be dropped. All is held; then it goes on.
-pub(crate) fn hold_loses_nothing(ctx: &Ctx<'_>) -> Result<()> {
-    let lab = ctx.lab;
-    let stopped = [1, 2, 3];
-    let services = || lab.shell("gluster1", "pgrep -o -x smbd; pgrep -o -x ganesha.nfsd");
-    for seconds in [1.2_f64, 3.0, 10.0] {
-        let status = steadfast::settle(lab)?;
-        let (epoch, vip, before) = (status.epoch(), vip_of(&status, 0)?, services()?);
-        let local = writer(lab, 0, "nfs/held", "H")?;
-        let nfs = Probe::nfs_writer(lab, "nfs3", &vip, "nfs/held-nfs")?;
-        for probe in [&local, &nfs] {
-            probe.wait_ok(0, Duration::from_secs(30))?;
-        }
-        let at = now_us();
-        for node in stopped {
-            steadfast::signal(lab, node, "STOP")?;
-        }
-        std::thread::sleep(Duration::from_secs_f64(seconds));
-        for node in stopped {
-            steadfast::signal(lab, node, "CONT")?;
-        }
-        for probe in [&local, &nfs] {
-            probe.wait_ok(at + 1_000_000 * seconds as u64, Duration::from_secs(60))?;
-        }
-        let (local, nfs) = (local.stop()?, nfs.stop()?);
-        let after = steadfast::wait_whole(lab, &ctx.all(), Duration::from_secs(60))?;
-        ctx.figure(format!(
-            "{seconds} s without daemons: a writer on the mount waited {:.0} ms, NFSv3 {:.0} ms; epoch {epoch}, then {}",
-            local.longest_ms(at),
-            nfs.longest_ms(at),
-            after.epoch()
-        ));
-        if local.errors + nfs.errors > 0 {
-            let why: Vec<&str> = local.gaps.iter().chain(&nfs.gaps).map(|g| g.why.as_str()).collect();
-            bail!("{} writes on the mount and {} over NFS failed: {}", local.errors, nfs.errors, why.join(", "));
-        }
-        if local.longest_ms(at) < seconds * 1000.0 - 1000.0 {
-            bail!(
-                "the mount's writer was not held: it waited {:.0} ms, allowed are {:.0} and more",
-                local.longest_ms(at),
-                seconds * 1000.0 - 1000.0
-            );
-        }
-        if before != services()? {
-            bail!("smbd or Ganesha was started again after a hold of {seconds} s");
-        }
-        let blocks = nfs.extra.first().cloned().unwrap_or_default();
-        let other = vip_of(&after, 1)?;
-        let words =
-            ["steadfast-lab", "probe", "nfs-verify", "--server", &other, "--path", "nfs/held-nfs", "--blocks", &blocks];
-        lab.exec(site::CLIENT, &words, Duration::from_secs(60))?;
-    }
-    Ok(())
 }
 
 /// One program on a node writes under a lock; `fault` takes the node away; another node gets the lock and writes;

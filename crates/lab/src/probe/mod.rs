@@ -13,6 +13,7 @@ pub(crate) mod arp;
 pub(crate) mod attempt;
 pub(crate) mod chain_lock;
 mod contest;
+pub(crate) mod crowd;
 pub(crate) mod databases;
 pub(crate) mod garbage;
 pub(crate) mod ident;
