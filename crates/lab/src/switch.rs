@@ -61,13 +61,13 @@ pub(crate) fn plug(lab: &Lab, host: &str, pid: i32) -> Result<()> {
     Ok(())
 }
 
-/// Takes a host's cables out at the switch.
+/// Takes a host's cables out at the switch. The one between the nodes first: a daemon that sees its clients' one go, and has a
+/// few milliseconds left to say so over the other, gives its addresses away as no machine without power does.
 pub(crate) fn dead(lab: &Lab, host: &str) -> Result<()> {
-    link(lab, host, Net::Public, false)?;
     if lab.site.private_net && lab.site.node(host).is_ok() {
         link(lab, host, Net::Private, false)?;
     }
-    Ok(())
+    link(lab, host, Net::Public, false)
 }
 
 /// One cable, at the switch's end: the host sees its carrier go.

@@ -60,9 +60,9 @@ fn crowds(ctx: &Ctx<'_>, config: &str) -> Result<()> {
     ctx.bound("the last node that knows, after the last connection", worst, KNOWN)
 }
 
-/// When a probe had all; it says so once.
+/// When a probe had all it wants; it says so once.
 fn once(probe: &Probe) -> Result<u64> {
-    sh::wait_for(&format!("{} to have all", probe.name), Duration::from_secs(30), || {
+    sh::wait_for(&format!("probe {} to succeed", probe.name), Duration::from_secs(30), || {
         let seen = probe.seen();
         if let Some(why) = seen.failed {
             bail!("{}: {why}", probe.name);

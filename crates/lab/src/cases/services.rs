@@ -19,7 +19,8 @@ const BYSTANDERS: f64 = 100.0;
 fn kill_service(ctx: &Ctx<'_>, node: usize, process: &str) -> Result<()> {
     let host = site::name(node);
     let line = format!(
-        "pid=$(pgrep -o -x {process}); kill -9 $pid; while kill -0 $pid 2>/dev/null; do sleep 0.01; done; echo $pid"
+        // A zombie is gone, too.
+        "pid=$(pgrep -o -x {process}); kill -9 $pid; while [ -e /proc/$pid/exe ]; do sleep 0.01; done; echo $pid"
     );
     let pid = ctx.lab.shell(&host, &line).with_context(|| format!("no {process} runs on {host}"))?;
     ctx.figure(format!("{process} on {host} killed (pid {})", pid.trim()));
@@ -99,9 +100,9 @@ fn judge(ctx: &Ctx<'_>, saw: &Saw, bound: f64) -> Result<()> {
 pub(crate) fn ganesha_killed(ctx: &Ctx<'_>) -> Result<()> {
     ctx.watched(|| {
         let mut created = Duration::ZERO;
+        let vip = vip_of(&steadfast::status(ctx.lab, 0)?, NODE)?;
         let fault = || {
             kill_service(ctx, NODE, "ganesha.nfsd")?;
-            let vip = vip_of(&steadfast::status(ctx.lab, 0)?, NODE)?;
             let begun = Instant::now();
             parts::nfs_put(ctx.lab, &vip, "/etc/hostname", "nfs/after-kill")?;
             created = begun.elapsed();
