@@ -176,3 +176,32 @@ fn a_release_does_not_wait_for_a_server_that_reads_nothing() {
     site.expect("released", |e| *e == Event::Released { addr: ip(V4) });
     assert!(start.elapsed() < net::FINISH, "{:?}", start.elapsed());
 }
+
+#[test]
+fn a_client_that_waits_for_an_answer_notices_that_the_lease_was_away_for_a_moment() {
+    let Some((a, b)) = pair() else { return };
+    let mut site = a.worker();
+    site.configure(&[V4, V6]);
+    for v in [V4, V6] {
+        site.renew(Duration::from_secs(60));
+        site.take(v);
+        let server = a.run(move || TcpListener::bind((ip(v), 2049)).unwrap());
+        let mut client = b.run(move || TcpStream::connect((ip(v), 2049)).unwrap());
+        let mut accepted = server.accept().unwrap().0;
+        // It has asked, its server has heard it, and the answer does not come any more.
+        client.write_all(b"x").unwrap();
+        accepted.read_exact(&mut [0; 1]).unwrap();
+        site.send(Command::LeaseLost);
+        site.expect("released", |e| *e == Event::Released { addr: ip(v) });
+        site.renew(Duration::from_secs(60));
+        let start = Instant::now();
+        site.take(v);
+        client.set_read_timeout(Some(LONG)).unwrap();
+        let error = client.read(&mut [0; 8]).unwrap_err();
+        let took = start.elapsed();
+        println!("{v}: the client knew {took:?} after the order to take the address again");
+        assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+        assert!(took < Duration::from_millis(800), "{took:?}");
+        site.release(v);
+    }
+}

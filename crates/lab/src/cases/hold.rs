@@ -135,7 +135,7 @@ impl Connection {
         let (stop, last_us) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let (flag, last) = (Arc::clone(&stop), Arc::clone(&last_us));
         let thread = std::thread::spawn(move || {
-            let mut session = Session::open(&lab, &server)?;
+            let mut session = Session::locking(&lab, &server)?;
             let handle = session.create(&file, Sharing::All)?.handle()?;
             let (mut n, mut longest) = (0, 0);
             while !flag.load(Ordering::Relaxed) {
@@ -165,7 +165,7 @@ impl Connection {
         self.stop.store(true, Ordering::Relaxed);
         let told = self.thread.join().ok().context("the SMB session's thread has panicked")?;
         let (written, longest) = told.context("the SMB session")?;
-        let mut session = Session::open(lab, other)?;
+        let mut session = Session::locking(lab, other)?;
         let handle = session.create(&self.name, Sharing::All)?.handle()?;
         for n in 0..written {
             let found = session.get(&handle, n * BLOCK as u64, BLOCK)?.handle()?;

@@ -1,6 +1,8 @@
 //! Tests of tests: with the part switched off that makes a failover short, the test of that failover must fail.
 
-use super::{Ctx, faults, hold, late_writes, links, many, nfs_locks, outage, returning, services, storage, told};
+use super::{
+    Ctx, connections, faults, hold, late_writes, links, many, nfs_locks, outage, returning, services, storage, told,
+};
 use crate::steadfast;
 use anyhow::{Result, bail};
 
@@ -71,9 +73,9 @@ pub(crate) fn no_probe_of_the_mount(ctx: &Ctx<'_>) -> Result<()> {
     must_fail(ctx, "probe", storage::mount_hangs)
 }
 
-/// A node takes its share of 200 addresses one after the other.
-pub(crate) fn no_row(ctx: &Ctx<'_>) -> Result<()> {
-    must_fail(ctx, "row", many::power_off)
+/// Nodes do not tell each other of clients' connections.
+pub(crate) fn no_lists(ctx: &Ctx<'_>) -> Result<()> {
+    must_fail(ctx, "lists", connections::known_to_peers)
 }
 
 /// None of 200 moved addresses is announced.

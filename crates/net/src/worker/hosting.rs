@@ -54,8 +54,8 @@ pub(super) struct Hosting {
     pub(super) parts: Parts,
     pub(super) telling: Vec<Telling>,
     pub(super) leaving: Vec<Leaving>,
-    /// Connections of addresses that other nodes hold.
-    clients: BTreeMap<IpAddr, Arc<[ClientConnection]>>,
+    /// Connections of addresses that other nodes hold, or that a lost lease has ended here.
+    pub(super) clients: BTreeMap<IpAddr, Arc<[ClientConnection]>>,
     /// Released, but still on an interface when it was last tried.
     pub(super) unreleased: BTreeSet<IpAddr>,
 }

@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use super::hosting::Hosting;
 use crate::command::{ClientConnection, Event};
+use crate::connections::Connection;
 
 /// How long a planned release waits until Samba has been told of it ([`crate::Command::Told`]).
 pub const TELL: Duration = Duration::from_millis(20);
@@ -105,12 +106,7 @@ impl Hosting {
     fn tell_last(&mut self, addrs: &[IpAddr], events: &dyn Fn(Event)) {
         match self.connections.established_on(&addrs.iter().copied().collect()) {
             Ok(list) => {
-                let mut last: BTreeMap<IpAddr, Vec<ClientConnection>> = BTreeMap::new();
-                for c in list {
-                    let connection = ClientConnection { vip: c.local, client: c.remote };
-                    last.entry(c.local.ip()).or_default().push(connection);
-                }
-                for (addr, list) in last {
+                for (addr, list) in by_address(list) {
                     events(Event::LastConnections { addr, list });
                 }
             }
@@ -145,7 +141,29 @@ impl Hosting {
             tracing::warn!(%error, ?addrs, "addresses are removed without being silenced before");
         }
         let gone = self.remove(addrs, events);
-        self.confirm(&gone, events);
+        for &addr in &gone {
+            events(Event::Released { addr });
+        }
+        self.remember(&gone);
+        self.destroy(&gone, events);
+    }
+
+    /// The connections that these have now: should they be taken here again, because the lease came back before anybody else
+    /// had them, their clients are tickled. One that waits for an answer has nothing to send that would tell it.
+    fn remember(&mut self, gone: &BTreeSet<IpAddr>) {
+        if gone.is_empty() {
+            return;
+        }
+        match self.connections.established_on(gone) {
+            Ok(list) => {
+                for (addr, list) in by_address(list) {
+                    self.clients.insert(addr, list.into());
+                }
+            }
+            Err(error) => {
+                tracing::warn!(?gone, %error, "connections of addresses that a lost lease ends cannot be listed");
+            }
+        }
     }
 
     /// Removes addresses that were silenced, all of them before that: in this order no address waits for another's.
@@ -252,4 +270,12 @@ impl Hosting {
         self.leaving.retain(|l| !which(l.addr));
         self.confirm(&done, events);
     }
+}
+
+fn by_address(list: Vec<Connection>) -> BTreeMap<IpAddr, Vec<ClientConnection>> {
+    let mut all: BTreeMap<IpAddr, Vec<ClientConnection>> = BTreeMap::new();
+    for c in list {
+        all.entry(c.local.ip()).or_default().push(ClientConnection { vip: c.local, client: c.remote });
+    }
+    all
 }

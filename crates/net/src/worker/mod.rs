@@ -61,8 +61,6 @@ pub struct Parts {
     pub evict: bool,
     /// A node that was shut out frees what others hold of its storage.
     pub free: bool,
-    /// Addresses whose orders follow one another are taken and released together; without it each by itself.
-    pub row: bool,
 }
 
 impl Default for Parts {
@@ -77,7 +75,6 @@ impl Default for Parts {
             tell: true,
             evict: true,
             free: true,
-            row: true,
         }
     }
 }
@@ -263,8 +260,7 @@ impl State {
     /// `first` and the addresses of the orders that follow and are of the same kind.
     fn row(&mut self, first: IpAddr, same: fn(&Command) -> Option<IpAddr>) -> Vec<IpAddr> {
         let mut row = vec![first];
-        let most = if self.hosting.parts.row { ROW } else { 1 };
-        while row.len() < most
+        while row.len() < ROW
             && let Some(Message::Command(command)) = self.work.front()
             && let Some(addr) = same(command)
         {

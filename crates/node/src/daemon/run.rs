@@ -261,7 +261,8 @@ fn serve(options: &Options, log: &Log) -> anyhow::Result<()> {
         tokio::spawn(time_of_day::run(inbox.clone()));
         tokio::spawn(databases::tell(post.clone(), config_seen.clone(), snapshots_seen.clone()));
         tokio::spawn(databases::carry_out(inbox.clone(), snapshots_seen.clone(), (reload, words), wished));
-        tokio::spawn(Tickles::new(inbox.clone(), peers.clone(), post).run(tickles_news));
+        let lists = !options.without.contains(&Without::Lists);
+        tokio::spawn(Tickles::new(inbox.clone(), peers.clone(), post, lists).run(tickles_news));
         tokio::spawn(
             nfs::Nfs::new(inbox.clone(), peers.clone(), config_seen.clone(), nfs_serve, ports, (grace, nfs_ends))
                 .run(nfs_news),

@@ -57,13 +57,15 @@ pub(crate) struct Tickles {
     inbox: Inbox,
     peers: Peers,
     databases: Post,
+    /// Tells the others.
+    tells: bool,
     lists: Lists,
     refresh: Instant,
 }
 
 impl Tickles {
-    pub(crate) fn new(inbox: Inbox, peers: Peers, databases: Post) -> Self {
-        Self { inbox, peers, databases, lists: Lists::default(), refresh: Instant::now() }
+    pub(crate) fn new(inbox: Inbox, peers: Peers, databases: Post, tells: bool) -> Self {
+        Self { inbox, peers, databases, tells, lists: Lists::default(), refresh: Instant::now() }
     }
 
     /// Runs until nobody sends news any more.
@@ -160,6 +162,9 @@ impl Tickles {
     }
 
     fn send(&self, frame: &Frame) {
+        if !self.tells {
+            return;
+        }
         let bytes = match serde_json::to_vec(frame) {
             Ok(bytes) => bytes,
             Err(error) => return tracing::warn!(vip = %frame.vip, "a list of connections cannot be sent: {error}"),

@@ -36,8 +36,8 @@ pub enum Without {
     Evict,
     /// A node that was shut out keeps what others held of its storage.
     Free,
-    /// Addresses are taken one by one, each by a change of the kernel's sets of its own.
-    Row,
+    /// Nodes do not tell each other of clients' connections.
+    Lists,
     /// The end of a service's process is not noticed, only that it does not answer.
     Exit,
     /// Nobody minds that a service or the shared mount does not answer.
@@ -59,7 +59,7 @@ impl Without {
         Self::End,
         Self::Evict,
         Self::Free,
-        Self::Row,
+        Self::Lists,
         Self::Exit,
         Self::Probe,
     ];
@@ -77,7 +77,6 @@ impl Without {
             tell: !list.contains(&Self::Tell),
             evict: !list.contains(&Self::Evict),
             free: !list.contains(&Self::Free),
-            row: !list.contains(&Self::Row),
         }
     }
 
@@ -103,7 +102,7 @@ impl fmt::Display for Without {
             Self::End => "end",
             Self::Evict => "evict",
             Self::Free => "free",
-            Self::Row => "row",
+            Self::Lists => "lists",
             Self::Exit => "exit",
             Self::Probe => "probe",
         })
