@@ -72,7 +72,8 @@ const FAULTS: [Bound; 10] = [
     (Fault::DaemonStopped, 700.0),
     (Fault::PublicLinkDown, 350.0),
     (Fault::PrivateLinkDown, 600.0),
-    (Fault::ServiceKilled, 600.0),
+    // When it does not answer within 0.4 s its addresses move.
+    (Fault::ServiceKilled, 1500.0),
     (Fault::ServiceHung, 3000.0),
     (Fault::Drain, 250.0),
     (Fault::PowerOff, 1000.0),

@@ -10,6 +10,8 @@ use anyhow::{Result, bail};
 /// in time; then restarts them as they should be.
 fn must_fail(ctx: &Ctx<'_>, parts: &str, test: fn(&Ctx<'_>) -> Result<()>) -> Result<()> {
     steadfast::restart_all(ctx.lab, Some(parts))?;
+    // Where the addresses are now, nobody may have announced.
+    ctx.lab.client("ip neigh flush dev eth0")?;
     let outcome = test(ctx);
     // What the failed test left behind must not hide what it said.
     let mended = mend(ctx);

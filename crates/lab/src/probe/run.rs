@@ -131,9 +131,10 @@ impl Probe {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Waits until it has succeeded after `since_us`, and goes on succeeding.
+    /// Waits until it has succeeded after `since_us`, and goes on succeeding. From 0 on is before any fault: the error says so.
     pub(crate) fn wait_ok(&self, since_us: u64, limit: Duration) -> Result<()> {
-        sh::wait_for(&format!("probe {} to succeed", self.name), limit, || {
+        let what = if since_us == 0 { "begin" } else { "succeed" };
+        sh::wait_for(&format!("probe {} to {what}", self.name), limit, || {
             let seen = self.seen();
             if let Some(why) = seen.failed {
                 bail!("probe {}: {why}", self.name);
