@@ -5,6 +5,7 @@ use crate::chaos;
 use crate::lab::Net;
 use crate::site::{Site, Storage, Subject};
 use crate::suite;
+use crate::torture;
 use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -200,6 +201,8 @@ pub(crate) enum Cmd {
         #[command(subcommand)]
         bench: BenchKind,
     },
+    /// Samba's own tests of servers, on Debian's CTDB and on this daemon
+    Smbtorture(torture::plan::Options),
     /// Random faults for a while under SMB and NFS clients that check every byte and lock
     Chaos {
         /// What the nodes share
@@ -304,6 +307,12 @@ pub(crate) enum Inside {
         plan: PathBuf,
     },
     BenchDatabase {
+        #[command(flatten)]
+        shape: Shape,
+        #[arg(long)]
+        plan: PathBuf,
+    },
+    Smbtorture {
         #[command(flatten)]
         shape: Shape,
         #[arg(long)]

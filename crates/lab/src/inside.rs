@@ -4,7 +4,7 @@ use crate::args::Inside;
 use crate::lab::{Lab, Net};
 use crate::parts::{self, Progress};
 use crate::site::Subject;
-use crate::{bench, cases, chaos, demo, drill, launch, site, steadfast, stock, switch, vm};
+use crate::{bench, cases, chaos, demo, drill, launch, site, steadfast, stock, switch, torture, vm};
 use anyhow::{Context, Result};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -47,6 +47,10 @@ pub(crate) fn main(id: &str, command: Inside) -> Result<i32> {
             bench::db::drive(&Lab::create(shape.site(id)?)?, &plan)?;
             Ok(0)
         }
+        Inside::Smbtorture { shape, plan } => {
+            torture::drive(&Lab::create(shape.site(id)?)?, &plan)?;
+            Ok(0)
+        }
         Inside::BenchLoad { shape, minutes, json } => {
             bench::load(&Lab::create(shape.site(id)?)?, minutes, json)?;
             Ok(0)
@@ -67,6 +71,7 @@ fn on_running(lab: &Lab, command: Inside) -> Result<i32> {
         Inside::BenchBlock { .. }
         | Inside::BenchDatabase { .. }
         | Inside::BenchLoad { .. }
+        | Inside::Smbtorture { .. }
         | Inside::Chaos { .. }
         | Inside::BenchIdle { .. } => {}
         Inside::Exec { host, words } => {

@@ -27,6 +27,7 @@ mod stock;
 mod streams;
 mod suite;
 mod switch;
+mod torture;
 mod vm;
 
 use anyhow::{Context, Result};
@@ -151,6 +152,7 @@ fn outside(cli: Cli) -> Result<i32> {
         }
         Cmd::Test(selection) => suite::main(&selection),
         Cmd::Bench { bench } => bench_outside(bench),
+        Cmd::Smbtorture(options) => torture::plan::main(&options),
         Cmd::Chaos { storage, private_net, options, without, steadfast } => {
             // Two copies alone may end in a split brain whatever the daemons do (docs/storage.md).
             let arbiter = storage == site::Storage::Gluster;

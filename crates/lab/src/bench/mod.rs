@@ -17,7 +17,7 @@ mod run;
 pub(crate) use block::main as block;
 pub(crate) use idle::idle;
 pub(crate) use load::load;
-pub(crate) use rival::Placement;
+pub(crate) use rival::{Placement, Rival};
 
 use crate::probe::run::Gap;
 use crate::site::{Storage, Subject};

@@ -39,13 +39,13 @@ impl From<&stock::Status> for Placement {
 
 /// The system under test in a laboratory.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Rival<'a> {
+pub(crate) struct Rival<'a> {
     pub(super) lab: &'a Lab,
     stock: bool,
 }
 
 impl<'a> Rival<'a> {
-    pub(super) fn new(lab: &'a Lab) -> Self {
+    pub(crate) fn new(lab: &'a Lab) -> Self {
         Self { lab, stock: lab.site.subject.is_ctdb() }
     }
 
@@ -77,12 +77,12 @@ impl<'a> Rival<'a> {
         Duration::from_millis(if self.stock { 3000 } else { 1000 })
     }
 
-    pub(super) fn form(self, progress: &Progress) -> Result<()> {
+    pub(crate) fn form(self, progress: &Progress) -> Result<()> {
         if self.stock { stock::form(self.lab, progress) } else { steadfast::form(self.lab, progress) }
     }
 
     /// Everything on, connected, running, whole.
-    pub(super) fn settle(self) -> Result<Placement> {
+    pub(crate) fn settle(self) -> Result<Placement> {
         Ok(if self.stock {
             Placement::from(&stock::settle(self.lab)?)
         } else {
