@@ -35,6 +35,7 @@ mod split;
 mod state;
 mod storage;
 mod told;
+mod torture;
 mod trust;
 mod upgrade;
 mod vm;
@@ -159,6 +160,7 @@ pub(crate) const CASES: &[Case] = &[
     long(Group::Local, "honest-without-leases", honest::no_lease),
     long(Group::Local, "honest-without-exits", honest::no_exit),
     long(Group::Local, "honest-without-probes", honest::no_probe),
+    long(Group::Local, "honest-smbtorture-without-clustering", torture::fail_without_clustering),
     case(Group::Local, "drill-daemon-stopped", drill::daemon_stopped),
     long(Group::Local, "drill-over-ssh", drill::over_ssh),
     case(Group::Local, "garbage-on-every-port", input::garbage),
@@ -188,6 +190,7 @@ pub(crate) const CASES: &[Case] = &[
     case(Group::Samba, "databases-with-ten-thousand-clients", databases::ten_thousand_clients),
     long(Group::Samba, "connections-known-to-peers", connections::known_to_peers),
     long(Group::Samba, "honest-without-lists-of-connections", honest::no_lists),
+    long(Group::Samba, "smbtorture-on-two-nodes", torture::pass_on_two_nodes),
     long(Group::Samba, "ctdb-tool-twice-on-stock", golden::stock_twice),
     long(Group::Samba, "ctdb-tool-golden", golden::beside_stock),
     long(Group::Next, "newer-samba-one-service", samba::one_newer_service),
@@ -382,6 +385,7 @@ pub(crate) fn keep_logs(lab: &Lab, name: &str) -> Option<PathBuf> {
     for host in lab.site.names() {
         for (log, from) in [
             ("daemon", "var/log/steadfast.log"),
+            ("ctdbd", "var/log/ctdb/log.ctdb"),
             ("ganesha", "var/log/ganesha/ganesha.log"),
             ("smbd", "var/log/samba/log.smbd"),
         ] {

@@ -3,6 +3,7 @@
 use super::stand::{self, Ran};
 use super::{Kind, Outcome, Stand, Test};
 use crate::bench::Rival;
+use crate::cases::keep_logs;
 use crate::lab::Lab;
 use crate::parts::{self, Progress};
 use anyhow::{Context, Result, bail};
@@ -52,6 +53,9 @@ pub(crate) fn main(lab: &Lab, file: &Path) -> Result<()> {
     if addresses.len() != lab.site.nodes {
         bail!("a node holds no address: {:?}", placement.holders);
     }
+    if lab.site.subject.is_ctdb() {
+        equal_footing(lab)?;
+    }
     stand::add_other_user(lab)?;
     // The last lane is for those on a node.
     let stand = Stand::new(lab, addresses, plan.jobs + 1, plan.multi_channel)?;
@@ -73,7 +77,19 @@ pub(crate) fn main(lab: &Lab, file: &Path) -> Result<()> {
             Err(_) => bail!("a thread that ran tests has panicked"),
         })
     })?;
+    keep_logs(lab, &format!("smbtorture-{}", lab.site.subject.word()));
     crashes(lab, &plan.logs)
+}
+
+/// CTDB's event scripts, and the smbd that they start, are niced (10), which costs them the processor where other programs
+/// want it: the tests' time limits would be what is tested. This daemon's smbd has the daemon's footing.
+fn equal_footing(lab: &Lab) -> Result<()> {
+    for host in lab.site.names() {
+        let line =
+            "renice -n 0 -p $(pgrep smbd) >/dev/null; echo -10 >/proc/$(cat /run/samba/smbd.pid)/autogroup || true";
+        lab.shell(&host, line)?;
+    }
+    Ok(())
 }
 
 fn work(

@@ -13,7 +13,7 @@ mod report;
 mod stand;
 
 pub(crate) use drive::main as drive;
-pub(crate) use list::{Kind, Test, find};
+pub(crate) use list::{Kind, Test, all, find};
 pub(crate) use stand::Stand;
 
 use serde::{Deserialize, Serialize};
