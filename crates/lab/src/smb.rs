@@ -181,6 +181,20 @@ impl Session {
         self.order(&format!("put {handle} {offset} {}", hex(data)))
     }
 
+    /// Begins what [`Self::put`] does, and waits for nothing.
+    pub(crate) fn begin_put(&mut self, handle: &str, offset: u64, data: &[u8]) -> Result<()> {
+        let line = format!("put {handle} {offset} {}", hex(data));
+        writeln!(self.stdin, "{line}").with_context(|| format!("the SMB session with {} has ended", self.server))
+    }
+
+    /// Waits until the connection is gone with what was begun. An error is that it was answered.
+    pub(crate) fn lost(&self) -> Result<()> {
+        match self.line()? {
+            said if said.starts_with("lost") => Ok(()),
+            said => bail!("the SMB client of {} says: {said}", self.server),
+        }
+    }
+
     /// Bytes of the file in hexadecimal; at its end fewer than were asked for.
     pub(crate) fn get(&mut self, handle: &str, offset: u64, length: usize) -> Result<Answer> {
         self.order(&format!("get {handle} {offset} {length}"))
@@ -237,6 +251,14 @@ impl Session {
     pub(crate) fn close(&mut self, handle: &str) -> Result<Answer> {
         self.order(&format!("close {handle}"))
     }
+}
+
+fn hex(data: &[u8]) -> String {
+    data.iter().fold(String::with_capacity(2 * data.len()), |mut hex, b| {
+        // A string takes everything.
+        let _ = write!(hex, "{b:02x}");
+        hex
+    })
 }
 
 /// What clients that counted together have to say.

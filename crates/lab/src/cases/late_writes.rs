@@ -3,7 +3,8 @@
 use super::{Ctx, vip_of};
 use crate::lab::Lab;
 use crate::probe::now_us;
-use crate::site::{self, CLIENT, MOUNT};
+use crate::site::{self, CLIENT, MOUNT, SHARE};
+use crate::smb::{Session, Sharing};
 use crate::{sh, steadfast};
 use anyhow::{Context, Result, bail};
 use std::io::{BufRead, BufReader, Write};
@@ -121,10 +122,59 @@ pub(crate) fn does_not_land(ctx: &Ctx<'_>) -> Result<()> {
         drop(cut);
         steadfast::wait_whole(lab, &ctx.all(), Duration::from_secs(90)).map(drop)
     })?;
+    all_have(ctx, &path, "third")
+}
+
+/// Every node has what was acknowledged last.
+fn all_have(ctx: &Ctx<'_>, path: &str, last: &str) -> Result<()> {
     for node in ctx.all() {
-        let found = lab.shell(&site::name(node), &format!("timeout 30 cat {MOUNT}/{path}"))?;
-        let lost = f64::from(u8::from(found.trim_end() != "third"));
-        ctx.limit(&format!("acknowledged writes lost, as {} has it", site::name(node)), lost, 0.0, "")?;
+        let host = site::name(node);
+        let found = ctx.lab.shell(&host, &format!("timeout 30 cat {MOUNT}/{path}"))?;
+        let found = found.trim_end();
+        let lost = f64::from(u8::from(found != last));
+        ctx.limit(&format!("acknowledged writes lost, as {host} has it ({found})"), lost, 0.0, "")?;
     }
     Ok(())
+}
+
+/// A client that comes to an address as soon as it answers, opens the file to be shared with all, and caches nothing.
+fn come(lab: &Lab, server: &str, name: &str) -> Result<(Session, String)> {
+    sh::wait_for("the file to be open elsewhere", LIMIT, || {
+        let Ok(mut session) = Session::locking(lab, server) else { return Ok(None) };
+        Ok(session.create(name, Sharing::All)?.handle().ok().map(|handle| (session, handle)))
+    })
+}
+
+/// The same over SMB: smbd's write hangs in the client process of the node's mount, and outlives smbd.
+pub(crate) fn does_not_land_over_smb(ctx: &Ctx<'_>) -> Result<()> {
+    let lab = ctx.lab;
+    let status = steadfast::status(lab, 0)?;
+    let vip = vip_of(&status, VICTIM)?;
+    let name = format!("late-{}", now_us());
+    let (mut old, handle) = come(lab, &vip, &name)?;
+    old.put(&handle, 0, b"first.")?.handle()?;
+    std::thread::sleep(UNLOCKED);
+    ctx.watched(|| {
+        let cut = CutOff::new(lab, VICTIM)?;
+        let begun = Instant::now();
+        old.begin_put(&handle, 0, b"second")?;
+        old.lost().context("the write by way of the cut-off node")?;
+        let lost = begun.elapsed();
+        let (mut new, handle) = come(lab, &vip, &name)?;
+        new.put(&handle, 0, b"third.")?.handle()?;
+        let took = begun.elapsed();
+        let heir = steadfast::status(lab, 0)?.holder(&vip);
+        if heir == Some(VICTIM) {
+            bail!("{vip} did not move: nothing could be shown");
+        }
+        ctx.figure(format!(
+            "connection lost after {} ms, written anew by way of {} after {} ms",
+            lost.as_millis(),
+            heir.map_or_else(String::new, site::name),
+            took.as_millis()
+        ));
+        drop(cut);
+        steadfast::wait_whole(lab, &ctx.all(), Duration::from_secs(90)).map(drop)
+    })?;
+    all_have(ctx, &format!("{SHARE}/{name}"), "third.")
 }

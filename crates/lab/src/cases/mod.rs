@@ -215,6 +215,7 @@ pub(crate) const CASES: &[Case] = &[
     case(Group::Gluster, "ganesha-killed-on-glusterfs", services::ganesha_killed),
     case(Group::Gluster, "shared-mount-hangs", storage::mount_hangs),
     case(Group::Gluster, "late-write-does-not-land", late_writes::does_not_land),
+    case(Group::Gluster, "late-smb-write-does-not-land", late_writes::does_not_land_over_smb),
     long(Group::Gluster, "honest-without-end", honest::no_end),
     long(Group::Gluster, "honest-mount-hang-without-probes", honest::no_probe_of_the_mount),
     long(Group::Gluster, "drill-mount-hung", drill::mount_hung),
