@@ -72,7 +72,7 @@ impl Storage {
             Health::Failing => Self::Hesitates,
             Health::Ok | Health::Starting | Health::Off => Self::Answers,
         };
-        crate::unfinished::SERVICES.iter().filter_map(state).map(of).max().unwrap_or(Self::Answers)
+        crate::unfinished::HANG.iter().filter_map(state).map(of).max().unwrap_or(Self::Answers)
     }
 }
 

@@ -128,10 +128,10 @@ pub enum Input {
     NfsLocks { addresses: BTreeSet<IpAddr>, grace: bool },
     /// As [`Input::Graced`], for [`Output::GraceForMove`].
     GracedForMove { node: Pnn, number: u64, because: Option<String> },
-    /// The NFS server here answers now, and its storage through it, as [`Output::ProveNfs`] asked; or does not (with the reason).
-    NfsProved { number: u64, because: Option<String> },
-    /// The NFS server here has let go of what clients had by this address, or was ended, as [`Output::LetGo`] asked; or
-    /// cannot be made to (with the reason).
+    /// The servers here and their storage answer now, as [`Output::Prove`] asked; or do not (with the reason).
+    Proved { number: u64, because: Option<String> },
+    /// The NFS server here has let go of what clients had by this address, or what hangs was ended, as [`Output::LetGo`] asked;
+    /// or cannot be made to (with the reason).
     LetGo { vip: IpAddr, end: bool, because: Option<String> },
     /// Health of a service of this node.
     Service { name: String, health: ServiceHealth },
@@ -195,13 +195,13 @@ pub enum Output {
     /// An address by which NFS clients hold locks is to leave this member: the NFS server here shall enter its grace period,
     /// with that member's records in its hands; then `Input::GracedForMove`. Comes before the address is released.
     GraceForMove { node: Pnn, number: u64 },
-    /// An address is to leave this member: does the NFS server here answer now, and its storage through it? Then
-    /// `Input::NfsProved`; who does not answer within [`crate::PROOF_WAIT`] hangs.
-    ProveNfs { number: u64 },
+    /// An address is to leave this member: does the NFS server here answer now, its storage through it, and the shared mount by
+    /// which Samba serves? Then `Input::Proved`; who does not answer within [`crate::PROOF_WAIT`] hangs.
+    Prove { number: u64 },
     /// An address has left this node by plan: the NFS server here shall let go of what clients had by it; then
     /// `Input::LetGo`. Nobody else is given the address before that, where anything is known to be held. `end`: the server
-    /// hangs, or its storage does, and what it has in hand must not be carried out later: it shall be ended, and then nobody
-    /// else is given the address before that.
+    /// hangs, or the storage does, and what is in hand must not be carried out later: what hangs shall be ended, the mount's
+    /// client process too, and then nobody else is given the address before that.
     LetGo { vip: IpAddr, end: bool },
     /// Get the cluster lock in the background and keep it, or give it back.
     Lock { wanted: bool },

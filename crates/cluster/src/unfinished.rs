@@ -1,9 +1,10 @@
-//! What an NFS server that lives on may have in hand still of an address that has left it by plan.
+//! What servers that live on may have in hand still of an address that has left them by plan.
 //!
-//! A server that hangs, or whose storage does, has taken writes that it has not carried out. Their clients send them to the
+//! An NFS server that hangs, or whose storage does, has taken writes that it has not carried out; what smbd has given to the
+//! shared mount is with the mount's client process, and outlives smbd. Their clients send them to the
 //! next server and go on; carried out after that, they would take newer ones back. Letting go of locks ends nothing of it. So
-//! before an address leaves, the server proves that it answers, and its storage through it, [`PROOF_WAIT`] at most. One that
-//! does not is ended before anybody else is given the address, [`END_WAIT`] at most; so is one that is found to hang a moment
+//! before an address leaves, server and storage prove that they answer, [`PROOF_WAIT`] at most. What
+//! does not is ended before anybody else is given the address, [`END_WAIT`] at most; so is what is found to hang a moment
 //! later, at once.
 
 use crate::planted::{Planted, planted};
@@ -12,31 +13,33 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
-/// How long an address that is to leave waits for the NFS server to prove that it answers.
+/// How long an address that is to leave waits for the proof that servers and storage answer.
 pub const PROOF_WAIT: Duration = Duration::from_secs(1);
 /// One proof does for all addresses that leave within this time after it.
 const PROOF_COUNTS: Duration = Duration::from_secs(1);
-/// How long an address that has left waits for an NFS server that hangs to be ended.
+/// How long an address that has left waits for what hangs to be ended.
 pub const END_WAIT: Duration = Duration::from_secs(2);
 /// A service counts as failed after a few unanswered probes: what has left within this time may have left it hanging.
 pub const LEFT_HANGING: Duration = Duration::from_secs(10);
 
-/// The services that, failed, say that the NFS server does not finish what it has in hand.
-pub(crate) const SERVICES: [&str; 2] = ["nfs", "storage"];
+/// The services that, failed, say that what clients have given is not finished. Samba is none: what it waits for is the mount.
+pub(crate) const HANG: [&str; 2] = ["nfs", "storage"];
+/// The services that clients give something to.
+const SERVERS: [&str; 2] = ["nfs", "samba"];
 
 type Services = BTreeMap<String, ServiceHealth>;
 
-/// Does the NFS server of this node hang, or its storage?
+/// Does the NFS server of this node hang, or the storage?
 pub(crate) fn hangs(services: &Services) -> bool {
-    SERVICES.iter().any(|name| services.get(*name).is_some_and(|health| health.state == Health::Failed))
+    HANG.iter().any(|name| services.get(*name).is_some_and(|health| health.state == Health::Failed))
 }
 
-/// Is there a NFS server here that could have anything in hand?
+/// Is there a server here that could have anything in hand?
 fn runs(services: &Services) -> bool {
-    services.get(SERVICES[0]).is_some_and(|nfs| nfs.state != Health::Off)
+    SERVERS.iter().any(|name| services.get(*name).is_some_and(|health| health.state != Health::Off))
 }
 
-/// What the NFS server was asked last.
+/// What was asked last.
 #[derive(Clone, Copy, Debug)]
 struct Proof {
     until: Time,
@@ -51,20 +54,20 @@ impl Proof {
     }
 }
 
-/// What is known of what the NFS server has in hand.
+/// What is known of what servers have in hand.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Unfinished {
-    /// How often it was asked for a proof.
+    /// How often a proof was asked for.
     number: u64,
     proof: Option<Proof>,
-    /// Addresses that leave a server which did not prove that it answers.
+    /// Addresses that leave while servers or storage did not prove that they answer.
     suspects: BTreeSet<IpAddr>,
     /// The addresses that have left this node by plan and whose last server may have to be ended.
     left: BTreeMap<IpAddr, Time>,
 }
 
 impl Unfinished {
-    /// May this address, which is wanted elsewhere, leave now? Asks the NFS server for a proof where that is not so yet.
+    /// May this address, which is wanted elsewhere, leave now? Asks for a proof where that is not so yet.
     pub(crate) fn may_leave(&mut self, now: Time, vip: IpAddr, services: &Services, out: &mut Vec<Output>) -> bool {
         if !runs(services) || hangs(services) || planted(Planted::ProofNotAwaited) {
             return true;
@@ -89,11 +92,11 @@ impl Unfinished {
         if self.proof.is_none_or(|proof| proof.answer.is_some()) {
             self.number += 1;
             self.proof = Some(Proof { until: now + PROOF_WAIT, answer: None });
-            out.push(Output::ProveNfs { number: self.number });
+            out.push(Output::Prove { number: self.number });
         }
     }
 
-    /// The NFS server has answered, or will not. False if that is old news.
+    /// Servers and storage have answered, or will not. False if that is old news.
     pub(crate) fn proved(&mut self, now: Time, number: u64, good: bool) -> bool {
         match &mut self.proof {
             Some(proof) if number == self.number && proof.answer.is_none() => {
@@ -114,7 +117,7 @@ impl Unfinished {
         self.proof.filter(|proof| proof.answer.is_none()).map(|proof| proof.until)
     }
 
-    /// An address has left by plan. True: the server hangs, and is to be ended before anybody else has the address. Where it
+    /// An address has left by plan. True: something hangs, and is to be ended before anybody else has the address. Where it
     /// has proved nothing, for the address began to leave without a lease, it is asked now.
     pub(crate) fn left(&mut self, now: Time, vip: IpAddr, services: &Services, out: &mut Vec<Output>) -> bool {
         let verdict = if runs(services) { self.proof.and_then(|proof| proof.verdict(now)) } else { Some(true) };
@@ -130,7 +133,7 @@ impl Unfinished {
         false
     }
 
-    /// It is known now that the server hangs: the addresses for whose sake it is to be ended. `has`: it is here again.
+    /// It is known now that something hangs: the addresses for whose sake it is to be ended. `has`: it is here again.
     pub(crate) fn hung(&mut self, now: Time, has: impl Fn(IpAddr) -> bool) -> Vec<IpAddr> {
         let all = std::mem::take(&mut self.left);
         let due = |(vip, left): &(IpAddr, Time)| now.since(*left) < LEFT_HANGING && !has(*vip);
@@ -170,7 +173,7 @@ mod tests {
         let mut out = Vec::new();
         unfinished.expire(at(ms));
         let may = unfinished.may_leave(at(ms), vip(n), services, &mut out);
-        assert!(out.iter().all(|output| matches!(output, Output::ProveNfs { .. })));
+        assert!(out.iter().all(|output| matches!(output, Output::Prove { .. })));
         (may, out.len())
     }
 
@@ -222,6 +225,15 @@ mod tests {
         assert!(unfinished.proved(at(9005), 3, true));
         assert_eq!(asks(&mut unfinished, 9006, 2, &runs), (true, 0));
         assert_eq!(leaves(&mut unfinished, 9007, 2, &runs), (false, 0));
+    }
+
+    #[test]
+    fn samba_alone_is_asked_too() {
+        let mut unfinished = Unfinished::default();
+        let samba = services(&[("nfs", Health::Off), ("samba", Health::Failing)]);
+        assert_eq!(asks(&mut unfinished, 0, 1, &samba), (false, 1));
+        assert_eq!(asks(&mut unfinished, 1000, 1, &samba), (true, 0));
+        assert_eq!(leaves(&mut unfinished, 1001, 1, &samba), (true, 0));
     }
 
     #[test]

@@ -20,6 +20,7 @@
 pub mod config;
 pub mod events;
 pub mod ganesha;
+mod hanging;
 pub mod health;
 mod kind;
 pub mod manager;
@@ -36,7 +37,8 @@ pub mod supervisor;
 mod told;
 
 pub use config::{EventsConfig, Grace, MoveGrace, NfsConfig, SambaConfig, ServicesConfig};
-pub use manager::{Ended, Manager};
+pub use hanging::{Answer, Ask};
+pub use manager::Manager;
 pub use parts::Parts;
 pub use report::{Report, Serve, State};
 pub use seam::{NoStorage, Storage};

@@ -3,6 +3,7 @@
 //! One coordinating task keeps the order: storage before services when the node begins to serve, services
 //! gone before the storage when it ends. See the crate's page for the picture.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
@@ -10,6 +11,7 @@ use tokio::task::JoinHandle;
 use tracing::{info, warn};
 
 use crate::config::ServicesConfig;
+use crate::hanging::{Answer, Ask, Hanging};
 use crate::kind::Kind;
 use crate::parts::Parts;
 use crate::probe::rpcbind::Registrations;
@@ -20,16 +22,17 @@ use crate::service::{Cues, Order, Service};
 /// First and longest wait before the mount is tried again.
 const MOUNT_RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(10));
 
-/// Answered when a service has been ended: nothing that it had in hand will be carried out any more. Or why that cannot be had.
-pub type Ended = oneshot::Sender<Result<(), String>>;
-
 /// Runs the services until it is told to leave or to stop.
 #[derive(Debug)]
 pub struct Manager {
     leave: watch::Sender<bool>,
     held: watch::Sender<bool>,
     deserted: watch::Sender<u64>,
-    ends: mpsc::UnboundedSender<Ended>,
+    /// The NFS server is to be ended.
+    ends: mpsc::UnboundedSender<Answer>,
+    mount: mpsc::UnboundedSender<Ask>,
+    /// Do clients use the mount, by smbd?
+    mount_serves: bool,
     task: JoinHandle<()>,
 }
 
@@ -59,9 +62,14 @@ impl Manager {
         let (held, holds) = watch::channel(false);
         let (deserted, deserts) = watch::channel(0);
         let (ends, wanted) = mpsc::unbounded_channel();
+        let (mount, asks) = mpsc::unbounded_channel();
+        let mount_serves = config.samba.enabled;
+        let storage = Arc::new(storage);
+        // Ends with the sender.
+        tokio::spawn(Hanging::new(Arc::clone(&storage), asks).run());
         let cues = Cues { held: holds, deserted: deserts };
         let task = tokio::spawn(Coordinator::new(parts, config, storage, serve, left, (cues, wanted), reports).run());
-        Self { leave, held, deserted, ends, task }
+        Self { leave, held, deserted, ends, mount, mount_serves, task }
     }
 
     /// While this node's own clients of the shared filesystem are held, or it does not answer them, services that do not
@@ -77,12 +85,34 @@ impl Manager {
         self.deserted.send_modify(|times| *times += 1);
     }
 
-    /// The NFS server hangs, or its storage does, and an address of its has left this node: it is killed, and started again.
-    pub fn end_nfs(&self, ended: Ended) {
-        if let Err(mpsc::error::SendError(ended)) = self.ends.send(ended) {
-            // None is managed. Who asked may have ended meanwhile.
-            let _ = ended.send(Ok(()));
+    /// An address is to leave this node, or has left it and something hangs: the NFS server is killed then, and so is the
+    /// client process of a mount that does not answer. Both are started again.
+    pub fn ask(&self, ask: Ask) {
+        match ask {
+            Ask::Prove(within, answer) if self.mount_serves => self.ask_mount(Ask::Prove(within, answer)),
+            // Who asked may have ended meanwhile; so below.
+            Ask::Prove(_, answer) => drop(answer.send(Ok(()))),
+            Ask::End(answer) => {
+                let ((nfs, nfs_ended), (mount, mount_ended)) = (oneshot::channel(), oneshot::channel());
+                if let Err(mpsc::error::SendError(nfs)) = self.ends.send(nfs) {
+                    // None is managed.
+                    drop(nfs.send(Ok(())));
+                }
+                self.ask_mount(Ask::End(mount));
+                tokio::spawn(async move {
+                    let (nfs, mount) = tokio::join!(nfs_ended, mount_ended);
+                    let gone = || Err("the services are being stopped".to_owned());
+                    let all = [nfs.unwrap_or_else(|_| gone()), mount.unwrap_or_else(|_| gone())];
+                    let because: Vec<String> = all.into_iter().filter_map(Result::err).collect();
+                    drop(answer.send(if because.is_empty() { Ok(()) } else { Err(because.join("; ")) }));
+                });
+            }
         }
+    }
+
+    /// Its task ends with this value only; were it gone, who asked would hear that nobody answers.
+    fn ask_mount(&self, ask: Ask) {
+        drop(self.mount.send(ask));
     }
 
     /// Ends the management and leaves services and mount as they are, for the next daemon to take over.
@@ -112,7 +142,7 @@ struct Handle {
 struct Coordinator<S> {
     parts: Parts,
     services: Vec<Handle>,
-    storage: S,
+    storage: Arc<S>,
     serve: watch::Receiver<Serve>,
     left: watch::Receiver<bool>,
     reports: mpsc::Sender<Report>,
@@ -132,10 +162,10 @@ impl<S: Storage> Coordinator<S> {
     fn new(
         parts: Parts,
         config: ServicesConfig,
-        storage: S,
+        storage: Arc<S>,
         serve: watch::Receiver<Serve>,
         left: watch::Receiver<bool>,
-        (cues, ends): (Cues, mpsc::UnboundedReceiver<Ended>),
+        (cues, ends): (Cues, mpsc::UnboundedReceiver<Answer>),
         reports: mpsc::Sender<Report>,
     ) -> Self {
         let mut services: Vec<Handle> = Vec::new();

@@ -7,6 +7,7 @@
 use std::convert::Infallible;
 use std::error::Error;
 use std::future::Future;
+use std::time::Duration;
 
 use tokio::sync::mpsc;
 
@@ -22,6 +23,13 @@ pub trait Storage: Send + Sync + 'static {
 
     /// Takes the mount away, also a hung one. Ok when it was not mounted.
     fn unmount(&self) -> impl Future<Output = Result<(), Self::Error>> + Send;
+
+    /// Does it answer now? An error says that it has not, within that time: what it was given hangs in it.
+    fn answers(&self, within: Duration) -> impl Future<Output = Result<(), String>> + Send;
+
+    /// Ends what hangs in it, so that nothing of it is carried out later. The mount is beyond repair then, which
+    /// [`Storage::watch`] finds. Errors say what is not ended, and why.
+    fn end(&self) -> impl Future<Output = Result<(), String>> + Send;
 
     /// Watches a ready mount and reports its health (service name `storage`) until it is beyond repair in
     /// place: the return asks for services stopped, unmount and a fresh mount, and says why.
@@ -40,6 +48,14 @@ impl Storage for NoStorage {
     }
 
     async fn unmount(&self) -> Result<(), Infallible> {
+        Ok(())
+    }
+
+    async fn answers(&self, _: Duration) -> Result<(), String> {
+        Ok(())
+    }
+
+    async fn end(&self) -> Result<(), String> {
         Ok(())
     }
 

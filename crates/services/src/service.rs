@@ -14,9 +14,9 @@ use tokio::time::sleep_until;
 use tracing::{info, warn};
 
 use crate::config::{HealthConfig, ServicesConfig};
+use crate::hanging::Answer;
 use crate::health::Health;
 use crate::kind::Kind;
-use crate::manager::Ended;
 use crate::parts::Parts;
 use crate::probe::ProbeError;
 use crate::report::{Report, State};
@@ -67,7 +67,7 @@ pub(crate) struct Service {
     orders: watch::Receiver<Order>,
     cues: Cues,
     /// Who wants it ended, for what it has in hand.
-    ends: mpsc::UnboundedReceiver<Ended>,
+    ends: mpsc::UnboundedReceiver<Answer>,
     /// The command of the next start, after the service was ended for that.
     anew: Option<Vec<String>>,
     /// The service that must answer before this one is started.
@@ -89,7 +89,7 @@ impl Service {
         parts: Parts,
         services: &ServicesConfig,
         orders: watch::Receiver<Order>,
-        (cues, ends): (Cues, Option<mpsc::UnboundedReceiver<Ended>>),
+        (cues, ends): (Cues, Option<mpsc::UnboundedReceiver<Answer>>),
         after: Option<watch::Receiver<State>>,
         reports: mpsc::Sender<Report>,
     ) -> Self {
@@ -157,7 +157,7 @@ impl Service {
     }
 
     /// Kills it, for the sake of clients that are with other nodes now: what hangs in it must not be carried out later.
-    async fn end(&mut self, ended: Ended) {
+    async fn end(&mut self, ended: Answer) {
         let runs = self.supervisor.is_running();
         let done = if runs && !self.supervisor.may_restart() {
             Err(format!("{} is not managed here (manage = false): it is not ended", self.kind.program()))

@@ -123,10 +123,31 @@ async fn inside() {
     state(State::Ok).await;
     eprintln!("going on: reported after {:?}", started.elapsed());
 
-    // Hung again, and taken away: the client is ended, which frees what hangs in it.
+    // Hung when an address leaves: the client is ended at once, and who waits in the kernel for what it had in hand hears so.
+    mount.answers(Duration::from_secs(5)).await.unwrap();
     kill_process(client, Signal::STOP).unwrap();
+    let because = mount.answers(Duration::from_millis(500)).await.unwrap_err();
+    assert!(because.contains("does not answer within 500 ms"), "{because}");
+    let file = format!("{path}/late");
+    let writer = std::thread::spawn(move || std::fs::write(file, "late").unwrap_err());
     state(State::Failed).await;
-    watch.abort();
+    assert!(!writer.is_finished());
+    let started = Instant::now();
+    mount.end().await.unwrap();
+    eprintln!("the client of a hung mount was ended in {:?}", started.elapsed());
+    assert!(started.elapsed() < Duration::from_secs(1) && client_of(path).is_none());
+    let error = writer.join().unwrap();
+    assert!(matches!(error.raw_os_error(), Some(libc::ENOTCONN | libc::ECONNABORTED)), "{error}");
+    let why = timeout(Duration::from_secs(10), watch).await.expect("given up").unwrap();
+    assert!(why.contains("client process"), "{why}");
+    mount.end().await.unwrap();
+    mount.ensure_mounted().await.unwrap();
+    assert!(!std::path::Path::new(path).join("late").exists());
+
+    // Hung again, and taken away: the client is ended, which frees what hangs in it.
+    kill_process(client_of(path).unwrap(), Signal::STOP).unwrap();
+    let because = mount.answers(Duration::from_millis(500)).await.unwrap_err();
+    assert!(because.contains("does not answer"), "{because}");
     let started = Instant::now();
     mount.unmount().await.unwrap();
     eprintln!("a hung mount was taken away in {:?}", started.elapsed());

@@ -56,6 +56,14 @@ impl Storage for Fake {
         Ok(())
     }
 
+    async fn answers(&self, _: Duration) -> Result<(), String> {
+        Ok(())
+    }
+
+    async fn end(&self) -> Result<(), String> {
+        Ok(())
+    }
+
     async fn watch(&self, _: mpsc::Sender<Report>) -> String {
         let mut broken = self.broken.clone();
         let seen = *broken.borrow();

@@ -106,6 +106,9 @@ async fn a_local_directory_is_watched_and_its_loss_and_return_are_reported() {
     let watched = Arc::clone(&mount);
     let watch = tokio::spawn(async move { watched.watch(sender).await });
     next(&mut reports, State::Ok).await;
+    mount.answers(LONG).await.unwrap();
+    let error = mount.end().await.unwrap_err();
+    assert!(error.contains("shared is not mounted by this daemon"), "{error}");
     let away = dir.path().join("away");
     std::fs::rename(&path, &away).unwrap();
     next(&mut reports, State::Failing).await;

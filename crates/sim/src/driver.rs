@@ -89,7 +89,7 @@ impl World {
             Output::Evict { epoch, nodes } => self.evict(host, epoch, nodes.into_keys().collect()),
             Output::Grace { epoch, nodes } => self.grace(host, epoch, nodes),
             Output::GraceForMove { node, number } => self.grace_for_move(host, node, number),
-            Output::ProveNfs { number } => self.prove_nfs(host, number),
+            Output::Prove { number } => self.prove(host, number),
             Output::LetGo { vip, end } => self.let_go(host, vip, end),
             Output::Lock { wanted } => self.want_lock(host, wanted),
             Output::Exchange { ticket, record } => {

@@ -11,147 +11,53 @@ use std::net::IpAddr;
 #[derive(Debug)]
 pub(crate) enum What {
     /// The core asked to be woken.
-    Wake {
-        host: usize,
-        generation: u64,
-    },
+    Wake { host: usize, generation: u64 },
     /// A slow or resumed daemon handles its next input.
-    Process {
-        host: usize,
-        generation: u64,
-    },
+    Process { host: usize, generation: u64 },
     /// A datagram arrives, for whichever daemon is there.
-    Datagram {
-        to: usize,
-        input: Box<Input>,
-    },
+    Datagram { to: usize, input: Box<Input> },
     /// The answer to something that a daemon has begun.
-    Local {
-        host: usize,
-        generation: u64,
-        input: Box<Input>,
-    },
+    Local { host: usize, generation: u64, input: Box<Input> },
     /// Two nodes connect.
-    LinkUp {
-        a: usize,
-        b: usize,
-        change: u64,
-    },
+    LinkUp { a: usize, b: usize, change: u64 },
     /// A node gives a link up.
-    LinkDown {
-        me: usize,
-        other: usize,
-        change: u64,
-    },
+    LinkDown { me: usize, other: usize, change: u64 },
     /// The oldest message on the way between two nodes arrives.
-    LinkDeliver {
-        from: usize,
-        to: usize,
-        session: u64,
-    },
+    LinkDeliver { from: usize, to: usize, session: u64 },
     /// The disk is done with what it writes.
-    DiskDone {
-        host: usize,
-        power: u64,
-    },
+    DiskDone { host: usize, power: u64 },
     /// An address job reaches its next step: 0 = the kernel changes, 1 = the core is told.
-    Vip {
-        host: usize,
-        generation: u64,
-        vip: IpAddr,
-        step: u8,
-    },
+    Vip { host: usize, generation: u64, vip: IpAddr, step: u8 },
     /// A node tries for the lock.
-    LockTry {
-        host: usize,
-        generation: u64,
-    },
+    LockTry { host: usize, generation: u64 },
     /// The storage frees what a node held in that life.
-    LockFree {
-        host: usize,
-        generation: u64,
-    },
+    LockFree { host: usize, generation: u64 },
     /// An exchange writes (stage 0), then reads (stage 1).
-    Exchange {
-        host: usize,
-        generation: u64,
-        ticket: u64,
-        record: Option<Box<LockRecord>>,
-        deadline: Micros,
-    },
+    Exchange { host: usize, generation: u64, ticket: u64, record: Option<Box<LockRecord>>, deadline: Micros },
     /// An eviction is done.
-    Evicted {
-        host: usize,
-        generation: u64,
-        serial: u64,
-        epoch: Epoch,
-        nodes: Vec<Pnn>,
-    },
+    Evicted { host: usize, generation: u64, serial: u64, epoch: Epoch, nodes: Vec<Pnn> },
     /// An NFS server is in its grace period for these, or will never be.
-    Graced {
-        host: usize,
-        generation: u64,
-        epoch: Epoch,
-        nodes: BTreeSet<Pnn>,
-        refused: bool,
-    },
+    Graced { host: usize, generation: u64, epoch: Epoch, nodes: BTreeSet<Pnn>, refused: bool },
     /// An NFS server is in its grace period for this move, or will never be.
-    GracedForMove {
-        host: usize,
-        generation: u64,
-        node: Pnn,
-        number: u64,
-        refused: bool,
-    },
+    GracedForMove { host: usize, generation: u64, node: Pnn, number: u64, refused: bool },
+    /// A node's servers have answered, or do not.
+    Proved { host: usize, generation: u64, number: u64 },
     /// An NFS server has let go of what clients had by an address, or will not.
-    NfsProved {
-        host: usize,
-        generation: u64,
-        number: u64,
-    },
-    LetGo {
-        host: usize,
-        generation: u64,
-        vip: IpAddr,
-        end: bool,
-        refused: bool,
-    },
+    LetGo { host: usize, generation: u64, vip: IpAddr, end: bool, refused: bool },
     /// Services have started, or ended.
-    Services {
-        host: usize,
-        generation: u64,
-        serial: u64,
-        up: bool,
-    },
+    Services { host: usize, generation: u64, serial: u64, up: bool },
     /// The guard of a dead daemon takes the addresses away, then says so.
-    Guard {
-        host: usize,
-        power: u64,
-    },
+    Guard { host: usize, power: u64 },
     /// A daemon starts, unless one runs.
-    Start {
-        host: usize,
-    },
+    Start { host: usize },
     /// Power comes back.
-    PowerOn {
-        host: usize,
-        power: u64,
-    },
+    PowerOn { host: usize, power: u64 },
     /// A supervisor ends a daemon that did not stop by itself.
-    Reap {
-        host: usize,
-        generation: u64,
-    },
+    Reap { host: usize, generation: u64 },
     /// Something about the databases of a node.
-    Databases {
-        host: usize,
-        generation: u64,
-        event: Box<databases::Event>,
-    },
+    Databases { host: usize, generation: u64, event: Box<databases::Event> },
     /// Who answers is looked at again.
-    Recheck {
-        host: usize,
-    },
+    Recheck { host: usize },
     /// A fault of the plan begins.
     Fault(usize),
     /// A fault of the plan is over.
@@ -262,7 +168,7 @@ pub(crate) fn mark(what: &What) -> u64 {
         What::Graced { host, .. } => (24, *host),
         What::GracedForMove { host, .. } => (25, *host),
         What::LetGo { host, .. } => (26, *host),
-        What::NfsProved { host, .. } => (27, *host),
+        What::Proved { host, .. } => (27, *host),
     };
     kind * 1_000 + node as u64
 }

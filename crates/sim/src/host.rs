@@ -146,7 +146,7 @@ pub struct Host {
     /// The newest planned move of each node for which its NFS server has entered its grace period, or never will.
     pub nfs_moves: BTreeMap<Pnn, u64>,
     /// When its NFS server last answered a question of the core's, by the world's time.
-    pub nfs_proved: Option<Micros>,
+    pub proved: Option<Micros>,
     /// Addresses that have left it by plan while its NFS server has yet to let go, or to be ended (true), and since when by
     /// its clock.
     pub letting_go: BTreeMap<IpAddr, (Time, bool)>,

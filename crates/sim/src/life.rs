@@ -219,7 +219,7 @@ impl World {
             other.nfs_moves.remove(&me);
         }
         self.hosts[host].letting_go.clear();
-        self.hosts[host].nfs_proved = None;
+        self.hosts[host].proved = None;
         self.check(|checks, world| checks.started(world, host));
         self.databases_start(host);
         let usable = self.setup.lock;

@@ -86,22 +86,22 @@ impl World {
         self.local(host, generation, Input::GracedForMove { node, number, because });
     }
 
-    /// A core wants to know whether its NFS server answers.
-    pub(crate) fn prove_nfs(&mut self, host: usize, number: u64) {
+    /// A core wants to know whether its servers and their storage answer.
+    pub(crate) fn prove(&mut self, host: usize, number: u64) {
         let Some((delay, _)) = self.nfs_answers(host, Asked::Proof) else { return };
         let generation = self.hosts[host].generation;
-        self.after(delay, What::NfsProved { host, generation, number });
+        self.after(delay, What::Proved { host, generation, number });
     }
 
-    pub(crate) fn nfs_proved(&mut self, host: usize, generation: u64, number: u64) {
+    pub(crate) fn proved(&mut self, host: usize, generation: u64, number: u64) {
         if !self.is_current(host, generation) {
             return;
         }
         let because = self.hosts[host].is_broken(NFS).then(|| "it does not answer".to_owned());
         if because.is_none() {
-            self.hosts[host].nfs_proved = Some(self.now);
+            self.hosts[host].proved = Some(self.now);
         }
-        self.local(host, generation, Input::NfsProved { number, because });
+        self.local(host, generation, Input::Proved { number, because });
     }
 
     /// A core wants its NFS server to let go of what came by this address, or to be ended for its sake.

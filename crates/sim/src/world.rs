@@ -119,7 +119,7 @@ impl World {
                 thawed_at: None,
                 nfs_settled: BTreeMap::new(),
                 nfs_moves: BTreeMap::new(),
-                nfs_proved: None,
+                proved: None,
                 letting_go: BTreeMap::new(),
                 rng: rng.fork(index as u64),
             })
@@ -242,7 +242,7 @@ impl World {
             What::GracedForMove { host, generation, node, number, refused } => {
                 self.grace_for_move_entered((host, generation), node, number, refused);
             }
-            What::NfsProved { host, generation, number } => self.nfs_proved(host, generation, number),
+            What::Proved { host, generation, number } => self.proved(host, generation, number),
             What::LetGo { host, generation, vip, end, refused } => {
                 self.let_go_done((host, generation), vip, end, refused);
             }

@@ -137,13 +137,13 @@ impl Cluster {
             self.parting.judge((self.config.me, self.run), view, &self.reports);
         }
         if self.unfinished.expire(now) {
-            self.nfs_hangs(now, format!("no answer within {} ms", PROOF_WAIT.as_millis()), out);
+            self.hangs(now, format!("no answer within {} ms", PROOF_WAIT.as_millis()), out);
         }
         let mut leave =
             Leave { parting: &mut self.parting, unfinished: &mut self.unfinished, services: &self.services };
         for (vip, end) in self.holder.reconcile(now, &self.config, may, &mut leave, out) {
             let because = if end {
-                format!("the NFS server did not end within {} ms", END_WAIT.as_millis())
+                format!("what hangs here did not end within {} ms", END_WAIT.as_millis())
             } else {
                 format!("the NFS server did not say so within {} ms", LET_GO_WAIT.as_millis())
             };
@@ -211,12 +211,13 @@ impl Cluster {
         }
     }
 
-    /// The NFS server of this node could not be made to let go of the locks that moved away with an address, or to end.
+    /// The NFS server of this node could not be made to let go of the locks that moved away with an address; or what hangs here
+    /// could not be ended.
     pub(super) fn not_let_go(&self, vip: IpAddr, end: bool, because: String, out: &mut Vec<Output>) {
         let text = if end {
             format!(
-                "what hangs in the NFS server here may still be written over what {vip}'s clients write elsewhere: \
-                 end it before its storage answers again"
+                "what hangs here may still be written over what {vip}'s clients write elsewhere: end the NFS server and the \
+                 shared mount's client process before the storage answers again"
             )
         } else {
             format!("locks of {vip}'s NFS clients may still be held here, against themselves too")
@@ -224,15 +225,15 @@ impl Cluster {
         self.event(Level::Error, "service", Some(self.config.me), text, because, out);
     }
 
-    /// The NFS server of this node does not answer while addresses leave it.
-    pub(super) fn nfs_hangs(&mut self, now: Time, because: String, out: &mut Vec<Output>) {
-        let text = "addresses leave an NFS server that does not answer: it is ended, with what it has in hand";
+    /// The NFS server of this node, or the storage, does not answer while addresses leave.
+    pub(super) fn hangs(&mut self, now: Time, because: String, out: &mut Vec<Output>) {
+        let text = "addresses leave, and the NFS server or the storage does not answer: what hangs is ended";
         self.event(Level::Warning, "service", Some(self.config.me), text.into(), because, out);
-        self.end_nfs_for_who_left(now, out);
+        self.end_for_who_left(now, out);
     }
 
-    /// The NFS server of this node hangs: it is ended for the sake of addresses that have left it a moment ago.
-    pub(super) fn end_nfs_for_who_left(&mut self, now: Time, out: &mut Vec<Output>) {
+    /// Something hangs: it is ended for the sake of addresses that have left it a moment ago.
+    pub(super) fn end_for_who_left(&mut self, now: Time, out: &mut Vec<Output>) {
         let left = self.unfinished.hung(now, |vip| self.holder.has(vip));
         out.extend(left.into_iter().map(|vip| Output::LetGo { vip, end: true }));
     }

@@ -135,11 +135,11 @@ impl Cluster {
                     self.event(Level::Error, "service", Some(self.config.me), text.into(), because, out);
                 }
             }
-            Input::NfsProved { number, because } => {
+            Input::Proved { number, because } => {
                 let news = self.unfinished.proved(now, number, because.is_none());
                 self.dirty |= news;
                 if let Some(because) = because.filter(|_| news) {
-                    self.nfs_hangs(now, because, out);
+                    self.hangs(now, because, out);
                 }
             }
             Input::LetGo { vip, end, because } => {
@@ -377,7 +377,7 @@ impl Cluster {
             self.event(level, "service", Some(self.config.me), text, health.because, out);
         }
         if !hung && unfinished::hangs(&self.services) {
-            self.end_nfs_for_who_left(now, out);
+            self.end_for_who_left(now, out);
         }
     }
 

@@ -257,7 +257,7 @@ impl Net {
                         self.at(3, i, Input::GracedForMove { node, number, because: None });
                     }
                 }
-                Output::ProveNfs { number } => self.at(3, i, Input::NfsProved { number, because: None }),
+                Output::Prove { number } => self.at(3, i, Input::Proved { number, because: None }),
                 Output::LetGo { vip, end } => {
                     self.hosts[i].log.push(format!("lets go {vip}"));
                     if !self.nfs_hangs.contains(&i) {

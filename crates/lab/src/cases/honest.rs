@@ -140,6 +140,11 @@ pub(crate) fn no_end(ctx: &Ctx<'_>) -> Result<()> {
     must_fail(ctx, "end", late_writes::does_not_land)
 }
 
+/// The client process of a mount that hangs does so too, with what smbd has given to it.
+pub(crate) fn no_end_over_smb(ctx: &Ctx<'_>) -> Result<()> {
+    must_fail(ctx, "end", late_writes::does_not_land_over_smb)
+}
+
 /// The same for an NFSv3 lock: it is anybody's as soon as its server is lost, and its owner is not told.
 pub(crate) fn no_grace_for_a_kernel(ctx: &Ctx<'_>) -> Result<()> {
     must_fail(ctx, "grace", nfs_locks::of_a_kernel)

@@ -219,6 +219,7 @@ pub(crate) const CASES: &[Case] = &[
     long(Group::Gluster, "honest-without-end", honest::no_end),
     long(Group::Gluster, "honest-mount-hang-without-probes", honest::no_probe_of_the_mount),
     long(Group::Gluster, "drill-mount-hung", drill::mount_hung),
+    long(Group::Gluster, "honest-without-end-over-smb", honest::no_end_over_smb),
     case(Group::Gluster, "check-storage-passes", storage::check_passes),
     long(Group::Gluster, "hold-loses-nothing", hold::loses_nothing),
     long(Group::Gluster, "honest-without-hold", honest::no_hold),

@@ -123,7 +123,7 @@ impl Effects for Wiring {
                 self.shut_nfs(now);
                 let _ = self.nfs.send(nfs::News::GraceForMove { node, number });
             }
-            Output::ProveNfs { number } => {
+            Output::Prove { number } => {
                 let _ = self.nfs.send(nfs::News::Prove(number));
             }
             Output::LetGo { vip, end } => {

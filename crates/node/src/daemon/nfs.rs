@@ -17,7 +17,7 @@ use services::ganesha::{self, GraceSetup};
 use services::nfs_state::records::{ROOT, STATD};
 use services::nfs_state::{Clients, grace, notify};
 use services::output::within;
-use services::{Ended, Grace, NfsConfig, Serve};
+use services::{Ask, Grace, NfsConfig, Serve};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
@@ -102,7 +102,7 @@ pub(crate) struct InUse {
     pub(crate) grace: bool,
     /// Letting go of locks after a planned move.
     pub(crate) let_go: bool,
-    /// Ending a server that hangs then.
+    /// Ending what hangs then.
     pub(crate) end: bool,
 }
 
@@ -137,8 +137,8 @@ pub(crate) struct Nfs {
     entering: JoinSet<(For, BTreeSet<Pnn>, Result<(), String>)>,
     /// Addresses that have left, who had something by them, and whether Ganesha has let go.
     pub(super) letting_go: JoinSet<(IpAddr, Clients, Result<(), String>)>,
-    /// Where an NFS server that hangs is ended.
-    pub(super) ends: UnboundedSender<Ended>,
+    /// Where the shared mount is asked, and what hangs is ended.
+    pub(super) asks: UnboundedSender<Ask>,
     /// Addresses that wait for that, and its end.
     pub(super) ending: JoinSet<Result<(), String>>,
     pub(super) ending_for: BTreeSet<IpAddr>,
@@ -153,7 +153,7 @@ impl Nfs {
         config: watch::Receiver<Arc<Config>>,
         serve: watch::Receiver<Serve>,
         ports: watch::Sender<Vec<u16>>,
-        (in_use, ends): (InUse, UnboundedSender<Ended>),
+        (in_use, asks): (InUse, UnboundedSender<Ask>),
     ) -> Self {
         Self {
             inbox,
@@ -177,7 +177,7 @@ impl Nfs {
             looking: JoinSet::new(),
             entering: JoinSet::new(),
             letting_go: JoinSet::new(),
-            ends,
+            asks,
             ending: JoinSet::new(),
             ending_for: BTreeSet::new(),
             telling: JoinSet::new(),

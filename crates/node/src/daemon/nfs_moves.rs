@@ -10,7 +10,7 @@ use std::time::Duration;
 use cluster::{Input, PROOF_WAIT, Pnn};
 use services::nfs_state::{self, Clients};
 use services::probe::nfs::NfsProbe;
-use services::{Grace, MoveGrace};
+use services::{Answer, Ask, Grace, MoveGrace};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
@@ -78,41 +78,57 @@ impl Nfs {
         });
     }
 
-    /// An address is to leave: does Ganesha answer, and its storage through it? Nothing of this waits here.
+    /// An address is to leave: does Ganesha answer, and its storage through it, and the shared mount where smbd serves it?
+    /// Nothing of this waits here.
     pub(super) fn prove(&self, number: u64) {
         let nfs = self.config.borrow().services.nfs.clone();
         let inbox = self.inbox.clone();
-        if !nfs.enabled || !self.in_use.end {
-            inbox.input(Input::NfsProved { number, because: None });
+        if !self.in_use.end {
+            inbox.input(Input::Proved { number, because: None });
             return;
         }
+        let mount = self.ask(|answer| Ask::Prove(PROOF_WAIT, answer));
         tokio::spawn(async move {
-            let because = NfsProbe::new(&nfs, PROOF_WAIT).run().await.err().map(|error| error.to_string());
-            inbox.input(Input::NfsProved { number, because });
+            let server = async {
+                if !nfs.enabled {
+                    return Ok(());
+                }
+                NfsProbe::new(&nfs, PROOF_WAIT).run().await.map(drop).map_err(|error| error.to_string())
+            };
+            let because = tokio::try_join!(server, mount).err();
+            inbox.input(Input::Proved { number, because });
         });
     }
 
-    /// An address has left this node by plan, and Ganesha or its storage hangs: it is ended, for what it has in hand would be
-    /// carried out when the storage answers again, after what the clients write elsewhere. All locks end with it. One end does
-    /// for all addresses that have left before it.
+    /// An address has left this node by plan, and Ganesha or the storage hangs: what hangs is ended, for what it has in hand
+    /// would be carried out when the storage answers again, after what the clients write elsewhere. All locks end with it.
+    /// One end does for all addresses that have left before it.
     pub(super) fn end(&mut self, vip: IpAddr) {
-        if !self.config.borrow().services.nfs.enabled || !self.in_use.end {
+        if !self.in_use.end {
             self.inbox.input(Input::LetGo { vip, end: true, because: None });
             return;
         }
         self.ending_for.insert(vip);
         if self.ending.is_empty() {
-            let (ended, end) = oneshot::channel();
-            let asked = self.ends.send(ended).is_ok();
-            let gone = || Err("the services are being stopped".to_owned());
-            self.ending.spawn(async move { if asked { end.await.unwrap_or_else(|_| gone()) } else { gone() } });
+            let end = self.ask(Ask::End);
+            self.ending.spawn(end);
         }
     }
 
-    /// Ganesha has ended, or cannot be made to.
+    /// Asks the services' manager, and gives its answer.
+    fn ask(&self, ask: fn(Answer) -> Ask) -> impl Future<Output = Result<(), String>> + use<> {
+        let (answer, answered) = oneshot::channel();
+        // Where nobody hears it any more, nobody answers.
+        drop(self.asks.send(ask(answer)));
+        async { answered.await.unwrap_or_else(|_| Err("the services are being stopped".to_owned())) }
+    }
+
+    /// What hung has ended, or cannot be made to.
     pub(super) fn has_ended(&mut self, done: &Result<(), String>) {
         for vip in std::mem::take(&mut self.ending_for) {
-            tracing::info!(addr = %vip, "NFS-Ganesha was ended: it hung when the address had left");
+            if done.is_ok() {
+                tracing::info!(addr = %vip, "what hung here when the address had left was ended");
+            }
             self.inbox.input(Input::LetGo { vip, end: true, because: done.clone().err() });
             self.ways.let_go(vip);
         }

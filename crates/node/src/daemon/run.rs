@@ -193,7 +193,7 @@ fn serve(options: &Options, log: &Log) -> anyhow::Result<()> {
     let nfs_serve = serve.subscribe();
     let with = |part| !options.trial && !options.without.contains(&part);
     let grace = nfs::InUse { grace: with(Without::Grace), let_go: with(Without::LetGo), end: with(Without::End) };
-    let (nfs_ends, nfs_ends_wanted) = mpsc::unbounded_channel();
+    let (asks, asked) = mpsc::unbounded_channel();
     let (evict, evictions) = mpsc::unbounded_channel();
     let (snapshots, snapshots_seen) = watch::channel(None);
     let (evicts, evicts_now) = watch::channel(site::evicts(&config));
@@ -264,7 +264,7 @@ fn serve(options: &Options, log: &Log) -> anyhow::Result<()> {
         let lists = !options.without.contains(&Without::Lists);
         tokio::spawn(Tickles::new(inbox.clone(), peers.clone(), post, lists).run(tickles_news));
         tokio::spawn(
-            nfs::Nfs::new(inbox.clone(), peers.clone(), config_seen.clone(), nfs_serve, ports, (grace, nfs_ends))
+            nfs::Nfs::new(inbox.clone(), peers.clone(), config_seen.clone(), nfs_serve, ports, (grace, asks))
                 .run(nfs_news),
         );
         let events_see = snapshots_seen.clone();
@@ -275,7 +275,7 @@ fn serve(options: &Options, log: &Log) -> anyhow::Result<()> {
         let events = tokio::spawn(events.run(moves, scripts_serve, events_see));
         let services = ServicesTask::new(Without::services(&options.without), inbox.clone(), facts, back, plan);
         tokio::spawn(EvictTask::new(inbox.clone(), config_seen.clone()).run(evictions));
-        let services = tokio::spawn(services.run(serve_wanted, (held, deserts, nfs_ends_wanted), plans_wanted));
+        let services = tokio::spawn(services.run(serve_wanted, (held, deserts, asked), plans_wanted));
         let config = Arc::clone(&config_seen.borrow());
         site.tell_warnings(&config);
         site.start_storage(&config);

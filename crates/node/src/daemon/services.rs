@@ -6,7 +6,7 @@ use std::time::Duration;
 use cluster::{Health, Input, ServiceHealth};
 use net::connections::{Connection, Connections};
 use services::storage::{HelperCommand, Mount, StorageConfig};
-use services::{Ended, Manager, NoStorage, Parts, Report, Serve, ServicesConfig, State};
+use services::{Ask, Manager, NoStorage, Parts, Report, Serve, ServicesConfig, State};
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
@@ -103,7 +103,7 @@ impl ServicesTask {
     pub(crate) async fn run(
         mut self,
         mut wanted: watch::Receiver<Serve>,
-        (mut held, mut deserted, mut ends): (watch::Receiver<bool>, watch::Receiver<u64>, UnboundedReceiver<Ended>),
+        (mut held, mut deserted, mut asks): (watch::Receiver<bool>, watch::Receiver<u64>, UnboundedReceiver<Ask>),
         mut plans: mpsc::Receiver<Plan>,
     ) {
         loop {
@@ -126,10 +126,9 @@ impl ServicesTask {
                     deserted.mark_unchanged();
                     self.deserted().await;
                 }
-                Some(ended) = ends.recv() => match &self.manager {
-                    Some(manager) => manager.end_nfs(ended),
-                    // Nothing runs. Who asked may have ended meanwhile.
-                    None => drop(ended.send(Ok(()))),
+                // Without a manager nothing runs; who asked hears that nobody answers.
+                Some(ask) = asks.recv() => if let Some(manager) = &self.manager {
+                    manager.ask(ask);
                 },
                 Some(plan) = plans.recv() => self.change(plan).await,
             }

@@ -30,7 +30,7 @@ pub enum Without {
     Grace,
     /// The NFS server of a node that an address has left keeps its clients' locks.
     LetGo,
-    /// An NFS server that hangs when an address has left its node goes on when its storage answers again.
+    /// An NFS server or a mount that hangs when an address has left its node goes on when its storage answers again.
     End,
     /// Nodes that a view drops are not shut out of the storage.
     Evict,

@@ -14,8 +14,8 @@ use std::time::Duration;
 use thiserror::Error;
 
 pub use backoff::Backoff;
-pub(crate) use process::search_path;
 use process::{Found, Process, Stopped};
+pub(crate) use process::{search_path, watch};
 use unit::Unit;
 
 use crate::output::{MAX_LINES, Watched, bound, within};

@@ -198,7 +198,7 @@ pub(super) enum Found {
 // The constructor is deprecated for descriptors that may be closed meanwhile; an OwnedFd cannot be, and the
 // replacement is unsafe.
 #[allow(deprecated)]
-pub(super) fn watch(pid: Pid) -> io::Result<AsyncFd<OwnedFd>> {
+pub(crate) fn watch(pid: Pid) -> io::Result<AsyncFd<OwnedFd>> {
     let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::NONBLOCK)?;
     AsyncFd::with_interest(pidfd, tokio::io::Interest::READABLE)
 }

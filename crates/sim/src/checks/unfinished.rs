@@ -1,7 +1,6 @@
-//! An NFS server that hangs when an address leaves its node, that has not proved before that it does not, or that is found to
-//! hang a moment later, is ended: what it has in
-//! hand must not be carried out after what the clients have written elsewhere. Nobody else answers for the address before,
-//! unless that has been waited for long enough, or the address had left when the server was found to hang.
+//! What hangs when an address leaves its node, has not proved before that it does not, or is found to hang a moment later, is
+//! ended: what servers have in hand must not be carried out after what the clients have written elsewhere. Nobody else answers for the address before,
+//! unless that has been waited for long enough, or the address had left when that was found.
 
 use super::Check;
 use crate::clock::{MS, Micros, S};
@@ -10,14 +9,14 @@ use cluster::{END_WAIT, Health, LEFT_HANGING, Output, Time};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-/// What an NFS server has answered longer ago says nothing: addresses leave within a second, and are gone soon after.
+/// What servers have answered longer ago says nothing: addresses leave within a second, and are gone soon after.
 const PROVED: Micros = 3 * S;
 
 /// By then a server that was asked when the address had left, has answered or counts as one that hangs.
 const ASKED: Micros = 1_500 * MS;
 
 fn proved_since(world: &World, host: usize, since: Micros) -> bool {
-    world.hosts[host].nfs_proved.is_some_and(|at| at >= since)
+    world.hosts[host].proved.is_some_and(|at| at >= since)
 }
 
 /// What the core of a node was told and has asked for.
@@ -25,8 +24,8 @@ fn proved_since(world: &World, host: usize, since: Micros) -> bool {
 struct Node {
     /// Services that count as failed and by which an NFS server hangs.
     failed: BTreeSet<String>,
-    /// Does its NFS server run?
-    runs: bool,
+    /// Which of its servers run.
+    running: BTreeSet<String>,
     /// Addresses that have left without a proof, and since when the core could have asked for one.
     unproven: BTreeMap<IpAddr, Micros>,
     /// When addresses have left it while nothing hung.
@@ -52,12 +51,16 @@ impl Check for Unfinished {
     }
 
     fn service(&mut self, world: &World, host: usize, name: &str, state: Health) -> Result<(), String> {
+        let node = self.0.entry(host).or_default();
+        if matches!(name, "nfs" | "samba") {
+            if state == Health::Off {
+                node.running.remove(name);
+            } else {
+                node.running.insert(name.to_owned());
+            }
+        }
         if !matches!(name, "nfs" | "storage") {
             return Ok(());
-        }
-        let node = self.0.entry(host).or_default();
-        if name == "nfs" {
-            node.runs = state != Health::Off;
         }
         let hung = !node.failed.is_empty();
         if state == Health::Failed {
@@ -95,7 +98,7 @@ impl Check for Unfinished {
                 if !node.failed.is_empty() {
                     node.owed.insert(*vip);
                 }
-                if node.runs && !proved_since(world, host, world.now.saturating_sub(PROVED)) {
+                if !node.running.is_empty() && !proved_since(world, host, world.now.saturating_sub(PROVED)) {
                     node.unproven.insert(*vip, world.now);
                 }
             }
@@ -124,12 +127,12 @@ impl Check for Unfinished {
             let machine = &world.hosts[*host];
             let busy = !machine.is_live() || machine.daemon.as_ref().is_none_or(|d| d.paused || d.slow > 0);
             node.unproven.retain(|_, since| !proved_since(world, *host, since.saturating_sub(PROVED)));
-            if busy || !node.runs {
+            if busy || node.running.is_empty() {
                 node.unproven.values_mut().for_each(|since| *since = world.now);
             }
             if let Some((vip, _)) = node.unproven.iter().find(|(_, since)| world.now.saturating_sub(**since) > ASKED) {
                 return Err(format!(
-                    "{vip} has left n{host}, whose NFS server has not proved that it answers, and is not ended"
+                    "{vip} has left n{host}, whose servers have not proved that they answer: what hangs is not ended"
                 ));
             }
         }

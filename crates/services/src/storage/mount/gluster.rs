@@ -13,6 +13,7 @@ use tokio::process::Command;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::{MOUNT_DEADLINE, MountError, StorageConfig};
+use crate::supervisor::watch;
 
 /// How long a client may take to end after its mount is gone, and again after SIGTERM.
 const END_GRACE: Duration = Duration::from_secs(1);
@@ -161,6 +162,34 @@ pub(super) async fn end(clients: Vec<Client>) {
             }
         }
     }
+}
+
+/// Ends clients whose mount hangs, at once: what they have in hand is not carried out any more, and who waits for it in the
+/// kernel gets an error.
+pub(super) async fn kill(clients: Vec<Client>) -> Result<(), String> {
+    for client in clients {
+        let pid = client.pid.as_raw_nonzero().get();
+        let path = client.path.display();
+        let process = match watch(client.pid) {
+            Ok(process) => process,
+            Err(error) if error.raw_os_error() == Some(libc::ESRCH) => continue,
+            Err(error) => return Err(format!("the client process {pid} of {path} cannot be ended: {error}")),
+        };
+        // Asked again behind the pidfd, as in `end`.
+        if !command_serves(pid, &client.path) {
+            continue;
+        }
+        tracing::warn!(pid, %path, "the client of a mount that hangs is ended, with what clients elsewhere have sent again");
+        // Gone already is as good.
+        let _ = pidfd_send_signal(process.get_ref(), Signal::KILL);
+        // All of its threads, for any may be about to send something.
+        if timeout(END_GRACE, process.readable()).await.is_err() {
+            return Err(format!(
+                "the client process {pid} of {path} was killed and has not ended within {END_GRACE:?}"
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// Which options of coherence the client that serves `path` was started without, as sentences.

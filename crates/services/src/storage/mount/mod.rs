@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tokio::sync::{Mutex, mpsc};
+use tokio::time::timeout;
 
 pub use config::{ConfigError, Kind, StorageConfig};
 pub use probe::Probed;
@@ -206,6 +207,34 @@ impl Storage for Mount {
             })?;
         }
         Ok(())
+    }
+
+    async fn answers(&self, within: Duration) -> Result<(), String> {
+        let path = self.config.path.display();
+        let silent = || format!("{path} does not answer within {} ms", within.as_millis());
+        // The watch's probe may be under way, and then this one's turn comes after it.
+        match timeout(within, self.probe(within)).await {
+            Err(_) => Err(silent()),
+            Ok(Err(error)) if error.is_hang() => Err(silent()),
+            // Detached, it lives on with its client.
+            Ok(Err(HelperError::Refused { why }))
+                if why == probe::NOT_MOUNTED && !gluster::clients_of(&self.config.path).is_empty() =>
+            {
+                Err(format!("{path} is not mounted any more, and its client process is still there"))
+            }
+            // An error is an answer too: nothing waits.
+            Ok(_) => Ok(()),
+        }
+    }
+
+    async fn end(&self) -> Result<(), String> {
+        let path = &self.config.path;
+        match self.config.kind {
+            Kind::Local => {
+                Err(format!("{} is not mounted by this daemon: what hangs in it cannot be ended", path.display()))
+            }
+            Kind::Gluster => gluster::kill(gluster::clients_of(path)).await,
+        }
     }
 
     async fn watch(&self, reports: mpsc::Sender<Report>) -> String {
