@@ -96,6 +96,7 @@ impl Lease {
 /// Bytes as [`Session::get`] answers them.
 pub(crate) fn hex(data: &[u8]) -> String {
     data.iter().fold(String::with_capacity(2 * data.len()), |mut hex, b| {
+        // A string takes everything.
         let _ = write!(hex, "{b:02x}");
         hex
     })
@@ -251,14 +252,6 @@ impl Session {
     pub(crate) fn close(&mut self, handle: &str) -> Result<Answer> {
         self.order(&format!("close {handle}"))
     }
-}
-
-fn hex(data: &[u8]) -> String {
-    data.iter().fold(String::with_capacity(2 * data.len()), |mut hex, b| {
-        // A string takes everything.
-        let _ = write!(hex, "{b:02x}");
-        hex
-    })
 }
 
 /// What clients that counted together have to say.

@@ -1,6 +1,6 @@
 //! Nodes without a lease and the shared filesystem: what waits goes on, and who was dropped cannot write any more.
 
-use super::{Ctx, vip_of};
+use super::Ctx;
 use crate::bench::Placement;
 use crate::lab::{Lab, Net};
 use crate::probe::now_us;
