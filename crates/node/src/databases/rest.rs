@@ -38,24 +38,26 @@ impl Rest {
         }
     }
 
-    /// When [`Self::look`] is due.
+    /// When [`Self::begin`] is due.
     pub(super) fn due(&self) -> Option<Duration> {
         (!self.awaited.is_empty()).then_some(self.next)
     }
 
-    /// Looks at some, and gives those at rest, which are awaited no more. `pid`: nothing for one that has gone.
-    pub(super) fn look(&mut self, now: Duration, pid: impl Fn(ClientId) -> Option<i32>) -> Vec<ClientId> {
+    /// How often [`Self::look`] is to be called now.
+    pub(super) fn begin(&mut self, now: Duration) -> usize {
         self.next = now + PAUSE;
-        let mut found = Vec::new();
-        for _ in 0..self.awaited.len().min(TOGETHER) {
-            let Some(client) = self.awaited.pop_front() else { break };
-            match pid(client) {
-                None => {}
-                Some(pid) if waits_for_events(pid) => found.push(client),
-                Some(_) => self.awaited.push_back(client),
-            }
+        self.awaited.len().min(TOGETHER)
+    }
+
+    /// Looks at one, and gives it if it is at rest: it is awaited no more, and to be told before it wakes up. `pid`: nothing
+    /// for one that has gone.
+    pub(super) fn look(&mut self, pid: impl Fn(ClientId) -> Option<i32>) -> Option<ClientId> {
+        let client = self.awaited.pop_front()?;
+        let rests = waits_for_events(pid(client)?);
+        if !rests {
+            self.awaited.push_back(client);
         }
-        found
+        rests.then_some(client)
     }
 }
 
@@ -125,15 +127,18 @@ mod tests {
             rest.add(ClientId(client));
         }
         assert_eq!(rest.due(), Some(Duration::ZERO));
-        let mut found = Vec::new();
+        assert_eq!(rest.begin(Duration::from_secs(1)), 4);
+        assert_eq!(rest.due(), Some(Duration::from_millis(1_002)));
+        let mut found = None;
         until("the first is seen at rest", || {
-            found = rest.look(Duration::from_secs(1), pid);
-            !found.is_empty()
+            found = rest.look(pid);
+            found.is_some()
         });
-        assert_eq!((found, rest.due()), (vec![ClientId(1)], Some(Duration::from_millis(1_002))));
+        assert_eq!(found, Some(ClientId(1)));
         for _ in 0..100 {
-            assert_eq!(rest.look(Duration::from_secs(2), pid), []);
+            assert_eq!(rest.look(pid), None);
         }
+        rest.awaited.make_contiguous().sort();
         assert_eq!(rest.awaited, [ClientId(2), ClientId(3)], "who has gone is not awaited");
     }
 
@@ -147,9 +152,12 @@ mod tests {
             // No process has this number: /proc/sys/kernel/pid_max is 2^22 at most.
             Some(i32::MAX)
         };
-        rest.look(Duration::ZERO, note);
-        assert_eq!(seen.borrow().len(), TOGETHER);
-        rest.look(Duration::ZERO, note);
+        for _ in 0..2 {
+            for _ in 0..rest.begin(Duration::ZERO) {
+                assert_eq!(rest.look(note), None);
+            }
+        }
+        assert_eq!(seen.borrow().len(), 2 * TOGETHER);
         assert_eq!(seen.borrow()[..100], (0..100).collect::<Vec<_>>());
     }
 }

@@ -269,13 +269,15 @@ impl<'a, C: Core, F: Files, O: Outside> Loop<'a, C, F, O> {
         }
     }
 
-    /// Tells the core who is at rest; what it says then is written at once.
+    /// Tells the core who is at rest; what it says then is written at once, before that changes.
     fn look_at_rest(&mut self, now: Duration) {
-        let clients = &self.clients;
-        for client in self.rest.look(now, |id| clients.get(&id).map(|client| client.pid)) {
-            self.feed(Input::AtRest(client));
+        for _ in 0..self.rest.begin(now) {
+            let clients = &self.clients;
+            if let Some(client) = self.rest.look(|id| clients.get(&id).map(|client| client.pid)) {
+                self.feed(Input::AtRest(client));
+                self.write();
+            }
         }
-        self.write();
     }
 
     /// True when it is to stop.
@@ -291,6 +293,7 @@ impl<'a, C: Core, F: Files, O: Outside> Loop<'a, C, F, O> {
                     for address in &addresses {
                         self.feed(Input::Leaves(*address));
                     }
+                    self.write();
                     // Most wait for events, and are told before the address leaves.
                     self.look_at_rest(mono());
                     self.outside.told(addresses);
