@@ -149,7 +149,9 @@ impl Server {
         if known.later.is_empty() {
             known.later_since = now;
         }
-        known.later.push((srvid, text));
+        if known.later.last().is_none_or(|(last, said)| *last != srvid || *said != text) {
+            known.later.push((srvid, text));
+        }
         if its && !std::mem::replace(&mut known.rest_awaited, true) {
             self.out.push(Output::AwaitRest { client });
         }
@@ -203,10 +205,16 @@ impl Server {
         }
     }
 
-    /// The same, by the clock.
+    /// The same, by the clock. After a standstill of the daemon not at once: what clients have asked meanwhile has not been
+    /// read yet.
     pub(super) fn later_is_due(&mut self) {
+        let now = self.now.mono;
         for client in self.clients.later.clone() {
-            self.tell_later(client);
+            let late = self.later_due(client).is_some_and(|at| at + STANDSTILL < now);
+            match self.clients.get(client).filter(|known| late && known.rest_awaited) {
+                Some(known) => known.later_since = now + STANDSTILL - LATEST.min(now + STANDSTILL),
+                None => self.tell_later(client),
+            }
         }
     }
 }
@@ -223,5 +231,7 @@ fn asker(data: &[u8]) -> Option<(u32, u64)> {
 /// smbd does between two looks at its sockets; its connection has been ended by the kernel by then, so that it rarely needs
 /// to hear at all.
 const LATEST: Duration = Duration::from_secs(1);
+/// A daemon that wakes up so late has stood still, and has read what came meanwhile within this after it.
+const STANDSTILL: Duration = Duration::from_millis(50);
 /// Addresses are at rest when nothing has changed for so long.
 pub(super) const AT_REST: Duration = Duration::from_millis(300);

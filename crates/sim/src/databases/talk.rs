@@ -179,8 +179,10 @@ impl World {
         let Some(process) = self.databases.as_mut().and_then(|d| d.nodes[host].processes.get_mut(&client)) else {
             return;
         };
-        let since = process.address.leaves.take().unwrap_or(now);
-        process.address.unread = !process.is_at_rest() && now < since + PATIENCE;
+        // Of several at once only the first means something: Samba takes its connection for closed then.
+        if let Some(since) = process.address.leaves.take() {
+            process.address.unread = !process.is_at_rest() && now < since + PATIENCE;
+        }
         if let Doing::Asks { reqid, node, .. } = process.doing
             && !process.packets.iter().any(|packet| packet.header.reqid == reqid)
         {
