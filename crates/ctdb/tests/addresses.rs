@@ -257,8 +257,10 @@ fn who_is_busy_hears_that_its_address_leaves_when_it_is_at_rest() {
     world.later(Duration::from_millis(900));
     assert_eq!(messages(&mut world, its), []);
     world.input(0, Input::AtRest(its.id));
+    world.run();
     assert_eq!(messages(&mut world, its), gone);
     world.input(0, Input::AtRest(its.id));
+    world.run();
     assert_eq!(messages(&mut world, its), [], "once");
     world.vip_on.insert(1, 1);
     world.tell(0, true, true);
@@ -270,12 +272,14 @@ fn who_is_busy_hears_that_its_address_leaves_when_it_is_at_rest() {
     let check = [&20i32.to_ne_bytes()[..], &99u64.to_ne_bytes()].concat();
     let question = world.control(its, 1, Opcode::CHECK_PID_SRVID, 0, &check);
     world.input(0, Input::AtRest(its.id));
+    world.run();
     assert_eq!(std::mem::take(&mut world.nodes[0].awaits), [its.id]);
     assert_eq!(messages(&mut world, its), []);
     world.cut.clear();
     world.run();
     assert_eq!((world.status(its, question), messages(&mut world, its)), (Some(0), vec![]));
     world.input(0, Input::AtRest(its.id));
+    world.run();
     assert_eq!(messages(&mut world, its), gone);
     world.vip_on.insert(1, 1);
     world.tell(0, true, true);
@@ -293,6 +297,7 @@ fn who_is_busy_hears_that_its_address_leaves_when_it_is_at_rest() {
     assert_eq!(leaves(&mut world), [its.id]);
     world.now.mono += Duration::from_secs(5);
     world.input(0, Input::Wake);
+    world.run();
     assert_eq!(messages(&mut world, its), []);
     world.later(Duration::from_millis(50));
     assert_eq!(messages(&mut world, its), gone);
