@@ -158,10 +158,10 @@ impl Cluster {
         self.clean && self.serve == Some(false) && self.holder.is_empty()
     }
 
-    /// A node that a view shuts out of the storage, and on which nothing is served any more, ends the connections that a member's
-    /// clients have to its storage as soon as that member has evicted it. It has destroyed its ends behind a fence, so
-    /// nobody has told the servers here: they keep what those connections hold, and the same clients would wait for it when they
-    /// come back.
+    /// A node that a view shuts out of the storage, and on which nothing is served any more, ends the connections that the others'
+    /// clients have to its storage, and once more those of each member that has evicted it after that. They have destroyed
+    /// their ends behind a fence, so nobody has told the servers here: these keep what the connections hold, and the same
+    /// clients would wait for it when they come back.
     pub(super) fn free_storage(&mut self, out: &mut Vec<Output>) {
         let Some(view) = self.view().filter(|v| v.evicted.contains_key(&self.config.me) && self.is_clean()) else {
             return;
@@ -169,13 +169,15 @@ impl Cluster {
         let rank = view.rank();
         let known = self.freed.as_ref().filter(|(of, _)| *of == rank).map(|(_, known)| known);
         let evicted = |p: &Pnn| self.reports.get(p).is_some_and(|r| r.evicted >= Some(view.epoch));
-        let news = view.members.keys().filter(|p| known.is_none_or(|k| !k.contains(p)) && evicted(p));
-        let nodes: BTreeMap<_, _> =
-            news.filter_map(|p| Some((*p, self.config.nodes.get(p)?.addresses.clone()))).collect();
-        if nodes.is_empty() || planted(Planted::StorageNotFreed) {
+        let news: BTreeSet<Pnn> =
+            view.members.keys().copied().filter(|p| known.is_none_or(|k| !k.contains(p)) && evicted(p)).collect();
+        if (news.is_empty() && known.is_some()) || planted(Planted::StorageNotFreed) {
             return;
         }
-        let known = known.into_iter().flatten().chain(nodes.keys()).copied().collect();
+        let due = |p: &Pnn| if known.is_some() { news.contains(p) } else { *p != self.config.me };
+        let nodes = self.config.nodes.iter().filter(|(p, _)| due(p));
+        let nodes = nodes.map(|(p, n)| (*p, n.addresses.clone())).collect();
+        let known = known.into_iter().flatten().chain(&news).copied().collect();
         self.freed = Some((rank, known));
         out.push(Output::FreeStorage { nodes });
     }

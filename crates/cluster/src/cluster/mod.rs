@@ -138,7 +138,7 @@ pub struct Cluster {
     pub(crate) started: Time,
     lock_wanted: bool,
     kicked: Option<BTreeSet<Pnn>>,
-    /// Of which members' things this node's storage was freed, and under which view without this node.
+    /// For which view without this node its storage was freed, and which members had evicted it by then.
     freed: Option<((Incarnation, Epoch), BTreeSet<Pnn>)>,
     half: bool,
     serve: Option<bool>,

@@ -1,4 +1,4 @@
-//! Nobody connects to a returned node's storage that still keeps what its clients had there when it was shut out.
+//! No member connects to a returned node's storage that still keeps what its clients had there when it was shut out.
 //!
 //! Who evicts a node destroys its connections behind a fence: the node's storage servers are not told, and keep the locks of
 //! the dead connections. Only the node itself can end those, as it does when it evicts the others in turn, and a power cut.
@@ -18,6 +18,8 @@ struct Kept {
 /// The checker.
 #[derive(Debug, Default)]
 pub(crate) struct Freed {
+    /// Who is a member of the newest view that it has learned: nobody else has services, whose clients could hold anything.
+    members: BTreeSet<usize>,
     /// Whom each node shuts out.
     shut: BTreeMap<usize, BTreeSet<Pnn>>,
     kept: BTreeMap<usize, Kept>,
@@ -42,6 +44,16 @@ impl Check for Freed {
                 }
                 before.difference(&now).try_for_each(|pnn| self.let_in(world, host, usize::from(pnn.0)))
             }
+            // Every learned view is put on disk at once, and acted on after that.
+            Output::Persist { state, .. } => {
+                let me = world.hosts[host].pnn();
+                if state.view.as_ref().is_some_and(|view| view.members.contains_key(&me)) {
+                    self.members.insert(host);
+                } else {
+                    self.members.remove(&host);
+                }
+                Ok(())
+            }
             Output::FreeStorage { nodes } => {
                 if let Some(kept) = self.kept.get_mut(&host) {
                     kept.of.retain(|other| !nodes.contains_key(&world.hosts[*other].pnn()));
@@ -57,6 +69,9 @@ impl Freed {
     fn destroyed(&mut self, world: &World, host: usize, lost: usize) {
         let ended = self.shut.get(&lost).is_some_and(|shut| shut.contains(&world.hosts[host].pnn()));
         let Some(peer) = world.hosts.get(lost).filter(|peer| peer.power && !ended) else { return };
+        if !self.members.contains(&host) {
+            return;
+        }
         let kept = self.kept.entry(lost).or_default();
         if kept.power_serial != peer.power_serial {
             *kept = Kept { power_serial: peer.power_serial, of: BTreeSet::new() };
