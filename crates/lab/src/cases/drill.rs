@@ -66,7 +66,9 @@ pub(crate) fn over_ssh(ctx: &Ctx<'_>) -> Result<()> {
 /// What clients of the address of the node that is hit may see of a fault: the longest outage of ping, TCP and NFSv3, in ms.
 type Bound = (Fault, f64);
 
-/// Faults that a node makes itself come first: after a power cut it has no ssh any more.
+/// Faults that a node makes itself come first: after a power cut it has no ssh any more. Measured, the longest of two runs on a
+/// machine with a load of 40: killed 270, stopped 397, public link 172, private 273, service killed 355 (1272 when it moved), hung
+/// 1436, drain 142, rejoin 103.
 const FAULTS: [Bound; 10] = [
     (Fault::DaemonKilled, 400.0),
     (Fault::DaemonStopped, 700.0),
@@ -105,7 +107,7 @@ pub(crate) fn every_fault(ctx: &Ctx<'_>) -> Result<()> {
 pub(crate) fn mount_hung(ctx: &Ctx<'_>) -> Result<()> {
     let operator = Operator::new(ctx.lab, 0)?;
     operator.reach(1)?;
-    let done = one_fault(ctx, &operator, &(Fault::MountHung, 5000.0), 500.0, 1);
+    let done = one_fault(ctx, &operator, &(Fault::MountHung, 3500.0), 500.0, 1);
     let left = operator.leave(1);
     done.and(left)
 }

@@ -117,7 +117,8 @@ fn check_fails_on_defaults(ctx: &Ctx<'_>) -> Result<()> {
     Ok(())
 }
 
-/// The client process of one node's mount stops: its addresses move, the others do not notice, and it comes back.
+/// The client process of one node's mount stops: its addresses move, the others do not notice, and it comes back. A probe has 2 s
+/// and begins every second. Measured (load of 45): moved after 1983 ms, which a TCP client noticed for 97.
 pub(crate) fn mount_hangs(ctx: &Ctx<'_>) -> Result<()> {
     let lab = ctx.lab;
     let node = 1;
@@ -145,7 +146,7 @@ pub(crate) fn mount_hangs(ctx: &Ctx<'_>) -> Result<()> {
         let moved = moved?;
         answers.context("the daemon beside the hung mount does not answer")?;
         ctx.figure(format!("status: {host}: {}", told?.unwrap_or_default()));
-        ctx.bound("the address answers from another node after", (moved - at) as f64 / 1000.0, 5000.0)?;
+        ctx.bound("the address answers from another node after", (moved - at) as f64 / 1000.0, 3500.0)?;
         let begun = Instant::now();
         steadfast::wait_whole(lab, &ctx.all(), Duration::from_secs(90))?;
         ctx.figure(format!("whole again {:.1} s after the mount goes on", begun.elapsed().as_secs_f64()));
@@ -153,7 +154,7 @@ pub(crate) fn mount_hangs(ctx: &Ctx<'_>) -> Result<()> {
         if beside.errors > 0 {
             bail!("{} operations of the writer on another node failed", beside.errors);
         }
-        ctx.bound("tcp on the moved address: longest outage", tcp.longest_ms(at), 1500.0)?;
+        ctx.bound("tcp on the moved address: longest outage", tcp.longest_ms(at), 400.0)?;
         ctx.bound("NFSv3 writer on another node: longest stall", beside.longest_ms(at), 500.0)
     })
 }
