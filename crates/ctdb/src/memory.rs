@@ -167,12 +167,12 @@ impl File {
             FileOrder::StopTraverse { .. } => {}
             FileOrder::CountChanges => {
                 self.counting = true;
-                out.push(FileAnswer::Sequence(self.sequence));
+                out.push(FileAnswer::Counting(self.sequence));
             }
             FileOrder::LookSequence => out.push(FileAnswer::Sequence(self.sequence)),
             FileOrder::Bump => {
                 self.sequence += 1;
-                out.push(FileAnswer::Sequence(self.sequence));
+                out.push(FileAnswer::Bumped);
             }
             FileOrder::Vacate { generation } => {
                 self.sole = self.users == 0;

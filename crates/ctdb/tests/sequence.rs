@@ -71,3 +71,25 @@ fn a_change_raises_the_number_on_the_nodes_that_were_asked_to_count() {
     world.later(Duration::from_secs(10));
     assert_eq!(numbers(&world, db), [6, 9, 1]);
 }
+
+#[test]
+fn a_change_just_before_another_node_tells_one_is_told_too() {
+    let mut world = World::new(2);
+    let clients: Vec<Client> = (0..2).map(|n| world.connect(n, 100 + n as i32)).collect();
+    let ids: Vec<u32> = clients.iter().map(|c| world.attach(*c, Opcode::DB_ATTACH, "brlock.tdb").unwrap()).collect();
+    let db = ids[0];
+    for client in &clients {
+        counts(&mut world, *client, db);
+    }
+    // The first node looks ten times before the second does.
+    let mut tunable = Writer::default();
+    tunable.u32(100).counted_text("SeqnumInterval");
+    assert_eq!(world.ask(clients[0], node::CURRENT, Opcode::SET_TUNABLE, 0, &tunable.finish()).unwrap().status, 0);
+    world.later(Duration::from_secs(2));
+    write(&mut world, 1, db);
+    write(&mut world, 0, db);
+    world.later(Duration::from_millis(100));
+    assert_eq!(numbers(&world, db), [1, 2], "the first node's change is told, the second's not yet");
+    world.later(Duration::from_secs(10));
+    assert_eq!(numbers(&world, db), [2, 2]);
+}

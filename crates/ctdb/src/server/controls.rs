@@ -267,7 +267,6 @@ impl Server {
             Opcode::ENABLE_SEQNUM => {
                 let new = !std::mem::replace(&mut db.counts, true);
                 if new && db.path.is_some() {
-                    db.sequence_due.push_back(true);
                     self.order(id, FileOrder::CountChanges);
                 }
                 self.answer_status(origin, 0);

@@ -9,7 +9,7 @@ use crate::database_id;
 use crate::peer::Said;
 use crate::recovery::{Answer, Effect, Generation, Have, Word};
 use crate::wire::RecordBuffer;
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::BTreeSet;
 
 /// What volatile and replicated databases are opened with: CLEAR_IF_FIRST, NOSYNC, DISALLOW_NESTING, INCOMPATIBLE_HASH.
 const VOLATILE_FLAGS: u32 = 0xC41;
@@ -41,9 +41,8 @@ pub(super) struct Database {
     pub(super) attaching: Vec<Origin>,
     /// Changes are counted in the file.
     pub(super) counts: bool,
+    /// The file's sequence number, as far as other nodes know of the changes.
     pub(super) sequence: Option<u32>,
-    /// Answers about the sequence number that are due; true: of a change that another node has told.
-    pub(super) sequence_due: VecDeque<bool>,
     pub(super) sticky: bool,
     /// Empty records.
     pub(super) to_delete: BTreeSet<Vec<u8>>,
@@ -66,7 +65,6 @@ impl Database {
             attaching: Vec::new(),
             counts: false,
             sequence: None,
-            sequence_due: VecDeque::new(),
             sticky: false,
             to_delete: BTreeSet::new(),
             calls: 0,
@@ -385,6 +383,8 @@ impl Server {
             FileAnswer::Fetched { token, value } => self.fetched(token, value),
             FileAnswer::Traversed { token, records, last } => self.file_traversed(token, records, last),
             FileAnswer::Sequence(n) => self.sequence(id, n),
+            FileAnswer::Counting(n) => self.counting(id, n),
+            FileAnswer::Bumped => self.bumped(id),
             FileAnswer::Damaged(why) => {
                 self.log(Level::Error, why.clone());
                 let mut effects = Vec::new();
@@ -404,7 +404,6 @@ impl Server {
                 }
                 db.unhealthy = None;
                 if db.counts {
-                    db.sequence_due.push_back(true);
                     self.order(id, FileOrder::CountChanges);
                 }
                 self.attached(id);

@@ -327,11 +327,11 @@ pub enum FileOrder {
         /// Which.
         token: Token,
     },
-    /// From now on changes count in the file's sequence number, and [`FileAnswer::Sequence`] is answered.
+    /// From now on changes count in the file's sequence number. Answer [`FileAnswer::Counting`].
     CountChanges,
     /// Answer [`FileAnswer::Sequence`].
     LookSequence,
-    /// Count one change, answer [`FileAnswer::Sequence`].
+    /// Count one change. Answer [`FileAnswer::Bumped`].
     Bump,
     /// Empty it if it is frozen, and close it. The file stays: who has its path from before and opens it late finds an
     /// empty one, and shares it with whoever opens it after that.
@@ -386,6 +386,10 @@ pub enum FileAnswer {
     },
     /// The file's sequence number.
     Sequence(u32),
+    /// Changes count from now on; the sequence number before the first.
+    Counting(u32),
+    /// One change has been counted.
+    Bumped,
     /// The file is damaged, or an operation on it failed: it must not be used until it is recovered.
     Damaged(String),
 }

@@ -104,33 +104,42 @@ impl Server {
         let counting: Vec<u32> =
             self.dbs.values().filter(|d| d.counts && d.path.is_some()).map(|d| d.have.db).collect();
         for id in counting {
-            if let Some(db) = self.dbs.get_mut(&id) {
-                db.sequence_due.push_back(false);
-                self.order(id, FileOrder::LookSequence);
-            }
+            self.order(id, FileOrder::LookSequence);
         }
     }
 
     /// A file's sequence number: others are told when clients here have changed it.
     pub(super) fn sequence(&mut self, id: u32, n: u32) {
         let Some(db) = self.dbs.get_mut(&id) else { return };
-        let told = db.sequence_due.pop_front().unwrap_or(true);
         let before = db.sequence.replace(n);
-        if !told && before.is_some_and(|before| before != n) {
+        if before.is_some_and(|before| before != n) {
             for to in self.others() {
                 self.send(to, Said::Changed { db: id });
             }
         }
     }
 
+    /// Changes count in the file from this number on.
+    pub(super) fn counting(&mut self, id: u32, n: u32) {
+        if let Some(db) = self.dbs.get_mut(&id) {
+            db.sequence = Some(n);
+        }
+    }
+
     /// Another node's clients have changed the database.
     pub(super) fn bump(&mut self, id: u32) {
-        if let Some(db) = self.dbs.get_mut(&id)
+        if let Some(db) = self.dbs.get(&id)
             && db.counts
             && db.path.is_some()
         {
-            db.sequence_due.push_back(true);
             self.order(id, FileOrder::Bump);
+        }
+    }
+
+    /// That change stands in the file's number. It is told no further; what clients here have changed meanwhile is.
+    pub(super) fn bumped(&mut self, id: u32) {
+        if let Some(db) = self.dbs.get_mut(&id) {
+            db.sequence = db.sequence.map(|n| n.wrapping_add(1));
         }
     }
 }

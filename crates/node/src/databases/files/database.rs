@@ -167,7 +167,7 @@ impl Database {
             FileOrder::CountChanges => {
                 main.add_flags(Flags::SEQNUM);
                 work.chains.count_changes();
-                now.push(FileAnswer::Sequence(main.sequence_number()?));
+                now.push(FileAnswer::Counting(main.sequence_number()?));
                 Ok(())
             }
             FileOrder::LookSequence => {
@@ -176,7 +176,7 @@ impl Database {
             }
             FileOrder::Bump => {
                 main.bump_sequence_number()?;
-                now.push(FileAnswer::Sequence(main.sequence_number()?));
+                now.push(FileAnswer::Bumped);
                 Ok(())
             }
             FileOrder::Vacate { generation } if work.frozen.is_some() => {
