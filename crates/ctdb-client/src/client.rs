@@ -68,6 +68,11 @@ impl Client {
         self.limit = limit;
     }
 
+    /// That time limit, but no less than this.
+    pub(crate) fn patience(&self, at_least: Duration) -> Duration {
+        self.limit.max(at_least)
+    }
+
     /// What keeps the databases of a cluster of `nodes` from being served; `None` once all nodes are active and in the
     /// map of location masters and no recovery is under way.
     ///

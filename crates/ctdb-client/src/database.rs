@@ -8,9 +8,9 @@ use ctdb::wire::{LtdbHeader, Reader, Record, Writer, record_flags, text};
 use std::time::{Duration, Instant};
 use tdb::{Flags, Options, Store, Tdb};
 
-/// How long a record may be on its way. Recoveries are over before that.
+/// How long a record may be on its way, unless its client has more time. Recoveries are over before that.
 const FETCH: Duration = Duration::from_secs(120);
-/// How long a traverse may be silent. The daemon gives up after 20 s.
+/// How long a traverse may be silent, unless its client has more time. The daemon gives up after 20 s.
 const SILENCE: Duration = Duration::from_secs(60);
 
 /// What is kept of a database, and where.
@@ -82,7 +82,7 @@ impl Database {
     /// Locks a record, once it is this node's, and gives its data.
     ///
     /// # Errors
-    /// The daemon does not bring it within 120 s, or the file is damaged.
+    /// The daemon does not bring it within 120 s, or the client's time limit if that is more; or the file is damaged.
     pub fn fetch_locked(&mut self, client: &mut Client, key: &[u8]) -> Result<Held, Error> {
         self.fetch(client, key, false)
     }
@@ -106,9 +106,10 @@ impl Database {
                 }
                 _ => self.tdb.unlock_chain(key)?,
             }
-            if begun.elapsed() > FETCH {
+            let after = client.patience(FETCH);
+            if begun.elapsed() > after {
                 let what = format!("{attempt} calls for a record of database {:#x}", self.id);
-                return Err(Error::Timeout { what, after: FETCH });
+                return Err(Error::Timeout { what, after });
             }
             client.call(self.id, key, if copy { WANT_READONLY } else { IMMEDIATE_MIGRATION })?;
         }
@@ -161,7 +162,7 @@ impl Database {
     /// own.
     ///
     /// # Errors
-    /// The daemon refuses, or is silent for 60 s.
+    /// The daemon refuses, or is silent for 60 s, or the client's time limit if that is more.
     pub fn traverse(
         &self,
         client: &mut Client,
@@ -172,11 +173,11 @@ impl Database {
         let mut payload = Writer::default();
         payload.u32(self.id).u32(1).u64(srvid).u8(0).zeros(7);
         client.ask(CURRENT, Opcode::TRAVERSE_START_EXT, &payload.finish())?;
+        let after = client.patience(SILENCE);
         loop {
-            let message = client.message(Instant::now() + SILENCE)?.ok_or_else(|| Error::Timeout {
-                what: format!("a traverse of database {:#x}", self.id),
-                after: SILENCE,
-            })?;
+            let message = client
+                .message(Instant::now() + after)?
+                .ok_or_else(|| Error::Timeout { what: format!("a traverse of database {:#x}", self.id), after })?;
             if message.srvid != srvid {
                 continue;
             }

@@ -29,6 +29,14 @@ TickleUpdateInterval=1
 RecdPingTimeout=10
 ";
 
+/// `/etc/ctdb/ctdb.tunables` where a recovery may take minutes: at the defaults it is given up after 30 s, and begun anew.
+pub(crate) const PATIENT: &str = "RecoverTimeout=600
+TraverseTimeout=600
+ControlTimeout=600
+RecdPingTimeout=600
+KeepaliveLimit=120
+";
+
 /// What [`Subject::CtdbTuned`] asks of the volume, so that a lost server holds its clients up for seconds, not 42.
 pub(crate) const TUNED_VOLUME: [[&str; 2]; 9] = [
     ["network.ping-timeout", "3"],
@@ -250,12 +258,15 @@ pub(crate) fn wait_whole(lab: &Lab, members: &[usize], limit: Duration) -> Resul
 }
 
 /// Starts ctdbd everywhere and nothing else: no Samba, no Ganesha, none of its scripts for them. Records are locked with
-/// file locks, the only ones that our own clients know.
-pub(crate) fn start_bare(lab: &Lab) -> Result<()> {
+/// file locks, the only ones that our own clients know. With tunables, [`PATIENT`], a leader may also be silent for longer.
+pub(crate) fn start_bare(lab: &Lab, tunables: &str) -> Result<()> {
     lab.shell(&site::name(0), &format!("mkdir -p {MOUNT}/.ctdb {MOUNT}/.state"))?;
     parts::each_node(lab, |node| {
-        let conf = ctdb_conf(lab.site.subject) + "[database]\n\ttdb mutexes = false\n";
+        // It ends in [cluster]. The first leader, too, is looked for only after that time.
+        let patient = if tunables.is_empty() { "" } else { "\tleader timeout = 60\n" };
+        let conf = ctdb_conf(lab.site.subject) + patient + "[database]\n\ttdb mutexes = false\n";
         lab.write(&site::name(node), "/etc/ctdb/ctdb.conf", &conf)?;
+        lab.write(&site::name(node), "/etc/ctdb/ctdb.tunables", tunables)?;
         lab.shell(
             &site::name(node),
             "rm -f /etc/ctdb/events/legacy/50.samba.script /etc/ctdb/events/legacy/60.nfs.script",

@@ -34,7 +34,8 @@ pub(crate) fn main(lab: &Lab, file: &Path) -> Result<()> {
         rival.form(&progress)?;
         rival.settle()?;
     } else if lab.site.subject.is_ctdb() {
-        stock::start_bare(lab)?;
+        let tunables = if plan.cases.iter().any(|c| c.patient()) { stock::PATIENT } else { "" };
+        stock::start_bare(lab, tunables)?;
     } else {
         steadfast::form(lab, &progress)?;
         steadfast::settle(lab)?;
@@ -139,12 +140,22 @@ fn measure(lab: &Lab, plan: &Plan, run: &mut Run) -> Result<f64> {
         if count != plan.records {
             bail!("{count} records were written, not {}", plan.records);
         }
+        clients.all("watch")?;
         let done = clients.first("recover")?;
-        run.beside.insert("blocked_ms".into(), bench::round(done.longest_ms));
-        run.beside.insert("records".into(), plan.records as f64);
-        let left = clients.first("check")?.count;
-        if left != plan.records {
-            bail!("{left} records are left after the recovery, not {}", plan.records);
+        let others = clients.all("watched")?.iter().map(|s| s.longest_ms).fold(0.0, f64::max);
+        let left = clients.first("check")?;
+        if left.count != plan.records {
+            bail!("{} records are left after the recovery, not {}", left.count, plan.records);
+        }
+        let filled = said.iter().map(|s| s.seconds).fold(0.0, f64::max);
+        for (name, value) in [
+            ("blocked_ms", done.longest_ms),
+            ("blocked_other_ms", others),
+            ("records", plan.records as f64),
+            ("fill_ms", filled * 1000.0),
+            ("check_ms", left.seconds * 1000.0),
+        ] {
+            run.beside.insert(name.into(), bench::round(value));
         }
         return Ok(done.seconds * 1000.0);
     }

@@ -2,11 +2,12 @@
 //!
 //! One client on each node speaks CTDB's client protocol to the daemon there (`ctdb-client`), the same program for both
 //! subjects. [`plan`] brings up one laboratory after the other, subjects in turn; in each, [`drive`] does every case once;
-//! [`worker`] is what runs on a node.
+//! [`worker`] is what runs on a node, with [`recovery`] for the largest case.
 
 mod counters;
 mod drive;
 pub(crate) mod plan;
+mod recovery;
 mod report;
 pub(crate) mod worker;
 
@@ -81,6 +82,11 @@ impl Case {
             Self::FetchRing2 | Self::MessageRing2 | Self::Transactions2 => 2,
             _ => 4,
         }
+    }
+
+    /// Has it a laboratory of its own, in which Debian's ctdbd has more time for a recovery than at its defaults?
+    fn patient(self) -> bool {
+        self == Self::Recovery1m
     }
 
     /// What the nodes share.

@@ -4,27 +4,20 @@
 //! answering each with one line of JSON ([`Said`]).
 
 use super::Work;
+use super::recovery::Watch;
 use crate::probe::say;
 use crate::sh;
 use anyhow::{Context, Result, bail};
-use ctdb::node::CURRENT;
-use ctdb::wire::LtdbHeader;
 use ctdb_client::{Client, Database, Kind, Transaction, sequence_number};
 use serde::{Deserialize, Serialize};
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 /// Messages of the rings; the protocol's range for tests.
 const TURN: u64 = 0xAE00_0000_0000_0001;
-const TRAVERSE: u64 = 0xAE00_0000_0001_0000;
 const RING_KEY: &[u8] = b"ring";
 const LOCK_KEY: &[u8] = b"transaction";
 const TOTAL_KEY: &[u8] = b"total";
-/// Records whose content is looked at after a recovery.
-const LOOKED_AT: u64 = 1000;
-/// Records that are written under one lock.
-const BATCH: u64 = 2000;
 
 /// What a client is to do.
 #[derive(Debug, Clone, clap::Args)]
@@ -32,15 +25,15 @@ pub(crate) struct Options {
     #[arg(long, value_enum)]
     work: Work,
     #[arg(long)]
-    nodes: usize,
+    pub(super) nodes: usize,
     /// How long a ring turns
     #[arg(long, default_value_t = 5.0)]
     seconds: f64,
     /// For the recovery
     #[arg(long, default_value_t = 1_000_000)]
-    records: u64,
+    pub(super) records: u64,
     #[arg(long, default_value = ctdb_client::SOCKET)]
-    socket: PathBuf,
+    pub(super) socket: PathBuf,
 }
 
 /// An answer of a client.
@@ -58,7 +51,7 @@ pub(super) struct Said {
     pub(super) failed: Option<String>,
 }
 
-fn ms(since: Instant) -> f64 {
+pub(super) fn ms(since: Instant) -> f64 {
     since.elapsed().as_secs_f64() * 1000.0
 }
 
@@ -81,13 +74,15 @@ pub(crate) fn main(options: &Options) -> Result<i32> {
     Ok(0)
 }
 
-struct Worker {
-    options: Options,
-    client: Client,
+pub(super) struct Worker {
+    pub(super) options: Options,
+    pub(super) client: Client,
     /// The volatile database that the records of the work are in.
-    records: Database,
+    pub(super) records: Database,
     persistent: Option<Database>,
-    me: u64,
+    pub(super) me: u64,
+    /// Uses another database meanwhile.
+    pub(super) watch: Option<Watch>,
 }
 
 impl Worker {
@@ -100,7 +95,7 @@ impl Worker {
         };
         client.register(TURN)?;
         let me = u64::from(client.pnn());
-        Ok(Self { options, client, records, persistent, me })
+        Ok(Self { options, client, records, persistent, me, watch: None })
     }
 
     fn obey(&mut self, order: &str) -> Result<Said> {
@@ -112,7 +107,9 @@ impl Worker {
                 Ok(Said { count, ..Said::default() })
             }
             ("check", Work::Transactions) => self.check_transactions(),
+            ("watch", Work::Recovery) => self.watch(),
             ("recover", Work::Recovery) => self.recover(),
+            ("watched", Work::Recovery) => self.watched(),
             ("check", Work::Recovery) => self.check_records(),
             _ => bail!("the order {order:?} is unknown"),
         }
@@ -200,120 +197,8 @@ impl Worker {
         let count = db.local(TOTAL_KEY)?.map_or(0, |(_, data)| number(&data));
         Ok(Said { count, sequence: sequence_number(db)?, ..Said::default() })
     }
-
-    /// Writes this node's records as they would be after its clients had made them: whole here, and where they are at
-    /// their location master.
-    fn fill(&mut self) -> Result<Said> {
-        let begun = Instant::now();
-        let map = self.client.vnn_map(CURRENT)?;
-        let mut count = 0;
-        for first in (0..self.options.records).step_by(BATCH as usize) {
-            self.records.tdb.lock_all(tdb::Kind::Exclusive, tdb::Wait::Block)?;
-            for i in first..(first + BATCH).min(self.options.records) {
-                let (key, holder) = (key(i), self.holder(i));
-                let master = map.lmaster(&key).context("the map of location masters is empty")?;
-                if u64::from(holder) == self.me {
-                    let header = LtdbHeader { rsn: 2, dmaster: holder, ..LtdbHeader::default() };
-                    self.records.store(&key, header, &data(i))?;
-                    count += 1;
-                } else if u64::from(master) == self.me {
-                    let header = LtdbHeader { rsn: 1, dmaster: holder, ..LtdbHeader::default() };
-                    self.records.store(&key, header, &[])?;
-                }
-            }
-            self.records.tdb.unlock_all()?;
-        }
-        Ok(Said { count, seconds: begun.elapsed().as_secs_f64(), ..Said::default() })
-    }
-
-    fn holder(&self, record: u64) -> u32 {
-        (record % self.options.nodes as u64) as u32
-    }
-
-    /// Orders a recovery and waits for its end: another generation, no recovery under way on any node, and a record of
-    /// another node comes.
-    fn recover(&mut self) -> Result<Said> {
-        let before = self.client.vnn_map(CURRENT)?.generation;
-        let ended = AtomicBool::new(false);
-        let socket = self.options.socket.clone();
-        let mine =
-            key((0..self.options.records).find(|i| u64::from(self.holder(*i)) == self.me).context("no record")?);
-        std::thread::scope(|scope| {
-            let blocked = scope.spawn(|| longest_wait(&socket, &mine, &ended));
-            // The other client is connected, and works, before anything happens.
-            std::thread::sleep(Duration::from_millis(500));
-            let begun = Instant::now();
-            let done = self.client.recover().map_err(Into::into).and_then(|()| self.recovered(before, begun));
-            let took = ms(begun);
-            ended.store(true, Ordering::Relaxed);
-            let longest_ms = blocked.join().unwrap_or_else(|_| bail!("the client that waits has panicked"))?;
-            done?;
-            Ok(Said { seconds: took / 1000.0, longest_ms, ..Said::default() })
-        })
-    }
-
-    fn recovered(&mut self, before: u32, begun: Instant) -> Result<()> {
-        let over = |client: &mut Client, dest| -> Result<bool> {
-            Ok(client.vnn_map(dest)?.generation != before && client.recovery_mode_is_normal(dest)?)
-        };
-        for dest in std::iter::once(CURRENT).chain(0..self.options.nodes as u32) {
-            while !over(&mut self.client, dest)? {
-                if begun.elapsed() > Duration::from_secs(300) {
-                    bail!("node {dest:#x} is not recovered after 300 s");
-                }
-                std::thread::sleep(Duration::from_millis(2));
-            }
-        }
-        let foreign = (0..self.options.records).find(|i| u64::from(self.holder(*i)) != self.me).context("no record")?;
-        self.look(foreign)
-    }
-
-    /// Brings a record here and compares its content.
-    fn look(&mut self, record: u64) -> Result<()> {
-        let key = key(record);
-        let found = self.records.fetch_locked(&mut self.client, &key)?.data;
-        self.records.unlock(&key)?;
-        if found != data(record) {
-            bail!("record {record} is {found:?} after the recovery");
-        }
-        Ok(())
-    }
-
-    /// Counts all records and looks at some of them.
-    fn check_records(&mut self) -> Result<Said> {
-        let mut other = Client::connect(&self.options.socket)?;
-        let count = self.records.count(&mut other, TRAVERSE + self.me)?;
-        let step = (self.options.records / LOOKED_AT).max(1);
-        for record in (0..self.options.records).step_by(step as usize) {
-            self.look(record)?;
-        }
-        Ok(Said { count, ..Said::default() })
-    }
 }
 
 fn number(data: &[u8]) -> u64 {
     data.first_chunk::<8>().map_or(0, |b| u64::from_ne_bytes(*b))
-}
-
-fn key(record: u64) -> Vec<u8> {
-    format!("record-{record:08}").into_bytes()
-}
-
-fn data(record: u64) -> Vec<u8> {
-    format!("content of the record {record:09}").into_bytes()
-}
-
-/// Locks a record of this node again and again until told to end; how long the longest time was.
-fn longest_wait(socket: &Path, key: &[u8], ended: &AtomicBool) -> Result<f64> {
-    let mut client = Client::connect(socket)?;
-    let mut db = Database::attach(&mut client, "bench_recovery.tdb", Kind::Volatile)?;
-    let mut longest = 0.0f64;
-    while !ended.load(Ordering::Relaxed) {
-        let begun = Instant::now();
-        db.fetch_locked(&mut client, key)?;
-        db.unlock(key)?;
-        longest = longest.max(ms(begun));
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    Ok(longest)
 }
