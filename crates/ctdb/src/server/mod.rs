@@ -282,7 +282,8 @@ impl Server {
     }
 
     fn said(&mut self, from: u32, said: Said) {
-        self.statistics.node_received += 1;
+        let leader = self.picture.leader;
+        self.statistics.heard(&said, leader == Some(from), leader == Some(self.me));
         match said {
             Said::Recovery(word) => self.word(from, word),
             Said::Migration(message) => self.migration(from, message),
