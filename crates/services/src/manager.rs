@@ -11,7 +11,7 @@ use tokio::task::JoinHandle;
 use tracing::{info, warn};
 
 use crate::config::ServicesConfig;
-use crate::hanging::{Answer, Ask, Hanging};
+use crate::hanging::{Answer, Ask, Hanging, MountAsk};
 use crate::kind::Kind;
 use crate::parts::Parts;
 use crate::probe::rpcbind::Registrations;
@@ -30,7 +30,7 @@ pub struct Manager {
     deserted: watch::Sender<u64>,
     /// The NFS server is to be ended.
     ends: mpsc::UnboundedSender<Answer>,
-    mount: mpsc::UnboundedSender<Ask>,
+    mount: mpsc::UnboundedSender<MountAsk>,
     /// Do clients use the mount, by smbd?
     mount_serves: bool,
     task: JoinHandle<()>,
@@ -89,16 +89,17 @@ impl Manager {
     /// client process of a mount that does not answer. Both are started again.
     pub fn ask(&self, ask: Ask) {
         match ask {
-            Ask::Prove(within, answer) if self.mount_serves => self.ask_mount(Ask::Prove(within, answer)),
+            Ask::Prove(within, answer) if self.mount_serves => self.ask_mount(MountAsk::Prove(within, answer)),
             // Who asked may have ended meanwhile; so below.
             Ask::Prove(_, answer) => drop(answer.send(Ok(()))),
-            Ask::End(answer) => {
-                let ((nfs, nfs_ended), (mount, mount_ended)) = (oneshot::channel(), oneshot::channel());
-                if let Err(mpsc::error::SendError(nfs)) = self.ends.send(nfs) {
-                    // None is managed.
-                    drop(nfs.send(Ok(())));
+            Ask::End { nfs, answer } => {
+                let ((server, nfs_ended), (mount, mount_ended)) = (oneshot::channel(), oneshot::channel());
+                let spared = if nfs { self.ends.send(server).err().map(|error| error.0) } else { Some(server) };
+                if let Some(server) = spared {
+                    // It does not hang, or none is managed.
+                    drop(server.send(Ok(())));
                 }
-                self.ask_mount(Ask::End(mount));
+                self.ask_mount(MountAsk::End(mount));
                 tokio::spawn(async move {
                     let (nfs, mount) = tokio::join!(nfs_ended, mount_ended);
                     let gone = || Err("the services are being stopped".to_owned());
@@ -111,7 +112,7 @@ impl Manager {
     }
 
     /// Its task ends with this value only; were it gone, who asked would hear that nobody answers.
-    fn ask_mount(&self, ask: Ask) {
+    fn ask_mount(&self, ask: MountAsk) {
         drop(self.mount.send(ask));
     }
 

@@ -137,6 +137,8 @@ pub(crate) struct Nfs {
     entering: JoinSet<(For, BTreeSet<Pnn>, Result<(), String>)>,
     /// Addresses that have left, who had something by them, and whether Ganesha has let go.
     pub(super) letting_go: JoinSet<(IpAddr, Clients, Result<(), String>)>,
+    /// When Ganesha last proved that it answers; not while the next proof is awaited.
+    pub(super) proved: watch::Sender<Option<Instant>>,
     /// Where the shared mount is asked, and what hangs is ended.
     pub(super) asks: UnboundedSender<Ask>,
     /// Addresses that wait for that, and its end.
@@ -177,6 +179,7 @@ impl Nfs {
             looking: JoinSet::new(),
             entering: JoinSet::new(),
             letting_go: JoinSet::new(),
+            proved: watch::Sender::new(None),
             asks,
             ending: JoinSet::new(),
             ending_for: BTreeSet::new(),

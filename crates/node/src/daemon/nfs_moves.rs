@@ -17,6 +17,8 @@ use tokio::time::Instant;
 use super::nfs::{For, Lost, Nfs, read, root_of};
 use super::nfs_ways::address_of;
 
+/// What Ganesha has proved longer ago says nothing when something else is found to hang: twice the time of a proof.
+const PROVED: Duration = Duration::from_secs(2);
 /// The core waits for less; but locks that are let go of late are better than locks that stay.
 const LET_GO: Duration = Duration::from_secs(5);
 
@@ -88,12 +90,15 @@ impl Nfs {
             return;
         }
         let mount = self.ask(|answer| Ask::Prove(PROOF_WAIT, answer));
+        self.proved.send_replace(None);
+        let proved = self.proved.clone();
         tokio::spawn(async move {
             let server = async {
-                if !nfs.enabled {
-                    return Ok(());
+                if nfs.enabled {
+                    NfsProbe::new(&nfs, PROOF_WAIT).run().await.map_err(|error| error.to_string())?;
+                    proved.send_replace(Some(Instant::now()));
                 }
-                NfsProbe::new(&nfs, PROOF_WAIT).run().await.map(drop).map_err(|error| error.to_string())
+                Ok::<(), String>(())
             };
             let because = tokio::try_join!(server, mount).err();
             inbox.input(Input::Proved { number, because });
@@ -110,7 +115,12 @@ impl Nfs {
         }
         self.ending_for.insert(vip);
         if self.ending.is_empty() {
-            let end = self.ask(Ask::End);
+            let proved = self.proved.borrow().is_some_and(|at| at.elapsed() < PROVED);
+            let end = if proved {
+                self.ask(|answer| Ask::End { nfs: false, answer })
+            } else {
+                self.ask(|answer| Ask::End { nfs: true, answer })
+            };
             self.ending.spawn(end);
         }
     }

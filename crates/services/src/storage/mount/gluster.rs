@@ -179,7 +179,7 @@ pub(super) async fn kill(clients: Vec<Client>) -> Result<(), String> {
         if !command_serves(pid, &client.path) {
             continue;
         }
-        tracing::warn!(pid, %path, "the client of a mount that hangs is ended, with what clients elsewhere have sent again");
+        tracing::warn!(pid, %path, "the client of a mount that does not answer is ended, with what clients elsewhere have sent again");
         // Gone already is as good.
         let _ = pidfd_send_signal(process.get_ref(), Signal::KILL);
         // All of its threads, for any may be about to send something.

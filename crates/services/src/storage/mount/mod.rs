@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tokio::sync::{Mutex, mpsc};
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout_at};
 
 pub use config::{ConfigError, Kind, StorageConfig};
 pub use probe::Probed;
@@ -37,6 +37,8 @@ const FIRST_PROBE: Duration = Duration::from_secs(10);
 const MOUNT_DEADLINE: Duration = Duration::from_secs(60);
 /// How long one unmount may take before the client process is killed.
 const UNMOUNT_DEADLINE: Duration = Duration::from_secs(5);
+/// How often the end of a probe that hangs is looked for.
+const STUCK_POLL: Duration = Duration::from_millis(50);
 /// How many mounts stacked on one path are taken away.
 const MAX_STACKED: usize = 8;
 
@@ -211,19 +213,27 @@ impl Storage for Mount {
 
     async fn answers(&self, within: Duration) -> Result<(), String> {
         let path = self.config.path.display();
-        let silent = || format!("{path} does not answer within {} ms", within.as_millis());
-        // The watch's probe may be under way, and then this one's turn comes after it.
-        match timeout(within, self.probe(within)).await {
-            Err(_) => Err(silent()),
-            Ok(Err(error)) if error.is_hang() => Err(silent()),
-            // Detached, it lives on with its client.
-            Ok(Err(HelperError::Refused { why }))
-                if why == probe::NOT_MOUNTED && !gluster::clients_of(&self.config.path).is_empty() =>
-            {
-                Err(format!("{path} is not mounted any more, and its client process is still there"))
+        let until = Instant::now() + within;
+        loop {
+            // The watch's probe may be under way, and then this one's turn comes after it.
+            match timeout_at(until, self.probe(within)).await {
+                // An earlier probe hangs, and not for long enough yet: it ends when the mount answers.
+                Ok(Err(HelperError::Stuck { since, .. }))
+                    if since.elapsed() < PROBE_DEADLINE && Instant::now() < until =>
+                {
+                    sleep(STUCK_POLL).await;
+                }
+                Ok(Err(error)) if !error.is_hang() => {
+                    let detached = matches!(&error, HelperError::Refused { why } if why == probe::NOT_MOUNTED);
+                    if detached && !gluster::clients_of(&self.config.path).is_empty() {
+                        return Err(format!("{path} is not mounted any more, and its client process is still there"));
+                    }
+                    // An error is an answer too: nothing waits.
+                    return Ok(());
+                }
+                Ok(Ok(_)) => return Ok(()),
+                Ok(Err(_)) | Err(_) => return Err(format!("{path} does not answer")),
             }
-            // An error is an answer too: nothing waits.
-            Ok(_) => Ok(()),
         }
     }
 
