@@ -142,7 +142,7 @@ async fn inside() {
     assert!(why.contains("client process"), "{why}");
     mount.end().await.unwrap();
     mount.ensure_mounted().await.unwrap();
-    assert!(!std::path::Path::new(path).join("late").exists());
+    assert!(!Path::new(path).join("late").exists());
 
     // Hung again, and taken away: the client is ended, which frees what hangs in it.
     kill_process(client_of(path).unwrap(), Signal::STOP).unwrap();

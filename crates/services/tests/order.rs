@@ -7,7 +7,7 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use services::config::StartWith;
-use services::{Manager, NoStorage, Report, Serve, ServicesConfig, State, Storage};
+use services::{Ask, Manager, NoStorage, Report, Serve, ServicesConfig, State, Storage};
 use tokio::sync::{mpsc, oneshot, watch};
 
 const LONG: Duration = Duration::from_secs(20);
@@ -170,7 +170,7 @@ async fn an_nfs_server_that_is_not_ours_is_not_ended() {
             tokio::time::timeout(LONG, running).await.unwrap();
         }
         let (ended, end) = oneshot::channel();
-        manager.end_nfs(ended);
+        manager.ask(Ask::End { nfs: true, answer: ended });
         let done = tokio::time::timeout(LONG, end).await.unwrap().unwrap();
         match expected {
             None => assert_eq!(done, Ok(())),

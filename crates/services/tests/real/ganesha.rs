@@ -8,7 +8,7 @@ use crate::common::{Managed, alive, inside, pid_of, signal};
 use rustix::process::Signal;
 use services::config::StartWith;
 use services::probe::nfs::NfsProbe;
-use services::{Serve, ServicesConfig, State};
+use services::{Ask, Serve, ServicesConfig, State};
 use tokio::sync::oneshot;
 
 const LONG: Duration = Duration::from_secs(60);
@@ -85,7 +85,7 @@ async fn ganesha_with_all_it_needs() {
     signal(pid, Signal::STOP);
     let (ended, end) = oneshot::channel();
     let begun = Instant::now();
-    managed.manager.end_nfs(ended);
+    managed.manager.ask(Ask::End { nfs: true, answer: ended });
     assert_eq!(end.await, Ok(Ok(())));
     println!("hung: ended after {:?}", begun.elapsed());
     assert!(!alive(pid) && begun.elapsed() < Duration::from_secs(2));
