@@ -13,6 +13,7 @@ mod table;
 mod watch;
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{Mutex, mpsc};
@@ -67,6 +68,8 @@ pub struct Mount {
     config: StorageConfig,
     helper: HelperCommand,
     probe: Mutex<Helper>,
+    /// Its client process was ended, for it did not answer: the mount that follows has to show that it does.
+    ended: AtomicBool,
 }
 
 impl Mount {
@@ -75,7 +78,7 @@ impl Mount {
         config.validate()?;
         let args = ["mount-probe".into(), config.path.as_os_str().to_owned(), "--node".into(), pnn.to_string().into()];
         let probe = Mutex::new(Helper::new(helper, "mount probe", args));
-        Ok(Self { config, helper: helper.clone(), probe })
+        Ok(Self { config, helper: helper.clone(), probe, ended: AtomicBool::new(false) })
     }
 
     /// Where the shared filesystem is.
@@ -243,7 +246,10 @@ impl Storage for Mount {
             Kind::Local => {
                 Err(format!("{} is not mounted by this daemon: what hangs in it cannot be ended", path.display()))
             }
-            Kind::Gluster => gluster::kill(gluster::clients_of(path)).await,
+            Kind::Gluster => {
+                self.ended.store(true, Ordering::Relaxed);
+                gluster::kill(gluster::clients_of(path)).await
+            }
         }
     }
 

@@ -1,5 +1,6 @@
 //! Watches a ready mount: one probe a second, its health as reports.
 
+use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
 use tokio::sync::mpsc;
@@ -108,7 +109,7 @@ async fn tell(reports: &mpsc::Sender<Report>, last: &mut Option<Report>, report:
 pub(super) async fn watch(mount: &Mount, reports: &mpsc::Sender<Report>) -> String {
     let path = mount.path().display().to_string();
     let warnings = mount.warnings();
-    let mut health = Health::default();
+    let mut health = Health { failed: mount.ended.swap(false, Ordering::Relaxed), ..Health::default() };
     let mut last: Option<Report> = None;
     let mut ticks = interval(INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
