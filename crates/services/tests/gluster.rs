@@ -159,6 +159,9 @@ async fn inside() {
     let (sender, mut reports) = mpsc::channel(16);
     let watched = Arc::clone(&mount);
     let watch = tokio::spawn(async move { watched.watch(sender).await });
+    // It was ended for it hung: the new one has to show first that it does not.
+    let first = reports.recv().await.unwrap();
+    assert!(first.state == State::Failed && first.because.contains("waiting for 3 good probes"), "{first:?}");
     assert_eq!(reports.recv().await.unwrap().state, State::Ok);
     kill_process(client_of(path).unwrap(), Signal::KILL).unwrap();
     let why = timeout(Duration::from_secs(10), watch).await.expect("given up").unwrap();

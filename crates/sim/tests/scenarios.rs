@@ -479,7 +479,8 @@ fn addresses_go_back_within_the_window_only_and_one_by_one() {
     world.run_for(10 * S);
     assert_eq!(spread(&world), [4, 4, 0], "{}", tail(&world));
     world.time_of_day(usize::from(leader.0), 23 * 60);
-    let first = world.run_until(S, |w| !held_by(w, 2).is_empty()).expect("the first comes at once");
+    // In this story its NFS server does not prove that it answers, and is ended first: a second for either.
+    let first = world.run_until(4 * S, |w| !held_by(w, 2).is_empty()).expect("the first comes at once");
     let second = world.run_until(10 * S, |w| held_by(w, 2).len() == 2).expect("then the second");
     println!("the first address after {} ms, the second {} ms later", first / MS, second / MS);
     assert!(second >= 1_900 * MS, "{second}");
