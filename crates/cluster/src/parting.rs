@@ -21,8 +21,16 @@ struct Asked {
     /// The addresses that are to leave.
     vips: BTreeSet<IpAddr>,
     until: Time,
-    /// All have answered, or have been waited for long enough.
+    /// All members have answered.
     ready: bool,
+    /// They have been waited for long enough.
+    over: bool,
+}
+
+impl Asked {
+    fn waits(&self) -> bool {
+        !self.ready && !self.over
+    }
 }
 
 /// A member's part in it.
@@ -57,7 +65,7 @@ impl Parting {
 
     /// The request that waits for answers, for the report.
     pub(crate) fn request(&self) -> Option<u64> {
-        self.asked.as_ref().filter(|asked| !asked.ready).map(|_| self.number)
+        self.asked.as_ref().filter(|asked| asked.waits()).map(|_| self.number)
     }
 
     /// What this node has answered, for the report.
@@ -72,17 +80,18 @@ impl Parting {
         }
         match &mut self.asked {
             // The lists of clients are a node's: the answers will be for this address too.
-            Some(asked) if !asked.ready && now < asked.until => {
+            Some(asked) if asked.waits() && now < asked.until => {
                 asked.vips.insert(vip);
             }
             Some(asked) if asked.vips.contains(&vip) => {
-                // Waited for long enough: nothing is due any more, whatever else keeps the address here.
-                asked.ready = true;
+                // Nothing is due any more, whatever else keeps the address here.
+                asked.over |= !asked.ready;
                 return true;
             }
             _ => {
                 self.number += 1;
-                self.asked = Some(Asked { vips: BTreeSet::from([vip]), until: now + GRACE_WAIT, ready: false });
+                self.asked =
+                    Some(Asked { vips: BTreeSet::from([vip]), until: now + GRACE_WAIT, ready: false, over: false });
             }
         }
         planted(Planted::MoveGraceNotAwaited)
@@ -140,12 +149,13 @@ impl Parting {
             if *pnn == me { own } else { report.is_some_and(|r| r.partings.get(&me) == Some(&wanted)) }
         };
         if let Some(asked) = &mut self.asked {
-            asked.ready |= view.members.iter().all(answers);
+            // Who has joined meanwhile could give these locks to others as well.
+            asked.ready = view.members.iter().all(answers);
         }
     }
 
     pub(crate) fn next_timeout(&self) -> Option<Time> {
-        self.asked.as_ref().filter(|asked| !asked.ready).map(|asked| asked.until)
+        self.asked.as_ref().filter(|asked| asked.waits()).map(|asked| asked.until)
     }
 }
 

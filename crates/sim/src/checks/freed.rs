@@ -2,8 +2,11 @@
 //!
 //! Who evicts a node destroys its connections behind a fence: the node's storage servers are not told, and keep the locks of
 //! the dead connections. Only the node itself can end those, as it does when it evicts the others in turn, and a power cut.
+//! One that is let in within a second of that may not have heard in time that it is to do so: its clients then wait, as they
+//! would for any lost connection.
 
 use super::Check;
+use crate::clock::{Micros, S};
 use crate::world::World;
 use cluster::{Output, Pnn};
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,7 +15,8 @@ use std::collections::{BTreeMap, BTreeSet};
 #[derive(Debug, Default)]
 struct Kept {
     power_serial: u64,
-    of: BTreeSet<usize>,
+    /// Of whom, since when, and in which life of theirs.
+    of: BTreeMap<usize, (Micros, u64)>,
 }
 
 /// The checker.
@@ -56,7 +60,7 @@ impl Check for Freed {
             }
             Output::FreeStorage { nodes } => {
                 if let Some(kept) = self.kept.get_mut(&host) {
-                    kept.of.retain(|other| !nodes.contains_key(&world.hosts[*other].pnn()));
+                    kept.of.retain(|other, _| !nodes.contains_key(&world.hosts[*other].pnn()));
                 }
                 Ok(())
             }
@@ -74,18 +78,25 @@ impl Freed {
         }
         let kept = self.kept.entry(lost).or_default();
         if kept.power_serial != peer.power_serial {
-            *kept = Kept { power_serial: peer.power_serial, of: BTreeSet::new() };
+            *kept = Kept { power_serial: peer.power_serial, of: BTreeMap::new() };
         }
-        kept.of.insert(host);
+        kept.of.insert(host, (world.now, world.hosts[host].power_serial));
     }
 
     fn let_in(&self, world: &World, host: usize, back: usize) -> Result<(), String> {
         let same_life = |kept: &&Kept| world.hosts.get(back).is_some_and(|b| b.power_serial == kept.power_serial);
         match self.kept.get(&back).filter(same_life) {
-            Some(kept) if kept.of.contains(&host) => {
+            Some(kept) if kept.of.get(&host).is_some_and(|kept| due(world, host, back, *kept)) => {
                 Err(format!("n{host} lets n{back} in again, whose storage still keeps what n{host} had there before"))
             }
             _ => Ok(()),
         }
     }
+}
+
+/// Did the node have the time to hear of it, and do the others' connections of then still matter?
+fn due(world: &World, host: usize, back: usize, (since, life): (Micros, u64)) -> bool {
+    let machine = &world.hosts[host];
+    let carried_out = machine.kernel.evicted.contains(&world.hosts[back].pnn());
+    carried_out && machine.power_serial == life && world.now.saturating_sub(since) >= S
 }

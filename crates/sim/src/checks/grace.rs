@@ -50,7 +50,8 @@ impl Check for Grace {
                 let before = &world.hosts[host].kernel.evicted;
                 let evicted = lost.into_iter().filter(|(p, _)| nodes.contains_key(p) && !before.contains(p)).collect();
                 if now.since(since) < ENOUGH {
-                    return self.all_settled(world, host, &evicted);
+                    let begun = world.now.saturating_sub(now.since(since).as_micros() as Micros);
+                    return self.all_settled(world, host, &evicted, begun);
                 }
             }
             _ => {}
@@ -60,7 +61,14 @@ impl Check for Grace {
 }
 
 impl Grace {
-    fn all_settled(&self, world: &World, host: usize, lost: &BTreeMap<Pnn, Epoch>) -> Result<(), String> {
+    /// `begun`: when this node heard of the loss.
+    fn all_settled(
+        &self,
+        world: &World,
+        host: usize,
+        lost: &BTreeMap<Pnn, Epoch>,
+        begun: Micros,
+    ) -> Result<(), String> {
         let Some(view) = self.learned.view(host) else { return Ok(()) };
         // One who was dropped itself, and hears of all of it late, frees what nobody has any more.
         if !view.members.contains_key(&world.hosts[host].pnn()) {
@@ -70,7 +78,9 @@ impl Grace {
             let Some(other) = world.hosts.get(usize::from(pnn.0)) else { continue };
             // Who has joined with the loss or since gets no address before this node has evicted, so it serves nobody yet.
             let served = |dropped: Epoch| may_serve(world, (pnn, member)) && member.since < dropped;
-            let settled = |p: &Pnn| other.nfs_settled.get(p).is_some_and(|at| world.now < *at + PERIOD);
+            // Who hears of the loss after the others' period, cut off from them for so long, finds it over (docs/nfs.md).
+            let settled =
+                |p: &Pnn| other.nfs_settled.get(p).is_some_and(|at| world.now < *at + PERIOD || begun >= *at + PERIOD);
             if let Some((missed, _)) = lost.iter().find(|(p, dropped)| served(**dropped) && !settled(p)) {
                 return Err(format!(
                     "n{host} frees the locks of n{missed}, and the NFS server of n{pnn} is not in its grace period"

@@ -55,6 +55,12 @@ impl Check for Unfinished {
         if matches!(name, "nfs" | "samba") {
             if state == Health::Off {
                 node.running.remove(name);
+                // Nobody is left who could have anything in hand.
+                if node.running.is_empty() {
+                    node.unproven.clear();
+                    node.left.clear();
+                    node.owed.clear();
+                }
             } else {
                 node.running.insert(name.to_owned());
             }
