@@ -133,6 +133,13 @@ impl Unfinished {
         false
     }
 
+    /// How the services are, news of one. Where none runs any more nobody is left who could have anything in hand.
+    pub(crate) fn services(&mut self, services: &Services) {
+        if !runs(services) {
+            *self = Self { number: self.number, ..Self::default() };
+        }
+    }
+
     /// It is known now that something hangs: the addresses for whose sake it is to be ended. `has`: it is here again.
     pub(crate) fn hung(&mut self, now: Time, has: impl Fn(IpAddr) -> bool) -> Vec<IpAddr> {
         let all = std::mem::take(&mut self.left);
@@ -181,6 +188,20 @@ mod tests {
     fn leaves(unfinished: &mut Unfinished, ms: u64, n: u8, services: &Services) -> (bool, usize) {
         let mut out = Vec::new();
         (unfinished.left(at(ms), vip(n), services, &mut out), out.len())
+    }
+
+    #[test]
+    fn servers_that_have_ended_have_nothing_in_hand() {
+        let mut unfinished = Unfinished::default();
+        let runs = services(&[("nfs", Health::Ok), ("samba", Health::Off)]);
+        assert_eq!(leaves(&mut unfinished, 0, 1, &runs), (false, 1));
+        unfinished.services(&runs);
+        assert_eq!(unfinished.next_timeout(), Some(at(1000)));
+        unfinished.services(&services(&[("nfs", Health::Off), ("samba", Health::Off), ("storage", Health::Failed)]));
+        assert!(!unfinished.expire(at(1000)) && unfinished.hung(at(1001), |_| false).is_empty());
+        // An answer to what was asked before is none to the next question.
+        assert_eq!(asks(&mut unfinished, 1100, 2, &runs), (false, 1));
+        assert!(!unfinished.proved(at(1101), 1, true) && unfinished.proved(at(1102), 2, true));
     }
 
     #[test]

@@ -376,6 +376,7 @@ impl Cluster {
             let text = format!("{name} is {}", crate::fitness::word(health.state));
             self.event(level, "service", Some(self.config.me), text, health.because, out);
         }
+        self.unfinished.services(&self.services);
         if !hung && unfinished::hangs(&self.services) {
             self.end_for_who_left(now, out);
         }
