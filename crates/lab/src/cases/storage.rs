@@ -151,7 +151,7 @@ pub(crate) fn mount_hangs(ctx: &Ctx<'_>) -> Result<()> {
         }
         answers.context("the daemon beside the hung mount does not answer")?;
         ctx.figure(format!("status: {host}: {}", told?.unwrap_or_default()));
-        ctx.bound("the address answers from another node after", (moved - at) as f64 / 1000.0, 3500.0)?;
+        ctx.bound("the address answers from another node after", (moved - at) as f64 / 1000.0, 4500.0)?;
         let begun = Instant::now();
         steadfast::wait_whole(lab, &ctx.all(), Duration::from_secs(90))?;
         ctx.figure(format!("whole again {:.1} s after that", begun.elapsed().as_secs_f64()));
@@ -159,7 +159,8 @@ pub(crate) fn mount_hangs(ctx: &Ctx<'_>) -> Result<()> {
         if beside.errors > 0 {
             bail!("{} operations of the writer on another node failed", beside.errors);
         }
-        ctx.bound("tcp on the moved address: longest outage", tcp.longest_ms(at), 400.0)?;
+        // Nobody is given the address before the mount has had another second and its client process has ended: 1.0 to 1.1 s.
+        ctx.bound("tcp on the moved address: longest outage", tcp.longest_ms(at), 1500.0)?;
         ctx.bound("NFSv3 writer on another node: longest stall", beside.longest_ms(at), 500.0)
     })
 }
