@@ -483,7 +483,8 @@ fn addresses_go_back_within_the_window_only_and_one_by_one() {
     let first = world.run_until(4 * S, |w| !held_by(w, 2).is_empty()).expect("the first comes at once");
     let second = world.run_until(10 * S, |w| held_by(w, 2).len() == 2).expect("then the second");
     println!("the first address after {} ms, the second {} ms later", first / MS, second / MS);
-    assert!(second >= 1_900 * MS, "{second}");
+    // The first was ordered at once, however long its server took to end.
+    assert!(first + second >= 1_900 * MS, "{first} {second}");
     world.run_for(10 * S);
     assert_eq!(spread(&world), [3, 3, 2], "{}", tail(&world));
     settles(&mut world, 40 * S);

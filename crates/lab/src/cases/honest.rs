@@ -1,8 +1,6 @@
 //! Tests of tests: with the part switched off that makes a failover short, the test of that failover must fail.
 
-use super::{
-    Ctx, connections, faults, hold, late_writes, links, many, nfs_locks, outage, returning, services, storage, told,
-};
+use super::{Ctx, connections, faults, hold, late_writes, links, many, nfs_locks, outage, services, storage, told};
 use crate::steadfast;
 use anyhow::{Result, bail};
 
@@ -93,11 +91,6 @@ pub(crate) fn no_announcement_of_the_cut_off(ctx: &Ctx<'_>) -> Result<()> {
 /// The storage's clients wait for the lost server until their ping time-out (42 s).
 pub(crate) fn no_eviction(ctx: &Ctx<'_>) -> Result<()> {
     must_fail(ctx, "evict", outage::member)
-}
-
-/// The storage of a node that was shut out keeps what others' clients had there: they wait for themselves when it is back.
-pub(crate) fn no_freeing(ctx: &Ctx<'_>) -> Result<()> {
-    must_fail(ctx, "free", returning::stalls_no_writer)
 }
 
 /// Without a lease a node's own storage clients go on writing.

@@ -228,7 +228,6 @@ pub(crate) const CASES: &[Case] = &[
     long(Group::Gluster, "returning-node-cannot-write", returning::cut_off),
     long(Group::Gluster, "returning-paused-cannot-write", returning::paused),
     long(Group::Gluster, "returning-daemon-stalls-no-writer", returning::stalls_no_writer),
-    long(Group::Gluster, "honest-without-freeing", honest::no_freeing),
     long(Group::Gluster, "split-of-plain-volumes", split::plain),
     long(Group::Gluster, "split-with-the-daemon", split::with_daemon),
     long(Group::Gluster, "clean-stop-lets-go-of-the-storage", eviction::clean_stop),
