@@ -398,6 +398,17 @@ pub(crate) struct Contest {
     pub(crate) path: String,
 }
 
+/// A file on an NFS server.
+#[derive(Debug, clap::Args)]
+pub(crate) struct NfsFile {
+    #[arg(long)]
+    pub(crate) server: IpAddr,
+    #[arg(long, default_value = "/vol1")]
+    pub(crate) export: String,
+    #[arg(long)]
+    pub(crate) path: String,
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum ProbeKind {
     /// Connect to the ident server behind an address
@@ -409,12 +420,8 @@ pub(crate) enum ProbeKind {
     },
     /// Write a file over NFSv3, block by block
     NfsWriter {
-        #[arg(long)]
-        server: IpAddr,
-        #[arg(long, default_value = "/vol1")]
-        export: String,
-        #[arg(long)]
-        path: String,
+        #[command(flatten)]
+        file: NfsFile,
         #[arg(long, default_value_t = 20)]
         interval_ms: u64,
     },
@@ -423,14 +430,7 @@ pub(crate) enum ProbeKind {
     /// Hold a lock over NFSv3, while a rival wants it through another server
     Nfs3Hold(Contest),
     /// Write to a file over NFSv3 what standard input says, line by line
-    Nfs3Say {
-        #[arg(long)]
-        server: IpAddr,
-        #[arg(long, default_value = "/vol1")]
-        export: String,
-        #[arg(long)]
-        path: String,
-    },
+    Nfs3Say(NfsFile),
     /// Hold a lock over NFSv4, while a rival wants it through another server
     NfsHold(Contest),
     /// Write to the shared mount on a node, under a lock
@@ -459,12 +459,8 @@ pub(crate) enum ProbeKind {
     },
     /// Check what the writer wrote
     NfsVerify {
-        #[arg(long)]
-        server: IpAddr,
-        #[arg(long, default_value = "/vol1")]
-        export: String,
-        #[arg(long)]
-        path: String,
+        #[command(flatten)]
+        file: NfsFile,
         #[arg(long)]
         blocks: u64,
     },

@@ -41,18 +41,16 @@ use std::time::Duration;
 fn run_probe(probe: ProbeKind) -> Result<i32> {
     match probe {
         ProbeKind::Tcp { target, interval_ms } => probe::tcp::main(target, Duration::from_millis(interval_ms)),
-        ProbeKind::NfsWriter { server, export, path, interval_ms } => {
-            probe::nfs_writer::main(server, &export, &path, Duration::from_millis(interval_ms))
+        ProbeKind::NfsWriter { file, interval_ms } => {
+            probe::nfs_writer::main(&file, Duration::from_millis(interval_ms))
         }
         ProbeKind::Attempt { what, path, block, until_us } => probe::attempt::main(what, &path, block, until_us),
         ProbeKind::MountWriter { path, tag, once } => probe::mount_writer::main(&path, &tag, once),
         ProbeKind::NfsCount(counting) => probe::nfs_count::main(&counting),
         ProbeKind::Nfs3Hold(contest) => probe::nfs3_hold::main(&contest),
-        ProbeKind::Nfs3Say { server, export, path } => probe::nfs3_say::main(server, &export, &path),
+        ProbeKind::Nfs3Say(file) => probe::nfs3_say::main(&file),
         ProbeKind::NfsHold(contest) => probe::nfs_hold::main(&contest),
-        ProbeKind::NfsVerify { server, export, path, blocks } => {
-            probe::nfs_writer::verify(server, &export, &path, blocks)
-        }
+        ProbeKind::NfsVerify { file, blocks } => probe::nfs_writer::verify(&file, blocks),
         ProbeKind::Database(options) => bench::db::worker::main(&options),
         ProbeKind::ClientOfDatabases(options) => probe::databases::main(&options),
         ProbeKind::ChainLock(options) => probe::chain_lock::main(&options),

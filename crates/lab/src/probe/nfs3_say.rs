@@ -3,15 +3,15 @@
 
 use super::nfs3_lock::Side;
 use super::{now_us, say};
+use crate::args::NfsFile;
 use anyhow::Result;
 use std::io::BufRead;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 /// Writes until standard input closes.
-pub(crate) fn main(server: IpAddr, export: &str, path: &str) -> Result<i32> {
-    let mut side = Side::open(server, export, path, "say", 0, &Arc::new(AtomicBool::new(false)))?;
+pub(crate) fn main(file: &NfsFile) -> Result<i32> {
+    let mut side = Side::open(file.server, &file.export, &file.path, "say", 0, &Arc::new(AtomicBool::new(false)))?;
     for line in std::io::stdin().lock().lines() {
         let line = line?;
         side.write(&format!("{line}\n"))?;

@@ -4,10 +4,10 @@
 //! acknowledged block is there, whatever happened in between.
 
 use super::{Gaps, say, stop_flag};
+use crate::args::NfsFile;
 use anyhow::{Context, Result, bail};
 use drill::clients::nfs3::{Client, JUKEBOX};
 use drill::clients::{BLOCK, block};
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -17,11 +17,12 @@ fn split(path: &str) -> Result<(&str, &str)> {
 }
 
 /// Writes until standard input closes. The last line tells how many blocks were acknowledged.
-pub(crate) fn main(server: IpAddr, export: &str, path: &str, interval: Duration) -> Result<i32> {
+pub(crate) fn main(file: &NfsFile, interval: Duration) -> Result<i32> {
+    let NfsFile { server, export, path } = file;
     let stop = stop_flag();
     let (directory, name) = split(path)?;
     let begin = || -> Result<(Client, Vec<u8>)> {
-        let (mut client, root) = Client::mount(server, export, Arc::clone(&stop))?;
+        let (mut client, root) = Client::mount(*server, export, Arc::clone(&stop))?;
         let directory = client.walk(&root, directory)?;
         let file = client.create(&directory, name)?;
         Ok((client, file))
@@ -58,10 +59,11 @@ pub(crate) fn main(server: IpAddr, export: &str, path: &str, interval: Duration)
 }
 
 /// Reads the first `blocks` blocks back and compares; prints what is wrong.
-pub(crate) fn verify(server: IpAddr, export: &str, path: &str, blocks: u64) -> Result<i32> {
+pub(crate) fn verify(file: &NfsFile, blocks: u64) -> Result<i32> {
+    let NfsFile { server, export, path } = file;
     let stop = Arc::new(AtomicBool::new(false));
     let (directory, name) = split(path)?;
-    let (mut client, root) = Client::mount(server, export, stop)?;
+    let (mut client, root) = Client::mount(*server, export, stop)?;
     let directory = client.walk(&root, directory)?;
     let file = client.lookup(&directory, name)?.with_context(|| format!("{path} is not there"))?;
     let mut wrong = Vec::new();
