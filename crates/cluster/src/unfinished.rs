@@ -1,11 +1,10 @@
 //! What servers that live on may have in hand still of an address that has left them by plan.
 //!
 //! An NFS server that hangs, or whose storage does, has taken writes that it has not carried out; what smbd has given to the
-//! shared mount is with the mount's client process, and outlives smbd. Their clients send them to the
-//! next server and go on; carried out after that, they would take newer ones back. Letting go of locks ends nothing of it. So
-//! before an address leaves, server and storage prove that they answer, [`PROOF_WAIT`] at most. What
-//! does not is ended before anybody else is given the address, [`END_WAIT`] at most; so is what is found to hang a moment
-//! later, at once.
+//! shared mount is with the mount's client process, and outlives smbd. Their clients send them to the next server and go on;
+//! carried out after that, they would take newer ones back. Letting go of locks ends nothing of it. So before an address
+//! leaves, server and storage prove that they answer, [`PROOF_WAIT`] at most. What does not is ended before anybody else is
+//! given the address, [`END_WAIT`] at most; so is what is found to hang a moment later, at once.
 
 use crate::planted::{Planted, planted};
 use crate::{Health, Output, ServiceHealth, Time};

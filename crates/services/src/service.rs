@@ -165,7 +165,7 @@ impl Service {
             if runs {
                 warn!(
                     service = self.kind.name(),
-                    "{} hangs with what clients elsewhere have sent",
+                    "{} hangs with what clients have sent again elsewhere: it is killed, and started again",
                     self.kind.program()
                 );
             }
