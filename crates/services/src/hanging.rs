@@ -69,9 +69,11 @@ impl<S: Storage> Hanging<S> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::hold::Hold;
     use crate::report::Report;
     use std::convert::Infallible;
     use std::sync::atomic::{AtomicU32, Ordering};
+    use tokio::sync::watch;
 
     /// Answers or not; counts how often it was asked, and ended.
     #[derive(Default)]
@@ -102,7 +104,7 @@ mod tests {
             Ok(())
         }
 
-        async fn watch(&self, _: mpsc::Sender<Report>) -> String {
+        async fn watch(&self, _: watch::Receiver<Hold>, _: mpsc::Sender<Report>) -> String {
             std::future::pending().await
         }
     }

@@ -147,6 +147,16 @@ impl Health {
         }
     }
 
+    /// A probe failed, for which the service is not to blame: it is waited for, and nothing is counted.
+    pub fn probe_excused(&mut self, because: impl Into<String>) {
+        let waits = matches!(self.state, State::Ok | State::Failing) && !self.recovers_from_exit();
+        if waits {
+            self.state = State::Failing;
+            self.trouble = Some(Trouble::Probes);
+            self.because = because.into();
+        }
+    }
+
     /// The service answered, and the answer is no: a start is over soon then, for the service is up.
     pub fn probe_refused(&mut self, now: Instant, because: impl Into<String>) {
         if let Some(until) = &mut self.start_until {

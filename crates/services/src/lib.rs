@@ -22,6 +22,7 @@ pub mod events;
 pub mod ganesha;
 mod hanging;
 pub mod health;
+mod hold;
 mod kind;
 pub mod manager;
 pub mod nfs_state;
@@ -38,6 +39,7 @@ mod told;
 
 pub use config::{EventsConfig, Grace, MoveGrace, NfsConfig, SambaConfig, ServicesConfig};
 pub use hanging::{Answer, Ask};
+pub use hold::Hold;
 pub use manager::Manager;
 pub use parts::Parts;
 pub use report::{Report, Serve, State};

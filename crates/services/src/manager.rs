@@ -12,6 +12,7 @@ use tracing::{info, warn};
 
 use crate::config::ServicesConfig;
 use crate::hanging::{Answer, Ask, Hanging, MountAsk};
+use crate::hold::Hold;
 use crate::kind::Kind;
 use crate::parts::Parts;
 use crate::probe::rpcbind::Registrations;
@@ -26,7 +27,8 @@ const MOUNT_RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration:
 #[derive(Debug)]
 pub struct Manager {
     leave: watch::Sender<bool>,
-    held: watch::Sender<bool>,
+    silent: watch::Sender<bool>,
+    hold: watch::Sender<Hold>,
     deserted: watch::Sender<u64>,
     /// The NFS server is to be ended.
     ends: mpsc::UnboundedSender<Answer>,
@@ -59,7 +61,8 @@ impl Manager {
         reports: mpsc::Sender<Report>,
     ) -> Self {
         let (leave, left) = watch::channel(false);
-        let (held, holds) = watch::channel(false);
+        let (silent, silence) = watch::channel(false);
+        let (hold, holds) = watch::channel(Hold::default());
         let (deserted, deserts) = watch::channel(0);
         let (ends, wanted) = mpsc::unbounded_channel();
         let (mount, asks) = mpsc::unbounded_channel();
@@ -67,15 +70,21 @@ impl Manager {
         let storage = Arc::new(storage);
         // Ends with the sender.
         tokio::spawn(Hanging::new(Arc::clone(&storage), asks).run());
-        let cues = Cues { held: holds, deserted: deserts };
+        let cues = Cues { silent: silence, hold: holds, deserted: deserts };
         let task = tokio::spawn(Coordinator::new(parts, config, storage, serve, left, (cues, wanted), reports).run());
-        Self { leave, held, deserted, ends, mount, mount_serves, task }
+        Self { leave, silent, hold, deserted, ends, mount, mount_serves, task }
     }
 
-    /// While this node's own clients of the shared filesystem are held, or it does not answer them, services that do not
-    /// answer are not restarted: they wait for it, and what they have under way goes on after.
-    pub fn hold(&self, held: bool) {
-        self.held.send_replace(held);
+    /// While this node's own clients of the shared filesystem are held, services that do not answer are not restarted, and
+    /// neither they nor the filesystem count as failed for it, until a moment after: they wait, and what they have under
+    /// way goes on.
+    pub fn hold(&self, hold: Hold) {
+        self.hold.send_replace(hold);
+    }
+
+    /// While the shared filesystem does not answer, services that do not answer either are not restarted.
+    pub fn silent(&self, silent: bool) {
+        self.silent.send_replace(silent);
     }
 
     /// No client reaches this node any more, and all that it had are with other nodes: the NFS server begins anew, so that
@@ -146,6 +155,7 @@ struct Coordinator<S> {
     storage: Arc<S>,
     serve: watch::Receiver<Serve>,
     left: watch::Receiver<bool>,
+    hold: watch::Receiver<Hold>,
     reports: mpsc::Sender<Report>,
     /// Number of the last order to stop.
     stops: u64,
@@ -171,6 +181,7 @@ impl<S: Storage> Coordinator<S> {
     ) -> Self {
         let mut services: Vec<Handle> = Vec::new();
         let mut ends = Some(ends);
+        let hold = cues.hold.clone();
         for kind in kinds(&config) {
             let needs_rpcbind = matches!(&kind, Kind::Ganesha(nfs) if nfs.manage) || matches!(kind, Kind::Statd(_));
             let after = services.iter().find(|s| needs_rpcbind && s.name == "rpcbind").map(|s| s.state.clone());
@@ -181,7 +192,7 @@ impl<S: Storage> Coordinator<S> {
             let (state, stopped) = (service.state(), service.stopped());
             services.push(Handle { name, orders, state, stopped, task: tokio::spawn(service.run()) });
         }
-        Self { parts, services, storage, serve, left, reports, stops: 0 }
+        Self { parts, services, storage, serve, left, hold, reports, stops: 0 }
     }
 
     async fn run(mut self) {
@@ -242,7 +253,7 @@ impl<S: Storage> Coordinator<S> {
         let reports = self.watched();
         tokio::select! {
             turn = turn(&mut self.serve, &mut self.left) => turn,
-            because = self.storage.watch(reports) => Turn::Remount(because),
+            because = self.storage.watch(self.hold.clone(), reports) => Turn::Remount(because),
         }
     }
 

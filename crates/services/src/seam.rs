@@ -9,8 +9,9 @@ use std::error::Error;
 use std::future::Future;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
+use crate::hold::Hold;
 use crate::report::{Report, State};
 
 /// A shared mount, as the manager sees it. No method may block its thread: whatever touches the mount runs in
@@ -32,8 +33,9 @@ pub trait Storage: Send + Sync + 'static {
     fn end(&self) -> impl Future<Output = Result<(), String>> + Send;
 
     /// Watches a ready mount and reports its health (service name `storage`) until it is beyond repair in
-    /// place: the return asks for services stopped, unmount and a fresh mount, and says why.
-    fn watch(&self, reports: mpsc::Sender<Report>) -> impl Future<Output = String> + Send;
+    /// place: the return asks for services stopped, unmount and a fresh mount, and says why. What hangs in a hold of this
+    /// node's storage clients has not failed.
+    fn watch(&self, hold: watch::Receiver<Hold>, reports: mpsc::Sender<Report>) -> impl Future<Output = String> + Send;
 }
 
 /// No mount of ours: always ready.
@@ -59,7 +61,7 @@ impl Storage for NoStorage {
         Ok(())
     }
 
-    async fn watch(&self, reports: mpsc::Sender<Report>) -> String {
+    async fn watch(&self, _: watch::Receiver<Hold>, reports: mpsc::Sender<Report>) -> String {
         let ready = Report::new("storage", State::Ok, "no shared mount is configured");
         // A closed channel means that the daemon is going away; there is nobody left to tell.
         let _ = reports.send(ready).await;

@@ -16,6 +16,7 @@ use tracing::{info, warn};
 use crate::config::{HealthConfig, ServicesConfig};
 use crate::hanging::Answer;
 use crate::health::Health;
+use crate::hold::{Hold, noticed_late};
 use crate::kind::Kind;
 use crate::parts::Parts;
 use crate::probe::ProbeError;
@@ -46,7 +47,9 @@ pub(crate) enum Order {
 #[derive(Debug, Clone)]
 pub(crate) struct Cues {
     /// The shared filesystem answers nobody on this node: no service can be told hung.
-    pub(crate) held: watch::Receiver<bool>,
+    pub(crate) silent: watch::Receiver<bool>,
+    /// This node's own storage clients are held, or were.
+    pub(crate) hold: watch::Receiver<Hold>,
     /// All clients of this node are with other nodes: counts how often that came to pass.
     pub(crate) deserted: watch::Receiver<u64>,
 }
@@ -78,6 +81,10 @@ pub(crate) struct Service {
     probes: JoinSet<Probed>,
     next_probe: Option<Instant>,
     next_start: Option<Instant>,
+    /// Since when it is to run.
+    begun: Instant,
+    /// The last probe failed, and nobody was blamed for it, for this daemon had stood still.
+    spared: bool,
     /// Since when it answers, over restarts that its clients hardly notice.
     answers_since: Option<Instant>,
     run_dir: PathBuf,
@@ -112,6 +119,8 @@ impl Service {
             probes: JoinSet::new(),
             next_probe: None,
             next_start: None,
+            begun: Instant::now(),
+            spared: false,
             answers_since: None,
             run_dir: services.run_dir.clone(),
         }
@@ -229,6 +238,7 @@ impl Service {
     /// Takes over what runs, or schedules a start.
     async fn begin(&mut self) {
         let now = Instant::now();
+        self.begun = now;
         self.next_start = Some(now);
         self.next_probe = None;
         if self.supervisor.is_running() {
@@ -386,6 +396,7 @@ impl Service {
         self.told.unprobed = false;
         match probed.result {
             Ok(what) => {
+                self.spared = false;
                 self.answers_since.get_or_insert(now);
                 self.backoff.healthy(now);
                 self.health.probe_good(now, what);
@@ -402,7 +413,9 @@ impl Service {
             Err(error) => {
                 self.backoff.unhealthy();
                 let before = self.health.state();
-                if matches!(error, ProbeError::Refused { .. }) {
+                if let Some(why) = self.excuse(probed.at, now) {
+                    self.health.probe_excused(format!("{error}; {why}"));
+                } else if matches!(error, ProbeError::Refused { .. }) {
                     self.health.probe_refused(now, error.to_string());
                 } else {
                     self.health.probe_bad(now, error.to_string());
@@ -421,6 +434,16 @@ impl Service {
         }
     }
 
+    /// Why the service is not to blame for a failed probe.
+    fn excuse(&mut self, sent: Instant, now: Instant) -> Option<&'static str> {
+        if let Some(why) = self.cues.hold.borrow().excuse(self.begun, now) {
+            return Some(why);
+        }
+        // Once: a machine that is always late must notice a service that hangs, too.
+        self.spared = !self.spared && noticed_late(sent, self.config.deadline(), now);
+        self.spared.then_some("this daemon has stood still meanwhile")
+    }
+
     fn send_probe(&mut self, now: Instant) {
         let probe = self.kind.probe(self.config.deadline());
         self.probes.spawn(async move { Probed { at: now, result: probe.await } });
@@ -432,7 +455,7 @@ impl Service {
 
     async fn housekeep(&mut self) {
         self.supervisor.bound_output().await;
-        if *self.cues.held.borrow() {
+        if *self.cues.silent.borrow() || self.cues.hold.borrow().lasts() {
             // Its patience begins when the filesystem answers again.
             self.health.restarted_hung(Instant::now());
             return;

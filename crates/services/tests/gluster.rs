@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use services::storage::volume::Volume;
 use services::storage::{HelperCommand, Mount, StorageConfig};
-use services::{State, Storage};
-use tokio::sync::mpsc;
+use services::{Hold, State, Storage};
+use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 
 const INSIDE: &str = "STEADFAST_TEST_INSIDE_NAMESPACES";
@@ -99,7 +99,9 @@ async fn inside() {
     // A hang: reported within the deadline and a bit, over when the client goes on.
     let (sender, mut reports) = mpsc::channel(16);
     let watched = Arc::clone(&mount);
-    let watch = tokio::spawn(async move { watched.watch(sender).await });
+    let (hold, held) = watch::channel(Hold::default());
+    let watch = tokio::spawn(async move { watched.watch(held, sender).await });
+    let failed = std::cell::Cell::new(false);
     let mut state = async |wanted: State| {
         let wait = async {
             loop {
@@ -107,12 +109,23 @@ async fn inside() {
                 if report.state == wanted {
                     return report.because;
                 }
+                failed.set(failed.get() || report.state == State::Failed);
             }
         };
         timeout(Duration::from_secs(30), wait).await.unwrap_or_else(|_| panic!("no report says {wanted:?}"))
     };
     state(State::Ok).await;
     let client = client_of(path).unwrap();
+    // Held, which is no failure, however long it lasts; one good probe after it will do.
+    hold.send_modify(|hold| assert!(hold.begin(Instant::now())));
+    kill_process(client, Signal::STOP).unwrap();
+    while !state(State::Failing).await.contains("no lease") {}
+    hold.send_modify(|hold| assert!(hold.end(Instant::now())));
+    kill_process(client, Signal::CONT).unwrap();
+    state(State::Ok).await;
+    assert!(!failed.get(), "it was called failed for a hold");
+    hold.send_replace(Hold::default());
+
     kill_process(client, Signal::STOP).unwrap();
     let started = Instant::now();
     let because = state(State::Failed).await;
@@ -158,7 +171,7 @@ async fn inside() {
     mount.ensure_mounted().await.unwrap();
     let (sender, mut reports) = mpsc::channel(16);
     let watched = Arc::clone(&mount);
-    let watch = tokio::spawn(async move { watched.watch(sender).await });
+    let watch = tokio::spawn(async move { watched.watch(watch::channel(Hold::default()).1, sender).await });
     // It was ended for it hung: the new one has to show first that it does not.
     let first = reports.recv().await.unwrap();
     assert!(first.state == State::Failed && first.because.contains("waiting for 3 good probes"), "{first:?}");

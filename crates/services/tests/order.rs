@@ -7,7 +7,7 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use services::config::StartWith;
-use services::{Ask, Manager, NoStorage, Report, Serve, ServicesConfig, State, Storage};
+use services::{Ask, Hold, Manager, NoStorage, Report, Serve, ServicesConfig, State, Storage};
 use tokio::sync::{mpsc, oneshot, watch};
 
 const LONG: Duration = Duration::from_secs(20);
@@ -64,7 +64,7 @@ impl Storage for Fake {
         Ok(())
     }
 
-    async fn watch(&self, _: mpsc::Sender<Report>) -> String {
+    async fn watch(&self, _: watch::Receiver<Hold>, _: mpsc::Sender<Report>) -> String {
         let mut broken = self.broken.clone();
         let seen = *broken.borrow();
         // a closed channel is as good as one that never says anything

@@ -12,8 +12,8 @@ use serde_json::json;
 use services::storage::check::{Call, ChildPeer, Op, Outcome, Peer, Plan, Property, Verdict, run};
 use services::storage::lock::{Acquired, LockHelper};
 use services::storage::{ClusterLock, HelperCommand, LockSpec, Mount, StorageConfig};
-use services::{Report, State, Storage};
-use tokio::sync::{Mutex, mpsc};
+use services::{Hold, Report, State, Storage};
+use tokio::sync::{Mutex, mpsc, watch};
 use tokio::time::timeout;
 
 const LONG: Duration = Duration::from_secs(20);
@@ -104,7 +104,7 @@ async fn a_local_directory_is_watched_and_its_loss_and_return_are_reported() {
     mount.ensure_mounted().await.unwrap();
     let (sender, mut reports) = mpsc::channel(16);
     let watched = Arc::clone(&mount);
-    let watch = tokio::spawn(async move { watched.watch(sender).await });
+    let watch = tokio::spawn(async move { watched.watch(watch::channel(Hold::default()).1, sender).await });
     next(&mut reports, State::Ok).await;
     mount.answers(LONG).await.unwrap();
     let error = mount.end().await.unwrap_err();

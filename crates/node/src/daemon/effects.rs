@@ -4,11 +4,11 @@ use std::collections::{BTreeSet, VecDeque};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cluster::{Epoch, Input, Output, Snapshot, Time};
 use net::{BootTime, Command};
-use services::Serve;
+use services::{Hold, Serve};
 use tokio::sync::{mpsc, watch};
 
 use super::core::Effects;
@@ -42,7 +42,7 @@ pub(crate) struct Wiring {
     pub(crate) lock: mpsc::UnboundedSender<LockOrder>,
     pub(crate) serve: watch::Sender<Serve>,
     /// This node's own storage clients are held, for there is no lease.
-    pub(crate) holds: watch::Sender<bool>,
+    pub(crate) holds: watch::Sender<Hold>,
     /// How often all clients of this node have gone to others.
     pub(crate) deserted: watch::Sender<u64>,
     pub(crate) snapshots: watch::Sender<Option<Arc<Snapshot>>>,
@@ -301,7 +301,8 @@ impl Effects for Wiring {
 
 impl Wiring {
     fn hold(&self, held: bool) {
-        self.holds.send_if_modified(|now| std::mem::replace(now, held) != held);
+        let now = Instant::now();
+        self.holds.send_if_modified(|hold| if held { hold.begin(now) } else { hold.end(now) });
     }
 
     /// Before any address is taken whose clients may want something back.

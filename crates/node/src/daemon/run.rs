@@ -183,7 +183,7 @@ fn serve(options: &Options, log: &Log) -> anyhow::Result<()> {
     );
     let (lock, lock_orders) = mpsc::unbounded_channel();
     let (serve, serve_wanted) = watch::channel(::services::Serve::Off);
-    let (holds, held) = watch::channel(false);
+    let (holds, held) = watch::channel(::services::Hold::default());
     let (deserted, mut deserts) = watch::channel(0);
     if options.without.contains(&Without::Anew) {
         deserts = watch::channel(0).1;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use cluster::{Health, Input, ServiceHealth};
 use net::connections::{Connection, Connections};
 use services::storage::{HelperCommand, Mount, StorageConfig};
-use services::{Ask, Manager, NoStorage, Parts, Report, Serve, ServicesConfig, State};
+use services::{Ask, Hold, Manager, NoStorage, Parts, Report, Serve, ServicesConfig, State};
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
@@ -40,8 +40,8 @@ pub(crate) struct ServicesTask {
     /// Is a storage service watched, or does the manager only say that there is none?
     watched: bool,
     serve: watch::Sender<Serve>,
-    /// This node's own storage clients are held.
-    held: bool,
+    /// When this node's own storage clients are held, or were.
+    hold: Hold,
     /// The shared mount does not answer. Services that do not either wait for it, and to restart them would cost their
     /// clients' locks for nothing.
     storage_failed: bool,
@@ -63,7 +63,7 @@ impl ServicesTask {
             plan,
             watched: false,
             serve,
-            held: false,
+            hold: Hold::default(),
             storage_failed: false,
             reports,
             manager: None,
@@ -90,12 +90,14 @@ impl ServicesTask {
                 Manager::spawn(ServicesConfig::default(), NoStorage, serve, sender)
             }
         });
-        self.tell_held();
+        self.tell_causes();
     }
 
-    fn tell_held(&self) {
+    /// Why services may not answer now.
+    fn tell_causes(&self) {
         if let Some(manager) = &self.manager {
-            manager.hold(self.held || self.storage_failed);
+            manager.hold(self.hold);
+            manager.silent(self.storage_failed);
         }
     }
 
@@ -103,7 +105,7 @@ impl ServicesTask {
     pub(crate) async fn run(
         mut self,
         mut wanted: watch::Receiver<Serve>,
-        (mut held, mut deserted, mut asks): (watch::Receiver<bool>, watch::Receiver<u64>, UnboundedReceiver<Ask>),
+        (mut held, mut deserted, mut asks): (watch::Receiver<Hold>, watch::Receiver<u64>, UnboundedReceiver<Ask>),
         mut plans: mpsc::Receiver<Plan>,
     ) {
         loop {
@@ -119,8 +121,8 @@ impl ServicesTask {
                     Err(_) => break,
                 },
                 Ok(()) = held.changed() => {
-                    self.held = *held.borrow_and_update();
-                    self.tell_held();
+                    self.hold = *held.borrow_and_update();
+                    self.tell_causes();
                 }
                 Ok(()) = deserted.changed() => {
                     deserted.mark_unchanged();
@@ -160,7 +162,7 @@ impl ServicesTask {
         let failed = report.service == STORAGE && report.state == State::Failed;
         if report.service == STORAGE && failed != self.storage_failed {
             self.storage_failed = failed;
-            self.tell_held();
+            self.tell_causes();
         }
         let health = ServiceHealth {
             state: match report.state {

@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use tokio::sync::watch::Receiver;
 use tokio::sync::{Mutex, mpsc};
 use tokio::time::{Instant, sleep, timeout_at};
 
@@ -26,6 +27,7 @@ pub(super) use probe::{probe_main, unmount_main};
 use self::probe::{ProbeAsk, UnmountAsk};
 use self::table::{Entry, Table};
 use super::helper::{Helper, HelperCommand, HelperError};
+use crate::hold::Hold;
 use crate::report::Report;
 use crate::seam::Storage;
 
@@ -253,7 +255,7 @@ impl Storage for Mount {
         }
     }
 
-    async fn watch(&self, reports: mpsc::Sender<Report>) -> String {
-        watch::watch(self, &reports).await
+    async fn watch(&self, hold: Receiver<Hold>, reports: mpsc::Sender<Report>) -> String {
+        watch::watch(self, &hold, &reports).await
     }
 }

@@ -3,11 +3,12 @@
 use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
 use super::probe::{NOT_MOUNTED, Probed};
 use super::{Mount, PROBE_DEADLINE};
+use crate::hold::{Hold, noticed_late};
 use crate::report::{Report, State};
 use crate::storage::helper::HelperError;
 
@@ -29,6 +30,8 @@ struct Health {
     failed: bool,
     /// Since when it has not answered, by both clocks: one to measure, one to tell.
     silent: Option<(Instant, SystemTime)>,
+    /// The last probe failed, and nobody was blamed for it, for this daemon had stood still.
+    spared: bool,
 }
 
 /// What follows from one probe.
@@ -68,8 +71,28 @@ impl Health {
         Judged { state, because: text, give_up: false }
     }
 
+    /// Why the mount is not to blame for a probe that hung.
+    fn why_not_to_blame(&mut self, hold: Hold, begun: Instant, (sent, now): (Instant, Instant)) -> Option<&'static str> {
+        if let Some(why) = hold.excuse(begun.into_std(), now.into_std()) {
+            return Some(why);
+        }
+        // Once: a machine that is always late must notice a mount that hangs, too.
+        self.spared = !self.spared && noticed_late(sent.into_std(), PROBE_DEADLINE, now.into_std());
+        self.spared.then_some("this daemon has stood still meanwhile")
+    }
+
+    /// A probe failed for which the mount is not to blame, `why` says for what reason. One that has failed stays so.
+    fn excuse(&mut self, path: &str, why: &str) -> Judged {
+        self.good = 0;
+        self.bad = 0;
+        self.silent = None;
+        let state = if self.failed { State::Failed } else { State::Failing };
+        Judged { state, because: format!("{path} does not answer: {why}"), give_up: false }
+    }
+
     fn judge_good(&mut self, path: &str, probed: &Probed) -> Judged {
         self.silent = None;
+        self.spared = false;
         self.bad = 0;
         self.good = self.good.saturating_add(1);
         if self.failed && self.good < DAMPING {
@@ -106,7 +129,8 @@ async fn tell(reports: &mpsc::Sender<Report>, last: &mut Option<Report>, report:
 }
 
 /// Probes until the mount is beyond repair; returns why.
-pub(super) async fn watch(mount: &Mount, reports: &mpsc::Sender<Report>) -> String {
+pub(super) async fn watch(mount: &Mount, hold: &watch::Receiver<Hold>, reports: &mpsc::Sender<Report>) -> String {
+    let begun = Instant::now();
     let path = mount.path().display().to_string();
     let warnings = mount.warnings();
     let mut health = Health { failed: mount.ended.swap(false, Ordering::Relaxed), ..Health::default() };
@@ -115,6 +139,7 @@ pub(super) async fn watch(mount: &Mount, reports: &mpsc::Sender<Report>) -> Stri
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
+        let sent = Instant::now();
         let probe = mount.probe(PROBE_DEADLINE);
         tokio::pin!(probe);
         let result = match timeout(HESITATES, &mut probe).await {
@@ -127,7 +152,15 @@ pub(super) async fn watch(mount: &Mount, reports: &mpsc::Sender<Report>) -> Stri
                 probe.await
             }
         };
-        let judged = health.judge(Instant::now(), SystemTime::now(), &path, &result);
+        let now = Instant::now();
+        let excuse = match &result {
+            Err(error) if error.is_hang() => health.why_not_to_blame(*hold.borrow(), begun, (sent, now)),
+            Ok(_) | Err(_) => None,
+        };
+        let judged = match excuse {
+            Some(why) => health.excuse(&path, why),
+            None => health.judge(now, SystemTime::now(), &path, &result),
+        };
         tell(reports, &mut last, Report::new(SERVICE, judged.state, judged.because.clone()), &warnings).await;
         if judged.give_up {
             return judged.because;
@@ -180,6 +213,35 @@ mod tests {
         assert!(run(&mut Health::default(), now, error(NOT_MOUNTED)).give_up);
         let lost = run(&mut Health::default(), now, error("stat of /m: Transport endpoint is not connected"));
         assert!(lost.give_up && lost.because.contains("client process"));
+    }
+
+    #[tokio::test]
+    async fn a_mount_that_is_held_has_not_failed() {
+        let (mut health, begun) = (Health::default(), Instant::now());
+        let ms = |n| begun + Duration::from_millis(n);
+        let mut hold = Hold::default();
+        hold.begin(ms(100).into_std());
+        let why = health.why_not_to_blame(hold, begun, (ms(0), ms(2000))).unwrap();
+        let judged = health.excuse("/m", why);
+        assert_eq!((judged.state, judged.give_up), (State::Failing, false));
+        assert_eq!(judged.because, "/m does not answer: this node has no lease, so its storage clients are held");
+        hold.end(ms(3000).into_std());
+        assert!(health.why_not_to_blame(hold, begun, (ms(3000), ms(5000))).is_some());
+        assert_eq!(run(&mut health, ms(6000), good()).state, State::Ok, "it has not failed, so one good probe will do");
+        assert!(health.why_not_to_blame(hold, begun, (ms(8000), ms(10_000))).is_none());
+        // What had failed before has to show that it is well again.
+        assert_eq!(run(&mut health, ms(10_000), hang()).state, State::Failed);
+        assert_eq!(health.excuse("/m", why).state, State::Failed);
+    }
+
+    #[test]
+    fn a_daemon_that_stood_still_blames_nobody_once() {
+        let (mut health, begun) = (Health::default(), Instant::now());
+        let late = (begun, begun + PROBE_DEADLINE + Duration::from_secs(1));
+        assert!(health.why_not_to_blame(Hold::default(), begun, late).is_some());
+        assert!(health.why_not_to_blame(Hold::default(), begun, late).is_none());
+        let in_time = (begun, begun + PROBE_DEADLINE);
+        assert!(health.why_not_to_blame(Hold::default(), begun, in_time).is_none());
     }
 
     #[tokio::test]
