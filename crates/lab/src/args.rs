@@ -444,6 +444,11 @@ pub(crate) enum ProbeKind {
         #[arg(long)]
         once: bool,
     },
+    /// Write to files of the shared mount on a node, and read back at once
+    ReadBack {
+        #[arg(long)]
+        directory: PathBuf,
+    },
     /// Try one operation on the shared mount of a node until it works or its time is over
     Attempt {
         #[arg(long, value_enum)]

@@ -46,6 +46,7 @@ fn run_probe(probe: ProbeKind) -> Result<i32> {
         }
         ProbeKind::Attempt { what, path, block, until_us } => probe::attempt::main(what, &path, block, until_us),
         ProbeKind::MountWriter { path, tag, once } => probe::mount_writer::main(&path, &tag, once),
+        ProbeKind::ReadBack { directory } => probe::read_back::main(&directory),
         ProbeKind::NfsCount(counting) => probe::nfs_count::main(&counting),
         ProbeKind::Nfs3Hold(contest) => probe::nfs3_hold::main(&contest),
         ProbeKind::Nfs3Say(file) => probe::nfs3_say::main(&file),

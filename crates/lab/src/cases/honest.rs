@@ -1,6 +1,9 @@
 //! Tests of tests: with the part switched off that makes a failover short, the test of that failover must fail.
 
-use super::{Ctx, connections, faults, hold, late_writes, links, many, nfs_locks, outage, services, storage, told};
+use super::{
+    Ctx, connections, faults, hold, late_writes, links, many, nfs_locks, outage, planned, returning, services, storage,
+    told,
+};
 use crate::steadfast;
 use anyhow::{Result, bail};
 
@@ -36,6 +39,18 @@ fn mend(ctx: &Ctx<'_>) -> Result<()> {
         }
     }
     steadfast::restart_all(ctx.lab, None)
+}
+
+/// A volume as GlusterFS makes it: what is written while a brick is away is read from that brick when it is back.
+pub(crate) fn eager_lock(ctx: &Ctx<'_>) -> Result<()> {
+    planned::with_eager_lock(ctx, || match returning::old_copies_are_not_read(ctx) {
+        Ok(()) => bail!("old copies were not read with eager locks: the test does not show what it is for"),
+        Err(e) if format!("{e:#}").contains("allowed are 0 reads") => {
+            ctx.figure(format!("with eager locks: {e:#}"));
+            Ok(())
+        }
+        Err(e) => Err(e.context("with eager locks the test fails for another reason")),
+    })
 }
 
 /// A moved address is not announced (nor do tickles make the neighbours look): clients go on sending to the dead node.

@@ -7,7 +7,7 @@ use crate::site::VOLUME;
 use crate::steadfast::{self, CONFIG};
 use crate::{parts, sh, site};
 use anyhow::{Result, bail};
-use services::storage::coherence::CONTENDED_WRITERS;
+use services::storage::coherence::EAGER_LOCK;
 use services::storage::post_op_delay;
 use std::time::{Duration, Instant};
 
@@ -55,19 +55,20 @@ fn online_brick(line: &str) -> bool {
     line.starts_with("Brick ") && line.split_whitespace().rev().nth(1) == Some("Y")
 }
 
-/// What `work` finds on a volume whose files are not kept locked for a second after a write.
-fn without_eager_lock(ctx: &Ctx<'_>, work: impl FnOnce() -> Result<()>) -> Result<()> {
+/// What `work` finds on a volume with GlusterFS's default, which keeps files locked for a second after a write.
+pub(super) fn with_eager_lock(ctx: &Ctx<'_>, work: impl FnOnce() -> Result<()>) -> Result<()> {
     settled(ctx)?;
-    volume(ctx, &["set", VOLUME, CONTENDED_WRITERS.option, CONTENDED_WRITERS.value])?;
+    volume(ctx, &["reset", VOLUME, EAGER_LOCK.option])?;
     let done = work();
-    let back = volume(ctx, &["reset", VOLUME, CONTENDED_WRITERS.option]);
+    settled(ctx)?;
+    let back = volume(ctx, &["set", VOLUME, EAGER_LOCK.option, EAGER_LOCK.value]);
     done.and(back)
 }
 
-/// What `work` finds where no daemon touches the volume.
+/// The same where no daemon touches the volume.
 fn left_alone(ctx: &Ctx<'_>, work: impl FnOnce() -> Result<()>) -> Result<()> {
     let line = format!("volume = \"{VOLUME}\"\n");
-    configured(ctx, &line, &format!("{line}lift_post_op_delay = false\n"), work)
+    with_eager_lock(ctx, || configured(ctx, &line, &format!("{line}lift_post_op_delay = false\n"), work))
 }
 
 /// With this in place of that in all nodes' configuration.
@@ -112,16 +113,18 @@ pub(crate) fn drain_local(ctx: &Ctx<'_>) -> Result<()> {
     drain(ctx, "local", PLANNED).map(drop)
 }
 
-/// On GlusterFS at the defaults: the leader lifts the post-op delay for the time of the moves, and puts it back.
+/// On GlusterFS as it is to be set.
 pub(crate) fn drain_gluster(ctx: &Ctx<'_>) -> Result<()> {
     settled(ctx)?;
-    drain(ctx, "gluster", PLANNED)?;
-    put_back(ctx, 0, None)
+    drain(ctx, "gluster", PLANNED).map(drop)
 }
 
-/// On a volume whose files are not kept locked, which needs no lifting.
-pub(crate) fn drain_without_eager_lock(ctx: &Ctx<'_>) -> Result<()> {
-    without_eager_lock(ctx, || drain(ctx, "no-eager-lock", PLANNED).map(drop))
+/// On a volume that keeps its files locked: the leader lifts the post-op delay for the time of the moves, and puts it back.
+pub(crate) fn drain_with_eager_lock(ctx: &Ctx<'_>) -> Result<()> {
+    with_eager_lock(ctx, || {
+        drain(ctx, "eager-lock", PLANNED)?;
+        put_back(ctx, 0, None)
+    })
 }
 
 /// Where nothing lifts the delay: what it costs, and that the others see it.
@@ -148,20 +151,28 @@ pub(crate) fn rejoin_local(ctx: &Ctx<'_>) -> Result<()> {
     rejoin(ctx, PLANNED).map(drop)
 }
 
-/// On GlusterFS at the defaults.
+/// On GlusterFS as it is to be set.
 pub(crate) fn rejoin_gluster(ctx: &Ctx<'_>) -> Result<()> {
-    rejoin(ctx, PLANNED)?;
-    put_back(ctx, 0, None)
+    rejoin(ctx, PLANNED).map(drop)
+}
+
+/// As [`drain_with_eager_lock`].
+pub(crate) fn rejoin_with_eager_lock(ctx: &Ctx<'_>) -> Result<()> {
+    with_eager_lock(ctx, || {
+        rejoin(ctx, PLANNED)?;
+        put_back(ctx, 0, None)
+    })
 }
 
 /// The leader's daemon is killed while it has the delay lifted, on a volume whose administrator has set one of his own:
 /// the next leader puts that back.
 pub(crate) fn leader_killed_while_lifted(ctx: &Ctx<'_>) -> Result<()> {
-    settled(ctx)?;
-    volume(ctx, &["set", VOLUME, post_op_delay::OPTION, "2"])?;
-    let done = killed_while_lifted(ctx);
-    let back = volume(ctx, &["reset", VOLUME, post_op_delay::OPTION]);
-    done.and(back)
+    with_eager_lock(ctx, || {
+        volume(ctx, &["set", VOLUME, post_op_delay::OPTION, "2"])?;
+        let done = killed_while_lifted(ctx);
+        let back = volume(ctx, &["reset", VOLUME, post_op_delay::OPTION]);
+        done.and(back)
+    })
 }
 
 fn killed_while_lifted(ctx: &Ctx<'_>) -> Result<()> {

@@ -124,6 +124,50 @@ pub(crate) fn fence_before_glusterd(ctx: &Ctx<'_>) -> Result<()> {
     Ok(())
 }
 
+/// A killed daemon comes back, and with it a brick whose copies are old: programs on the other nodes that write all the while
+/// read back what they have written, and not those.
+pub(crate) fn old_copies_are_not_read(ctx: &Ctx<'_>) -> Result<()> {
+    let lab = ctx.lab;
+    let status = steadfast::settle(lab)?;
+    let leader = status.snapshot.leader.context("the cluster has no leader")?;
+    let victim = ctx.but(leader)[0];
+    let read_back = |node: &usize| {
+        let directory = format!("{MOUNT}/nfs/back{}-{node}", now_us());
+        Probe::start(lab, &site::name(*node), &site::name(*node), &["read-back", "--directory", &directory])
+    };
+    let all: Vec<Probe> = ctx.but(victim).iter().map(read_back).collect::<Result<_>>()?;
+    let wait_ok = |since: u64| all.iter().try_for_each(|probe| probe.wait_ok(since, Duration::from_secs(30)));
+    wait_ok(0)?;
+    steadfast::signal(lab, victim, "KILL")?;
+    dropped(lab, leader, victim)?;
+    wait_ok(now_us())?;
+    std::thread::sleep(Duration::from_secs(2));
+    steadfast::start(lab, victim)?;
+    steadfast::wait_whole(lab, &ctx.all(), Duration::from_secs(90))?;
+    // Its bricks are connected to again 3 s after it was let in.
+    std::thread::sleep(Duration::from_secs(6));
+    wait_ok(now_us())?;
+    let (mut reads, mut stale, mut first) = (0, 0, Vec::new());
+    for probe in all {
+        let name = probe.name.clone();
+        let seen = probe.stop()?;
+        let [old, which] = &seen.extra[..] else { bail!("{name}: the probe did not end: {:?}", seen.extra) };
+        let old: u64 = old.parse().with_context(|| format!("{name}: {old} is no number of reads"))?;
+        (reads, stale) = (reads + seen.ok, stale + old);
+        first.extend((old > 0).then(|| format!("{name}: {which}")));
+    }
+    ctx.figure(format!("{reads} reads of what was just written; old ones: {}", first.join(", ")));
+    ctx.limit("reads of an old copy", stale as f64, 0.0, "reads")
+}
+
+/// Waits for a view without it.
+fn dropped(lab: &Lab, leader: usize, victim: usize) -> Result<()> {
+    sh::wait_for("a view without it", Duration::from_secs(20), || {
+        let view = steadfast::status(lab, leader)?.snapshot.view;
+        Ok(view.is_some_and(|v| !v.members.contains_key(&victim)).then_some(()))
+    })
+}
+
 /// A killed daemon comes back, and with it the brick that has the files of other nodes' clients: those connect to it again, and
 /// must not find there what their connections of before still hold.
 pub(crate) fn stalls_no_writer(ctx: &Ctx<'_>) -> Result<()> {
@@ -136,10 +180,7 @@ pub(crate) fn stalls_no_writer(ctx: &Ctx<'_>) -> Result<()> {
         let streams = Streams::start(lab, &Placement::from(&status), victim, &tag, Duration::from_millis(2500))?;
         let at = now_us();
         steadfast::signal(lab, victim, "KILL")?;
-        sh::wait_for("a view without it", Duration::from_secs(20), || {
-            let view = steadfast::status(lab, leader)?.snapshot.view;
-            Ok(view.is_some_and(|v| !v.members.contains_key(&victim)).then_some(()))
-        })?;
+        dropped(lab, leader, victim)?;
         streams.wait_ok(at, Duration::from_secs(20))?;
         // It is let in some 6 s after this. A brick that keeps old connections tries them again 6 and 13 s after the fault, and
         // hears then that they are gone: in between the clients come back.

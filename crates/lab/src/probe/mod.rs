@@ -25,6 +25,7 @@ pub(crate) mod nfs3_say;
 pub(crate) mod nfs_count;
 pub(crate) mod nfs_hold;
 pub(crate) mod nfs_writer;
+pub(crate) mod read_back;
 pub(crate) mod run;
 pub(crate) mod sweep;
 pub(crate) mod tcp;

@@ -30,7 +30,7 @@ pub struct Setting {
 }
 
 /// What `gluster volume set` must be told, once, on any server.
-pub const VOLUME_OPTIONS: [Setting; 7] = [
+pub const VOLUME_OPTIONS: [Setting; 8] = [
     Setting {
         option: "performance.write-behind",
         value: "off",
@@ -66,16 +66,21 @@ pub const VOLUME_OPTIONS: [Setting; 7] = [
         value: "off",
         because: "listings are read ahead of time (off by default in GlusterFS 10; no property broke with it on)",
     },
+    EAGER_LOCK,
 ];
 
-/// What makes writers on different nodes slow when they write to the same file: after a write the writer's node keeps
-/// GlusterFS's inner lock of the file for another second. Correct either way; off, writing in sequence takes 2.5
-/// times as long. So it is advice for sites with files that several servers write to, not a default. A client whose
-/// address moves is such a writer too; planned moves are looked after ([`post_op_delay`](super::post_op_delay)).
-pub const CONTENDED_WRITERS: Setting = Setting {
+/// After a write the writer's node keeps GlusterFS's inner lock of the file for another second, and notes only when it lets go
+/// which copies have missed the write. So while a file is written, nobody can tell that the copy of a server that was away is
+/// old, and when that server is back it is read, by the writer too (docs/storage.md, "A server that is back"). Besides, writers
+/// on other nodes wait for that second; for planned moves this is looked after
+/// ([`post_op_delay`](super::post_op_delay)) where the administrator leaves it on, for off costs speed: writing in sequence takes
+/// 2.5 times as long.
+pub const EAGER_LOCK: Setting = Setting {
     option: "cluster.eager-lock",
     value: "off",
-    because: "a node waits a second to write to a file that another node has just written to",
+    because: "when a server comes back, files that are being written are read from its old copies for up to a second, and \
+        what is written back from there is lost for good; and a node waits a second to write to a file that another node \
+        has just written to",
 };
 
 /// The commands that set [`VOLUME_OPTIONS`] on a volume, one per line of a shell.

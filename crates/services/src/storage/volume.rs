@@ -13,7 +13,7 @@ use tokio::io::AsyncReadExt;
 use tokio::process::Command;
 use tokio::time::timeout;
 
-use super::coherence::{Setting, VOLUME_OPTIONS};
+use super::coherence::{EAGER_LOCK, Setting, VOLUME_OPTIONS};
 
 /// Most that `gluster` may print.
 const MAX_OUTPUT: u64 = 4 << 20;
@@ -175,11 +175,13 @@ impl Volume {
         })
     }
 
-    /// Settings of coherence that the volume does not have, with the commands to set them.
+    /// Settings of coherence that the volume does not have, with the commands to set them. One copy of each file needs no
+    /// locks of replication.
     pub fn missing_settings(&self) -> Vec<Setting> {
+        let needed = |setting: &Setting| setting.option != EAGER_LOCK.option || self.replica > 1;
         let value = |option: &str| self.options.get(option).or_else(|| self.effective.get(option));
         let set = |setting: &Setting| value(setting.option).is_some_and(|value| same_value(value, setting.value));
-        VOLUME_OPTIONS.into_iter().filter(|setting| !set(setting)).collect()
+        VOLUME_OPTIONS.into_iter().filter(|setting| needed(setting) && !set(setting)).collect()
     }
 
     /// What eviction and the lock can and cannot do with this volume. `nodes` are the names and addresses that

@@ -2,10 +2,9 @@
 
 use crate::bench::{rival::Rival, round};
 use crate::lab::Lab;
-use crate::site::{self, VOLUME};
+use crate::site;
 use crate::smb::{self, Session};
 use anyhow::{Context, Result, bail};
-use services::storage::coherence::CONTENDED_WRITERS;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -14,9 +13,6 @@ const CLIENTS: usize = 2;
 
 /// Increments per second of all clients; beside it the longest wait and how evenly they came to their turn.
 pub(super) fn measure(lab: &Lab, seconds: f64, beside: &mut BTreeMap<String, f64>) -> Result<f64> {
-    let setting = CONTENDED_WRITERS;
-    let words = ["gluster", "--mode=script", "volume", "set", VOLUME, setting.option, setting.value];
-    lab.exec(&site::name(0), &words, Duration::from_secs(60))?;
     let placement = Rival::new(lab).settle()?;
     let mut sessions: Vec<Session> = Vec::new();
     for node in (0..CLIENTS).flat_map(|_| 0..lab.site.nodes) {

@@ -72,7 +72,12 @@ impl Health {
     }
 
     /// Why the mount is not to blame for a probe that hung.
-    fn why_not_to_blame(&mut self, hold: Hold, begun: Instant, (sent, now): (Instant, Instant)) -> Option<&'static str> {
+    fn why_not_to_blame(
+        &mut self,
+        hold: Hold,
+        begun: Instant,
+        (sent, now): (Instant, Instant),
+    ) -> Option<&'static str> {
         if let Some(why) = hold.excuse(begun.into_std(), now.into_std()) {
             return Some(why);
         }

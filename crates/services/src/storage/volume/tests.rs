@@ -81,6 +81,13 @@ fn missing_settings_come_with_their_command() {
     let volume = volume(3, 0, &FOUR, &[("performance.write-behind", "disable"), ("performance.io-cache", "on")]);
     let missing: Vec<_> = volume.missing_settings().iter().map(|setting| setting.option).collect();
     assert!(!missing.contains(&"performance.write-behind"), "disable is another word for off");
+    assert!(missing.contains(&"cluster.eager-lock"));
+    assert!(says(&volume, &[]).contains("read from its old copies"), "{}", says(&volume, &[]));
+    let plain = self::volume(1, 0, &FOUR, &[]);
+    assert!(
+        plain.missing_settings().iter().all(|setting| setting.option != "cluster.eager-lock"),
+        "one copy is never old"
+    );
     if VOLUME_OPTIONS.iter().any(|setting| setting.option == "performance.io-cache") {
         assert!(says(&volume, &[]).contains("gluster volume set vol1 performance.io-cache off"));
     }
@@ -116,11 +123,12 @@ fn refusals_and_garbage_are_errors_with_the_name() {
 fn the_post_op_delay_is_lifted_only_where_it_is_in_force_and_comes_back_as_it_was() {
     let delay = |replica, options: &[(&str, &str)]| volume(replica, 0, &FOUR, options).post_op_delay();
     let (option, mark) = (post_op_delay::OPTION, post_op_delay::MARK);
-    assert_eq!(delay(2, &coherent()), PostOpDelay::InForce { set: None });
+    assert_eq!(delay(2, &[]), PostOpDelay::InForce { set: None });
+    assert_eq!(delay(2, &coherent()), PostOpDelay::Absent);
     assert_eq!(delay(2, &[(option, "3")]), PostOpDelay::InForce { set: Some("3".into()) });
     assert_eq!(delay(2, &[("cluster.eager-lock", "enable")]), PostOpDelay::InForce { set: None });
     // Nothing to lift, or the administrator's own doing.
-    assert_eq!(delay(1, &coherent()), PostOpDelay::Absent);
+    assert_eq!(delay(1, &[]), PostOpDelay::Absent);
     assert_eq!(delay(2, &[(option, "0")]), PostOpDelay::Absent);
     assert_eq!(delay(2, &[("cluster.eager-lock", "disable")]), PostOpDelay::Absent);
     assert_eq!(delay(2, &[(option, "0"), (mark, "in-force")]), PostOpDelay::Absent);
