@@ -6,13 +6,14 @@
 
 use super::contest::TRY;
 use super::nfs_count::{Counted, Told, WIDTH};
-use super::nfs3_lock::{Side, Statd};
+use super::nfs3_lock::{Side, Statd, reclaim};
 use super::{now_us, say};
 use anyhow::{Result, bail};
-use drill::clients::nlm::{DENIED, GRACE, GRANTED};
+use drill::clients::nlm::{DENIED, GRACE, GRANTED, Nlm};
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
 
 /// By then all servers know that the host has locks, in microseconds.
 const KNOWN_US: u64 = 2_000_000;
@@ -45,19 +46,61 @@ impl Hosts {
     }
 }
 
+/// What a client has, and how to take it back: by a thread of its own, as a kernel does, for what the client itself does may wait
+/// for that very server, and is done under a lock that somebody else has if the grace period is over by then.
+struct Had {
+    common: Nlm,
+    held: bool,
+    /// The common one was taken back just now: not all servers need know yet.
+    taken_back: bool,
+    kept: Nlm,
+    /// The kept one was taken back, or refused, since it was last looked at.
+    kept_anew: bool,
+    /// How many of the server's words were heeded.
+    heeded: u64,
+}
+
+impl Had {
+    fn heed(&mut self, index: usize, heard: u64) -> Result<()> {
+        self.heeded = heard;
+        self.kept_anew = true;
+        if self.held {
+            self.held = reclaim(&mut self.common)?;
+            self.taken_back = self.held;
+            say(&format!("{index} {} {}", if self.held { 'B' } else { 'L' }, now_us()));
+        }
+        // Refused: it is taken anew before the next common one.
+        reclaim(&mut self.kept).map(drop)
+    }
+}
+
+/// Between two looks whether a server has begun anew.
+const LOOK: Duration = Duration::from_millis(2);
+
+/// Takes back what a client has whenever its server has begun anew, until nobody has use for it.
+fn take_back(index: usize, had: &Weak<Mutex<Had>>, heard: &AtomicU64, told: &Told) {
+    while let Some(had) = had.upgrade().filter(|_| !told.stop.load(Ordering::Relaxed)) {
+        let now = heard.load(Ordering::Relaxed);
+        let mut had = had.lock().unwrap_or_else(PoisonError::into_inner);
+        if had.heeded != now
+            && let Err(e) = had.heed(index, now)
+        {
+            say(&format!("{index} X RECLAIM: {}", format!("{e:#}").replace('\n', " ")));
+        }
+        drop(had);
+        std::thread::sleep(LOOK);
+    }
+}
+
 /// One client's two locks.
 pub(super) struct Locks {
-    index: usize,
     common: Side,
-    held: bool,
     kept: Side,
     /// Since when it has the kept one from this server, and over which connection.
     since_us: u64,
     connection: u64,
     heard: Arc<AtomicU64>,
-    heeded: u64,
-    /// The common one was taken back just now: not all servers need know yet.
-    taken_back: bool,
+    had: Arc<Mutex<Had>>,
 }
 
 impl Locks {
@@ -70,42 +113,41 @@ impl Locks {
         told: &Told,
     ) -> Result<Self> {
         let owner = format!("counter-{index}");
-        let open = |path: &str, owner: &str| Side::open(server, export, path, owner, WIDTH as u64, &told.stop);
-        let common = open(path, &owner)?;
-        let kept = open(&format!("{path}-kept-{index}"), &format!("{owner}-kept"))?;
-        let heeded = heard.load(Ordering::Relaxed);
-        Ok(Self {
-            index,
-            common,
+        let of_kept = format!("{owner}-kept");
+        let length = WIDTH as u64;
+        let open = |path: &str, owner: &str| Side::open(server, export, path, owner, length, &told.stop);
+        let (common, kept) = (open(path, &owner)?, open(&format!("{path}-kept-{index}"), &of_kept)?);
+        let had = Had {
+            common: common.nlm_beside(server, &owner, length, &told.stop),
             held: false,
-            kept,
-            since_us: u64::MAX,
-            connection: u64::MAX,
-            heard,
-            heeded,
             taken_back: false,
-        })
+            kept: kept.nlm_beside(server, &of_kept, length, &told.stop),
+            kept_anew: true,
+            heeded: heard.load(Ordering::Relaxed),
+        };
+        let had = Arc::new(Mutex::new(had));
+        let (theirs, words, told) = (Arc::downgrade(&had), Arc::clone(&heard), told.clone());
+        std::thread::spawn(move || take_back(index, &theirs, &words, &told));
+        Ok(Self { common, kept, since_us: u64::MAX, connection: u64::MAX, heard, had })
     }
 
-    /// Takes back what it has from a server that has begun anew.
-    fn heed(&mut self) -> Result<()> {
-        let heard = self.heard.load(Ordering::Relaxed);
-        if heard == self.heeded {
-            return Ok(());
+    /// What it has, when everything that its server has said is heeded.
+    fn had(&self) -> MutexGuard<'_, Had> {
+        loop {
+            let had = self.had.lock().unwrap_or_else(PoisonError::into_inner);
+            if had.heeded == self.heard.load(Ordering::Relaxed) {
+                return had;
+            }
+            drop(had);
+            std::thread::sleep(LOOK);
         }
-        self.heeded = heard;
-        if self.held {
-            self.held = self.common.reclaim()?;
-            self.taken_back = self.held;
-            say(&format!("{} {} {}", self.index, if self.held { 'B' } else { 'L' }, now_us()));
-        }
-        // Refused: it is taken anew before the next common one.
-        self.connection = u64::MAX;
-        self.kept.reclaim().map(drop)
     }
 
     /// Has it the lock of its own, and do all servers know?
     fn is_known(&mut self) -> Result<bool> {
+        if std::mem::take(&mut self.had().kept_anew) {
+            self.connection = u64::MAX;
+        }
         // What it has is granted once more.
         if !granted(self.kept.nlm.lock(false)?)? {
             return Ok(false);
@@ -116,6 +158,16 @@ impl Locks {
             (self.connection, self.since_us) = (connection, now_us());
         }
         Ok(now_us() > self.since_us.saturating_add(KNOWN_US))
+    }
+
+    fn give_back(&mut self) -> Result<()> {
+        loop {
+            match self.common.nlm.unlock()? {
+                GRANTED => return Ok(()),
+                GRACE => std::thread::sleep(TRY),
+                status => bail!("UNLOCK: NLM status {status}"),
+            }
+        }
     }
 }
 
@@ -129,36 +181,42 @@ fn granted(status: u32) -> Result<bool> {
 
 impl Counted for Locks {
     fn lock(&mut self) -> Result<bool> {
-        self.heed()?;
-        self.taken_back = false;
-        self.held = self.is_known()? && granted(self.common.nlm.lock(false)?)?;
-        Ok(self.held)
+        if !self.is_known()? {
+            return Ok(false);
+        }
+        let before = self.had().heeded;
+        if !granted(self.common.nlm.lock(false)?)? {
+            return Ok(false);
+        }
+        let same = {
+            let mut had = self.had();
+            (had.held, had.taken_back) = (had.heeded == before, false);
+            had.held
+        };
+        if !same {
+            // Given by a server that has begun anew since, or by the new one: nobody knows.
+            self.give_back()?;
+        }
+        Ok(same)
     }
 
     fn may_keep(&self) -> bool {
-        !self.taken_back
+        !self.had().taken_back
     }
 
     fn read(&mut self) -> Result<Option<Vec<u8>>> {
         let text = self.common.read(WIDTH as u32)?;
-        self.heed()?;
-        Ok(self.held.then_some(text))
+        Ok(self.had().held.then_some(text))
     }
 
     fn write(&mut self, data: &[u8]) -> Result<bool> {
         self.common.write(&String::from_utf8_lossy(data))?;
-        self.heed()?;
-        Ok(self.held)
+        Ok(self.had().held)
     }
 
     fn unlock(&mut self) -> Result<()> {
-        self.held = false;
-        loop {
-            match self.common.nlm.unlock()? {
-                GRANTED => return Ok(()),
-                GRACE => std::thread::sleep(TRY),
-                status => bail!("UNLOCK: NLM status {status}"),
-            }
-        }
+        // Before it is given back, or it would be taken back after.
+        self.had().held = false;
+        self.give_back()
     }
 }

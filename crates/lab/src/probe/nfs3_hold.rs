@@ -4,7 +4,7 @@
 //! reclaim is refused, and only then: nobody tells an NFSv3 client that its lock is gone.
 
 use super::contest::{self, LENGTH, Rival};
-use super::nfs3_lock::{Side, Statd};
+use super::nfs3_lock::{Side, Statd, reclaim};
 use super::{now_us, say};
 use crate::args::Contest;
 use anyhow::{Result, ensure};
@@ -27,7 +27,7 @@ fn hold(side: &mut Side, server: IpAddr, statd: &Statd, over: &AtomicBool) -> Re
     while !over.load(Ordering::Relaxed) {
         // Takes the place of a pause between two writes.
         if statd.notice()? == Some(server) {
-            say(&format!("{} {}", if side.reclaim()? { 'B' } else { 'L' }, now_us()));
+            say(&format!("{} {}", if reclaim(&mut side.nlm)? { 'B' } else { 'L' }, now_us()));
         }
         n += 1;
         side.write(&format!("{n:020}"))?;

@@ -69,6 +69,17 @@ pub(super) struct Side {
     pub(super) nlm: Nlm,
 }
 
+/// Takes the lock back from a server that has begun anew; false: it is refused.
+pub(super) fn reclaim(nlm: &mut Nlm) -> Result<bool> {
+    let until = now_us() + u64::try_from(RECLAIM.as_micros())?;
+    loop {
+        match nlm.lock(true)? {
+            GRACE if now_us() < until => std::thread::sleep(TRY),
+            status => return Ok(status == GRANTED),
+        }
+    }
+}
+
 impl Side {
     /// Opens (or makes) the file; its first `length` bytes are what is locked. `owner`: who asks, differing from all others.
     pub(super) fn open(
@@ -109,14 +120,8 @@ impl Side {
         }
     }
 
-    /// Takes the lock back from a server that has begun anew; false: it is refused.
-    pub(super) fn reclaim(&mut self) -> Result<bool> {
-        let until = now_us() + u64::try_from(RECLAIM.as_micros())?;
-        loop {
-            match self.nlm.lock(true)? {
-                GRACE if now_us() < until => std::thread::sleep(TRY),
-                status => return Ok(status == GRANTED),
-            }
-        }
+    /// The same lock of the same owner, over a connection of its own: whoever waits for an answer here can take it back there.
+    pub(super) fn nlm_beside(&self, server: IpAddr, owner: &str, length: u64, stop: &Arc<AtomicBool>) -> Nlm {
+        Nlm::new(server, LOCK_MANAGER, self.file.clone(), owner, length, Arc::clone(stop))
     }
 }
