@@ -60,13 +60,16 @@ pub struct Report {
     pub because: String,
     /// The last lines that a service wrote before it failed, or what a check complained about; else empty.
     pub output: Vec<String>,
+    /// How often its process was started since this daemon manages it: one that is taken over was started 0 times.
+    pub starts: u64,
     pub at: SystemTime,
 }
 
 impl Report {
     /// A report of this moment without output.
     pub fn new(service: impl Into<String>, state: State, because: impl Into<String>) -> Self {
-        Self { service: service.into(), state, because: because.into(), output: Vec::new(), at: SystemTime::now() }
+        let (service, because, at) = (service.into(), because.into(), SystemTime::now());
+        Self { service, state, because, output: Vec::new(), starts: 0, at }
     }
 
     /// The same with the last lines of a failing service.
@@ -81,5 +84,6 @@ impl Report {
             && self.state == other.state
             && self.because == other.because
             && self.output == other.output
+            && self.starts == other.starts
     }
 }

@@ -337,6 +337,7 @@ impl Service {
             Ok(()) => {
                 let pid = self.supervisor.pid().map_or_else(String::new, |pid| format!(" as pid {pid}"));
                 info!(service = self.kind.name(), "{} started{pid}", self.kind.program());
+                self.told.starts += 1;
                 self.health.starting(Instant::now(), format!("{} started{pid}", self.kind.program()));
                 self.next_probe = Some(Instant::now());
             }

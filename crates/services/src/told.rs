@@ -17,6 +17,8 @@ pub(crate) struct Told {
     /// It was found running and no probe has answered yet. That is not said: after a reload it would be "starting" for that
     /// moment, and its node would lose the addresses that it serves well.
     pub(crate) unprobed: bool,
+    /// How often its process was started.
+    pub(crate) starts: u64,
     reports: mpsc::Sender<Report>,
     state: watch::Sender<State>,
     last: Option<Report>,
@@ -31,6 +33,7 @@ impl Told {
             output: Vec::new(),
             warnings: Vec::new(),
             unprobed: false,
+            starts: 0,
             reports,
             state,
             last: None,
@@ -55,7 +58,7 @@ impl Told {
             because += "; its configuration has warnings";
             output.splice(0..0, self.warnings.iter().cloned());
         }
-        let report = Report::new(self.service, state, because).with_output(output);
+        let report = Report { starts: self.starts, ..Report::new(self.service, state, because).with_output(output) };
         if self.last.as_ref().is_none_or(|last| !last.says_the_same(&report)) {
             if self.last.as_ref().is_none_or(|last| last.state != state) {
                 info!(service = self.service, %state, because = report.because, output = ?report.output, "health");

@@ -88,6 +88,11 @@ pub(crate) fn no_probe_of_the_mount(ctx: &Ctx<'_>) -> Result<()> {
     must_fail(ctx, "probe", storage::mount_hangs)
 }
 
+/// The owners of NFSv3 locks are not told of a Ganesha that has begun anew.
+pub(crate) fn no_grace_for_a_ganesha(ctx: &Ctx<'_>) -> Result<()> {
+    must_fail(ctx, "grace", nfs_locks::outlives_its_ganesha)
+}
+
 /// Nodes do not tell each other of clients' connections.
 pub(crate) fn no_lists(ctx: &Ctx<'_>) -> Result<()> {
     must_fail(ctx, "lists", connections::known_to_peers)

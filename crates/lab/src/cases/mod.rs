@@ -139,6 +139,8 @@ pub(crate) const CASES: &[Case] = &[
     case(Group::Local, "rejoin-stalls-nobody", planned::rejoin_local),
     case(Group::Local, "move-one-address", planned::move_ip),
     case(Group::Local, "nfs3-lock-through-planned-moves", nfs_locks::through_moves),
+    case(Group::Local, "nfs3-lock-outlives-its-ganesha", nfs_locks::outlives_its_ganesha),
+    long(Group::Local, "honest-nfs3-lock-of-a-ganesha-without-grace", honest::no_grace_for_a_ganesha),
     long(Group::Local, "nfs4-lock-through-planned-moves", nfs_locks::nfs4_through_moves),
     long(Group::Local, "honest-moves-without-grace", honest::no_grace_at_a_move),
     long(Group::Local, "honest-moves-without-letting-go", honest::no_letting_go),

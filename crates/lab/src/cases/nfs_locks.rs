@@ -162,6 +162,32 @@ fn moved_to_and_back(ctx: &Ctx<'_>, probe: &str) -> Result<()> {
     })
 }
 
+/// The lock's Ganesha is killed, and begins anew where it was: the owner is told, and takes the lock back before anybody else who
+/// comes by the same address can have it. (By other nodes one can: they have no grace period for that.)
+pub(crate) fn outlives_its_ganesha(ctx: &Ctx<'_>) -> Result<()> {
+    let lab = ctx.lab;
+    let status = steadfast::status(lab, 0)?;
+    let vip = vip_of(&status, VICTIM)?;
+    let holding = Holding::start(lab, "nfs3-hold", &vip, &vip, &format!("nfs/anew-{}", now_us()))?;
+    holding.wait("W", 0, "the lock to be held")?;
+    known(ctx, VICTIM)?;
+    ctx.watched(|| {
+        let at = now_us();
+        lab.shell(&site::name(VICTIM), "kill -9 $(pgrep -o -x ganesha.nfsd)")?;
+        // Who is not told goes on as if nothing had been, until somebody else has the lock.
+        let back = holding.wait("BLR", at, "the lock to be taken back, or to be lost")?;
+        let lost = "LR".chars().any(|kind| holding.first(kind, at).is_some());
+        ctx.limit("locks that were lost with their Ganesha", f64::from(u8::from(lost)), 0.0, "")?;
+        ctx.bound("the lock was taken back after", back.saturating_sub(at) as f64 / 1000.0, 2000.0)?;
+        holding.wait("W", back, "something to be written under it")?;
+        std::thread::sleep(GRACE);
+        let had = holding.first('R', at).is_some();
+        ctx.limit("times that somebody else had the lock", f64::from(u8::from(had)), 0.0, "")?;
+        let next = holding.give_back()?.context("nobody could have the lock after its owner")?;
+        ctx.bound("and somebody else had it after its owner within", next as f64 / 1000.0, 100.0)
+    })
+}
+
 /// The others know that this node has clients, and who.
 fn known(ctx: &Ctx<'_>, node: usize) -> Result<()> {
     sh::wait_for("the others to know of the clients", LIMIT, || {

@@ -4,9 +4,8 @@
 //! A host is known to the other servers a second after its first lock through one (docs/nfs.md), so each client has a lock of
 //! its own besides, which it keeps, and takes the common one only when that is older.
 
-use super::contest::TRY;
 use super::nfs_count::{Counted, Told, WIDTH};
-use super::nfs3_lock::{Side, Statd, reclaim};
+use super::nfs3_lock::{Side, Statd, give_back, reclaim};
 use super::{now_us, say};
 use anyhow::{Result, bail};
 use drill::clients::nlm::{DENIED, GRACE, GRANTED, Nlm};
@@ -159,16 +158,6 @@ impl Locks {
         }
         Ok(now_us() > self.since_us.saturating_add(KNOWN_US))
     }
-
-    fn give_back(&mut self) -> Result<()> {
-        loop {
-            match self.common.nlm.unlock()? {
-                GRANTED => return Ok(()),
-                GRACE => std::thread::sleep(TRY),
-                status => bail!("UNLOCK: NLM status {status}"),
-            }
-        }
-    }
 }
 
 fn granted(status: u32) -> Result<bool> {
@@ -195,7 +184,7 @@ impl Counted for Locks {
         };
         if !same {
             // Given by a server that has begun anew since, or by the new one: nobody knows.
-            self.give_back()?;
+            give_back(&mut self.common.nlm)?;
         }
         Ok(same)
     }
@@ -217,6 +206,6 @@ impl Counted for Locks {
     fn unlock(&mut self) -> Result<()> {
         // Before it is given back, or it would be taken back after.
         self.had().held = false;
-        self.give_back()
+        give_back(&mut self.common.nlm)
     }
 }

@@ -4,7 +4,7 @@
 //! reclaim is refused, and only then: nobody tells an NFSv3 client that its lock is gone.
 
 use super::contest::{self, LENGTH, Rival};
-use super::nfs3_lock::{Side, Statd, reclaim};
+use super::nfs3_lock::{Side, Statd, give_back, reclaim};
 use super::{now_us, say};
 use crate::args::Contest;
 use anyhow::{Result, ensure};
@@ -33,7 +33,7 @@ fn hold(side: &mut Side, server: IpAddr, statd: &Statd, over: &AtomicBool) -> Re
         side.write(&format!("{n:020}"))?;
         say(&format!("W {}", now_us()));
     }
-    side.nlm.unlock()?;
+    give_back(&mut side.nlm)?;
     say(&format!("U {}", now_us()));
     Ok(())
 }

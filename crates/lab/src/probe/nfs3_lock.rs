@@ -62,6 +62,17 @@ impl Statd {
     }
 }
 
+/// Gives the lock back, as soon as the server lets go of anything.
+pub(super) fn give_back(nlm: &mut Nlm) -> Result<()> {
+    loop {
+        match nlm.unlock()? {
+            GRANTED => return Ok(()),
+            GRACE => std::thread::sleep(TRY),
+            status => bail!("UNLOCK: NLM status {status}"),
+        }
+    }
+}
+
 /// One client of NFSv3 with a file open, of which it may lock the beginning.
 pub(super) struct Side {
     nfs: Client,

@@ -31,6 +31,7 @@ mod lists;
 mod lock;
 mod moves;
 mod nfs;
+mod nfs_anew;
 mod nfs_moves;
 mod nfs_ways;
 mod origin;

@@ -24,6 +24,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::inbox::{Inbox, Item};
+use super::nfs_anew::Recent;
 use super::nfs_ways::Ways;
 use crate::config::Config;
 use crate::peer::Peers;
@@ -65,6 +66,8 @@ pub(crate) enum News {
     Taken(IpAddr),
     /// It does not any more.
     Released(IpAddr),
+    /// This node's NFS server has ended and begun anew, and answers.
+    BegunAnew,
     /// A peer's list.
     Frame { from: Pnn, bytes: Vec<u8> },
 }
@@ -118,6 +121,8 @@ pub(crate) struct Nfs {
     pub(super) in_use: InUse,
     /// Who is recorded here, and what the others were told of it.
     pub(super) recorded: Clients,
+    /// Hosts that had NFSv3 locks here a moment ago.
+    pub(super) recent: Recent,
     own: Clients,
     others: BTreeMap<Pnn, Arc<Clients>>,
     pub(super) lost: BTreeMap<Pnn, Lost>,
@@ -165,6 +170,7 @@ impl Nfs {
             ports,
             in_use,
             recorded: Clients::default(),
+            recent: Recent::default(),
             own: Clients::default(),
             others: BTreeMap::new(),
             lost: BTreeMap::new(),
@@ -241,6 +247,7 @@ impl Nfs {
             News::Grace { epoch, nodes } => self.enter_for_lost(epoch, nodes),
             News::GraceForMove { node, number } => self.enter_for_move(node, number),
             News::Prove(number) => self.prove(number),
+            News::BegunAnew => self.begun_anew(),
             News::LetGo { vip, end: true } => self.end(vip),
             News::LetGo { vip, end: false } => self.let_go(vip),
             News::Connections(list) => {
@@ -446,7 +453,9 @@ impl Nfs {
         self.telling.spawn(async move {
             let Ok(_turn) = few.acquire().await else { return };
             match notify::tell(vip, &client, state, until).await {
-                Ok(()) => tracing::info!("{client} was told that {vip} has moved: it reclaims its locks"),
+                Ok(()) => tracing::info!(
+                    "{client} was told that the NFS server at {vip} is another one: it reclaims its locks"
+                ),
                 Err(why) => tracing::warn!("{client} was not told that its locks are to be reclaimed: {why}"),
             }
         });
@@ -459,7 +468,7 @@ pub(super) fn root_of(setup: &Result<GraceSetup, String>) -> PathBuf {
 }
 
 /// Clients by names, and those with addresses of the same family.
-fn reachable(clients: &BTreeSet<String>, vip: IpAddr) -> impl Iterator<Item = String> {
+pub(super) fn reachable(clients: &BTreeSet<String>, vip: IpAddr) -> impl Iterator<Item = String> {
     let fits = move |client: &&String| {
         client.parse::<IpAddr>().map_or(true, |address| address.to_canonical().is_ipv4() == vip.is_ipv4())
     };

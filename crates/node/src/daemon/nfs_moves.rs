@@ -26,6 +26,7 @@ impl Nfs {
     /// Who is recorded here now.
     pub(super) fn keep(&mut self, found: Clients) {
         self.recorded = found;
+        self.recent.saw(&self.recorded.nlm, Instant::now());
         self.ways.recorded(&self.recorded);
         self.say_locks();
     }

@@ -213,7 +213,7 @@ fn serve(options: &Options, log: &Log) -> anyhow::Result<()> {
         databases: post.clone(),
         moved,
         held: Held::default(),
-        nfs: nfs_sender,
+        nfs: nfs_sender.clone(),
         nfs_ports,
         guard: guard.clone(),
         evicts: evicts_now,
@@ -271,9 +271,10 @@ fn serve(options: &Options, log: &Log) -> anyhow::Result<()> {
         tokio::spawn(smb_witness::run(config_seen.clone(), snapshots_seen.clone()));
         let dns = tokio::spawn(dns::run(config_seen.clone(), snapshots_seen, facts.clone()));
         let plan = site::services_plan(&config_seen.borrow());
+        let anew = nfs_sender;
         let events = EventsTask::new(inbox.clone(), facts.clone(), config_seen.clone());
         let events = tokio::spawn(events.run(moves, scripts_serve, events_see));
-        let services = ServicesTask::new(Without::services(&options.without), inbox.clone(), facts, back, plan);
+        let services = ServicesTask::new(Without::services(&options.without), inbox.clone(), facts, (back, anew), plan);
         tokio::spawn(EvictTask::new(inbox.clone(), config_seen.clone()).run(evictions));
         let services = tokio::spawn(services.run(serve_wanted, (held, deserts, asked), plans_wanted));
         let config = Arc::clone(&config_seen.borrow());

@@ -13,9 +13,12 @@ use tokio::time::timeout;
 
 use super::facts::Facts;
 use super::inbox::Inbox;
+use super::nfs;
 use super::tickles::{self, News};
 use crate::config::{STORAGE, Storage};
 
+/// The NFS server's name among the services.
+const NFS: &str = "nfs";
 /// How long services may take to end when the daemon does. A supervised process is killed after 5 s.
 const END: Duration = Duration::from_secs(15);
 
@@ -36,6 +39,9 @@ pub(crate) struct ServicesTask {
     tickles: tickles::Sender,
     /// Services whose process ended and whose successor has not answered yet.
     absent: BTreeSet<String>,
+    nfs: nfs::Sender,
+    /// How often the NFS server had been started when it last answered; none since it was off.
+    nfs_starts: Option<u64>,
     plan: Plan,
     /// Is a storage service watched, or does the manager only say that there is none?
     watched: bool,
@@ -51,7 +57,13 @@ pub(crate) struct ServicesTask {
 
 impl ServicesTask {
     /// Starts the manager, which stops what an earlier daemon left until the core says otherwise.
-    pub(crate) fn new(parts: Parts, inbox: Inbox, facts: Facts, tickles: tickles::Sender, plan: Plan) -> Self {
+    pub(crate) fn new(
+        parts: Parts,
+        inbox: Inbox,
+        facts: Facts,
+        (tickles, nfs): (tickles::Sender, nfs::Sender),
+        plan: Plan,
+    ) -> Self {
         let (serve, _) = watch::channel(Serve::Off);
         let (_, reports) = mpsc::channel(1);
         let mut task = Self {
@@ -60,6 +72,8 @@ impl ServicesTask {
             facts,
             tickles,
             absent: BTreeSet::new(),
+            nfs,
+            nfs_starts: None,
             plan,
             watched: false,
             serve,
@@ -158,6 +172,7 @@ impl ServicesTask {
 
     fn report(&mut self, report: Report) {
         self.tell_clients(&report);
+        self.tell_owners(&report);
         let off = report.service == STORAGE && report.state == State::Off;
         let failed = report.service == STORAGE && report.state == State::Failed;
         if report.service == STORAGE && failed != self.storage_failed {
@@ -202,6 +217,21 @@ impl ServicesTask {
         }
     }
 
+    /// The owners of NFSv3 locks are told of a server that has ended and begun anew.
+    fn tell_owners(&mut self, report: &Report) {
+        match report.state {
+            State::Ok if report.service == NFS => {
+                let before = self.nfs_starts.replace(report.starts);
+                if before.is_some_and(|before| before != report.starts) {
+                    // Nobody hears it only when the daemon ends.
+                    let _ = self.nfs.send(nfs::News::BegunAnew);
+                }
+            }
+            State::Off if report.service == NFS => self.nfs_starts = None,
+            State::Off | State::Starting | State::Ok | State::Failing | State::Failed => {}
+        }
+    }
+
     /// Another configuration: services run on, only their management begins anew.
     async fn change(&mut self, plan: Plan) {
         if plan == self.plan {
@@ -211,6 +241,8 @@ impl ServicesTask {
             self.drained(manager.leave()).await;
         }
         self.plan = plan;
+        // The next manager counts from 0.
+        self.nfs_starts = None;
         self.spawn();
     }
 
