@@ -56,9 +56,14 @@ impl Check for Parting {
     }
 
     fn answers(&mut self, world: &World, host: usize, vip: IpAddr) -> Result<(), String> {
+        // Who has no lease any more, or is no member for who answers (it was paused, and still believes in its lease), is
+        // another matter: its storage is shut out before.
+        let dropped = |pnn| self.learned.view(host).is_some_and(|view| !view.members.contains_key(&pnn));
         for other in world.hosts.iter().filter(|h| h.index != host && world.setup.nfs_locks.contains(&h.index)) {
+            if dropped(other.pnn()) {
+                continue;
+            }
             let now = other.clock.local(world.now);
-            // Who has no lease any more is another matter: its storage is shut out before.
             let leased = other.is_live() && now < other.core_lease;
             let waits = other.letting_go.get(&vip).is_some_and(|(since, end)| !end && now.since(*since) < LET_GO_WAIT);
             if leased && waits {
