@@ -212,7 +212,7 @@ pub(crate) const CASES: &[Case] = &[
     case(Group::Gluster, "rejoin-on-glusterfs", planned::rejoin_gluster),
     long(Group::Gluster, "drain-with-the-volume-left-alone", planned::drain_left_alone),
     long(Group::Gluster, "rejoin-with-the-volume-left-alone", planned::rejoin_left_alone),
-    case(Group::Gluster, "drain-with-eager-lock", planned::drain_with_eager_lock),
+    long(Group::Gluster, "drain-with-eager-lock", planned::drain_with_eager_lock),
     long(Group::Gluster, "rejoin-with-eager-lock", planned::rejoin_with_eager_lock),
     long(Group::Gluster, "drain-on-glusterfs-leader-killed", planned::leader_killed_while_lifted),
     case(Group::Gluster, "ganesha-killed-on-glusterfs", services::ganesha_killed),

@@ -6,7 +6,7 @@
 use super::{Ctx, outage, planned, vip_of};
 use crate::lab::Lab;
 use crate::probe::now_us;
-use crate::site::{CLIENT, MOUNT, Storage, VOLUME};
+use crate::site::{CLIENT, MOUNT, VOLUME};
 use crate::vm::Machine;
 use crate::{sh, site, steadfast};
 use anyhow::{Context, Result, bail};
@@ -146,11 +146,9 @@ fn moved_to_and_back(ctx: &Ctx<'_>, probe: &str) -> Result<()> {
             let at = now_us();
             lab.exec(&site::name(0), &["steadfast", "move-ip", &vip, &site::name(to)], LIMIT)?;
             let back = holding.wait("BLR", at, "the lock to be taken back, or to be lost")?;
-            // On GlusterFS the move waits until the volume is prepared for it (docs/storage.md).
-            let limit = if lab.site.storage == Storage::Gluster { 6000.0 } else { 400.0 };
             let lost = "LR".chars().any(|kind| holding.first(kind, at).is_some());
             ctx.limit("locks that were lost by a planned move", f64::from(u8::from(lost)), 0.0, "")?;
-            ctx.bound("the lock was taken back after", back.saturating_sub(at) as f64 / 1000.0, limit)?;
+            ctx.bound("the lock was taken back after", back.saturating_sub(at) as f64 / 1000.0, 400.0)?;
             holding.wait("W", back, "something to be written under it")?;
             // Past the grace period it is the lock itself that keeps others out.
             std::thread::sleep(GRACE);

@@ -115,7 +115,6 @@ pub(crate) fn drain_local(ctx: &Ctx<'_>) -> Result<()> {
 
 /// On GlusterFS as it is to be set.
 pub(crate) fn drain_gluster(ctx: &Ctx<'_>) -> Result<()> {
-    settled(ctx)?;
     drain(ctx, "gluster", PLANNED).map(drop)
 }
 
