@@ -57,8 +57,13 @@ fn online_brick(line: &str) -> bool {
 
 /// What `work` finds on a volume with GlusterFS's default, which keeps files locked for a second after a write.
 pub(super) fn with_eager_lock(ctx: &Ctx<'_>, work: impl FnOnce() -> Result<()>) -> Result<()> {
-    settled(ctx)?;
     volume(ctx, &["reset", VOLUME, EAGER_LOCK.option])?;
+    // The daemons read the volume's settings once a minute.
+    sh::wait_for("the daemons to miss the setting", Duration::from_secs(100), || {
+        let missed = |node| steadfast::status_text(ctx.lab, node).contains("cluster.eager-lock is not off");
+        Ok(ctx.all().into_iter().all(missed).then_some(()))
+    })?;
+    settled(ctx)?;
     let done = work();
     settled(ctx)?;
     let back = volume(ctx, &["set", VOLUME, EAGER_LOCK.option, EAGER_LOCK.value]);

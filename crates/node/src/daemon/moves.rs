@@ -204,7 +204,9 @@ impl Decision {
     fn read(&mut self, delay: PostOpDelay) {
         // A command that was given up, here or at an earlier leader, may have been carried out since.
         self.ours |= delay.is_ours();
-        if delay.is_ours() && self.known.as_ref().is_some_and(|known| !known.is_ours()) {
+        // The administrator may have put one in force that was absent.
+        let absent = |known: &PostOpDelay| *known == PostOpDelay::Absent && delay != PostOpDelay::Absent;
+        if self.known.as_ref().is_some_and(|known| absent(known) || delay.is_ours() && !known.is_ours()) {
             self.known = None;
         }
         self.read = Some(delay);
@@ -547,5 +549,11 @@ mod tests {
         assert_eq!(off.step(Part::Moves, START + HOLD), Step::PutBack, "of a time when it was wanted");
         off.done(in_force(), START);
         assert_eq!(off.step(Part::Moves, START + HOLD), Step::Rest(None));
+        // The administrator has put one in force since.
+        d.read(PostOpDelay::Absent);
+        assert_eq!(d.step(Part::Calm, START + 20 * SETTLES), Step::Rest(None));
+        d.read(in_force());
+        assert!(d.moves_wait());
+        assert_eq!(d.step(Part::Moves, START + 20 * SETTLES), Step::Lift);
     }
 }
