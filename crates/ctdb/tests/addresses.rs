@@ -304,6 +304,16 @@ fn who_is_busy_hears_that_its_address_leaves_when_it_is_at_rest() {
     world.vip_on.insert(1, 1);
     world.tell(0, true, true);
 
+    // Also when the first that it reads is a question of that process about something else.
+    assert_eq!(leaves(&mut world), [its.id]);
+    world.now.mono += Duration::from_secs(5);
+    assert!(world.ask(its, node::CURRENT, Opcode::GET_PID, 0, &[]).is_some());
+    assert_eq!(messages(&mut world, its), []);
+    world.later(Duration::from_millis(50));
+    assert_eq!(messages(&mut world, its), gone);
+    world.vip_on.insert(1, 1);
+    world.tell(0, true, true);
+
     assert_eq!(leaves(&mut world), [its.id]);
     world.ask(its, node::CURRENT, Opcode::DEREGISTER_SRVID, srvid::RELEASE_IP, &[]).unwrap();
     world.later(Duration::from_secs(2));

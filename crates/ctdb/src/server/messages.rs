@@ -189,15 +189,20 @@ impl Server {
         self.clients.later.iter().filter_map(|client| self.later_due(*client)).min()
     }
 
-    /// What was put off for this client, if it is due.
+    /// What was put off for this client, if it is due. Not by the clock at once after a standstill of the daemon, whatever it
+    /// reads first: what clients have asked meanwhile has not been read yet.
     pub(super) fn tell_later(&mut self, client: ClientId) {
-        if self.later_due(client).is_none_or(|at| at > self.now.mono) {
+        let now = self.now.mono;
+        let Some(due) = self.later_due(client).filter(|due| *due <= now) else { return };
+        let Some(known) = self.clients.get(client) else { return };
+        if known.rest_awaited && due + STANDSTILL < now {
+            known.later_since = (now + STANDSTILL).saturating_sub(LATEST);
             return;
         }
-        self.clients.later.remove(&client);
-        let Some(known) = self.clients.get(client) else { return };
         known.rest_awaited = false;
-        for (srvid, text) in std::mem::take(&mut known.later) {
+        let later = std::mem::take(&mut known.later);
+        self.clients.later.remove(&client);
+        for (srvid, text) in later {
             // One whose connection has ended meanwhile wants to hear of addresses no more.
             if self.clients.hears(client, srvid) {
                 self.message_to(client, srvid, &text);
@@ -205,16 +210,10 @@ impl Server {
         }
     }
 
-    /// The same, by the clock. After a standstill of the daemon not at once: what clients have asked meanwhile has not been
-    /// read yet.
+    /// The same, by the clock.
     pub(super) fn later_is_due(&mut self) {
-        let now = self.now.mono;
         for client in self.clients.later.clone() {
-            let late = self.later_due(client).is_some_and(|at| at + STANDSTILL < now);
-            match self.clients.get(client).filter(|known| late && known.rest_awaited) {
-                Some(known) => known.later_since = now + STANDSTILL - LATEST.min(now + STANDSTILL),
-                None => self.tell_later(client),
-            }
+            self.tell_later(client);
         }
     }
 }
