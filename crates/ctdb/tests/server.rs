@@ -260,6 +260,18 @@ fn messages_come_once_on_every_node_and_by_number() {
 }
 
 #[test]
+fn a_message_that_waits_for_a_lease_outlives_a_change_of_the_view() {
+    let mut world = World::new(3);
+    let (from, to) = (world.connect(0, 10), world.connect(1, 20));
+    world.listen(to, 77);
+    world.tell(1, false, false);
+    world.send(from, 1, Body::Message(Message { srvid: 77, data: b"late".to_vec() }));
+    assert_eq!(world.messages(to), []);
+    world.view_but(&[0, 1], false);
+    assert_eq!(world.messages(to), [(77, b"late".to_vec())]);
+}
+
+#[test]
 fn is_a_process_alive() {
     let mut world = World::new(2);
     let (a, b) = (world.connect(0, 10), world.connect(1, 20));

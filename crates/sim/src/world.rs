@@ -258,6 +258,7 @@ impl World {
             What::Pulse => {
                 self.after(100 * MS, What::Pulse);
                 self.check(|checks, world| checks.pulse(world));
+                self.look_at_talk();
             }
         }
     }

@@ -65,7 +65,6 @@ const BUGS: &[Bug] = &[
     Bug::Ctdb(Ctdb::MessageTwice),
     Bug::Ctdb(Ctdb::MessagesDropped),
     Bug::Ctdb(Ctdb::MessagesOvertake),
-    Bug::Ctdb(Ctdb::MessagesForgotten),
     Bug::Ctdb(Ctdb::AddressBeforeAnswer),
     Bug::Ctdb(Ctdb::AddressWhileBusy),
     Bug::Ctdb(Ctdb::WipeForgetsMember),

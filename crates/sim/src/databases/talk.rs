@@ -2,10 +2,11 @@
 //!
 //! A message arrives at most once, at the process that it is for, and in the order in which its sender sent them, unless
 //! the view has changed in between. It may be lost: with its link, its node, or because nobody listens any more; where all
-//! of these last, it has arrived when everything is at rest.
+//! of these last, it has arrived once nothing holds it: no server, for want of a lease or because it stands still, and no link.
 
 use super::{Databases, Doing, Process};
-use crate::clock::{MS, Micros, S};
+use crate::clock::{MS, Micros};
+use crate::network::side;
 use crate::world::World;
 use cluster::{Epoch, Incarnation};
 use ctdb::control::Opcode;
@@ -67,14 +68,12 @@ struct Way {
     session: u64,
 }
 
-/// A message that has not been heard yet.
+/// A message that has not been heard yet, and must be as long as its way lasts.
 #[derive(Clone, Copy, Debug)]
 struct UnderWay {
-    at: Micros,
     from: usize,
     to: usize,
-    /// Nothing if it may get lost: there is no link.
-    way: Option<Way>,
+    way: Way,
 }
 
 /// All that was said.
@@ -231,13 +230,13 @@ impl World {
     }
 
     fn say(&mut self, host: usize, client: ClientId, to: ClientId, node: usize) {
-        let (now, way) = (self.now, self.way(host, node));
+        let way = self.way(host, node);
         let Some(databases) = self.databases.as_mut() else { return };
         let talk = &mut databases.talk;
         let sent = talk.sent.entry((client.0, to.0)).or_default();
         *sent += 1;
-        if talk.listeners.contains(&to.0) {
-            talk.under_way.insert((client.0, to.0, *sent), UnderWay { at: now, from: host, to: node, way });
+        if let Some(way) = way.filter(|_| talk.listeners.contains(&to.0)) {
+            talk.under_way.insert((client.0, to.0, *sent), UnderWay { from: host, to: node, way });
         }
         let mut data = Writer::default();
         data.u32(client.0).u32(to.0).u64(*sent);
@@ -252,21 +251,39 @@ impl World {
         whole.then_some(Way { daemons, session })
     }
 
-    /// With everything at rest: a message whose way has lasted, between two who live, has arrived.
-    pub(super) fn talk_at_rest(&self) -> Result<(), String> {
-        let Some(databases) = self.databases.as_ref() else { return Ok(()) };
+    /// Now and then: a message between two who live, whose way has lasted and where nothing holds it any more, has been heard.
+    pub(crate) fn look_at_talk(&mut self) {
+        let Some(databases) = self.databases.as_ref() else { return };
         let lives = |who: u32| databases.truth.people.get(&ClientId(who)).is_some_and(|p| p.lives);
-        let lost = databases.talk.under_way.iter().find(|((from, to, _), message)| {
-            let late = message.at + S < self.now;
-            late && lives(*from)
-                && lives(*to)
-                && message.way.is_some()
-                && message.way == self.way(message.from, message.to)
-        });
-        match lost {
-            Some(((from, to, number), _)) => Err(format!("process {to} never hears message {number} from {from}")),
-            None => Ok(()),
+        let mut over = Vec::new();
+        let mut lost = None;
+        for (key, message) in &databases.talk.under_way {
+            let (from, to, number) = *key;
+            if !lives(from) || !lives(to) || self.way(message.from, message.to) != Some(message.way) {
+                over.push(*key);
+            } else if !self.may_be_held(message.from, message.to) {
+                lost.get_or_insert_with(|| format!("process {to} never hears message {number} from {from}"));
+            }
         }
+        if let Some(databases) = self.databases.as_mut() {
+            for key in over {
+                databases.talk.under_way.remove(&key);
+            }
+        }
+        if let Some(text) = lost {
+            self.object(text);
+        }
+    }
+
+    /// May there be anything between two servers that has been said and not been heard?
+    fn may_be_held(&self, from: usize, to: usize) -> bool {
+        let holds_nothing = |host: usize| {
+            let node = self.databases.as_ref().map(|d| &d.nodes[host]);
+            let told = node.filter(|node| node.inbox.is_empty()).and_then(|node| node.told.as_ref());
+            self.hosts[host].is_live() && told.is_some_and(|t| t.leased && t.members.contains(&(host as u32)))
+        };
+        let carried = from != to && !self.net.pair(from, to).queue[side(from, to)].is_empty();
+        carried || !holds_nothing(from) || !holds_nothing(to)
     }
 
     /// A process hears a message to such a number.

@@ -514,11 +514,8 @@ impl World {
         let members: Vec<usize> = self.members().into_iter().collect();
         let Some(databases) = self.databases.as_ref() else { return };
         let found = databases.truth.at_rest(&databases.nodes, &members, databases.volatile, databases.persistent);
-        let talk = || self.talk_at_rest();
-        if let Err(text) = found
-            .and_then(|()| databases.registry_at_rest(&members))
-            .and_then(|()| databases.spare_at_rest(&members))
-            .and_then(|()| talk())
+        if let Err(text) =
+            found.and_then(|()| databases.registry_at_rest(&members)).and_then(|()| databases.spare_at_rest(&members))
         {
             self.object(text);
         }
