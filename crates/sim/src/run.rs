@@ -1,16 +1,17 @@
 //! One seed from beginning to end: a site, faults, and what must be true afterwards.
 
 use crate::checks::Violation;
-use crate::checks::rest::{can_decide, unrest};
+use crate::checks::rest::{can_decide, is_fit, unrest};
 use crate::clock::{MS, Micros, S};
 use crate::databases::{Done, has_databases};
 use crate::faults::Plan;
 use crate::rng::Rng;
-use crate::setup::Setup;
+use crate::setup::{Setup, interface_of};
 use crate::versions::are_mixed;
 use crate::world::{Totals, World};
-use cluster::AdminState;
+use cluster::{AdminRequest, AdminState, Pnn};
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 
 /// Within this after the last fault everything must be at rest. Join delays double at each relapse, and addresses
 /// come back one a second, so it is far longer than any outage.
@@ -21,6 +22,14 @@ const QUIET: Micros = 9 * S;
 const PATIENCE: Micros = 70 * S;
 /// At rest is what stays so for this long.
 const STEADY: Micros = 1_500 * MS;
+/// In so many of a million seeds without databases an administrator moves an address at rest.
+const MOVES: u32 = 125_000;
+/// Nothing has been wrong for so long before: what happens then excuses nothing any more.
+const UNTROUBLED: Micros = 5 * S;
+/// An address that is moved by hand is there within this. It may wait 5 s for the storage, and for NFS servers.
+const ARRIVES: Micros = 10 * S;
+/// It is looked at for so long after: for two pauses between moves for an even spread.
+const STAYS: Micros = 6 * S;
 
 /// What to run.
 #[derive(Clone, Debug)]
@@ -102,6 +111,11 @@ pub fn run(task: &Task) -> Outcome {
     }
     if settled.is_some() {
         wind_down(&mut world);
+        // From a stream of its own, and after all else: what came before stays as it is.
+        let mut moves = rng.fork(3);
+        if world.databases.is_none() && world.violation.is_none() && moves.chance(MOVES) {
+            move_one(&mut world, &mut moves);
+        }
     }
     Outcome {
         seed: task.seed,
@@ -175,6 +189,28 @@ fn stop_one(world: &mut World) {
     if world.violation.is_none() {
         world.databases_at_rest();
     }
+}
+
+/// While nothing is wrong an administrator moves an address to a node that has at least as many as any other: it goes there.
+/// That it stays there, and others go for an even spread, is looked at by the checker of addresses that go to and fro.
+fn move_one(world: &mut World, moves: &mut Rng) {
+    world.run_for(UNTROUBLED);
+    let vip = world.setup.vips[moves.index(world.setup.vips.len())].0;
+    let Some(view) = world.newest_view() else { return };
+    let beside = |v: &&(IpAddr, u8)| interface_of(v.0) == interface_of(vip);
+    let has = |node: usize| {
+        let vips = world.setup.vips.iter().filter(beside);
+        vips.filter(|v| world.hosts[node].answers(v.0, world.now)).count()
+    };
+    let held = world.answering(vip);
+    let free = (0..world.setup.nodes).filter(|node| !held.contains(node) && is_fit(world, view, *node, vip));
+    let Some(to) = free.max_by_key(|node| has(*node)).filter(|_| !held.is_empty()) else { return };
+    world.admin(to, AdminRequest::MoveIp { vip, to: Pnn(to as u16) });
+    if world.run_until(ARRIVES, |world| world.answering(vip) == [to]).is_none() && world.violation.is_none() {
+        let text = format!("{vip} does not go to n{to}, where an administrator wants it");
+        world.violated(Violation { check: "rest", at: world.now, text });
+    }
+    world.run_for(STAYS);
 }
 
 /// A time of the day at which every simulated site lets addresses go back to nodes that returned.

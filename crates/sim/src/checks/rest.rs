@@ -42,7 +42,7 @@ pub fn unrest(world: &World) -> Option<String> {
 }
 
 /// May this node host addresses now?
-pub(super) fn is_fit(world: &World, view: &View, node: usize, vip: IpAddr) -> bool {
+pub(crate) fn is_fit(world: &World, view: &View, node: usize, vip: IpAddr) -> bool {
     let host = &world.hosts[node];
     host.is_live()
         && view.members.contains_key(&host.pnn())
