@@ -335,6 +335,12 @@ impl World {
         timing.lease.as_micros() as u64 + whole + timing.margin.as_micros() as u64
     }
 
+    /// Has this machine gone on a moment ago, so that its addresses may?
+    #[must_use]
+    pub fn has_just_thawed(&self, host: usize) -> bool {
+        self.hosts[host].thawed_at.is_some_and(|at| self.now <= at + self.excused())
+    }
+
     /// A public interface goes down or comes up.
     pub fn interface(&mut self, host: usize, name: &str, up: bool) {
         let count = self.hosts[host].interfaces_down.entry(name.to_owned()).or_default();

@@ -49,7 +49,7 @@ impl Check for Deserted {
 
     fn answers(&mut self, world: &World, host: usize, vip: IpAddr) -> Result<(), String> {
         // A machine that goes on after a pause takes nobody's clients over: it is cut off from the storage.
-        if world.hosts[host].thawed_at.is_none_or(|at| world.now > at + world.excused()) {
+        if !world.has_just_thawed(host) {
             for (_, other) in self.0.iter_mut().filter(|(other, _)| **other != host) {
                 other.had.remove(&vip);
             }

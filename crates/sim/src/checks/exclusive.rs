@@ -17,7 +17,7 @@ impl Check for Exclusive {
     }
 
     fn answers(&mut self, world: &World, host: usize, vip: IpAddr) -> Result<(), String> {
-        let fresh = |h: usize| world.hosts[h].thawed_at.is_some_and(|at| world.now <= at + world.excused());
+        let fresh = |h: usize| world.has_just_thawed(h);
         for other in world.answering(vip) {
             if other != host && !fresh(other) && !fresh(host) {
                 return Err(format!("n{host} and n{other} both answer for {vip}"));

@@ -68,7 +68,7 @@ impl Check for Harmless {
 
 impl Harmless {
     fn outside(&self, world: &World, host: usize, view: &View) -> Result<(), String> {
-        let fresh = |h: usize| world.hosts[h].thawed_at.is_some_and(|at| world.now <= at + world.excused());
+        let fresh = |h: usize| world.has_just_thawed(h);
         for (other, held) in &self.leases {
             let peer = &world.hosts[*other];
             let runs = peer.runs() && peer.daemon.as_ref().is_some_and(|d| d.run == held.run);

@@ -66,7 +66,7 @@ impl Check for OrdersOfLeader {
 /// A machine that was paused acts under a lease that ended while its clock stood still: it is cut off from the storage,
 /// and excused for one lease.
 fn thawed(world: &World, host: usize) -> bool {
-    world.hosts[host].thawed_at.is_some_and(|at| world.now <= at + world.excused())
+    world.has_just_thawed(host)
 }
 
 impl OrdersOfLeader {

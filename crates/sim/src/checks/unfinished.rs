@@ -114,10 +114,14 @@ impl Check for Unfinished {
     }
 
     fn answers(&mut self, world: &World, host: usize, vip: IpAddr) -> Result<(), String> {
+        // Nothing comes of it: it is shut out of the storage.
+        if world.has_just_thawed(host) {
+            return Ok(());
+        }
         for (index, node) in self.0.iter_mut().filter(|(index, node)| **index != host && node.ending.contains(&vip)) {
             let other = &world.hosts[*index];
             let now = other.clock.local(world.now);
-            // Who has no lease any more is another matter: its storage is shut out before.
+            // What one without a lease has in hand is another matter (`held`).
             let leased = other.is_live() && now < other.core_lease;
             let waits = other.letting_go.get(&vip).is_some_and(|(since, end)| *end && now.since(*since) < END_WAIT);
             if leased && waits {
