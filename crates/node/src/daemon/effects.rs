@@ -82,6 +82,8 @@ impl Effects for Wiring {
             Output::LeaseLost => {
                 self.hold(*self.evicts.borrow());
                 self.held.lease_lost();
+                // The task ends with the daemon only.
+                let _ = self.nfs.send(nfs::News::LeaseLost);
                 self.net.order(Command::LeaseLost, now);
             }
             Output::Take { vip, .. } => {

@@ -58,6 +58,8 @@ pub(crate) enum News {
     GraceForMove { node: Pnn, number: u64 },
     /// The core's order: does Ganesha answer now?
     Prove(u64),
+    /// This node's storage clients are held: what was proved before says nothing of what they have in hand.
+    LeaseLost,
     /// The core's order: this address has left this node by plan; `end`: and the NFS server hangs.
     LetGo { vip: IpAddr, end: bool },
     /// The clients' connections to addresses of this node.
@@ -248,6 +250,7 @@ impl Nfs {
             News::GraceForMove { node, number } => self.enter_for_move(node, number),
             News::Prove(number) => self.prove(number),
             News::BegunAnew => self.begun_anew(),
+            News::LeaseLost => drop(self.proved.send_replace(None)),
             News::LetGo { vip, end: true } => self.end(vip),
             News::LetGo { vip, end: false } => self.let_go(vip),
             News::Connections(list) => {
