@@ -2,7 +2,7 @@
 
 use crate::parting::Parting;
 use crate::planted::{Planted, planted};
-use crate::unfinished::Unfinished;
+use crate::unfinished::{LEASE_WAIT, Unfinished};
 use crate::{Config, Epoch, Orders, Output, ServiceHealth, Time};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -57,9 +57,21 @@ struct Sighting {
     free: bool,
 }
 
+/// What a look at what is to be done has found.
+#[derive(Debug, Default)]
+pub(crate) struct Found {
+    /// Addresses for which the NFS server did not let go in time; or (true) what hangs did not end.
+    pub(crate) late: Vec<(IpAddr, bool)>,
+    /// Addresses that were lost, and leave by plan now.
+    pub(crate) left: Vec<IpAddr>,
+}
+
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Holder {
     local: BTreeMap<IpAddr, State>,
+    /// Addresses that were lost, with the lease or by somebody's hand, and may be here still: what servers have in hand of
+    /// them was not proved to be finished. They count as held, and wait for a lease until then if they are wanted elsewhere.
+    lost: BTreeMap<IpAddr, Time>,
     /// What the leader wants here, with the reason.
     wanted: BTreeMap<IpAddr, String>,
     epoch: Epoch,
@@ -75,6 +87,24 @@ impl Holder {
     /// May it still answer from here, or soon?
     pub(crate) fn has(&self, vip: IpAddr) -> bool {
         self.local.contains_key(&vip)
+    }
+
+    /// Was it lost, with nothing proved since?
+    pub(crate) fn is_lost(&self, vip: IpAddr) -> bool {
+        self.lost.contains_key(&vip)
+    }
+
+    /// The lease is over, and all addresses go.
+    pub(crate) fn lease_lost(&mut self, now: Time) {
+        let goes = |(_, s): &(&IpAddr, &State)| !matches!(s, State::LettingGo { .. });
+        for (vip, _) in self.local.iter().filter(goes).filter(|_| !planted(Planted::LostCountsAsReleased)) {
+            self.lost.entry(*vip).or_insert(now + LEASE_WAIT);
+        }
+    }
+
+    /// Nobody is left here who could have anything in hand, or be listened to by the storage.
+    pub(crate) fn nothing_in_hand(&mut self) {
+        self.lost.clear();
     }
 
     /// Is it being released?
@@ -98,10 +128,11 @@ impl Holder {
         due && self.local.remove(&vip).is_some()
     }
 
-    /// Everything that may still answer from here, or may soon.
+    /// Everything that may still answer from here, or may soon, or has left something in hand here.
     pub(crate) fn holding(&self) -> BTreeSet<IpAddr> {
         let early = planted(Planted::ReleaseSaidEarly);
-        self.local.iter().filter(|(_, s)| !early || **s != State::Releasing).map(|(v, _)| *v).collect()
+        let here = self.local.iter().filter(|(_, s)| !early || **s != State::Releasing).map(|(v, _)| v);
+        here.chain(self.lost.keys()).copied().collect()
     }
 
     pub(crate) fn serving(&self) -> BTreeSet<IpAddr> {
@@ -111,15 +142,15 @@ impl Holder {
     /// Are these what `holding` and `serving` say?
     pub(crate) fn holds_exactly(&self, holding: &BTreeSet<IpAddr>, serving: &BTreeSet<IpAddr>) -> bool {
         let held = self.local.iter().filter(|(_, s)| **s == State::Held).map(|(v, _)| v);
-        let same = match planted(Planted::ReleaseSaidEarly) {
-            true => self.holding() == *holding,
-            false => self.local.keys().eq(holding),
+        let same = match self.lost.is_empty() && !planted(Planted::ReleaseSaidEarly) {
+            true => self.local.keys().eq(holding),
+            false => self.holding() == *holding,
         };
         same && held.eq(serving)
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.local.is_empty()
+        self.local.is_empty() && self.lost.is_empty()
     }
 
     /// A new view in which this run goes on serving: keep what is here until its leader speaks.
@@ -149,9 +180,8 @@ impl Holder {
         true
     }
 
-    /// Takes and releases what is not as it should be. `may_serve`: there is a valid node lease. Without one nothing waits;
-    /// with one, an address that is wanted elsewhere leaves when `leave` lets it. Gives the addresses for which the NFS
-    /// server did not let go in time, or did not end.
+    /// Takes and releases what is not as it should be. `may_serve`: there is a valid node lease. Without one all addresses go
+    /// at once; with one, an address that is wanted elsewhere leaves when `leave` lets it, one that was lost too.
     pub(crate) fn reconcile(
         &mut self,
         now: Time,
@@ -159,7 +189,7 @@ impl Holder {
         may_serve: Result<(), &str>,
         leave: &mut Leave<'_>,
         out: &mut Vec<Output>,
-    ) -> Vec<(IpAddr, bool)> {
+    ) -> Found {
         self.reconciled = now;
         self.conflicts.retain(|_, (at, _)| now.since(*at) < CONFLICT);
         self.sightings.retain(|_, s| now.since(s.at) < SIGHTING);
@@ -187,10 +217,12 @@ impl Holder {
                 out.push(Output::Release { vip: *vip, because });
             }
         }
+        let left = self.lost_that_leave(now, config, may_serve, leave, (&mut leaving, out));
         leave.parting.leaving(&leaving);
+        let found = Found { late, left };
         // What was wanted under the view before may be somebody else's by now: take nothing before this view's leader spoke.
         if may_serve.is_err() || self.revision == 0 {
-            return late;
+            return found;
         }
         for (vip, because) in &self.wanted {
             if self.local.contains_key(vip) || self.failed.get(vip).is_some_and(|(at, _)| now.since(*at) < RETRY) {
@@ -220,7 +252,43 @@ impl Holder {
                 because: because.clone(),
             });
         }
-        late
+        found
+    }
+
+    /// Addresses that were lost, are wanted elsewhere and have nothing to wait for any more. What waits for the leave of others
+    /// is added to `leaving`.
+    fn lost_that_leave(
+        &mut self,
+        now: Time,
+        config: &Config,
+        may_serve: Result<(), &str>,
+        leave: &mut Leave<'_>,
+        (leaving, out): (&mut BTreeSet<IpAddr>, &mut Vec<Output>),
+    ) -> Vec<IpAddr> {
+        if may_serve.is_ok() {
+            // The lease was back before it left: it is like any other.
+            self.lost.retain(|vip, _| self.local.get(vip) != Some(&State::Held));
+        }
+        let mut left = Vec::new();
+        // Before this view's leader spoke nobody knows what is wanted where.
+        for (vip, until) in self.lost.iter().filter(|_| self.revision > 0) {
+            let stays = self.wanted.contains_key(vip) && config.vips.contains_key(vip);
+            if stays || self.local.contains_key(vip) {
+                continue;
+            }
+            if may_serve.is_err() {
+                if now >= *until {
+                    leave.unfinished.suspect(*vip);
+                    left.push(*vip);
+                }
+            } else if leave.may(now, *vip, out) {
+                left.push(*vip);
+            } else {
+                leaving.insert(*vip);
+            }
+        }
+        self.lost.retain(|vip, _| !left.contains(vip));
+        left
     }
 
     pub(crate) fn taken(&mut self, vip: IpAddr) -> bool {
@@ -228,6 +296,7 @@ impl Holder {
         match self.local.get_mut(&vip) {
             Some(s @ State::Taking) => {
                 *s = State::Held;
+                self.lost.remove(&vip);
                 true
             }
             _ => false,
@@ -296,6 +365,7 @@ impl Holder {
             Some(state @ (State::Taking | State::Held)) => {
                 // It may be the late answer to an older order: it counts as held until a release is confirmed.
                 *state = State::Releasing;
+                self.lost.entry(vip).or_insert(now + LEASE_WAIT);
                 self.failed.insert(vip, (now, "it disappeared from this node".into()));
                 false
             }
@@ -311,7 +381,9 @@ impl Holder {
             State::LettingGo { until, .. } => Some(*until),
             State::Taking | State::Held | State::Releasing => None,
         });
-        let letting_go = letting_go.min();
+        // With a lease they wait for what has a timeout of its own.
+        let lost = self.lost.values().copied().filter(|t| *t > self.reconciled);
+        let letting_go = letting_go.chain(lost).min();
         if self.failed.is_empty() && self.sightings.is_empty() && self.conflicts.is_empty() {
             return letting_go;
         }
@@ -320,5 +392,66 @@ impl Holder {
         let conflicts = self.conflicts.values().map(|(at, _)| *at + CONFLICT);
         // What was due and could not be done, for there is no lease, waits for that and not for a time.
         failed.chain(looks).chain(conflicts).chain(letting_go).filter(|t| *t > self.reconciled).min()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Time = Time(5_000_000);
+
+    fn vip(n: u8) -> IpAddr {
+        IpAddr::from([10, 0, 0, n])
+    }
+
+    fn held(n: u8) -> Holder {
+        Holder { local: [(vip(n), State::Held)].into(), ..Holder::default() }
+    }
+
+    /// Lost with the lease, and gone from the machine.
+    fn lost(n: u8) -> Holder {
+        let mut holder = held(n);
+        holder.lease_lost(NOW);
+        holder.local.insert(vip(n), State::Releasing);
+        assert!(holder.released(NOW, vip(n)));
+        holder
+    }
+
+    #[test]
+    fn what_was_lost_counts_as_held_until_it_is_here_again() {
+        let mut holder = lost(1);
+        let all = BTreeSet::from([vip(1)]);
+        assert!(!holder.has(vip(1)) && holder.is_lost(vip(1)) && !holder.is_empty());
+        assert!(holder.holding() == all && holder.holds_exactly(&all, &BTreeSet::new()));
+        holder.local.insert(vip(1), State::Taking);
+        holder.take_failed(NOW, vip(1), "its interface is down".into());
+        assert_eq!(holder.holding(), all, "it did not come back");
+        holder.local.insert(vip(1), State::Taking);
+        assert!(holder.taken(vip(1)) && !holder.is_lost(vip(1)));
+    }
+
+    #[test]
+    fn what_has_left_already_is_not_lost_with_the_lease() {
+        let mut holder = held(1);
+        holder.wait_to_let_go(NOW, vip(1), true);
+        holder.lease_lost(NOW);
+        assert!(!holder.is_lost(vip(1)));
+    }
+
+    #[test]
+    fn what_disappears_is_lost_as_well() {
+        let mut holder = held(1);
+        assert!(!holder.released(NOW, vip(1)) && holder.released(NOW, vip(1)));
+        assert_eq!(holder.holding(), BTreeSet::from([vip(1)]));
+        holder.nothing_in_hand();
+        assert!(holder.is_empty());
+    }
+
+    #[test]
+    fn it_waits_for_a_lease_from_its_first_loss_on() {
+        let mut holder = lost(1);
+        holder.lease_lost(NOW + LEASE_WAIT);
+        assert_eq!(holder.next_timeout(), Some(NOW + LEASE_WAIT));
     }
 }

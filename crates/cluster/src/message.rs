@@ -99,7 +99,8 @@ pub struct Report {
     pub epoch: Epoch,
     /// Revision of the newest orders of this epoch that it has seen; 0 = none.
     pub orders: u64,
-    /// Addresses that it holds, is taking or has not finished releasing.
+    /// Addresses that it holds, is taking or has not finished releasing; and those that it has lost with its lease, while
+    /// servers there may still have something in hand.
     pub holding: BTreeSet<IpAddr>,
     /// Those of them that answer: added, announced.
     pub serving: BTreeSet<IpAddr>,

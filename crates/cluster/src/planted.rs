@@ -70,6 +70,10 @@ pub enum Planted {
     HungServerForgotten,
     /// Addresses leave an NFS server that has not proved that it answers.
     ProofNotAwaited,
+    /// An address that a node has lost with its lease counts as released, whatever servers there have in hand.
+    LostCountsAsReleased,
+    /// What servers proved before the lease was lost counts after.
+    ProofOutlivesLease,
     /// A node is taken for deserted as soon as it has no address, whoever serves them.
     DesertedTooEarly,
     /// A node is taken for deserted when others serve one of its addresses.

@@ -5,6 +5,11 @@
 //! carried out after that, they would take newer ones back. Letting go of locks ends nothing of it. So before an address
 //! leaves, server and storage prove that they answer, [`PROOF_WAIT`] at most. What does not is ended before anybody else is
 //! given the address, [`END_WAIT`] at most; so is what is found to hang a moment later, at once.
+//!
+//! An address that is lost with the lease leaves nothing proved: the node's storage clients are held until there is a lease
+//! again, and go on then with what they have in hand. Who is no member by then has been shut out of the storage. Of a member
+//! the address counts as held (`holder.rs`) until it is here again, or servers and storage prove themselves under the new
+//! lease, or what hangs is ended.
 
 use crate::planted::{Planted, planted};
 use crate::{Health, Output, ServiceHealth, Time};
@@ -16,6 +21,9 @@ use std::time::Duration;
 pub const PROOF_WAIT: Duration = Duration::from_secs(1);
 /// One proof does for all addresses that leave within this time after it.
 const PROOF_COUNTS: Duration = Duration::from_secs(1);
+/// How long an address that was lost with the lease, and is wanted elsewhere, waits for another lease, under which alone
+/// anything can be proved.
+pub(crate) const LEASE_WAIT: Duration = Duration::from_secs(1);
 /// How long an address that has left waits for what hangs to be ended.
 pub const END_WAIT: Duration = Duration::from_secs(2);
 /// A service counts as failed after a few unanswered probes: what has left within this time may have left it hanging.
@@ -34,7 +42,7 @@ pub(crate) fn hangs(services: &Services) -> bool {
 }
 
 /// Is there a server here that could have anything in hand?
-fn runs(services: &Services) -> bool {
+pub(crate) fn runs(services: &Services) -> bool {
     SERVERS.iter().any(|name| services.get(*name).is_some_and(|health| health.state != Health::Off))
 }
 
@@ -93,6 +101,16 @@ impl Unfinished {
             self.proof = Some(Proof { until: now + PROOF_WAIT, answer: None });
             out.push(Output::Prove { number: self.number });
         }
+    }
+
+    /// The lease is over, and storage clients are held: what was proved or asked before says nothing of what they have in hand.
+    pub(crate) fn lease_lost(&mut self) {
+        self.proof = self.proof.filter(|_| planted(Planted::ProofOutlivesLease));
+    }
+
+    /// This address leaves, and nothing can be proved of what servers have in hand: it is to be ended.
+    pub(crate) fn suspect(&mut self, vip: IpAddr) {
+        self.suspects.insert(vip);
     }
 
     /// Servers and storage have answered, or will not. False if that is old news.
@@ -245,6 +263,22 @@ mod tests {
         assert!(unfinished.proved(at(9005), 3, true));
         assert_eq!(asks(&mut unfinished, 9006, 2, &runs), (true, 0));
         assert_eq!(leaves(&mut unfinished, 9007, 2, &runs), (false, 0));
+    }
+
+    #[test]
+    fn what_was_proved_before_the_lease_was_lost_says_nothing() {
+        let runs = services(&[("nfs", Health::Ok)]);
+        let mut unfinished = Unfinished::default();
+        assert_eq!(asks(&mut unfinished, 0, 1, &runs), (false, 1));
+        assert!(unfinished.proved(at(5), 1, true));
+        unfinished.lease_lost();
+        assert_eq!(asks(&mut unfinished, 10, 1, &runs), (false, 1), "asked anew");
+        // Nor does the answer to what was asked before.
+        unfinished.lease_lost();
+        assert!(!unfinished.proved(at(15), 2, true) && unfinished.next_timeout().is_none());
+        // Where nothing can be proved it is ended.
+        unfinished.suspect(vip(1));
+        assert_eq!(leaves(&mut unfinished, 20, 1, &runs), (true, 0));
     }
 
     #[test]

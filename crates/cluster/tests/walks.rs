@@ -2,6 +2,7 @@
 //! does what it is asked. What a bad network does to the same core is the simulator's part.
 
 mod hanging;
+mod lost;
 mod net;
 mod nfs_moves;
 mod reconsidered;

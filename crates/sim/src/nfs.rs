@@ -97,6 +97,11 @@ impl World {
         if !self.is_current(host, generation) {
             return;
         }
+        if self.hosts[host].clock.local(self.now) >= self.hosts[host].core_lease {
+            // Its storage clients are held, and the question waits with them.
+            self.after(10 * MS, What::Proved { host, generation, number });
+            return;
+        }
         let because = self.hosts[host].is_broken(NFS).then(|| "it does not answer".to_owned());
         if because.is_none() {
             self.hosts[host].proved = Some(self.now);

@@ -43,6 +43,8 @@ const BUGS: &[Bug] = &[
     Bug::Cluster(Cluster::HungServerLivesOn),
     Bug::Cluster(Cluster::HungServerForgotten),
     Bug::Cluster(Cluster::ProofNotAwaited),
+    Bug::Cluster(Cluster::LostCountsAsReleased),
+    Bug::Cluster(Cluster::ProofOutlivesLease),
     Bug::Cluster(Cluster::StorageNotFreed),
     Bug::Cluster(Cluster::DesertedTooEarly),
     Bug::Cluster(Cluster::DesertedByOne),
@@ -84,6 +86,7 @@ fn objection(bug: Bug) -> &'static str {
         Bug::Cluster(Cluster::HungServerLivesOn | Cluster::HungServerForgotten | Cluster::ProofNotAwaited) => {
             "is not ended"
         }
+        Bug::Cluster(Cluster::LostCountsAsReleased | Cluster::ProofOutlivesLease) => "may yet carry out what was held",
         Bug::Cluster(Cluster::PinForgotten) => "goes back from",
         Bug::Ctdb(Ctdb::AddressWhileBusy) => "reads that its address leaves",
         Bug::Ctdb(Ctdb::MessagesDropped) => "never hears message",

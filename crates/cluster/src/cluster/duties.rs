@@ -139,9 +139,13 @@ impl Cluster {
         if self.unfinished.expire(now) {
             self.hangs(now, format!("no answer within {} ms", PROOF_WAIT.as_millis()), out);
         }
+        if !self.is_member() || !unfinished::runs(&self.services) || self.has_stopped() {
+            self.holder.nothing_in_hand();
+        }
         let mut leave =
             Leave { parting: &mut self.parting, unfinished: &mut self.unfinished, services: &self.services };
-        for (vip, end) in self.holder.reconcile(now, &self.config, may, &mut leave, out) {
+        let found = self.holder.reconcile(now, &self.config, may, &mut leave, out);
+        for (vip, end) in found.late {
             let because = if end {
                 format!("what hangs here did not end within {} ms", END_WAIT.as_millis())
             } else {
@@ -149,13 +153,35 @@ impl Cluster {
             };
             self.not_let_go(vip, end, because, out);
         }
+        if let Some(why) = may.err().filter(|_| !found.left.is_empty()) {
+            let text = "addresses that were lost are wanted elsewhere: what servers here may have in hand is ended";
+            self.event(Level::Warning, "service", Some(self.config.me), text.into(), why.into(), out);
+        }
+        for vip in found.left {
+            self.left_by_plan(now, vip, out);
+        }
         if let Some(view) = self.arbiter.view().filter(|view| view.has_run(self.config.me, self.run)) {
             self.parting.tell((self.config.me, self.run), view, &self.reports, out);
         }
     }
 
+    /// An address has left by plan: the NFS server here lets go of what came by it, or what hangs is ended.
+    pub(super) fn left_by_plan(&mut self, now: Time, vip: IpAddr, out: &mut Vec<Output>) {
+        let end = self.unfinished.left(now, vip, &self.services, out);
+        if (end || self.parting.has_locks(vip)) && !planted(Planted::LetGoNotAwaited) {
+            let wait = if end { END_WAIT } else { LET_GO_WAIT };
+            self.holder.wait_to_let_go(now + wait, vip, end);
+        }
+        out.push(Output::LetGo { vip, end });
+    }
+
+    /// Have services and mount been stopped?
+    fn has_stopped(&self) -> bool {
+        self.clean && self.serve == Some(false)
+    }
+
     pub(super) fn is_clean(&self) -> bool {
-        self.clean && self.serve == Some(false) && self.holder.is_empty()
+        self.has_stopped() && self.holder.is_empty()
     }
 
     /// A node that a view shuts out of the storage, and on which nothing is served any more, ends the connections that the others'

@@ -63,16 +63,11 @@ impl Cluster {
             // Said twice: by the end of the lease, and by the order to release.
             Input::Released { vip } if !self.holder.has(vip) || self.holder.lets_go(vip) => {}
             Input::Released { vip } => {
-                // By plan, for without a lease or a view nothing is left to the NFS server's grace.
-                let planned = self.holder.parts(vip) && self.may_serve().is_ok();
+                // By plan, for without a lease or a view nothing is left to the NFS server's grace. What was lost leaves later.
+                let planned = self.holder.parts(vip) && self.may_serve().is_ok() && !self.holder.is_lost(vip);
                 let asked = self.holder.released(now, vip);
                 if asked && planned {
-                    let end = self.unfinished.left(now, vip, &self.services, out);
-                    if (end || self.parting.has_locks(vip)) && !planted(Planted::LetGoNotAwaited) {
-                        let wait = if end { END_WAIT } else { LET_GO_WAIT };
-                        self.holder.wait_to_let_go(now + wait, vip, end);
-                    }
-                    out.push(Output::LetGo { vip, end });
+                    self.left_by_plan(now, vip, out);
                 }
                 if !asked {
                     let because = "it disappeared; nobody may believe that it is free before that is certain".into();

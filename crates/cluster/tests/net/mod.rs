@@ -37,6 +37,12 @@ pub(crate) struct Net {
     pub(crate) slow_evict: Option<(usize, u32)>,
     /// Hosts whose NFS server never answers.
     pub(crate) nfs_hangs: BTreeSet<usize>,
+    /// Hosts to which no grant comes.
+    pub(crate) ungranted: BTreeSet<usize>,
+    /// Hosts whose servers never prove that they answer.
+    pub(crate) unproven: BTreeSet<usize>,
+    /// How long an address takes to leave, in milliseconds.
+    pub(crate) slow_release: u32,
     pub(crate) allocated: Allocated,
     /// Hosts that said that all of their clients have gone to others.
     pub(crate) deserted: Vec<usize>,
@@ -90,6 +96,9 @@ impl Net {
             deaf: BTreeSet::new(),
             stranger: None,
             nfs_hangs: BTreeSet::new(),
+            ungranted: BTreeSet::new(),
+            unproven: BTreeSet::new(),
+            slow_release: 1,
             slow_evict: None,
             allocated: Allocated::default(),
             deserted: Vec::new(),
@@ -244,7 +253,7 @@ impl Net {
                 }
                 Output::Release { vip, .. } => {
                     self.hosts[i].vips.remove(&vip);
-                    self.at(1, i, Input::Released { vip });
+                    self.at(self.slow_release, i, Input::Released { vip });
                 }
                 Output::Evict { epoch, .. } => {
                     let ms = self.slow_evict.filter(|(host, _)| *host == i).map_or(5, |(_, ms)| ms);
@@ -257,9 +266,14 @@ impl Net {
                         self.at(3, i, Input::GracedForMove { node, number, because: None });
                     }
                 }
-                Output::Prove { number } => self.at(3, i, Input::Proved { number, because: None }),
+                Output::Prove { number } => {
+                    self.hosts[i].log.push("asks for a proof".into());
+                    if !self.unproven.contains(&i) {
+                        self.at(3, i, Input::Proved { number, because: None });
+                    }
+                }
                 Output::LetGo { vip, end } => {
-                    self.hosts[i].log.push(format!("lets go {vip}"));
+                    self.hosts[i].log.push(format!("{} {vip}", if end { "ends what hangs for" } else { "lets go" }));
                     if !self.nfs_hangs.contains(&i) {
                         self.at(3, i, Input::LetGo { vip, end, because: None });
                     }
@@ -306,7 +320,8 @@ impl Net {
     pub(crate) fn wire(&mut self, from: usize, to: Pnn, input: Input) {
         let to = usize::from(to.0);
         let cut = self.cut.contains(&(from.min(to), from.max(to))) || self.deaf.contains(&to);
-        if self.hosts[to].on && !cut {
+        let granted = !matches!(input, Input::Grant { .. }) || !self.ungranted.contains(&to);
+        if self.hosts[to].on && !cut && granted {
             self.at(1, to, input);
         }
     }

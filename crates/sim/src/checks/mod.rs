@@ -9,6 +9,7 @@ mod exclusive;
 mod freed;
 mod grace;
 mod harmless;
+mod held;
 mod learned;
 mod moves;
 mod orders;
@@ -88,6 +89,7 @@ impl Checks {
             Box::new(freed::Freed::default()),
             Box::new(parting::Parting::default()),
             Box::new(unfinished::Unfinished::default()),
+            Box::new(held::Held::default()),
             Box::new(to_and_fro::ToAndFro::default()),
             Box::new(deserted::Deserted::default()),
             Box::new(bounds::Bounds::new(setup)),

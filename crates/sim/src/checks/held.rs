@@ -1,0 +1,165 @@
+//! What a node's storage clients had in hand when its lease ended is held, and carried out some time after it has a lease
+//! again: nobody else answers before that for the address by which it came. Unless servers and storage have proved
+//! themselves since, or what hangs there was ended (or waited for long enough), or all others have shut the node out of
+//! the storage.
+
+use super::Check;
+use super::learned::Learned;
+use crate::clock::{Micros, S};
+use crate::host::Host;
+use crate::world::World;
+use cluster::{END_WAIT, Health, Output};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+/// So long after the lease is back TCP sends at the latest what was held for a while.
+const LANDS: Micros = 7 * S;
+
+/// A node whose lease has ended.
+#[derive(Debug, Default)]
+struct Node {
+    started: Micros,
+    /// Which of its servers run.
+    running: BTreeSet<String>,
+    /// Addresses that its daemon has ordered, and not to be released.
+    here: BTreeSet<IpAddr>,
+    /// Addresses by which clients had given something that was held.
+    held: BTreeSet<IpAddr>,
+    /// Those of them for whose sake what hangs is being ended.
+    ending: BTreeSet<IpAddr>,
+    /// Since when it has a lease again.
+    leased: Option<Micros>,
+    /// Its machine has lost power so often when it was held.
+    power: u64,
+}
+
+/// The checker.
+#[derive(Debug, Default)]
+pub(crate) struct Held {
+    learned: Learned,
+    nodes: BTreeMap<usize, Node>,
+}
+
+impl Check for Held {
+    fn name(&self) -> &'static str {
+        "nothing held lands late"
+    }
+
+    fn started(&mut self, world: &World, host: usize) -> Result<(), String> {
+        self.learned.started(host);
+        // What servers had in hand under the last daemon is held on: its addresses go when a view has shut the node out.
+        let node = self.nodes.entry(host).or_default();
+        node.daemon_ended(world, host);
+        node.started = world.now;
+        node.leased = None;
+        Ok(())
+    }
+
+    fn service(&mut self, world: &World, host: usize, name: &str, state: Health) -> Result<(), String> {
+        let node = self.nodes.entry(host).or_default();
+        if !matches!(name, "nfs" | "samba") {
+            return Ok(());
+        }
+        if state != Health::Off {
+            node.running.insert(name.to_owned());
+        } else if world.now != node.started {
+            // What a daemon says as it starts is not yet so.
+            node.running.remove(name);
+            if node.running.is_empty() {
+                node.held.clear();
+            }
+        }
+        Ok(())
+    }
+
+    fn output(&mut self, world: &World, host: usize, output: &Output) -> Result<(), String> {
+        self.learned.output(host, output);
+        let node = self.nodes.entry(host).or_default();
+        match output {
+            Output::LeaseLost => {
+                node.forget_what_landed(world, host);
+                node.hold(world, host);
+            }
+            Output::RenewLease { .. } => {
+                node.leased.get_or_insert(world.now);
+            }
+            Output::LetGo { vip, end: true } => {
+                node.ending.insert(*vip);
+            }
+            // Its clients are here again, and give it more.
+            Output::Take { vip, .. } => {
+                node.here.insert(*vip);
+                node.ending.remove(vip);
+            }
+            Output::Release { vip, .. } => {
+                node.here.remove(vip);
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn answers(&mut self, world: &World, host: usize, vip: IpAddr) -> Result<(), String> {
+        // Nothing comes of it: it is shut out of the storage.
+        if world.has_just_thawed(host) {
+            return Ok(());
+        }
+        let view = self.learned.view(host);
+        for (index, node) in self.nodes.iter_mut().filter(|(index, _)| **index != host) {
+            let other = &world.hosts[*index];
+            if other.daemon.is_none() {
+                node.daemon_ended(world, *index);
+            }
+            node.forget_what_landed(world, *index);
+            let now = other.clock.local(world.now);
+            let waits = other.letting_go.get(&vip).is_some_and(|(since, end)| *end && now.since(*since) < END_WAIT);
+            let ended = node.ending.contains(&vip) && !waits;
+            let shut_out = view.is_some_and(|view| {
+                // A member that is dark by now has no bricks that could take anything.
+                let evicts = |peer: &Host| !peer.power || peer.kernel.evicted.contains(&other.pnn());
+                let members = view.members.keys().all(|p| evicts(&world.hosts[usize::from(p.0)]));
+                view.evicted.contains_key(&other.pnn()) && members
+            });
+            if ended || shut_out {
+                node.held.remove(&vip);
+            }
+            if node.held.contains(&vip) {
+                return Err(format!(
+                    "n{host} answers for {vip}, and n{index} may yet carry out what was held when it lost its lease"
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Node {
+    /// What servers have in hand now waits.
+    fn hold(&mut self, world: &World, host: usize) {
+        self.leased = None;
+        self.power = world.hosts[host].power_serial;
+        if !self.running.is_empty() {
+            self.held.extend(&self.here);
+        }
+    }
+
+    /// Its daemon renews nothing any more. What it had not released goes by the end of the lease, or by its guard.
+    fn daemon_ended(&mut self, world: &World, host: usize) {
+        if !self.here.is_empty() {
+            self.hold(world, host);
+            self.here.clear();
+        }
+    }
+
+    /// Everything has been carried out, or never will be.
+    fn forget_what_landed(&mut self, world: &World, host: usize) {
+        let machine = &world.hosts[host];
+        let landed = self
+            .leased
+            .is_some_and(|leased| machine.proved.is_some_and(|at| at >= leased) || world.now > leased + LANDS);
+        if landed || self.power != machine.power_serial {
+            self.held.clear();
+            self.ending.clear();
+        }
+    }
+}
