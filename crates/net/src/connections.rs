@@ -18,8 +18,11 @@ const SOCK_DESTROY: u16 = 21;
 const TCP: u8 = 6;
 const ESTABLISHED: u8 = 1;
 const SYN_SENT: u8 = 2;
+const FIN_WAIT_1: u8 = 4;
 const TIME_WAIT: u8 = 6;
+const LAST_ACK: u8 = 9;
 const LISTEN: u8 = 10;
+const CLOSING: u8 = 11;
 /// Every state of a connection except the two that hold no program's socket.
 const ALIVE: u32 = 0x1fff & !(1 << TIME_WAIT) & !(1 << LISTEN) & !1;
 
@@ -34,6 +37,8 @@ pub struct Connection {
     pub state: u8,
     /// Bytes that the program has not read yet.
     pub unread: u32,
+    /// The program has ended, and the kernel sends on what it gave.
+    pub orphan: bool,
     /// The kernel's inet_diag_sockid as it came, to name the socket again.
     id: [u8; 48],
     family: u8,
@@ -138,6 +143,18 @@ impl Connections {
         Ok(ended)
     }
 
+    /// Destroys the storage's connections whose program has ended: what it gave to them and has not been sent, or not been
+    /// received, is not sent any more. Returns how many.
+    ///
+    /// # Errors
+    /// As [`Connections::kick`].
+    pub fn end_orphans(&mut self, ports: &StoragePorts) -> Result<usize> {
+        let left = |c: &Connection| c.orphan && ports.covers(c.local.port(), c.remote.port());
+        let mut destroyed = 0;
+        self.destroy_matching(left, |_| destroyed += 1)?;
+        Ok(destroyed)
+    }
+
     fn list_states(&mut self, states: u32) -> Result<Vec<Connection>> {
         // A dump walks the kernel's whole table of connections, however few they are: both families at one go.
         let answers = self.socket.dump("list TCP connections", TCPDIAG_GETSOCK, |b| {
@@ -215,8 +232,9 @@ pub(crate) fn parse(payload: &[u8]) -> Option<Connection> {
     let family = *payload.first()?;
     let state = *payload.get(1)?;
     let id: [u8; 48] = wire::bytes_at(payload, 4)?;
-    // idiag_expires follows the id, then the two queues.
+    // idiag_expires follows the id, then the two queues, the user and the inode, which a socket has while a program has it.
     let unread = wire::u32_at(payload, 56)?;
+    let orphan = wire::u32_at(payload, 68)? == 0 && matches!(state, FIN_WAIT_1 | LAST_ACK | CLOSING);
     let len = match i32::from(family) {
         libc::AF_INET => 4,
         libc::AF_INET6 => 16,
@@ -229,6 +247,7 @@ pub(crate) fn parse(payload: &[u8]) -> Option<Connection> {
         remote: SocketAddr::new(addr(20)?, port(2)?),
         state,
         unread,
+        orphan,
         id,
         family,
     })

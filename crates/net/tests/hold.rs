@@ -9,6 +9,8 @@ use std::net::{IpAddr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
 use common::{Host, Site, ip, pair};
+use net::connections::Connections;
+use net::fence::StoragePorts;
 use net::hold::{GLUSTERFS_DATA, PASSES};
 use net::{BootTime, Command, Event, HoldSpec, hold};
 
@@ -153,4 +155,38 @@ fn a_configuration_without_ports_takes_it_away_and_one_that_says_nothing_leaves_
         site.expect("lease kind", |e| matches!(e, Event::Lease { .. }));
         assert_eq!(there(), stays);
     }
+}
+
+/// What a program gave to a connection that was held, and whether that arrives after the program has ended and there is a lease again.
+fn arrives_late(destroyed: bool) -> Option<bool> {
+    let (a, b) = pair()?;
+    let (mut client, mut brick) = connect(&a, &b, OTHER, 49152);
+    let (_control, mut at_control) = connect(&a, &b, OTHER, 4380);
+    let mut site = a.worker();
+    configure(&mut site);
+    client.write_all(b"late").unwrap();
+    // As the end of its program: the kernel goes on with it alone.
+    drop(client);
+    if destroyed {
+        let ports = StoragePorts { storage: net::fence::GLUSTERFS_PORTS.to_vec(), spared: vec![22, 4380] };
+        let end = move || Connections::open().unwrap().end_orphans(&ports).unwrap();
+        assert_eq!(a.run(end.clone()), 1);
+        assert_eq!(a.run(end), 0, "nothing is left");
+    }
+    site.renew(Duration::from_secs(5));
+    brick.set_read_timeout(Some(Duration::from_secs(3))).unwrap();
+    let late = matches!(brick.read(&mut [0; 8]), Ok(4));
+    at_control.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+    assert!(
+        at_control.read(&mut [0; 1]).is_err_and(|e| e.kind() == std::io::ErrorKind::WouldBlock),
+        "it was none of it"
+    );
+    Some(late)
+}
+
+#[test]
+fn what_a_program_gave_to_its_connections_does_not_outlive_it_when_they_are_destroyed() {
+    let Some(late) = arrives_late(false) else { return };
+    assert!(late, "the kernel sends it on: the test shows nothing if not");
+    assert_eq!(arrives_late(true), Some(false));
 }

@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use cluster::{Input, PROOF_WAIT, Pnn};
+use net::connections::Connections;
 use services::nfs_state::{self, Clients};
 use services::probe::nfs::NfsProbe;
 use services::{Answer, Ask, Grace, MoveGrace};
@@ -16,6 +17,7 @@ use tokio::time::Instant;
 
 use super::nfs::{For, Lost, Nfs, read, root_of};
 use super::nfs_ways::address_of;
+use super::site;
 
 /// What Ganesha has proved longer ago says nothing when something else is found to hang: twice the time of a proof.
 const PROVED: Duration = Duration::from_secs(2);
@@ -122,7 +124,23 @@ impl Nfs {
             } else {
                 self.ask(|answer| Ask::End { nfs: true, answer })
             };
-            self.ending.spawn(end);
+            let ports = site::fenced(&self.config.borrow());
+            self.ending.spawn(async move {
+                end.await?;
+                // A killed program's kernel sends on what the program has given to it.
+                let orphans = move || Connections::open()?.end_orphans(&ports);
+                match tokio::task::spawn_blocking(orphans).await {
+                    Ok(Ok(0)) => Ok(()),
+                    Ok(Ok(n)) => {
+                        tracing::info!(
+                            "{n} storage connections of what was ended were destroyed, with what they had to send"
+                        );
+                        Ok(())
+                    }
+                    Ok(Err(error)) => Err(format!("what was ended may still be sent: {error}")),
+                    Err(error) => Err(format!("what was ended may still be sent: {error}")),
+                }
+            });
         }
     }
 
