@@ -97,7 +97,10 @@ fn a_tickled_client_notices_at_once_that_its_server_is_gone() {
         assert!((Duration::from_millis(20)..net::FINISH).contains(&took), "{took:?}");
         site.expect("destroyed", |e| matches!(e, Event::SocketsDestroyed { .. }));
         drop((accepted, server));
-        site.send(Command::Clients { addr: ip(v), clients: [known].into() });
+        // What the last holder says; where that was this node, it remembers.
+        if v == V4 {
+            site.send(Command::Clients { addr: ip(v), clients: [known].into() });
+        }
         let start = Instant::now();
         site.take(v);
         client.set_read_timeout(Some(LONG)).unwrap();

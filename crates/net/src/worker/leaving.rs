@@ -102,11 +102,12 @@ impl Hosting {
         self.telling.iter().flat_map(|telling| telling.addrs.iter().copied())
     }
 
-    /// The connections of addresses that have just been silenced, for those who take them next.
+    /// The connections of addresses that have just been silenced, for those who take them next: that may be this node again.
     fn tell_last(&mut self, addrs: &[IpAddr], events: &dyn Fn(Event)) {
         match self.connections.established_on(&addrs.iter().copied().collect()) {
             Ok(list) => {
                 for (addr, list) in by_address(list) {
+                    self.clients.insert(addr, list.clone().into());
                     events(Event::LastConnections { addr, list });
                 }
             }
