@@ -221,6 +221,12 @@ pub(crate) fn mount(lab: &Lab, host: &str) -> Result<()> {
     .map(drop)
 }
 
+/// How many bricks the GlusterFS client of this mount is connected to.
+pub(crate) fn bricks_connected(lab: &Lab, host: &str, mount: &str) -> Result<usize> {
+    let line = format!("grep -l '^connected = 1' {mount}/.meta/graphs/active/*-client-*/private | wc -l");
+    Ok(lab.shell(host, &line)?.trim().parse()?)
+}
+
 /// Waits until GlusterFS has nothing left to heal, so that another replica may be lost.
 pub(crate) fn wait_healed(lab: &Lab, limit: Duration) -> Result<()> {
     if lab.site.storage == Storage::Local || lab.site.nodes == 1 {

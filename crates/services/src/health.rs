@@ -147,8 +147,10 @@ impl Health {
         }
     }
 
-    /// A probe failed, for which the service is not to blame: it is waited for, and nothing is counted.
+    /// A probe failed, for which the service is not to blame: it is waited for, and nothing is counted; but it is no good one in
+    /// a row either.
     pub fn probe_excused(&mut self, because: impl Into<String>) {
+        self.good = 0;
         let waits = matches!(self.state, State::Ok | State::Failing) && !self.recovers_from_exit();
         if waits {
             self.state = State::Failing;
@@ -253,6 +255,32 @@ mod tests {
         health.probe_good(now, "answers");
         assert_eq!(health.state(), State::Ok);
         health
+    }
+
+    #[test]
+    fn an_excused_probe_fails_nothing_and_mends_nothing() {
+        let t = Instant::now();
+        let mut health = ok(t);
+        for _ in 0..9 {
+            health.probe_excused("held");
+            assert_eq!((health.state(), health.because()), (State::Failing, "held"));
+        }
+        health.probe_good(t, "answers");
+        assert_eq!(health.state(), State::Ok, "one good one will do");
+        for _ in 0..3 {
+            health.probe_bad(t, "no answer");
+        }
+        health.probe_good(t, "answers");
+        health.probe_good(t, "answers");
+        health.probe_excused("held");
+        assert_eq!((health.state(), health.because()), (State::Failed, "no answer (3 probes in a row)"));
+        health.probe_good(t, "answers");
+        assert_eq!(health.state(), State::Failed, "not the third in a row");
+        // What its process does counts as ever.
+        let mut health = ok(t);
+        health.exited(t, "ended");
+        health.probe_excused("held");
+        assert!(health.recovers_from_exit() && health.because() == "ended");
     }
 
     #[test]

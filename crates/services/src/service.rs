@@ -414,7 +414,7 @@ impl Service {
             Err(error) => {
                 self.backoff.unhealthy();
                 let before = self.health.state();
-                if let Some(why) = self.excuse(probed.at, now) {
+                if let Some(why) = self.excuse(&error, probed.at, now) {
                     self.health.probe_excused(format!("{error}; {why}"));
                 } else if matches!(error, ProbeError::Refused { .. }) {
                     self.health.probe_refused(now, error.to_string());
@@ -435,12 +435,15 @@ impl Service {
         }
     }
 
-    /// Why the service is not to blame for a failed probe.
-    fn excuse(&mut self, sent: Instant, now: Instant) -> Option<&'static str> {
+    /// Why the service is not to blame for a failed probe. One that answers wrongly, or is not there, is.
+    fn excuse(&mut self, error: &ProbeError, sent: Instant, now: Instant) -> Option<&'static str> {
+        if !error.is_hang() {
+            return None;
+        }
         if let Some(why) = self.cues.hold.borrow().excuse(self.begun, now) {
             return Some(why);
         }
-        // Once: a machine that is always late must notice a service that hangs, too.
+        // Not twice in a row: a machine that is always late must notice a service that hangs, too.
         self.spared = !self.spared && noticed_late(sent, self.config.deadline(), now);
         self.spared.then_some("this daemon has stood still meanwhile")
     }

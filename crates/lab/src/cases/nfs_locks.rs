@@ -71,6 +71,26 @@ impl Holding {
         })
     }
 
+    /// It was taken back in time after that, written under, and kept from others beyond the grace period.
+    fn outlived(&self, ctx: &Ctx<'_>, what: &str, at: u64, most_ms: f64) -> Result<()> {
+        // Who is not told goes on as if nothing had been, until somebody else has the lock.
+        let back = self.wait("BLR", at, "the lock to be taken back, or to be lost")?;
+        let lost = "LR".chars().any(|kind| self.first(kind, at).is_some());
+        ctx.limit(&format!("locks that were lost by {what}"), f64::from(u8::from(lost)), 0.0, "")?;
+        ctx.bound("the lock was taken back after", back.saturating_sub(at) as f64 / 1000.0, most_ms)?;
+        self.wait("W", back, "something to be written under it")?;
+        // Past the grace period it is the lock itself that keeps others out.
+        std::thread::sleep(GRACE);
+        let had = self.first('R', at).is_some();
+        ctx.limit("times that somebody else had the lock", f64::from(u8::from(had)), 0.0, "")
+    }
+
+    /// Its owner gives it back, and somebody else has it then.
+    fn free_after(self, ctx: &Ctx<'_>) -> Result<()> {
+        let next = self.give_back()?.context("nobody could have the lock after its owner")?;
+        ctx.bound("and somebody else had it after its owner within", next as f64 / 1000.0, 100.0)
+    }
+
     /// Lets the holder give the lock back. When the rival had it then, if it did.
     fn give_back(mut self) -> Result<Option<u64>> {
         drop(self.child.stdin.take());
@@ -145,18 +165,9 @@ fn moved_to_and_back(ctx: &Ctx<'_>, probe: &str) -> Result<()> {
         for to in [HEIR, VICTIM] {
             let at = now_us();
             lab.exec(&site::name(0), &["steadfast", "move-ip", &vip, &site::name(to)], LIMIT)?;
-            let back = holding.wait("BLR", at, "the lock to be taken back, or to be lost")?;
-            let lost = "LR".chars().any(|kind| holding.first(kind, at).is_some());
-            ctx.limit("locks that were lost by a planned move", f64::from(u8::from(lost)), 0.0, "")?;
-            ctx.bound("the lock was taken back after", back.saturating_sub(at) as f64 / 1000.0, 400.0)?;
-            holding.wait("W", back, "something to be written under it")?;
-            // Past the grace period it is the lock itself that keeps others out.
-            std::thread::sleep(GRACE);
-            let had = holding.first('R', at).is_some();
-            ctx.limit("times that somebody else had the lock", f64::from(u8::from(had)), 0.0, "")?;
+            holding.outlived(ctx, "a planned move", at, 400.0)?;
         }
-        let next = holding.give_back()?.context("nobody could have the lock after its owner")?;
-        ctx.bound("and somebody else had it after its owner within", next as f64 / 1000.0, 100.0)
+        holding.free_after(ctx)
     })
 }
 
@@ -172,17 +183,8 @@ pub(crate) fn outlives_its_ganesha(ctx: &Ctx<'_>) -> Result<()> {
     ctx.watched(|| {
         let at = now_us();
         lab.shell(&site::name(VICTIM), "kill -9 $(pgrep -o -x ganesha.nfsd)")?;
-        // Who is not told goes on as if nothing had been, until somebody else has the lock.
-        let back = holding.wait("BLR", at, "the lock to be taken back, or to be lost")?;
-        let lost = "LR".chars().any(|kind| holding.first(kind, at).is_some());
-        ctx.limit("locks that were lost with their Ganesha", f64::from(u8::from(lost)), 0.0, "")?;
-        ctx.bound("the lock was taken back after", back.saturating_sub(at) as f64 / 1000.0, 2000.0)?;
-        holding.wait("W", back, "something to be written under it")?;
-        std::thread::sleep(GRACE);
-        let had = holding.first('R', at).is_some();
-        ctx.limit("times that somebody else had the lock", f64::from(u8::from(had)), 0.0, "")?;
-        let next = holding.give_back()?.context("nobody could have the lock after its owner")?;
-        ctx.bound("and somebody else had it after its owner within", next as f64 / 1000.0, 100.0)
+        holding.outlived(ctx, "the end of its Ganesha", at, 800.0)?;
+        holding.free_after(ctx)
     })
 }
 

@@ -136,16 +136,27 @@ pub(crate) fn old_copies_are_not_read(ctx: &Ctx<'_>) -> Result<()> {
         Probe::start(lab, &site::name(*node), &site::name(*node), &["read-back", "--directory", &directory])
     };
     let all: Vec<Probe> = ctx.but(victim).iter().map(read_back).collect::<Result<_>>()?;
+    let bricks: usize = lab.site.replica_sets().iter().map(Vec::len).sum();
+    let connected = |to: usize| {
+        sh::wait_for(&format!("{to} bricks to be connected to"), Duration::from_secs(60), || {
+            let is = |node: &usize| Ok(parts::bricks_connected(lab, &site::name(*node), MOUNT)? == to);
+            let all: Vec<bool> = ctx.but(victim).iter().map(is).collect::<Result<_>>()?;
+            Ok(all.into_iter().all(|is| is).then_some(()))
+        })
+    };
     let wait_ok = |since: u64| all.iter().try_for_each(|probe| probe.wait_ok(since, Duration::from_secs(30)));
     wait_ok(0)?;
     steadfast::signal(lab, victim, "KILL")?;
     dropped(lab, leader, victim)?;
+    connected(bricks - 1)?;
     wait_ok(now_us())?;
+    // So long its copies grow old.
     std::thread::sleep(Duration::from_secs(2));
     steadfast::start(lab, victim)?;
     steadfast::wait_whole(lab, &ctx.all(), Duration::from_secs(90))?;
-    // Its bricks are connected to again 3 s after it was let in.
-    std::thread::sleep(Duration::from_secs(6));
+    connected(bricks)?;
+    // GlusterFS's inner lock lasts for a second: by then every file has been read under it, and after.
+    std::thread::sleep(Duration::from_millis(1500));
     wait_ok(now_us())?;
     let (mut reads, mut stale, mut first) = (0, 0, Vec::new());
     for probe in all {

@@ -137,11 +137,11 @@ fn mount(lab: &Lab, node: usize, kind: &Kind) -> Result<()> {
     sh::wait_for(&format!("{} to be mounted on {host}", kind.volume), Duration::from_secs(60), || {
         let line = format!(
             "mkdir -p {at}; mountpoint -q {at} || mount -t glusterfs -o {options},log-level=WARNING localhost:/{} {at}; \
-             mountpoint -q {at}; grep -l '^connected = 1' {at}/.meta/graphs/active/*-client-*/private | wc -l",
+             mountpoint -q {at}",
             kind.volume
         );
-        let connected = lab.shell(&host, &line)?;
-        Ok((connected.trim() == kind.bricks.len().to_string()).then_some(()))
+        lab.shell(&host, &line)?;
+        Ok((parts::bricks_connected(lab, &host, &at)? == kind.bricks.len()).then_some(()))
     })
 }
 
@@ -331,6 +331,10 @@ fn tidy(ctx: &Ctx<'_>, kinds: &'static [Kind]) -> Result<()> {
     for kind in kinds {
         gluster(lab, &["stop", kind.volume, "force"])?;
         gluster(lab, &["delete", kind.volume])?;
+        // The next volume of that name is to be an empty one.
+        parts::each_node(lab, |node| {
+            lab.shell(&site::name(node), &format!("rm -rf /data/brick/{}", kind.volume)).map(drop)
+        })?;
     }
     Ok(())
 }

@@ -7,7 +7,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use services::Grace;
 use tokio::time::Instant;
 
 use super::nfs::{Nfs, reachable};
@@ -37,7 +36,7 @@ impl Recent {
 impl Nfs {
     /// Tells the owners of NFSv3 locks that this node's server has begun anew: they reclaim while its grace period lasts.
     pub(super) fn begun_anew(&mut self) {
-        let wanted = self.config.borrow().services.nfs.grace == Grace::WhenNeeded && self.in_use.grace;
+        let wanted = self.wanted() && self.in_use.grace;
         let Some(period) = self.setup.as_ref().ok().map(|setup| setup.period).filter(|_| wanted) else { return };
         let now = Instant::now();
         let hosts = self.recent.hosts(now);

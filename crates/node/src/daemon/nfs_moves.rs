@@ -4,11 +4,13 @@
 //! such an address leaves, and this node's own let go afterwards.
 
 use std::collections::BTreeSet;
+use std::fmt::Display;
 use std::net::IpAddr;
 use std::time::Duration;
 
 use cluster::{Input, PROOF_WAIT, Pnn};
 use net::connections::Connections;
+use net::fence::StoragePorts;
 use services::nfs_state::{self, Clients};
 use services::probe::nfs::NfsProbe;
 use services::{Answer, Ask, Grace, MoveGrace};
@@ -126,20 +128,9 @@ impl Nfs {
             };
             let ports = site::fenced(&self.config.borrow());
             self.ending.spawn(async move {
-                end.await?;
-                // A killed program's kernel sends on what the program has given to it.
-                let orphans = move || Connections::open()?.end_orphans(&ports);
-                match tokio::task::spawn_blocking(orphans).await {
-                    Ok(Ok(0)) => Ok(()),
-                    Ok(Ok(n)) => {
-                        tracing::info!(
-                            "{n} storage connections of what was ended were destroyed, with what they had to send"
-                        );
-                        Ok(())
-                    }
-                    Ok(Err(error)) => Err(format!("what was ended may still be sent: {error}")),
-                    Err(error) => Err(format!("what was ended may still be sent: {error}")),
-                }
+                // Also where only a part of it could be ended.
+                let ended = end.await;
+                ended.and(send_no_more(ports).await)
             });
         }
     }
@@ -188,6 +179,22 @@ impl Nfs {
                 }
             }
         }
+    }
+}
+
+/// A killed program's kernel sends on what the program has given to it: its connections to the storage are destroyed.
+async fn send_no_more(ports: StoragePorts) -> Result<(), String> {
+    let orphans = move || Connections::open()?.end_orphans(&ports);
+    let failed =
+        |error: &dyn Display| format!("what the ended programs gave to the network may still be sent: {error}");
+    match tokio::task::spawn_blocking(orphans).await {
+        Ok(Ok(0)) => Ok(()),
+        Ok(Ok(n)) => {
+            tracing::info!("{n} storage connections of what was ended were destroyed, with what they had to send");
+            Ok(())
+        }
+        Ok(Err(error)) => Err(failed(&error)),
+        Err(error) => Err(failed(&error)),
     }
 }
 

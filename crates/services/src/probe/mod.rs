@@ -35,6 +35,13 @@ pub enum ProbeError {
     Refused { what: &'static str, address: SocketAddr, problem: String },
 }
 
+impl ProbeError {
+    /// Nothing came, as from a service that waits for something itself; it did not say, or show, that anything is wrong.
+    pub fn is_hang(&self) -> bool {
+        matches!(self, Self::Deadline { .. })
+    }
+}
+
 /// One message of an I/O error, without "(os error N)".
 fn plain(error: &io::Error) -> String {
     let text = error.to_string();

@@ -81,7 +81,7 @@ impl Health {
         if let Some(why) = hold.excuse(begun.into_std(), now.into_std()) {
             return Some(why);
         }
-        // Once: a machine that is always late must notice a mount that hangs, too.
+        // Not twice in a row: a machine that is always late must notice a mount that hangs, too.
         self.spared = !self.spared && noticed_late(sent.into_std(), PROBE_DEADLINE, now.into_std());
         self.spared.then_some("this daemon has stood still meanwhile")
     }
