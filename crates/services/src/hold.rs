@@ -7,7 +7,8 @@
 use std::time::{Duration, Instant};
 
 /// For so long after a hold a failed probe says nothing yet. TCP sends again after 0.2, 0.6, 1.4, 3, 6.2 and 12.6 s: what has waited
-/// for up to 6.2 s goes on within this time, and most of what has waited longer.
+/// for up to 6.2 s goes on within this time, and most of what has waited longer. With the probes that follow (2.7 s) it is less than
+/// the ten seconds for which the core remembers which addresses have left (`cluster::LEFT_HANGING`).
 const AFTER: Duration = Duration::from_millis(6500);
 /// A probe whose end is noticed so much later than it was due was not at fault: this daemon stood still, or was stopped.
 const LATE: Duration = Duration::from_millis(500);
