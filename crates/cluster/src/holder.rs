@@ -69,8 +69,8 @@ pub(crate) struct Found {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Holder {
     local: BTreeMap<IpAddr, State>,
-    /// Addresses that were lost, with the lease or by somebody's hand, and may be here still: what servers have in hand of
-    /// them was not proved to be finished. They count as held, and wait for a lease until then if they are wanted elsewhere.
+    /// Addresses that were lost, with the lease, at the end of the daemon or by somebody's hand, and may be here still: what
+    /// servers have in hand of them was not proved to be finished. They count as held, and wait for a lease until then if they are wanted elsewhere.
     lost: BTreeMap<IpAddr, Time>,
     /// What the leader wants here, with the reason.
     wanted: BTreeMap<IpAddr, String>,
@@ -94,10 +94,10 @@ impl Holder {
         self.lost.contains_key(&vip)
     }
 
-    /// The lease is over, and all addresses go.
-    pub(crate) fn lease_lost(&mut self, now: Time) {
+    /// All addresses go, and nobody is asked what servers have in hand: the lease is over, or the daemon ends.
+    pub(crate) fn lose_all(&mut self, now: Time) {
         let goes = |(_, s): &(&IpAddr, &State)| !matches!(s, State::LettingGo { .. });
-        for (vip, _) in self.local.iter().filter(goes).filter(|_| !planted(Planted::LostCountsAsReleased)) {
+        for (vip, _) in self.local.iter().filter(goes) {
             self.lost.entry(*vip).or_insert(now + LEASE_WAIT);
         }
     }
@@ -412,7 +412,7 @@ mod tests {
     /// Lost with the lease, and gone from the machine.
     fn lost(n: u8) -> Holder {
         let mut holder = held(n);
-        holder.lease_lost(NOW);
+        holder.lose_all(NOW);
         holder.local.insert(vip(n), State::Releasing);
         assert!(holder.released(NOW, vip(n)));
         holder
@@ -435,7 +435,7 @@ mod tests {
     fn what_has_left_already_is_not_lost_with_the_lease() {
         let mut holder = held(1);
         holder.wait_to_let_go(NOW, vip(1), true);
-        holder.lease_lost(NOW);
+        holder.lose_all(NOW);
         assert!(!holder.is_lost(vip(1)));
     }
 
@@ -451,7 +451,7 @@ mod tests {
     #[test]
     fn it_waits_for_a_lease_from_its_first_loss_on() {
         let mut holder = lost(1);
-        holder.lease_lost(NOW + LEASE_WAIT);
+        holder.lose_all(NOW + LEASE_WAIT);
         assert_eq!(holder.next_timeout(), Some(NOW + LEASE_WAIT));
     }
 }

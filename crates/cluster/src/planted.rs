@@ -72,6 +72,8 @@ pub enum Planted {
     ProofNotAwaited,
     /// An address that a node has lost with its lease counts as released, whatever servers there have in hand.
     LostCountsAsReleased,
+    /// So does one that nobody took before the daemon was stopped, while its services still run.
+    StopCountsAsReleased,
     /// What servers proved before the lease was lost counts after.
     ProofOutlivesLease,
     /// A node is taken for deserted as soon as it has no address, whoever serves them.

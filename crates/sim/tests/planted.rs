@@ -200,3 +200,31 @@ fn an_order_that_is_carried_out_when_its_reason_is_gone_is_found() {
     assert!(what.contains("goes back from"), "{what}");
     println!("NotReconsidered: found by story {seed}: {what}");
 }
+
+/// Of two nodes that hear nothing of each other for a while, one is stopped. It asks nobody for a proof, for nobody is there to
+/// take its addresses; but it is heard again before its services have been stopped.
+fn a_lonely_node_is_stopped(seed: u64) -> Option<String> {
+    let mut world = World::new(seed, Setup { lock: false, ..Setup::plain(2) }, false);
+    world.power_on_all();
+    settle(&mut world, 60 * S)?;
+    let node = (seed % 2) as usize;
+    world.inflict(Kind::Isolate { node, deaf: false }, 550 * MS);
+    world.run_for((450 + seed * 37 % 100) * MS);
+    world.inflict(Kind::Stop { node }, 8 * S);
+    world.run_for(9 * S);
+    world.violation.map(|v| format!("{}: {}", v.check, v.text))
+}
+
+#[test]
+fn what_a_stopped_daemon_lets_go_of_too_early_is_found() {
+    let found = |bug| {
+        plant_cluster(bug);
+        let found = (1..=100).find_map(|seed| Some((seed, a_lonely_node_is_stopped(seed)?)));
+        plant_cluster(None);
+        found
+    };
+    assert_eq!(found(None), None);
+    let (seed, what) = found(Some(Cluster::StopCountsAsReleased)).expect("an address that was let go of too early");
+    assert!(what.contains("may yet carry out what was in hand"), "{what}");
+    println!("StopCountsAsReleased: found by story {seed}: {what}");
+}

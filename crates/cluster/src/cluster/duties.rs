@@ -286,6 +286,10 @@ impl Cluster {
                 self.view().is_some_and(|v| v.members.keys().any(|p| *p != self.config.me && self.reach.hears(*p)));
             if self.holder.is_empty() || !others || !self.is_member() || now >= until {
                 self.stopping = Stopping::Closing;
+                // What nobody took in time is left to nobody before the services here have been stopped, or what hangs is ended.
+                if !planted(Planted::StopCountsAsReleased) {
+                    self.holder.lose_all(now);
+                }
                 self.reconcile(now, out);
                 self.mind_services(out);
             }

@@ -393,7 +393,9 @@ impl Cluster {
             self.dirty = true;
             out.push(Output::LeaseLost);
             self.unfinished.lease_lost();
-            self.holder.lease_lost(now);
+            if !planted(Planted::LostCountsAsReleased) {
+                self.holder.lose_all(now);
+            }
             let view = self.view();
             let (fresh, of) =
                 view.map_or((0, 0), |v| (self.lease.fresh(v, self.config.timing.lease, now), v.voters.len()));

@@ -1,7 +1,8 @@
 //! What a node's storage clients had in hand when its lease ended is held, and carried out some time after it has a lease
 //! again: nobody else answers before that for the address by which it came. Unless servers and storage have proved
 //! themselves since, or what hangs there was ended (or waited for long enough), or all others have shut the node out of
-//! the storage.
+//! the storage. The same of what they have in hand when the daemon is stopped and lets go of addresses unproved: it is
+//! carried out as long as they run.
 
 use super::Check;
 use super::learned::Learned;
@@ -11,6 +12,9 @@ use crate::world::World;
 use cluster::{END_WAIT, Health, Output};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+
+/// What servers have answered longer ago says nothing.
+const PROVED: Micros = 3 * S;
 
 /// So long after the lease is back TCP sends at the latest what was held for a while.
 const LANDS: Micros = 7 * S;
@@ -23,8 +27,12 @@ struct Node {
     running: BTreeSet<String>,
     /// Addresses that its daemon has ordered, and not to be released.
     here: BTreeSet<IpAddr>,
+    /// The last addresses that were to be released, and when.
+    released: (Micros, BTreeSet<IpAddr>),
     /// Addresses by which clients had given something that was held.
     held: BTreeSet<IpAddr>,
+    /// Addresses that a daemon which is being stopped has let go of.
+    let_go: BTreeSet<IpAddr>,
     /// Those of them for whose sake what hangs is being ended.
     ending: BTreeSet<IpAddr>,
     /// Since when it has a lease again.
@@ -67,6 +75,7 @@ impl Check for Held {
             node.running.remove(name);
             if node.running.is_empty() {
                 node.held.clear();
+                node.let_go.clear();
             }
         }
         Ok(())
@@ -90,9 +99,21 @@ impl Check for Held {
             Output::Take { vip, .. } => {
                 node.here.insert(*vip);
                 node.ending.remove(vip);
+                node.let_go.remove(vip);
             }
             Output::Release { vip, .. } => {
                 node.here.remove(vip);
+                if node.released.0 != world.now {
+                    node.released = (world.now, BTreeSet::new());
+                }
+                node.released.1.insert(*vip);
+            }
+            Output::Serve(false) => {
+                let proved = world.hosts[host].proved.is_some_and(|at| at + PROVED >= world.now);
+                if node.released.0 == world.now && !proved && !node.running.is_empty() {
+                    node.let_go.extend(&node.released.1);
+                    node.power = world.hosts[host].power_serial;
+                }
             }
             _ => {}
         }
@@ -122,6 +143,12 @@ impl Check for Held {
             });
             if ended || shut_out {
                 node.held.remove(&vip);
+                node.let_go.remove(&vip);
+            }
+            if node.let_go.contains(&vip) {
+                return Err(format!(
+                    "n{host} answers for {vip}, and n{index}, whose daemon is being stopped, may yet carry out what was in hand"
+                ));
             }
             if node.held.contains(&vip) {
                 return Err(format!(
@@ -160,6 +187,9 @@ impl Node {
         if landed || self.power != machine.power_serial {
             self.held.clear();
             self.ending.clear();
+        }
+        if self.power != machine.power_serial {
+            self.let_go.clear();
         }
     }
 }

@@ -20,6 +20,8 @@ pub(super) struct Plan {
     pub(super) run: usize,
     pub(super) seconds: f64,
     pub(super) records: u64,
+    /// How long a recovery is waited for, in minutes.
+    pub(super) patience: f64,
     /// One JSON object per line is appended for each case.
     pub(super) out: PathBuf,
 }
@@ -70,7 +72,9 @@ impl Clients {
     fn start(lab: &Lab, plan: &Plan, case: Case, work: Work) -> Result<Self> {
         let (nodes, seconds, records) = (case.nodes().to_string(), plan.seconds.to_string(), plan.records.to_string());
         let words = ["/usr/local/sbin/steadfast-lab", "probe", "database", "--work", work.word()];
-        let words = [&words[..], &["--nodes", &nodes, "--seconds", &seconds, "--records", &records]].concat();
+        let patience = plan.patience.to_string();
+        let limits = ["--nodes", &nodes, "--seconds", &seconds, "--records", &records, "--patience", &patience];
+        let words = [&words[..], &limits].concat();
         let mut all = Self(Vec::new());
         for host in lab.site.names() {
             let mut command = lab.command(&host, &words)?;
@@ -142,6 +146,11 @@ fn measure(lab: &Lab, plan: &Plan, run: &mut Run) -> Result<f64> {
         }
         clients.all("watch")?;
         let done = clients.first("recover")?;
+        if done.unfinished {
+            run.unfinished = true;
+            run.beside.insert("records".into(), plan.records as f64);
+            return Ok(done.seconds * 1000.0);
+        }
         let others = clients.all("watched")?.iter().map(|s| s.longest_ms).fold(0.0, f64::max);
         let left = clients.first("check")?;
         if left.count != plan.records {

@@ -142,6 +142,9 @@ pub(crate) struct Run {
     pub(crate) load: f64,
     /// In the case's unit; none when it failed.
     pub(crate) value: Option<f64>,
+    /// It was not over when it was no longer waited for: the value is how long that was.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) unfinished: bool,
     pub(crate) failure: Option<String>,
     /// What else was seen, by name.
     pub(crate) beside: BTreeMap<String, f64>,
@@ -151,7 +154,7 @@ impl Run {
     /// One that has measured nothing yet.
     fn new(subject: Subject, case: Case, run: usize, unix: u64) -> Self {
         let load = super::run::load();
-        Self { subject, case, run, unix, load, value: None, failure: None, beside: BTreeMap::new() }
+        Self { subject, case, run, unix, load, value: None, unfinished: false, failure: None, beside: BTreeMap::new() }
     }
 }
 

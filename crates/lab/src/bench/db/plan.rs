@@ -29,6 +29,9 @@ pub(crate) struct Options {
     /// Records of recovery-1m
     #[arg(long, default_value_t = 1_000_000)]
     records: u64,
+    /// How long the recovery of recovery-1m is waited for, in minutes; one that takes longer is told as "more than"
+    #[arg(long, default_value_t = 60.0)]
+    patience: f64,
     /// One JSON object on standard output
     #[arg(long)]
     json: bool,
@@ -52,6 +55,9 @@ pub(crate) fn main(options: &Options) -> Result<i32> {
     subjects.dedup();
     if options.runs == 0 || options.records == 0 || options.seconds.is_nan() || options.seconds <= 0.0 {
         bail!("--runs, --records and --seconds: more than 0");
+    }
+    if !(0.05..=1440.0).contains(&options.patience) {
+        bail!("--patience: 0.05 to 1440 minutes");
     }
     for &subject in &subjects {
         if !matches!(subject, Subject::Steadfast | Subject::Ctdb) {
@@ -122,7 +128,8 @@ fn say(begun: Instant, run: &Run) {
     match (run.value, &run.failure) {
         (Some(value), _) => {
             let beside: Vec<String> = run.beside.iter().map(|(name, value)| format!("{name} {value}")).collect();
-            eprintln!("{what}: {value} {} ({})", run.case.unit(), beside.join(", "));
+            let more = if run.unfinished { "not over after " } else { "" };
+            eprintln!("{what}: {more}{value} {} ({})", run.case.unit(), beside.join(", "));
         }
         (None, why) => {
             eprintln!("{what} failed: {}", why.as_deref().unwrap_or("the laboratory ended").replace('\n', "\n      "));
@@ -149,6 +156,7 @@ fn laboratory(
         run: number,
         seconds: options.seconds,
         records: options.records,
+        patience: options.patience,
         out: out.clone(),
     };
     std::fs::write(&file, serde_json::to_string(&plan)?)?;

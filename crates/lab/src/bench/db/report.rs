@@ -29,6 +29,8 @@ pub(super) struct Row {
     median: f64,
     min: f64,
     max: f64,
+    /// Of these, runs that were not over when they were no longer waited for: their figure is how long that was.
+    unfinished: usize,
     /// Runs without a figure.
     failed: usize,
     /// Medians of what else was seen.
@@ -53,6 +55,7 @@ fn row(runs: &[Run], case: Case, subject: Subject) -> Option<Row> {
         median: round(percentile(&values, 50.0)),
         min: values.iter().copied().reduce(f64::min).unwrap_or(0.0),
         max: values.iter().copied().reduce(f64::max).unwrap_or(0.0),
+        unfinished: mine.iter().filter(|r| r.unfinished).count(),
         failed: mine.len() - values.len(),
         beside: beside.into_iter().map(|(name, values)| (name, round(percentile(&values, 50.0)))).collect(),
     })
@@ -66,11 +69,20 @@ fn rows(runs: &[Run]) -> Vec<Row> {
         .collect()
 }
 
-/// How many times as good Steadfast is.
-fn times(case: Case, steadfast: &Row, ctdb: &Row) -> Option<f64> {
+impl Row {
+    /// "> " where the median is of a run that was not over: those are the longest, one limit being for all.
+    fn more(&self) -> &'static str {
+        if self.unfinished > self.n / 2 { "> " } else { "" }
+    }
+}
+
+/// How many times as good Steadfast is; at least so many, where the other's time is one that it was not ready in.
+fn times(case: Case, steadfast: &Row, ctdb: &Row) -> Option<String> {
     let (ours, theirs) = (steadfast.median, ctdb.median);
     let (best, other) = if case == Case::Recovery1m { (theirs, ours) } else { (ours, theirs) };
-    (steadfast.n > 0 && ctdb.n > 0 && other > 0.0).then(|| best / other)
+    // With runs of ours that were not over nothing is known.
+    let known = steadfast.n > 0 && ctdb.n > 0 && other > 0.0 && steadfast.unfinished == 0;
+    known.then(|| format!("{}{:.1}", ctdb.more(), best / other))
 }
 
 pub(super) fn json(runs: &[Run]) -> Result<String> {
@@ -78,11 +90,12 @@ pub(super) fn json(runs: &[Run]) -> Result<String> {
 }
 
 pub(super) fn text(runs: &[Run]) -> String {
-    let mut text = String::from("case             subject    unit   n     median        min        max  failed\n");
+    let mut text =
+        String::from("case             subject    unit   n     median        min        max  failed  not over\n");
     for r in rows(runs) {
         let _ = writeln!(
             text,
-            "{:16} {:10} {:4} {:3} {:10.1} {:10.1} {:10.1} {:7}",
+            "{:16} {:10} {:4} {:3} {:10.1} {:10.1} {:10.1} {:7} {:9}",
             r.case.word(),
             r.subject.word(),
             r.unit,
@@ -90,14 +103,15 @@ pub(super) fn text(runs: &[Run]) -> String {
             r.median,
             r.min,
             r.max,
-            r.failed
+            r.failed,
+            r.unfinished
         );
     }
     for case in Case::ALL {
         if let (Some(ours), Some(theirs)) = (row(runs, case, Subject::Steadfast), row(runs, case, Subject::Ctdb))
             && let Some(times) = times(case, &ours, &theirs)
         {
-            let _ = writeln!(text, "{}: steadfast {times:.1} times as fast", case.word());
+            let _ = writeln!(text, "{}: steadfast {times} times as fast", case.word());
         }
     }
     text += &waits(runs);
@@ -135,7 +149,8 @@ fn target(case: Case) -> &'static str {
 fn cell(row: Option<&Row>) -> String {
     let Some(r) = row else { return "-".into() };
     let failed = if r.failed > 0 { format!(", {} failed", r.failed) } else { String::new() };
-    format!("**{:.0}** ({:.0} to {:.0}; {} runs{failed})", r.median, r.min, r.max, r.n)
+    let unfinished = if r.unfinished > 0 { format!(", {} not over", r.unfinished) } else { String::new() };
+    format!("**{}{:.0}** ({:.0} to {:.0}; {} runs{unfinished}{failed})", r.more(), r.median, r.min, r.max, r.n)
 }
 
 fn markdown(wanted: usize, runs: &[Run]) -> String {
@@ -148,7 +163,7 @@ fn markdown(wanted: usize, runs: &[Run]) -> String {
     for case in Case::ALL {
         let (ours, theirs) = (row(runs, case, Subject::Steadfast), row(runs, case, Subject::Ctdb));
         let times = ours.as_ref().zip(theirs.as_ref()).and_then(|(o, t)| times(case, o, t));
-        let times = times.map_or_else(|| "-".into(), |t| format!("{t:.1}"));
+        let times = times.unwrap_or_else(|| "-".into());
         let _ = writeln!(
             text,
             "| `{}` | {} | {} | {} | {times} | {} |",
@@ -210,6 +225,16 @@ mod tests {
         assert!(text.contains("| 10.0 | 3 |"), "{text}");
         assert!(!text.contains("longest wait"), "{text}");
         assert!(text.contains("| `message-ring-4` | 1/s | **5000** (5000 to 5000; 1 runs) | - | - | 1.5 |"), "{text}");
+    }
+
+    #[test]
+    fn a_time_that_nobody_waited_for_is_a_bound() {
+        let not_over = |number| Run { unfinished: true, ..run(Subject::Ctdb, Case::Recovery1m, number, Some(5000.0)) };
+        let mut runs = vec![run(Subject::Steadfast, Case::Recovery1m, 0, Some(500.0)), not_over(0), not_over(1)];
+        let text = markdown(5, &runs);
+        assert!(text.contains("| **> 5000** (5000 to 5000; 2 runs, 2 not over) | > 10.0 | 3 |"), "{text}");
+        runs[0].unfinished = true;
+        assert!(markdown(5, &runs).contains("2 not over) | - | 3 |"));
     }
 
     #[test]

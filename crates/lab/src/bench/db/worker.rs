@@ -32,6 +32,9 @@ pub(crate) struct Options {
     /// For the recovery
     #[arg(long, default_value_t = 1_000_000)]
     pub(super) records: u64,
+    /// How long a recovery is waited for, in minutes
+    #[arg(long, default_value_t = 60.0)]
+    pub(super) patience: f64,
     #[arg(long, default_value = ctdb_client::SOCKET)]
     pub(super) socket: PathBuf,
 }
@@ -48,6 +51,9 @@ pub(super) struct Said {
     pub(super) again: u64,
     /// For a persistent database: its transactions, as the copy here counts them.
     pub(super) sequence: u64,
+    /// The recovery was not over when it was no longer waited for.
+    #[serde(default)]
+    pub(super) unfinished: bool,
     pub(super) failed: Option<String>,
 }
 
