@@ -4,6 +4,7 @@
 //! (or reported, under this view) that it does not hold it, every node that is no member has confirmed or its last
 //! lease is over, and every member has shut the dropped nodes out of the storage.
 
+mod hesitant;
 mod words;
 
 use crate::fitness::{Address, Host, Storage, Unfit};
@@ -11,6 +12,7 @@ use crate::placement::{Wanted, group, place};
 use crate::planted::{Planted, planted};
 use crate::series::{Reason, Series};
 use crate::{Config, Epoch, Orders, Pnn, PnnSet, Report, Restraint, Time, View};
+use hesitant::Hesitant;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -61,6 +63,8 @@ pub(crate) struct Placing {
     ousted: BTreeMap<IpAddr, Pnn>,
     /// When all possible hosts of an address were sick.
     all_sick: BTreeMap<IpAddr, Time>,
+    /// Members whose storage hesitates, or did so lately.
+    hesitant: Hesitant,
     /// Where each address was under the view before.
     before: BTreeMap<IpAddr, Pnn>,
     /// The last placement that was computed.
@@ -111,6 +115,7 @@ impl Placing {
             series: Series::default(),
             ousted: BTreeMap::new(),
             all_sick: BTreeMap::new(),
+            hesitant: Hesitant::default(),
             before,
             placed: None,
             sent: None,
@@ -358,6 +363,7 @@ impl Placing {
         self.because.retain(|vip, _| scene.config.vips.contains_key(vip));
         let hosts: BTreeMap<Pnn, Host<'_>> =
             scene.view.members.keys().filter_map(|p| Some((*p, Host::new(scene, *p)?))).collect();
+        self.hesitant.look(scene.now, &hosts);
         self.reconsider(scene, &hosts);
         let mut wanted = BTreeMap::new();
         let mut draining = BTreeSet::new();
@@ -490,6 +496,13 @@ impl Placing {
                 self.waiting.insert(*vip, format!("goes from {from} to {to} for an even spread, when it is its turn"));
                 continue;
             }
+            if let Some(slow) = self.hesitant.first([current, Some(to)]).filter(|_| fit_now) {
+                let (slow, to) = (name(scene.config, slow), name(scene.config, to));
+                let text =
+                    format!("goes to {to} for an even spread when the storage of {slow} has answered well for 10 s");
+                self.waiting.insert(*vip, text);
+                continue;
+            }
             if draining.contains(vip) && !std::mem::take(&mut may_leave) {
                 self.series.queued(DRAIN_STEP);
                 let from = current.map_or_else(String::new, |c| name(scene.config, c));
@@ -568,6 +581,7 @@ impl Placing {
         let fence = fences.values().filter(|t| **t > scene_now).min().copied();
         let last = |pause| self.last_spread.map(|t| t + pause).filter(|t| *t > scene_now);
         let series = self.series.next_timeout().filter(|t| *t > scene_now);
-        [fence, last(config.timing.fail_back_interval), last(DRAIN_STEP), series].into_iter().flatten().min()
+        let hesitant = self.hesitant.next_timeout().filter(|t| *t > scene_now);
+        [fence, last(config.timing.fail_back_interval), last(DRAIN_STEP), series, hesitant].into_iter().flatten().min()
     }
 }

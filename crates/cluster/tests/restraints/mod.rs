@@ -53,3 +53,42 @@ fn with_no_failback_a_node_that_returns_gets_nothing_until_that_is_lifted() {
     net.run(Duration::from_secs(3));
     assert_eq!(net.loads(), [1; 4], "{}", net.story());
 }
+
+fn nfs_is(net: &mut Net, node: usize, state: Health) {
+    let health = ServiceHealth { state, because: "no answer for 0.7 s".into(), output: vec![] };
+    net.at(0, node, Input::Service { name: "nfs".into(), health });
+    net.run(MS * 10);
+}
+
+/// It might prove nothing in time, and what hangs would be ended, for the sake of an even spread.
+#[test]
+fn an_even_spread_waits_while_storage_hesitates_and_what_must_move_does_not() {
+    let mut net = settled(4, false);
+    set_state(&mut net, 2, AdminState::Drained);
+    net.run(Duration::from_secs(5));
+    let full = net.loads().iter().position(|load| *load == 2).unwrap();
+    for slow in [full, 2] {
+        nfs_is(&mut net, slow, Health::Failing);
+        set_state(&mut net, 2, AdminState::Active);
+        net.run(Duration::from_secs(15));
+        assert_eq!((net.loads()[2], net.answering().len()), (0, 4), "{}", net.story());
+        let vips = net.hosts[0].snapshot.as_ref().unwrap().vips.clone();
+        let says = format!("for an even spread when the storage of gluster{} has answered well for 10 s", slow + 1);
+        assert!(vips.values().any(|v| v.because.contains(&says)), "{vips:?}");
+        nfs_is(&mut net, slow, Health::Ok);
+        // It was seen to hesitate a refresh ago at most.
+        net.run(Duration::from_millis(8_900));
+        assert_eq!(net.loads()[2], 0, "{}", net.story());
+        net.run(Duration::from_millis(1_300));
+        assert_eq!(net.loads(), [1; 4], "{}", net.story());
+        set_state(&mut net, 2, AdminState::Drained);
+        net.run(Duration::from_secs(35));
+        assert_eq!(net.loads()[2], 0, "{}", net.story());
+    }
+    // A node that is to be empty gets empty.
+    nfs_is(&mut net, full, Health::Failing);
+    set_state(&mut net, 2, AdminState::Active);
+    set_state(&mut net, full as u16, AdminState::Drained);
+    net.run(Duration::from_secs(5));
+    assert_eq!((net.loads()[full], net.answering().len()), (0, 4), "{}", net.story());
+}
