@@ -230,7 +230,7 @@ pub(crate) const CASES: &[Case] = &[
     long(Group::Gluster, "returning-daemon-cannot-write", returning::daemon_stopped),
     long(Group::Gluster, "returning-node-cannot-write", returning::cut_off),
     long(Group::Gluster, "returning-paused-cannot-write", returning::paused),
-    case(Group::Gluster, "old-copies-are-not-read", returning::old_copies_are_not_read),
+    long(Group::Gluster, "old-copies-are-not-read", returning::old_copies_are_not_read),
     long(Group::Gluster, "honest-with-eager-lock", honest::eager_lock),
     long(Group::Gluster, "returning-daemon-stalls-no-writer", returning::stalls_no_writer),
     long(Group::Gluster, "split-of-plain-volumes", split::plain),
