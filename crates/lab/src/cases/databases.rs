@@ -258,6 +258,9 @@ pub(crate) fn ten_thousand_clients(ctx: &Ctx<'_>) -> Result<()> {
     const CLIENTS: usize = 10_000;
     /// What the daemon's tables have of each is more than this, in KiB.
     const LEAST: f64 = 0.25;
+    /// Seen: 0.7 KiB for each, where 32 are the aim, and 9 MB for the daemon, where 40 are.
+    const MOST: f64 = 2.0;
+    const MOST_MB: f64 = 16.0;
     let lab = ctx.lab;
     // One that has served nobody: what clients of earlier tests have left would be used again, and not be counted.
     steadfast::stop(lab, 0)?;
@@ -266,13 +269,13 @@ pub(crate) fn ten_thousand_clients(ctx: &Ctx<'_>) -> Result<()> {
     ctx.figure(format!("the daemon before: {:.1} MB", memory(ctx, 0)? * 1.024 / 1000.0));
     Worker::start(ctx, 0, &["attach"])?;
     let before = memory(ctx, 0)?;
-    ctx.limit("the daemon with 16 more databases", before * 1.024 / 1000.0, 40.0, "MB")?;
+    ctx.limit("the daemon with 16 more databases", before * 1.024 / 1000.0, MOST_MB, "MB")?;
     let mut workers: Vec<Worker> = (0..2)
         .map(|n| Worker::start(ctx, n, &["count", "--set", "crowd", "--name", &format!("crowd-{n}-0")]))
         .collect::<Result<_>>()?;
     let mut crowd = Worker::start(ctx, 0, &["crowd", "--clients", &CLIENTS.to_string()])?;
     let each = (memory(ctx, 0)? - before) / CLIENTS as f64;
-    ctx.limit("memory for each of 10,000 clients", each, 32.0, "KiB")?;
+    ctx.limit("memory for each of 10,000 clients", each, MOST, "KiB")?;
     if each < LEAST {
         bail!("{each:.2} KiB for each of {CLIENTS} clients cannot be all: something else has become less meanwhile");
     }
