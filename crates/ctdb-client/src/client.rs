@@ -5,6 +5,8 @@ use ctdb::call;
 use ctdb::control::{NodeMap, Opcode, VnnMap};
 use ctdb::node::{CURRENT, RunState, flags};
 use ctdb::wire::{Body, Call, CallReply, Control, ControlReply, Frames, Header, Message, Packet};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 use std::collections::VecDeque;
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -13,8 +15,6 @@ use std::time::{Duration, Instant};
 
 /// Where Samba and the `ctdb` tool look for the daemon.
 pub const SOCKET: &str = "/run/ctdb/ctdbd.socket";
-/// How often a wait looks at its deadline.
-const LOOK: Duration = Duration::from_millis(100);
 /// No answer of a daemon takes longer: it answers its own time limit (60 s) itself.
 const PATIENCE: Duration = Duration::from_secs(130);
 
@@ -45,9 +45,6 @@ impl Client {
     pub fn connect(socket: &Path) -> Result<Self, Error> {
         let stream =
             UnixStream::connect(socket).map_err(|source| Error::Connect { path: socket.to_owned(), source })?;
-        stream
-            .set_read_timeout(Some(LOOK))
-            .map_err(|source| Error::Socket { doing: "cannot set a timeout", source })?;
         let mut client = Self {
             stream,
             frames: Frames::default(),
@@ -311,19 +308,32 @@ impl Client {
         }
     }
 
+    /// Waits until there is something to be read, or the connection has ended; false: not by `deadline`. A wait in the
+    /// read itself would also be woken, for nothing, each time the daemon takes what was written to it; smbd's is not.
+    fn wait(&self, deadline: Instant) -> Result<bool, Error> {
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let mut stream = [PollFd::new(&self.stream, PollFlags::IN)];
+            // More than the kernel can wait is for ever.
+            match poll(&mut stream, Timespec::try_from(left).ok().as_ref()) {
+                Ok(ready) => return Ok(ready > 0),
+                Err(Errno::INTR) => {}
+                Err(e) => return Err(Error::Socket { doing: "cannot wait for the daemon", source: e.into() }),
+            }
+        }
+    }
+
     fn receive(&mut self, deadline: Instant) -> Result<Option<Packet>, Error> {
         loop {
             if let Some(bytes) = self.frames.packet()? {
                 return Ok(Some(Packet::decode(bytes)?));
             }
+            if !self.wait(deadline)? {
+                return Ok(None);
+            }
             match self.stream.read(&mut self.buffer) {
                 Ok(0) => return Err(Error::Closed),
                 Ok(n) => self.frames.push(&self.buffer[..n]),
-                Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
-                    if Instant::now() > deadline {
-                        return Ok(None);
-                    }
-                }
                 Err(e) if e.kind() == ErrorKind::Interrupted => {}
                 Err(e) if e.kind() == ErrorKind::ConnectionReset => return Err(Error::Closed),
                 Err(source) => return Err(Error::Socket { doing: "cannot read from the daemon", source }),
