@@ -214,31 +214,32 @@ fn inet_rules(batch: &mut Batch) {
     }
 }
 
-/// No managed address answers a SYN to these ports with "connection refused".
+/// No managed address answers a SYN to these ports with "connection refused". What other addresses send, such as what this
+/// node's daemon says to the others, passes by all of these rules in one look.
 fn no_refusals(batch: &mut Batch, service_ports: &[u16]) {
     let transport = |offset, len| Expr::Load { base: Base::Transport, offset, len };
+    batch.chain(INET, "refusals");
     for port in service_ports {
-        for (family, offset, len, managed) in [(NFPROTO_IPV4, 12, 4, "managed4"), (NFPROTO_IPV6, 8, 16, "managed6")] {
-            batch.rule(
-                INET,
-                "output",
-                &[
-                    Expr::NfProto(family),
-                    Expr::L4Proto(TCP),
-                    load_network(offset, len),
-                    Expr::In(managed),
-                    transport(0, 2),
-                    Expr::Cmp(nft::Op::Eq, port.to_be_bytes().to_vec()),
-                    // A refusal has RST and ACK, and 0 as its sequence number (RFC 9293, 3.10.7.1). The reset of a
-                    // connection, which a tickled client waits for, has the client's number instead.
-                    transport(13, 1),
-                    Expr::Cmp(nft::Op::Eq, vec![RST_ACK]),
-                    transport(4, 4),
-                    Expr::Cmp(nft::Op::Eq, vec![0; 4]),
-                    Expr::Drop,
-                ],
-            );
-        }
+        batch.rule(
+            INET,
+            "refusals",
+            &[
+                transport(0, 2),
+                Expr::Cmp(nft::Op::Eq, port.to_be_bytes().to_vec()),
+                // A refusal has RST and ACK, and 0 as its sequence number (RFC 9293, 3.10.7.1). The reset of a
+                // connection, which a tickled client waits for, has the client's number instead.
+                transport(13, 1),
+                Expr::Cmp(nft::Op::Eq, vec![RST_ACK]),
+                transport(4, 4),
+                Expr::Cmp(nft::Op::Eq, vec![0; 4]),
+                Expr::Drop,
+            ],
+        );
+    }
+    for (family, offset, len, managed) in [(NFPROTO_IPV4, 12, 4, "managed4"), (NFPROTO_IPV6, 8, 16, "managed6")] {
+        let ours = [Expr::NfProto(family), load_network(offset, len), Expr::In(managed)];
+        let refuses = [Expr::L4Proto(TCP), Expr::Jump("refusals")];
+        batch.rule(INET, "output", &[&ours[..], &refuses].concat());
     }
 }
 
