@@ -7,6 +7,8 @@ use crate::recovery::{Claim, Content, Generation, Have, Standing, Word};
 use crate::wire::{LtdbHeader, Reader, Record, WireError, Writer};
 
 const VERSION: u8 = 1;
+/// Most words fit in so many bytes: no memory is moved while they are written.
+const USUAL: usize = 128;
 
 type Result<T> = std::result::Result<T, WireError>;
 
@@ -258,7 +260,7 @@ impl Said {
     /// As bytes.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
-        let mut out = Writer::default();
+        let mut out = Writer::with_capacity(USUAL);
         out.u8(VERSION);
         self.put(&mut out);
         out.finish()

@@ -12,11 +12,11 @@ use std::time::Duration;
 
 impl Server {
     /// A message to a node, or to several.
-    pub(super) fn route(&mut self, dest: u32, srvid: u64, data: &[u8]) {
+    pub(super) fn route(&mut self, dest: u32, srvid: u64, data: Vec<u8>) {
         if dest == self.me || dest == node::CURRENT {
-            return self.deliver(srvid, data);
+            return self.deliver(srvid, &data);
         }
-        let said = Said::Message { srvid, data: data.to_vec() };
+        let said = Said::Message { srvid, data };
         if !node::is_broadcast(dest) {
             // Nobody is told if there is no such node, or it is down.
             return self.send(dest, said);
@@ -28,7 +28,9 @@ impl Server {
             }
         }
         // The sender's own node is always among them.
-        self.deliver(srvid, data);
+        if let Said::Message { srvid, data } = said {
+            self.deliver(srvid, &data);
+        }
     }
 
     /// For the clients here that registered the number, and for the daemon.
@@ -82,7 +84,7 @@ impl Server {
     /// An answer to a request that came as a message. Number 0: none is wanted.
     pub(super) fn reply_to(&mut self, (pnn, srvid): (u32, u64), data: &[u8]) {
         if srvid != 0 {
-            self.route(pnn, srvid, data);
+            self.route(pnn, srvid, data.to_vec());
         }
     }
 

@@ -362,8 +362,10 @@ impl Server {
         if !self.is_member() {
             return INVALID_GENERATION;
         }
-        let mut bytes = self.picture.epoch.to_le_bytes().to_vec();
-        bytes.extend_from_slice(&self.round.to_le_bytes());
+        // Asked for each packet to a client.
+        let mut bytes = [0; 12];
+        bytes[..8].copy_from_slice(&self.picture.epoch.to_le_bytes());
+        bytes[8..].copy_from_slice(&self.round.to_le_bytes());
         crate::lookup3(&bytes).max(INVALID_GENERATION + 1)
     }
 

@@ -88,7 +88,7 @@ impl Server {
             Body::Call(call) => self.client_calls(client, header.reqid, call),
             Body::Message(message) => {
                 self.statistics.client_messages += 1;
-                self.route(header.dest, message.srvid, &message.data);
+                self.route(header.dest, message.srvid, message.data);
             }
             Body::Control(control) => {
                 let (opcode, control_flags) = (control.opcode, control.flags);
@@ -210,7 +210,7 @@ impl Server {
         }
         self.give_back();
         for (srvid, data) in client.notify {
-            self.route(node::BROADCAST_CONNECTED, srvid, &data);
+            self.route(node::BROADCAST_CONNECTED, srvid, data);
         }
     }
 
