@@ -9,6 +9,7 @@
 //! One thread with its own poller, since a call of Samba is answered within the turn that reads it, and what a peer
 //! says within the turn that decrypts it: no other thread needs to be woken. Nothing here waits for a client, a file or a peer, and nothing is decided here.
 
+mod alarm;
 mod awake;
 mod clients;
 pub(crate) mod files;

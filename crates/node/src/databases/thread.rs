@@ -1,5 +1,6 @@
 //! The thread's loop: waits for whatever is ready, feeds the core, carries out what it says.
 
+use super::alarm::Alarm;
 use super::awake::Awake;
 use super::clients::{Client, Got};
 use super::inbox::{Item, Post};
@@ -12,7 +13,7 @@ use ctdb::server::{ClientId, Input, Level, Output};
 use rustix::event::{Timespec, epoll};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::io::Errno;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, ErrorKind};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -20,7 +21,8 @@ use std::time::Duration;
 /// What the poller calls them; clients by their own numbers, which begin after these.
 const LISTENER: u64 = 0;
 const INBOX: u64 = 1;
-const FIRST_CLIENT: u32 = 2;
+const ALARM: u64 = 2;
+const FIRST_CLIENT: u32 = 3;
 /// Links by their peers' numbers above this.
 pub(super) const LINKS: u64 = 1 << 32;
 
@@ -37,6 +39,8 @@ const PAUSE: Duration = Duration::from_secs(1);
 const RETRY: Duration = Duration::from_secs(3);
 /// A client that is to be closed reads what is left within this.
 const LAST_WORDS: Duration = Duration::from_secs(10);
+/// If nothing is due: the machine does not run for so long (a thousand years).
+const NEVER: Duration = Duration::from_secs(1000 * 365 * 86400);
 /// A core that is due again at once, for ever, would burn a processor.
 const SHORTEST: Duration = Duration::from_millis(1);
 
@@ -47,13 +51,14 @@ pub(super) struct Loop<'a, C, F, O> {
     outside: &'a O,
     poll: OwnedFd,
     post: Post,
+    alarm: Alarm,
     path: PathBuf,
     socket: Option<Socket>,
     /// When the socket is tried again, or connections are taken again.
     listen_at: Option<Duration>,
     /// Why there is no socket, or that there are no descriptors: said once.
     told: String,
-    clients: HashMap<ClientId, Client>,
+    clients: BTreeMap<ClientId, Client>,
     next_client: u32,
     links: Links,
     awake: Awake,
@@ -76,17 +81,20 @@ impl<'a, C: Core, F: Files, O: Outside> Loop<'a, C, F, O> {
     pub(super) fn new(post: Post, served: Served, core: C, files: F, outside: &'a O) -> io::Result<Self> {
         let poll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         epoll::add(&poll, post.wakes(), epoll::EventData::new_u64(INBOX), epoll::EventFlags::IN)?;
+        let alarm = Alarm::new()?;
+        epoll::add(&poll, &alarm, epoll::EventData::new_u64(ALARM), epoll::EventFlags::IN)?;
         Ok(Self {
             core,
             files,
             outside,
             poll,
             post,
+            alarm,
             path: served.socket,
             socket: None,
             listen_at: Some(Duration::ZERO),
             told: String::new(),
-            clients: HashMap::new(),
+            clients: BTreeMap::new(),
             next_client: FIRST_CLIENT,
             links: Links::default(),
             awake: Awake::new(served.keep_awake),
@@ -108,8 +116,8 @@ impl<'a, C: Core, F: Files, O: Outside> Loop<'a, C, F, O> {
     pub(super) fn run(mut self) -> io::Result<()> {
         let mut events = Vec::with_capacity(EVENTS);
         loop {
-            let woken = self.timers();
-            self.flush();
+            let mut due = self.timers();
+            let mut heard = self.flush();
             if self.parts_left && self.links.waiting() < MUCH {
                 if self.inbox() {
                     self.end();
@@ -117,10 +125,15 @@ impl<'a, C: Core, F: Files, O: Outside> Loop<'a, C, F, O> {
                 }
                 self.write();
                 self.flush();
+                heard = true;
             }
-            let wait = if self.parts_left && self.links.waiting() < MUCH { Duration::ZERO } else { self.wait(woken) };
+            if heard {
+                due = due.min(self.due());
+            }
+            self.alarm.no_later_than(due)?;
+            let more = self.parts_left && self.links.waiting() < MUCH;
+            let wait = more.then_some(Timespec { tv_sec: 0, tv_nsec: 0 });
             events.clear();
-            let wait = Timespec::try_from(wait).ok();
             match epoll::wait(&self.poll, rustix::buffer::spare_capacity(&mut events), wait.as_ref()) {
                 Ok(_) | Err(Errno::INTR) => {}
                 Err(error) => return Err(error.into()),
@@ -134,6 +147,7 @@ impl<'a, C: Core, F: Files, O: Outside> Loop<'a, C, F, O> {
                             return Ok(());
                         }
                     }
+                    ALARM => self.alarm.rung(),
                     link if link >= LINKS => {
                         // Only peers' numbers are given to the poller.
                         self.link(u32::try_from(link - LINKS).unwrap_or(0), event.flags);
@@ -149,9 +163,13 @@ impl<'a, C: Core, F: Files, O: Outside> Loop<'a, C, F, O> {
         }
     }
 
-    /// What is due by time. True if that was the core.
-    fn timers(&mut self) -> bool {
+    /// What is due by time; when something is due again.
+    fn timers(&mut self) -> Duration {
         let now = mono();
+        let due = self.due();
+        if due > now {
+            return due;
+        }
         let woken = self.core.next_wake().is_some_and(|at| at <= now);
         if woken {
             self.feed(Input::Wake);
@@ -172,22 +190,15 @@ impl<'a, C: Core, F: Files, O: Outside> Loop<'a, C, F, O> {
         }
         self.settle();
         self.write();
-        woken
+        let due = self.due();
+        if woken { due.max(now + SHORTEST) } else { due }
     }
 
-    fn wait(&self, woken: bool) -> Duration {
-        let now = mono();
-        let core = self.core.next_wake().map(|at| {
-            let left = at.saturating_sub(now);
-            if woken { left.max(SHORTEST) } else { left }
-        });
-        let listen = self.listen_at.map(|at| at.saturating_sub(now));
-        let closing = self.closing.iter().filter_map(|id| self.clients.get(id)?.closing);
-        let closing = closing.min().map(|at| at.saturating_sub(now));
-        // An hour, if nothing is due: longer than what the kernel takes would be an error.
-        let awake = self.awake.due().map(|at| at.saturating_sub(now));
-        let rest = self.rest.due().map(|at| at.saturating_sub(now));
-        [core, listen, closing, awake, rest].into_iter().flatten().min().unwrap_or(Duration::from_secs(3600))
+    /// When the first of all is due.
+    fn due(&self) -> Duration {
+        let closing = self.closing.iter().filter_map(|id| self.clients.get(id)?.closing).min();
+        let all = [self.core.next_wake(), self.listen_at, closing, self.awake.due(), self.rest.due()];
+        all.into_iter().flatten().min().unwrap_or(NEVER)
     }
 
     /// Gets the socket, or goes on with the one that there is.
@@ -430,11 +441,16 @@ impl<'a, C: Core, F: Files, O: Outside> Loop<'a, C, F, O> {
         }
     }
 
-    /// What was gathered in a turn goes together.
-    fn flush(&mut self) {
+    /// What was gathered in a turn goes together. True if the core has heard of a link that is over.
+    fn flush(&mut self) -> bool {
+        let mut heard = false;
         while let Some((peer, ended)) = self.links.write(&self.poll) {
             self.lost(peer, &ended);
+            // What it says to clients is not put off to the next turn.
+            self.write();
+            heard = true;
         }
+        heard
     }
 
     /// A link in place of the one that there was.
