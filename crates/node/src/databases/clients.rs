@@ -119,7 +119,12 @@ impl Client {
                 *slice = IoSlice::new(packet);
                 count += 1;
             }
-            match self.stream.write_vectored(&slices[..count]) {
+            let written = match &slices[..count] {
+                // The kernel does less for it.
+                [one] => self.stream.write(one),
+                several => self.stream.write_vectored(several),
+            };
+            match written {
                 Ok(written) => self.advance(written),
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),

@@ -4,7 +4,8 @@
 
 use crate::peer::DataLink;
 use rustix::fd::{AsFd, BorrowedFd};
-use std::io::{ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, IoSlice, Read, Write};
+use std::net::TcpStream;
 
 /// Longest frame, in bytes.
 pub(super) const MAX_FRAME: usize = 256 << 20;
@@ -27,6 +28,24 @@ pub(super) struct Link {
     come: Vec<u8>,
     /// The poller tells when it can be written to.
     pub(super) awaited: bool,
+}
+
+/// Writes what is of one piece, as nearly all is, by the call for which the kernel does less.
+struct Sender<'a>(&'a TcpStream);
+
+impl Write for Sender<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.write(bytes)
+    }
+    fn write_vectored(&mut self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
+        match pieces {
+            [one] => self.0.write(one),
+            several => self.0.write_vectored(several),
+        }
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 impl AsFd for Link {
@@ -82,7 +101,7 @@ impl Link {
             if !self.data.tls.wants_write() {
                 return Ok(true);
             }
-            match self.data.tls.write_tls(&mut self.data.stream) {
+            match self.data.tls.write_tls(&mut Sender(&self.data.stream)) {
                 Ok(0) => return Err("its connection takes nothing".to_owned()),
                 Ok(_) => {}
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
