@@ -160,6 +160,8 @@ impl<'a, C: Core, F: Files, O: Outside> Loop<'a, C, F, O> {
                 }
                 self.write();
             }
+            // The peers first, then what is due by time.
+            self.flush();
         }
     }
 
