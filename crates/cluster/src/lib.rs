@@ -23,6 +23,7 @@ mod io;
 mod lease;
 mod membership;
 mod message;
+mod news;
 mod pace;
 mod parting;
 pub mod placement;

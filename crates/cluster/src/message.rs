@@ -163,7 +163,7 @@ pub struct Orders {
     /// The addresses, each with the reason.
     pub hold: BTreeMap<IpAddr, String>,
     /// Where every address is meant to be: for readers (status, DNS) on every node.
-    pub placement: BTreeMap<IpAddr, Pnn>,
+    pub placement: Arc<BTreeMap<IpAddr, Pnn>>,
     /// Why an address is where it is or nowhere.
-    pub because: BTreeMap<IpAddr, String>,
+    pub because: Arc<BTreeMap<IpAddr, String>>,
 }

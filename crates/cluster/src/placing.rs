@@ -231,6 +231,7 @@ impl Placing {
         if self.revision == 0 {
             return Vec::new();
         }
+        let (placement, because) = (Arc::new(self.target.clone()), Arc::new(self.reasons()));
         scene
             .view
             .members
@@ -241,8 +242,8 @@ impl Placing {
                     epoch: self.epoch,
                     revision: self.revision,
                     hold,
-                    placement: self.target.clone(),
-                    because: self.reasons(),
+                    placement: placement.clone(),
+                    because: because.clone(),
                 };
                 (*pnn, orders)
             })
@@ -256,13 +257,13 @@ impl Placing {
         reasons
     }
 
-    /// As `reasons`, into a map that mostly has them already.
-    pub(crate) fn update_reasons(&self, known: &mut BTreeMap<IpAddr, String>) {
+    /// As `reasons`, in place of those that mostly are the same.
+    pub(crate) fn update_reasons(&self, known: &mut Arc<BTreeMap<IpAddr, String>>) {
         let waiting = self.waiting.keys().filter(|v| !self.because.contains_key(v)).count();
         let same = known.len() == self.because.len() + waiting
             && known.iter().all(|(vip, why)| self.waiting.get(vip).or_else(|| self.because.get(vip)) == Some(why));
         if !same {
-            *known = self.reasons();
+            *known = Arc::new(self.reasons());
         }
     }
 

@@ -1,65 +1,61 @@
-//! The picture for readers, and what has changed since the last one.
+//! The picture for readers; [`crate::news`] says when there is a new one.
 
-use crate::reach::Reach;
+use crate::news::Parts;
 use crate::{
-    AdminState, Cluster, Health, LeaseStatus, NodeState, NodeStatus, Pnn, PnnSet, Report, Role, Snapshot, Time, View,
+    AdminState, Cluster, Eviction, Health, LeaseStatus, NodeState, NodeStatus, Pnn, Report, Role, Snapshot, Time, View,
     VipConf, VipState, VipStatus,
 };
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-type Nodes = BTreeMap<Pnn, Arc<NodeStatus>>;
-type Vips = BTreeMap<IpAddr, Arc<VipStatus>>;
+pub(crate) type Nodes = BTreeMap<Pnn, Arc<NodeStatus>>;
+pub(crate) type Vips = BTreeMap<IpAddr, Arc<VipStatus>>;
 
-/// A snapshot goes out at least this often, so that its times stay fresh.
-const AT_LEAST: Duration = Duration::from_secs(1);
-
-/// What readers have been told.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Seen {
-    heard: PnnSet,
-    vips: BTreeMap<IpAddr, (VipState, Option<Pnn>, Time)>,
-    last: Option<Arc<Snapshot>>,
+/// All that a node's status is made from, beside the configuration.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Facts {
+    /// What it says, if that is about its present run and it can be heard.
+    report: Option<Arc<Report>>,
+    /// Why it is not heard, if it is not.
+    silence: Option<Silence>,
+    /// Its present run is a member of the view.
+    member: bool,
+    /// Some run of it is.
+    in_view: bool,
+    voter: bool,
+    /// Since when it is heard, or silent.
+    since: Time,
+    evicted: Option<Eviction>,
+    relapses: u32,
+    /// Of this node itself: what it waits for, if it knows.
+    waits: String,
+    /// It is this node itself, and has no lease.
+    unleased: bool,
 }
 
-impl Seen {
-    /// Peers that have come or gone since the last call: (who, is it heard, why not).
-    pub(crate) fn heard_changes(&mut self, reach: &Reach, now: Time) -> Vec<(Pnn, bool, String)> {
-        let heard = reach.heard();
-        let mut changes: Vec<(Pnn, bool, String)> =
-            heard.without(&self.heard).iter().map(|p| (p, true, String::new())).collect();
-        for pnn in self.heard.without(&heard).iter() {
-            changes.push((pnn, false, reach.why_silent(pnn, now)));
-        }
-        self.heard = heard;
-        changes
-    }
+/// Why a node is not heard; put into words only where somebody reads them.
+#[derive(Clone, Debug, PartialEq)]
+enum Silence {
+    Never,
+    /// For so many seconds.
+    For(u64),
+    /// Its heartbeats came a moment ago; why that is not enough.
+    Other(String),
+}
 
-    /// The last snapshot, while it is young enough to stand.
-    fn fresh(&self, now: Time) -> Option<&Snapshot> {
-        self.last.as_deref().filter(|last| now.since(last.at) < AT_LEAST)
-    }
-
-    /// Numbers the next snapshot and remembers it.
-    fn publish(&mut self, mut next: Snapshot) -> Arc<Snapshot> {
-        // What is not shared with the last one is new.
-        for (vip, status) in next.vips.iter_mut().filter_map(|(vip, s)| Some((*vip, Arc::get_mut(s)?))) {
-            match self.vips.get(&vip) {
-                Some((state, holder, since)) if *state == status.state && *holder == status.holder => {
-                    status.since = *since
-                }
-                _ => {
-                    self.vips.insert(vip, (status.state, status.holder, next.at));
-                }
+impl fmt::Display for Silence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Never => f.write_str("never heard since this daemon started; is it on, does its daemon run?"),
+            Self::For(s) => {
+                write!(f, "no heartbeat for {s} s; is it on, is its network up, does its daemon run?")
             }
+            Self::Other(why) => write!(f, "{why}; is TCP filtered on the way?"),
         }
-        next.serial = self.last.as_ref().map_or(0, |last| last.serial + 1);
-        let next = Arc::new(next);
-        self.last = Some(next.clone());
-        next
     }
 }
 
@@ -98,49 +94,20 @@ impl VipNow<'_> {
     }
 }
 
-/// Are these the very same objects?
-fn same<K: PartialEq, T>(one: &BTreeMap<K, Arc<T>>, other: &BTreeMap<K, Arc<T>>) -> bool {
-    one.len() == other.len() && one.iter().zip(other).all(|((k, a), (other_k, b))| k == other_k && Arc::ptr_eq(a, b))
-}
-
 impl Cluster {
-    /// The cluster as this node knows it.
-    #[must_use]
-    pub fn snapshot(&self, now: Time) -> Snapshot {
-        let (nodes, vips) = self.nodes_and_vips(now);
-        self.with_the_rest(now, nodes, vips)
-    }
-
-    /// The next snapshot, if the last one does not say the same or is old. Asked after every change, and most change little
-    /// that readers see.
-    pub(crate) fn news(&mut self, now: Time) -> Option<Arc<Snapshot>> {
-        let (nodes, vips) = self.nodes_and_vips(now);
-        if self.as_published(now, &nodes, &vips) {
-            return None;
-        }
-        let snapshot = self.with_the_rest(now, nodes, vips);
-        Some(self.seen.publish(snapshot))
-    }
-
-    /// All nodes and addresses; those that are as in the last snapshot are the same objects.
-    fn nodes_and_vips(&self, now: Time) -> (Nodes, Vips) {
+    /// All public addresses; those that are as in the last snapshot are the same objects.
+    pub(crate) fn vips_now(&self, last: Option<&Snapshot>, nodes: &Nodes, now: Time) -> Vips {
         let view = self.view();
-        let last = self.seen.last.as_deref();
-        let node = |pnn: &Pnn| {
-            let known = last.and_then(|last| last.nodes.get(pnn)).filter(|n| self.node_is(*pnn, view, n));
-            (*pnn, known.cloned().unwrap_or_else(|| Arc::new(self.node_status(*pnn, view))))
-        };
-        let nodes: Nodes = self.config.nodes.keys().map(node).collect();
         let vip = |(vip, conf): (&IpAddr, &VipConf)| {
-            let next = self.vip_now(*vip, conf, view, &nodes);
+            let next = self.vip_now(*vip, conf, view, nodes);
             let known = last.and_then(|last| last.vips.get(vip)).filter(|known| next.is(known));
             (*vip, known.cloned().unwrap_or_else(|| Arc::new(next.status(now))))
         };
-        let vips = self.config.vips.iter().map(vip).collect();
-        (nodes, vips)
+        self.config.vips.iter().map(vip).collect()
     }
 
-    fn with_the_rest(&self, now: Time, nodes: Nodes, vips: Vips) -> Snapshot {
+    pub(crate) fn with_the_rest(&self, now: Time, parts: Parts) -> Snapshot {
+        let Parts { nodes, vips, warnings } = parts;
         let view = self.view();
         let lease = self.lease_status(view, now);
         Snapshot {
@@ -159,109 +126,45 @@ impl Cluster {
             lock: self.lock.clone(),
             takeover_wait: self.takeover_wait(),
             pace: self.pace.status.clone(),
-            warnings: self.all_warnings(view),
+            warnings,
         }
     }
 
-    /// Is everything still as a young snapshot says? Nodes and addresses that have not changed are the same objects.
-    fn as_published(&self, now: Time, nodes: &Nodes, vips: &Vips) -> bool {
+    /// Is everything beside the larger parts still as this snapshot says?
+    pub(crate) fn is_as_in(&self, last: &Snapshot, now: Time) -> bool {
         // Taken apart, so that a new field cannot be forgotten here.
-        let Some(Snapshot {
+        let Snapshot {
             at: _,
             serial: _,
             cluster,
             me,
             view: known,
-            leader,
+            leader: _,
             member,
             lease,
             harmless,
             planned_moves,
-            nodes: known_nodes,
-            vips: known_vips,
+            nodes: _,
+            vips: _,
             lock,
             takeover_wait,
             pace,
-            warnings,
-        }) = self.seen.fresh(now)
-        else {
-            return false;
-        };
-        same(known_nodes, nodes) && same(known_vips, vips) && {
-            let view = self.view();
-            let lease_now = self.lease_status(view, now);
-            lease.valid == lease_now.valid
-                && (lease.grants, lease.voters) == (lease_now.grants, lease_now.voters)
-                && known.as_ref() == view
-                && *leader == view.and_then(View::leader)
-                && *member == self.is_member()
-                && *harmless == (lease_now.valid && self.harmless())
-                && *planned_moves == (lease_now.valid && self.planned_moves())
-                && *lock == self.lock
-                && *pace == self.pace.status
-                && *me == self.config.me
-                && *cluster == self.config.cluster
-                && *takeover_wait == self.takeover_wait()
-                && *warnings == self.all_warnings(view)
-        }
-    }
-
-    /// Is this what `node_status` would say?
-    fn node_is(&self, pnn: Pnn, view: Option<&View>, status: &NodeStatus) -> bool {
-        // Taken apart, so that a new field cannot be forgotten here.
-        let NodeStatus {
-            name,
-            role,
-            addresses,
-            state,
-            because,
-            uid,
-            member,
-            voter,
-            evicted,
-            since,
-            admin,
-            lingers,
-            links_down,
-            services,
-            nfs_clients,
-            vips,
-            version,
-            warnings,
-        } = status;
-        let Some(conf) = self.config.nodes.get(&pnn) else { return false };
-        let report = self.fresh_report(pnn);
-        let said = match report {
-            Some(r) => {
-                *uid == Some(r.uid)
-                    && (*admin, *lingers) == (r.admin, r.lingers)
-                    && *links_down == r.links_down
-                    && *services == r.services
-                    && *nfs_clients == r.nfs_clients
-                    && if *member { *vips == r.serving } else { vips.is_empty() }
-                    && *version == r.version
-                    && *warnings == r.warnings
-            }
-            None => {
-                uid.is_none()
-                    && (*admin, *lingers) == (AdminState::default(), false)
-                    && links_down.is_empty()
-                    && services.is_empty()
-                    && !*nfs_clients
-                    && vips.is_empty()
-                    && version.is_empty()
-                    && warnings.is_empty()
-            }
-        };
-        said && *member == self.is_in(pnn, view)
-            && *voter == view.is_some_and(|v| v.voters.contains_key(&pnn))
-            && *since == self.since(pnn)
-            && evicted.as_ref() == self.shut_out.get(&pnn)
-            && (name, *role, addresses) == (&conf.name, conf.role, &conf.addresses)
-            && {
-                let (now_state, why) = self.node_state(pnn, conf.role, view, report);
-                *state == now_state && *because == why
-            }
+            warnings: _,
+        } = last;
+        let view = self.view();
+        let lease_now = self.lease_status(view, now);
+        lease.valid == lease_now.valid
+            && (lease.grants, lease.voters) == (lease_now.grants, lease_now.voters)
+            // A node learns newer views only: the same rank is the same view, with the same leader.
+            && known.as_ref().map(View::rank) == view.map(View::rank)
+            && *member == self.is_member()
+            && *harmless == (lease_now.valid && self.harmless())
+            && *planned_moves == (lease_now.valid && self.planned_moves())
+            && *lock == self.lock
+            && *pace == self.pace.status
+            && *me == self.config.me
+            && *cluster == self.config.cluster
+            && *takeover_wait == self.takeover_wait()
     }
 
     fn takeover_wait(&self) -> Duration {
@@ -279,34 +182,55 @@ impl Cluster {
         }
     }
 
-    fn hears(&self, pnn: Pnn) -> bool {
-        pnn == self.config.me || self.reach.hears(pnn)
-    }
-
     /// Is the run of a node that is there a member?
     fn is_in(&self, pnn: Pnn, view: Option<&View>) -> bool {
         let run = if pnn == self.config.me { Some(self.run) } else { self.reach.run(pnn) };
         view.is_some_and(|v| run.is_some_and(|r| v.has_run(pnn, r)))
     }
 
-    /// Since when it is heard, or silent.
-    fn since(&self, pnn: Pnn) -> Time {
-        self.reach.peers.get(&pnn).map_or(self.started, |p| p.since)
-    }
-
     /// The report of a node, if it is about its present run and the node can be heard.
-    fn fresh_report(&self, pnn: Pnn) -> Option<&Report> {
+    fn fresh_report(&self, pnn: Pnn) -> Option<&Arc<Report>> {
         let report = self.reports.get(&pnn)?;
         let present = pnn == self.config.me || (self.reach.hears(pnn) && self.reach.run(pnn) == Some(report.run));
-        present.then_some(&**report)
+        present.then_some(report)
     }
 
-    fn node_status(&self, pnn: Pnn, view: Option<&View>) -> NodeStatus {
+    /// Why a node is not heard, if it is not.
+    fn silence(&self, pnn: Pnn) -> Option<Silence> {
+        if pnn == self.config.me || self.reach.hears(pnn) {
+            return None;
+        }
+        let silent = self.reach.peers.get(&pnn).and_then(|p| p.last).map(|t| self.now().since(t));
+        Some(match silent {
+            Some(time) if time < self.config.timing.suspect => Silence::Other(self.reach.why_silent(pnn, self.now())),
+            Some(time) => Silence::For(time.as_secs()),
+            None => Silence::Never,
+        })
+    }
+
+    /// What is known of a node of the list.
+    pub(crate) fn facts(&self, pnn: Pnn) -> Facts {
+        let (me, view) = (pnn == self.config.me, self.view());
+        Facts {
+            report: self.fresh_report(pnn).cloned(),
+            silence: self.silence(pnn),
+            member: self.is_in(pnn, view),
+            in_view: view.is_some_and(|v| v.members.contains_key(&pnn)),
+            voter: view.is_some_and(|v| v.voters.contains_key(&pnn)),
+            since: self.reach.peers.get(&pnn).map_or(self.started, |p| p.since),
+            evicted: self.shut_out.get(&pnn).cloned(),
+            relapses: self.relapse_count(pnn),
+            waits: if me { self.waits.clone() } else { String::new() },
+            unleased: me && !self.leased,
+        }
+    }
+
+    /// A node's status, by these facts and the configuration alone.
+    pub(crate) fn node_status(&self, pnn: Pnn, facts: &Facts) -> NodeStatus {
         let conf = self.config.nodes.get(&pnn);
         let role = conf.map_or(Role::Server, |c| c.role);
-        let report = self.fresh_report(pnn);
-        let member = self.is_in(pnn, view);
-        let (state, because) = self.node_state(pnn, role, view, report);
+        let report = facts.report.as_deref();
+        let (state, because) = self.node_state(pnn, role, facts);
         NodeStatus {
             name: self.name(pnn),
             role,
@@ -314,52 +238,37 @@ impl Cluster {
             state,
             because: because.into_owned(),
             uid: report.map(|r| r.uid),
-            member,
-            voter: view.is_some_and(|v| v.voters.contains_key(&pnn)),
-            evicted: self.shut_out.get(&pnn).cloned(),
-            since: self.since(pnn),
+            member: facts.member,
+            voter: facts.voter,
+            evicted: facts.evicted.clone(),
+            since: facts.since,
             admin: report.map(|r| r.admin).unwrap_or_default(),
             lingers: report.is_some_and(|r| r.lingers),
             links_down: report.map(|r| r.links_down.clone()).unwrap_or_default(),
             services: report.map(|r| r.services.clone()).unwrap_or_default(),
             nfs_clients: report.is_some_and(|r| r.nfs_clients),
-            vips: report.filter(|_| member).map(|r| r.serving.clone()).unwrap_or_default(),
+            vips: report.filter(|_| facts.member).map(|r| r.serving.clone()).unwrap_or_default(),
             version: report.map(|r| r.version.clone()).unwrap_or_default(),
             warnings: report.map(|r| r.warnings.clone()).unwrap_or_default(),
         }
     }
 
-    fn node_state(
-        &self,
-        pnn: Pnn,
-        role: Role,
-        view: Option<&View>,
-        report: Option<&Report>,
-    ) -> (NodeState, Cow<'_, str>) {
-        if !self.hears(pnn) {
-            let silent = match self.reach.peers.get(&pnn).and_then(|p| p.last) {
-                Some(t) if self.now().since(t) < self.config.timing.suspect => {
-                    format!("{}; is TCP filtered on the way?", self.reach.why_silent(pnn, self.now()))
-                }
-                Some(t) => format!(
-                    "no heartbeat for {} s; is it on, is its network up, does its daemon run?",
-                    self.now().since(t).as_secs()
-                ),
-                None => "never heard since this daemon started; is it on, does its daemon run?".to_string(),
-            };
-            let in_view = view.is_some_and(|v| v.members.contains_key(&pnn));
-            return (if in_view { NodeState::Suspected } else { NodeState::Down }, silent.into());
+    fn node_state<'a>(&self, pnn: Pnn, role: Role, facts: &'a Facts) -> (NodeState, Cow<'a, str>) {
+        let report = facts.report.as_deref();
+        if let Some(silence) = &facts.silence {
+            let state = if facts.in_view { NodeState::Suspected } else { NodeState::Down };
+            return (state, silence.to_string().into());
         }
         if role == Role::Witness {
             return (NodeState::Witness, "".into());
         }
-        if !self.is_in(pnn, view) {
+        if !facts.member {
             let because: Cow<'_, str> = match report {
-                _ if pnn == self.config.me && !self.waits.is_empty() => self.waits.as_str().into(),
+                _ if !facts.waits.is_empty() => facts.waits.as_str().into(),
                 Some(r) if r.left || r.leaving => "its daemon is being stopped".into(),
                 Some(r) if !r.clean => "its services and mount of the time before have yet to stop".into(),
                 _ => {
-                    let delay = crate::membership::join_delay(&self.config.timing, self.relapse_count(pnn));
+                    let delay = crate::membership::join_delay(&self.config.timing, facts.relapses);
                     format!("must reach every member for {} s before it joins", delay.as_secs()).into()
                 }
             };
@@ -389,11 +298,11 @@ impl Cluster {
         if let Some((state, why)) = self.sick(pnn, report) {
             return (state, why.into());
         }
-        if pnn == self.config.me && !self.leased {
-            let because: Cow<'_, str> = if self.waits.is_empty() {
+        if facts.unleased {
+            let because: Cow<'_, str> = if facts.waits.is_empty() {
                 "has no valid lease".into()
             } else {
-                format!("has no valid lease; {}", self.waits).into()
+                format!("has no valid lease; {}", facts.waits).into()
             };
             return (NodeState::Unhealthy, because);
         }
@@ -449,7 +358,7 @@ impl Cluster {
         VipNow { state, holder, target, prefix_len: conf.prefix_len, interface, healthy, because }
     }
 
-    fn all_warnings(&self, view: Option<&View>) -> Vec<String> {
+    pub(crate) fn all_warnings(&self) -> Vec<String> {
         let mut warnings = Vec::new();
         if !self.waits.is_empty() {
             warnings.push(self.waits.clone());
@@ -487,7 +396,7 @@ impl Cluster {
         if let Some(error) = &self.arbiter.records_error {
             warnings.push(format!("the records beside the cluster lock cannot be read: {error}"));
         }
-        if let Some(view) = view
+        if let Some(view) = self.view()
             && view.voters.len() % 2 == 0
             && !view.rules.lock
         {

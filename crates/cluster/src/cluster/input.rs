@@ -378,10 +378,10 @@ impl Cluster {
     }
 
     pub(super) fn reconfigure(&mut self, now: Time, config: Config, out: &mut Vec<Output>) {
-        if config == self.config {
+        if config == *self.config {
             return;
         }
-        self.config = config;
+        self.config = Arc::new(config);
         self.reach.configure(&self.config, now);
         self.arbiter.set_timing(self.config.timing.clone());
         self.reports.retain(|p, _| self.config.nodes.contains_key(p));

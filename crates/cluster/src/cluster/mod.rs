@@ -19,7 +19,7 @@ use crate::parting::Parting;
 use crate::placing::{Placing, Scene};
 use crate::planted::{Planted, planted};
 use crate::reach::Reach;
-use crate::status::Seen;
+use crate::news::Seen;
 use crate::unfinished::{self, Unfinished};
 use crate::{
     AdminReply, AdminRequest, AdminState, Config, Durable, END_WAIT, Epoch, Event, Eviction, Grant, GuardWord,
@@ -94,7 +94,7 @@ enum Asker {
 /// One node's cluster core.
 #[derive(Debug)]
 pub struct Cluster {
-    pub(crate) config: Config,
+    pub(crate) config: Arc<Config>,
     pub(crate) run: RunId,
     pub(crate) version: String,
     pub(crate) reach: Reach,
@@ -131,8 +131,8 @@ pub struct Cluster {
     pub(crate) lock: LockStatus,
     pub(crate) waits: String,
     /// What the leader last said of the placement.
-    pub(crate) placement: BTreeMap<IpAddr, Pnn>,
-    pub(crate) because: BTreeMap<IpAddr, String>,
+    pub(crate) placement: Arc<BTreeMap<IpAddr, Pnn>>,
+    pub(crate) because: Arc<BTreeMap<IpAddr, String>>,
     pub(crate) seen: Seen,
     pub(crate) pace: Pace,
     pub(crate) started: Time,
@@ -176,7 +176,7 @@ impl Cluster {
         Self {
             reach: Reach::new(&config, now),
             arbiter: Arbiter::new(me, timing, durable, seed, now),
-            config,
+            config: Arc::new(config),
             run,
             version,
             lease: Lease::default(),
@@ -204,8 +204,8 @@ impl Cluster {
             warnings: BTreeMap::new(),
             lock: LockStatus::default(),
             waits: String::new(),
-            placement: BTreeMap::new(),
-            because: BTreeMap::new(),
+            placement: Arc::default(),
+            because: Arc::default(),
             seen: Seen::default(),
             pace: Pace::default(),
             started: now,
@@ -327,7 +327,7 @@ impl Cluster {
         self.arbiter.durable.admin
     }
 
-    fn rank(&self) -> Option<(Incarnation, Epoch)> {
+    pub(crate) fn rank(&self) -> Option<(Incarnation, Epoch)> {
         self.view().map(View::rank)
     }
 

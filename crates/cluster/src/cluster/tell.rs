@@ -197,8 +197,8 @@ impl Cluster {
             }
         }
         if let Some(p) = self.placing.as_ref().filter(|p| p.revision() > 0) {
-            if self.placement != p.target {
-                self.placement.clone_from(&p.target);
+            if *self.placement != p.target {
+                self.placement = Arc::new(p.target.clone());
             }
             p.update_reasons(&mut self.because);
         }
