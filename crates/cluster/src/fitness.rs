@@ -113,8 +113,8 @@ impl<'a> Host<'a> {
     }
 
     fn link_down(&self, address: &Address<'a>) -> Option<&'a str> {
-        let interface = address.conf.hosts.get(&self.pnn);
-        self.report.links_down.iter().find(|down| interface == Some(down)).map(String::as_str)
+        let down = |interface: &&String| address.conf.hosts.get(&self.pnn) == Some(interface);
+        self.report.links_down.iter().find(down).map(String::as_str)
     }
 
     /// Can it host this address, and well?

@@ -199,7 +199,9 @@ impl Holder {
             _ => None,
         });
         let late: Vec<(IpAddr, bool)> = late.collect();
-        self.local.retain(|vip, _| !late.iter().any(|(gone, _)| gone == vip));
+        for (vip, _) in &late {
+            self.local.remove(vip);
+        }
         let mut leaving = BTreeSet::new();
         for (vip, state) in &mut self.local {
             let because = match may_serve {

@@ -101,7 +101,7 @@ pub(crate) fn wish(site: &Site<'_>) -> (Wish, Recheck) {
     // are connected to everybody in the mesh, and to each other, for the join delay, and do not come in the same step
     // that puts somebody out.
     let mut next = mesh;
-    let first = order(site, &mesh).into_iter().find(|p| serving.contains(*p));
+    let first = serving.iter().filter(|p| mesh.contains(*p) && view.voters.contains_key(p)).min_by_key(|p| turn(site, *p));
     let leads = first.is_none_or(|p| p == me);
     if leads {
         next = next.iter().filter(|p| site.config.nodes.contains_key(p)).collect();
@@ -238,17 +238,14 @@ fn next_evicted(site: &Site<'_>, members: &BTreeMap<Pnn, Member>) -> BTreeMap<Pn
 /// Who proposes first: the members by length of service, then voters that serve nothing.
 fn order(site: &Site<'_>, next: &PnnSet) -> Vec<Pnn> {
     let mut voters: Vec<Pnn> = site.view.voters.keys().filter(|p| next.contains(**p)).copied().collect();
-    voters.sort_by_key(|p| {
-        (
-            site.view
-                .members
-                .get(p)
-                .filter(|m| site.present.get(p).is_some_and(|n| n.run == m.run))
-                .map_or(u64::MAX, |m| m.since.0),
-            *p,
-        )
-    });
+    voters.sort_by_key(|p| turn(site, *p));
     voters
+}
+
+/// Whose turn it is to propose: lower first.
+fn turn(site: &Site<'_>, pnn: Pnn) -> (u64, Pnn) {
+    let here = |m: &&Member| site.present.get(&pnn).is_some_and(|n| n.run == m.run);
+    (site.view.members.get(&pnn).filter(here).map_or(u64::MAX, |m| m.since.0), pnn)
 }
 
 fn name(site: &Site<'_>, pnn: Pnn) -> String {

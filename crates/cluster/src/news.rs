@@ -103,7 +103,8 @@ impl Seen {
         }
         let holds = self.basis.as_ref().is_some_and(|basis| basis.holds(core));
         let facts = core.config.nodes.keys().map(|pnn| (*pnn, core.facts(*pnn)));
-        let changed: Vec<(Pnn, Facts)> = facts.filter(|(pnn, facts)| self.facts.get(pnn) != Some(facts)).collect();
+        let changed = facts.filter(|(pnn, now)| self.facts.get(pnn).is_none_or(|known| !now.are(known)));
+        let changed: Vec<(Pnn, Facts)> = changed.map(|(pnn, now)| (pnn, now.kept())).collect();
         if holds && changed.is_empty() {
             return None;
         }
@@ -123,7 +124,7 @@ impl Seen {
         if !holds {
             self.basis = Some(Basis::of(core));
         }
-        Some(Parts { nodes, vips, warnings: core.all_warnings() })
+        Some(Parts { nodes, vips, warnings: core.all_warnings(&self.facts) })
     }
 
     /// Numbers the next snapshot and remembers it.

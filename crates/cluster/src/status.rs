@@ -1,6 +1,7 @@
 //! The picture for readers; [`crate::news`] says when there is a new one.
 
 use crate::news::Parts;
+use crate::reach::Peer;
 use crate::{
     AdminState, Cluster, Eviction, Health, LeaseStatus, NodeState, NodeStatus, Pnn, Report, Role, Snapshot, Time, View,
     VipConf, VipState, VipStatus,
@@ -16,7 +17,7 @@ pub(crate) type Nodes = BTreeMap<Pnn, Arc<NodeStatus>>;
 pub(crate) type Vips = BTreeMap<IpAddr, Arc<VipStatus>>;
 
 /// All that a node's status is made from, beside the configuration.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub(crate) struct Facts {
     /// What it says, if that is about its present run and it can be heard.
     report: Option<Arc<Report>>,
@@ -35,6 +36,49 @@ pub(crate) struct Facts {
     waits: String,
     /// It is this node itself, and has no lease.
     unleased: bool,
+}
+
+/// The same as it is now, of borrowed parts.
+pub(crate) struct FactsNow<'a> {
+    report: Option<&'a Arc<Report>>,
+    silence: Option<Silence>,
+    member: bool,
+    in_view: bool,
+    voter: bool,
+    since: Time,
+    evicted: Option<&'a Eviction>,
+    relapses: u32,
+    waits: &'a str,
+    unleased: bool,
+}
+
+impl FactsNow<'_> {
+    pub(crate) fn kept(self) -> Facts {
+        let Self { report, silence, member, in_view, voter, since, evicted, relapses, waits, unleased } = self;
+        Facts {
+            report: report.cloned(),
+            silence,
+            member,
+            in_view,
+            voter,
+            since,
+            evicted: evicted.cloned(),
+            relapses,
+            waits: waits.to_owned(),
+            unleased,
+        }
+    }
+
+    pub(crate) fn are(&self, known: &Facts) -> bool {
+        let Facts { report, silence, member, in_view, voter, since, evicted, relapses, waits, unleased } = known;
+        // A report that says the same as the one before does not take its place.
+        self.report.map(Arc::as_ptr) == report.as_ref().map(Arc::as_ptr)
+            && self.silence == *silence
+            && (self.member, self.in_view, self.voter) == (*member, *in_view, *voter)
+            && (self.since, self.relapses) == (*since, *relapses)
+            && (self.waits, self.unleased) == (waits.as_str(), *unleased)
+            && self.evicted == evicted.as_ref()
+    }
 }
 
 /// Why a node is not heard; put into words only where somebody reads them.
@@ -98,12 +142,17 @@ impl Cluster {
     /// All public addresses; those that are as in the last snapshot are the same objects.
     pub(crate) fn vips_now(&self, last: Option<&Snapshot>, nodes: &Nodes, now: Time) -> Vips {
         let view = self.view();
-        let vip = |(vip, conf): (&IpAddr, &VipConf)| {
+        let mut vips = last.map(|last| last.vips.clone()).unwrap_or_default();
+        if !vips.keys().eq(self.config.vips.keys()) {
+            vips.retain(|vip, _| self.config.vips.contains_key(vip));
+        }
+        for (vip, conf) in &self.config.vips {
             let next = self.vip_now(*vip, conf, view, nodes);
-            let known = last.and_then(|last| last.vips.get(vip)).filter(|known| next.is(known));
-            (*vip, known.cloned().unwrap_or_else(|| Arc::new(next.status(now))))
-        };
-        self.config.vips.iter().map(vip).collect()
+            if vips.get(vip).is_none_or(|known| !next.is(known)) {
+                vips.insert(*vip, Arc::new(next.status(now)));
+            }
+        }
+        vips
     }
 
     pub(crate) fn with_the_rest(&self, now: Time, parts: Parts) -> Snapshot {
@@ -182,26 +231,12 @@ impl Cluster {
         }
     }
 
-    /// Is the run of a node that is there a member?
-    fn is_in(&self, pnn: Pnn, view: Option<&View>) -> bool {
-        let run = if pnn == self.config.me { Some(self.run) } else { self.reach.run(pnn) };
-        view.is_some_and(|v| run.is_some_and(|r| v.has_run(pnn, r)))
-    }
-
-    /// The report of a node, if it is about its present run and the node can be heard.
-    fn fresh_report(&self, pnn: Pnn) -> Option<&Arc<Report>> {
-        let report = self.reports.get(&pnn)?;
-        let present = pnn == self.config.me || (self.reach.hears(pnn) && self.reach.run(pnn) == Some(report.run));
-        present.then_some(report)
-    }
-
     /// Why a node is not heard, if it is not.
-    fn silence(&self, pnn: Pnn) -> Option<Silence> {
-        if pnn == self.config.me || self.reach.hears(pnn) {
+    fn silence(&self, pnn: Pnn, peer: Option<&Peer>) -> Option<Silence> {
+        if pnn == self.config.me || peer.is_some_and(|p| p.heard) {
             return None;
         }
-        let silent = self.reach.peers.get(&pnn).and_then(|p| p.last).map(|t| self.now().since(t));
-        Some(match silent {
+        Some(match peer.and_then(|p| p.last).map(|t| self.now().since(t)) {
             Some(time) if time < self.config.timing.suspect => Silence::Other(self.reach.why_silent(pnn, self.now())),
             Some(time) => Silence::For(time.as_secs()),
             None => Silence::Never,
@@ -209,18 +244,21 @@ impl Cluster {
     }
 
     /// What is known of a node of the list.
-    pub(crate) fn facts(&self, pnn: Pnn) -> Facts {
-        let (me, view) = (pnn == self.config.me, self.view());
-        Facts {
-            report: self.fresh_report(pnn).cloned(),
-            silence: self.silence(pnn),
-            member: self.is_in(pnn, view),
-            in_view: view.is_some_and(|v| v.members.contains_key(&pnn)),
+    pub(crate) fn facts(&self, pnn: Pnn) -> FactsNow<'_> {
+        let (me, view, peer) = (pnn == self.config.me, self.view(), self.reach.peers.get(&pnn));
+        let silence = self.silence(pnn, peer);
+        let run = if me { Some(self.run) } else { peer.and_then(|p| p.run) };
+        let member = view.and_then(|v| v.members.get(&pnn));
+        FactsNow {
+            report: self.reports.get(&pnn).filter(|r| me || (silence.is_none() && run == Some(r.run))),
+            silence,
+            member: member.is_some_and(|m| run == Some(m.run)),
+            in_view: member.is_some(),
             voter: view.is_some_and(|v| v.voters.contains_key(&pnn)),
-            since: self.reach.peers.get(&pnn).map_or(self.started, |p| p.since),
-            evicted: self.shut_out.get(&pnn).cloned(),
+            since: peer.map_or(self.started, |p| p.since),
+            evicted: self.shut_out.get(&pnn),
             relapses: self.relapse_count(pnn),
-            waits: if me { self.waits.clone() } else { String::new() },
+            waits: if me { &self.waits } else { "" },
             unleased: me && !self.leased,
         }
     }
@@ -358,7 +396,8 @@ impl Cluster {
         VipNow { state, holder, target, prefix_len: conf.prefix_len, interface, healthy, because }
     }
 
-    pub(crate) fn all_warnings(&self) -> Vec<String> {
+    /// Standing warnings, by these facts of the nodes and what is not theirs.
+    pub(crate) fn all_warnings(&self, facts: &BTreeMap<Pnn, Facts>) -> Vec<String> {
         let mut warnings = Vec::new();
         if !self.waits.is_empty() {
             warnings.push(self.waits.clone());
@@ -367,8 +406,8 @@ impl Cluster {
         let mut said: BTreeMap<&str, Vec<String>> = BTreeMap::new();
         let mut order: Vec<&str> = Vec::new();
         let mut reporting = 0;
-        for pnn in self.config.nodes.keys() {
-            let Some(report) = self.fresh_report(*pnn) else { continue };
+        for (pnn, facts) in facts {
+            let Some(report) = &facts.report else { continue };
             reporting += 1;
             for warning in &report.warnings {
                 let names = said.entry(warning).or_default();

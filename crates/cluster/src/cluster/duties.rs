@@ -9,7 +9,7 @@ struct Look {
     wish: Wish,
     recheck: Option<Time>,
     /// Voters and members that are not here.
-    absent: BTreeSet<Pnn>,
+    absent: PnnSet,
 }
 
 impl Cluster {
@@ -64,14 +64,14 @@ impl Cluster {
             self.wake = Some(self.wake.map_or(due, |w| w.min(due)));
             return;
         }
-        if self.half && self.kicked.as_ref() != Some(&absent) {
+        if self.half && self.kicked != Some(absent) {
             let next = self.epoch().next();
-            let lost = absent.iter().copied().filter(|p| self.had_nfs_clients(*p)).collect();
+            let lost = absent.iter().filter(|p| self.had_nfs_clients(*p)).collect();
             if let Some(until) = self.grace.before_kick(now, next, lost, out) {
                 self.wake = Some(self.wake.map_or(until, |w| w.min(until)));
                 return;
             }
-            let nodes = absent.iter().filter_map(|p| Some((*p, self.config.nodes.get(p)?.addresses.clone()))).collect();
+            let nodes = absent.iter().filter_map(|p| Some((p, self.config.nodes.get(&p)?.addresses.clone()))).collect();
             out.push(Output::Kick { nodes });
             self.kicked = Some(absent);
         }

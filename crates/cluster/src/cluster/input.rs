@@ -335,7 +335,7 @@ impl Cluster {
         }
         if self.holder.orders(&orders) {
             self.look_ahead(&orders, out);
-            self.placement = orders.placement;
+            self.placed(orders.placement);
             self.because = orders.because;
             self.dirty = true;
         }
@@ -382,6 +382,7 @@ impl Cluster {
             return;
         }
         self.config = Arc::new(config);
+        self.placed(self.placement.clone());
         self.reach.configure(&self.config, now);
         self.arbiter.set_timing(self.config.timing.clone());
         self.reports.retain(|p, _| self.config.nodes.contains_key(p));

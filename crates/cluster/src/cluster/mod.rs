@@ -23,7 +23,7 @@ use crate::news::Seen;
 use crate::unfinished::{self, Unfinished};
 use crate::{
     AdminReply, AdminRequest, AdminState, Config, Durable, END_WAIT, Epoch, Event, Eviction, Grant, GuardWord,
-    Heartbeat, Incarnation, Input, LET_GO_WAIT, Level, LockStatus, Message, Orders, Output, PROOF_WAIT, Pnn, Report,
+    Heartbeat, Incarnation, Input, LET_GO_WAIT, Level, LockStatus, Message, Orders, Output, PROOF_WAIT, Pnn, PnnSet, Report,
     Restraint, Role, RunId, ServiceHealth, Time, View,
 };
 use std::collections::{BTreeMap, BTreeSet};
@@ -132,12 +132,14 @@ pub struct Cluster {
     pub(crate) waits: String,
     /// What the leader last said of the placement.
     pub(crate) placement: Arc<BTreeMap<IpAddr, Pnn>>,
+    /// Addresses of it that this node cannot have: the leader has read a newer configuration.
+    strange: BTreeSet<IpAddr>,
     pub(crate) because: Arc<BTreeMap<IpAddr, String>>,
     pub(crate) seen: Seen,
     pub(crate) pace: Pace,
     pub(crate) started: Time,
     lock_wanted: bool,
-    kicked: Option<BTreeSet<Pnn>>,
+    kicked: Option<PnnSet>,
     /// For which view without this node its storage was freed, and which members had evicted it by then.
     freed: Option<((Incarnation, Epoch), BTreeSet<Pnn>)>,
     half: bool,
@@ -205,6 +207,7 @@ impl Cluster {
             lock: LockStatus::default(),
             waits: String::new(),
             placement: Arc::default(),
+            strange: BTreeSet::new(),
             because: Arc::default(),
             seen: Seen::default(),
             pace: Pace::default(),
@@ -269,9 +272,7 @@ impl Cluster {
             Stopping::Moving(t) | Stopping::Gone(t) => Some(t),
             Stopping::No | Stopping::Closing | Stopping::Done => None,
         };
-        [
-            Some(self.next_heartbeat),
-            Some(self.next_refresh),
+        let others = [
             self.reach.next_timeout(self.now),
             self.arbiter.next_timeout(),
             self.lease.until().filter(|_| self.leased),
@@ -284,11 +285,8 @@ impl Cluster {
             self.place_at,
             self.lingers,
             stopping,
-        ]
-        .into_iter()
-        .flatten()
-        .min()
-        .unwrap_or(self.next_heartbeat)
+        ];
+        others.into_iter().fold(self.next_heartbeat.min(self.next_refresh), |t, other| t.min(other.unwrap_or(NEVER)))
     }
 
     /// The newest view that this node has learned.

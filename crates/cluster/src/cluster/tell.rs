@@ -86,7 +86,7 @@ impl Cluster {
             && *links_down == self.links_down
             && *services == self.services
             && conflicts.iter().map(|(vip, mac)| (*vip, mac.as_str())).eq(self.holder.conflicts())
-            && *failed == self.failed()
+            && self.fails_exactly(failed)
             && self.own_warnings().eq(warnings.iter().map(String::as_str))
     }
 
@@ -101,12 +101,25 @@ impl Cluster {
     fn failed(&self) -> BTreeMap<IpAddr, String> {
         let mut failed: BTreeMap<IpAddr, String> =
             self.holder.failed.iter().map(|(v, (_, why))| (*v, why.clone())).collect();
-        // The leader has read a newer configuration than this node.
-        let known = |vip| self.config.vips.get(vip).is_some_and(|c| c.hosts.contains_key(&self.config.me));
-        for vip in self.placement.keys().filter(|v| !known(v)) {
+        for vip in &self.strange {
             failed.insert(*vip, "it is not in this node's configuration".into());
         }
         failed
+    }
+
+    /// Would `failed` say the same?
+    fn fails_exactly(&self, said: &BTreeMap<IpAddr, String>) -> bool {
+        match self.holder.failed.is_empty() && self.strange.is_empty() {
+            true => said.is_empty(),
+            false => self.failed() == *said,
+        }
+    }
+
+    /// The leader has said where all addresses are to be, or this node has another configuration.
+    pub(super) fn placed(&mut self, placement: Arc<BTreeMap<IpAddr, Pnn>>) {
+        let known = |vip| self.config.vips.get(vip).is_some_and(|c| c.hosts.contains_key(&self.config.me));
+        self.strange = placement.keys().filter(|v| !known(v)).copied().collect();
+        self.placement = placement;
     }
 
     pub(super) fn report(&mut self, anyway: bool, out: &mut Vec<Output>) {
@@ -198,8 +211,11 @@ impl Cluster {
         }
         if let Some(p) = self.placing.as_ref().filter(|p| p.revision() > 0) {
             if *self.placement != p.target {
-                self.placement = Arc::new(p.target.clone());
+                let placement = Arc::new(p.target.clone());
+                self.placed(placement);
             }
+        }
+        if let Some(p) = self.placing.as_ref().filter(|p| p.revision() > 0) {
             p.update_reasons(&mut self.because);
         }
     }
