@@ -36,10 +36,10 @@ impl Check for Grace {
 
     fn output(&mut self, world: &World, host: usize, output: &Output) -> Result<(), String> {
         self.learned.output(host, output);
-        let now = world.hosts[host].clock.local(world.now);
+        let now = || world.hosts[host].clock.local(world.now);
         match output {
             Output::Grace { epoch, nodes } => {
-                let (_, lost) = self.waits.entry(host).or_insert((now, BTreeMap::new()));
+                let (_, lost) = self.waits.entry(host).or_insert_with(|| (now(), BTreeMap::new()));
                 for node in nodes {
                     lost.entry(*node).or_insert(*epoch);
                 }
@@ -49,8 +49,9 @@ impl Check for Grace {
                 // Who is shut out already has no locks any more.
                 let before = &world.hosts[host].kernel.evicted;
                 let evicted = lost.into_iter().filter(|(p, _)| nodes.contains_key(p) && !before.contains(p)).collect();
-                if now.since(since) < ENOUGH {
-                    let begun = world.now.saturating_sub(now.since(since).as_micros() as Micros);
+                let waited = now().since(since);
+                if waited < ENOUGH {
+                    let begun = world.now.saturating_sub(waited.as_micros() as Micros);
                     return self.all_settled(world, host, &evicted, begun);
                 }
             }

@@ -48,6 +48,12 @@ pub(crate) struct Held {
     nodes: BTreeMap<usize, Node>,
 }
 
+impl Held {
+    fn node(&mut self, host: usize) -> &mut Node {
+        self.nodes.entry(host).or_default()
+    }
+}
+
 impl Check for Held {
     fn name(&self) -> &'static str {
         "nothing held lands late"
@@ -56,7 +62,7 @@ impl Check for Held {
     fn started(&mut self, world: &World, host: usize) -> Result<(), String> {
         self.learned.started(host);
         // What servers had in hand under the last daemon is held on: its addresses go when a view has shut the node out.
-        let node = self.nodes.entry(host).or_default();
+        let node = self.node(host);
         node.daemon_ended(world, host);
         node.started = world.now;
         node.leased = None;
@@ -64,7 +70,7 @@ impl Check for Held {
     }
 
     fn service(&mut self, world: &World, host: usize, name: &str, state: Health) -> Result<(), String> {
-        let node = self.nodes.entry(host).or_default();
+        let node = self.node(host);
         if !matches!(name, "nfs" | "samba") {
             return Ok(());
         }
@@ -83,25 +89,27 @@ impl Check for Held {
 
     fn output(&mut self, world: &World, host: usize, output: &Output) -> Result<(), String> {
         self.learned.output(host, output);
-        let node = self.nodes.entry(host).or_default();
         match output {
             Output::LeaseLost => {
+                let node = self.node(host);
                 node.forget_what_landed(world, host);
                 node.hold(world, host);
             }
             Output::RenewLease { .. } => {
-                node.leased.get_or_insert(world.now);
+                self.node(host).leased.get_or_insert(world.now);
             }
             Output::LetGo { vip, end: true } => {
-                node.ending.insert(*vip);
+                self.node(host).ending.insert(*vip);
             }
             // Its clients are here again, and give it more.
             Output::Take { vip, .. } => {
+                let node = self.node(host);
                 node.here.insert(*vip);
                 node.ending.remove(vip);
                 node.let_go.remove(vip);
             }
             Output::Release { vip, .. } => {
+                let node = self.node(host);
                 node.here.remove(vip);
                 if node.released.0 != world.now {
                     node.released = (world.now, BTreeSet::new());
@@ -109,6 +117,7 @@ impl Check for Held {
                 node.released.1.insert(*vip);
             }
             Output::Serve(false) => {
+                let node = self.node(host);
                 let proved = world.hosts[host].proved.is_some_and(|at| at + PROVED >= world.now);
                 if node.released.0 == world.now && !proved && !node.running.is_empty() {
                     node.let_go.extend(&node.released.1);

@@ -18,6 +18,7 @@ impl Learned {
     pub(super) fn output(&mut self, host: usize, output: &Output) {
         if let Output::Persist { state, .. } = output
             && let Some(view) = &state.view
+            && self.view(host) != Some(view)
         {
             self.0.insert(host, view.clone());
         }

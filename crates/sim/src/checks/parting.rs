@@ -36,13 +36,14 @@ impl Check for Parting {
 
     fn output(&mut self, world: &World, host: usize, output: &Output) -> Result<(), String> {
         self.learned.output(host, output);
-        let now = world.hosts[host].clock.local(world.now);
+        let now = || world.hosts[host].clock.local(world.now);
         match output {
             Output::GraceForMove { node, number } if usize::from(node.0) == host => {
-                self.asked.insert(host, (*number, now));
+                self.asked.insert(host, (*number, now()));
             }
             Output::Release { vip, because } if because == PLANNED && world.setup.nfs_locks.contains(&host) => {
                 let served = world.hosts[host].kernel.addresses.contains(vip);
+                let now = now();
                 match self.asked.get(&host).filter(|(_, at)| now.since(*at) < SAME_MOVE) {
                     _ if !served => {}
                     None => return Err(format!("n{host} lets {vip} go, and has asked nobody for a grace period")),

@@ -40,6 +40,12 @@ struct Node {
 #[derive(Debug, Default)]
 pub(crate) struct Unfinished(BTreeMap<usize, Node>);
 
+impl Unfinished {
+    fn node(&mut self, host: usize) -> &mut Node {
+        self.0.entry(host).or_default()
+    }
+}
+
 impl Check for Unfinished {
     fn name(&self) -> &'static str {
         "nothing hangs in a server that was left"
@@ -51,7 +57,7 @@ impl Check for Unfinished {
     }
 
     fn service(&mut self, world: &World, host: usize, name: &str, state: Health) -> Result<(), String> {
-        let node = self.0.entry(host).or_default();
+        let node = self.node(host);
         if matches!(name, "nfs" | "samba") {
             if state == Health::Off {
                 node.running.remove(name);
@@ -83,16 +89,17 @@ impl Check for Unfinished {
     }
 
     fn output(&mut self, world: &World, host: usize, output: &Output) -> Result<(), String> {
-        let node = self.0.entry(host).or_default();
         match output {
             // It is here again, and its clients with it.
             Output::Take { vip, .. } => {
+                let node = self.node(host);
                 node.left.remove(vip);
                 node.owed.remove(vip);
                 node.ending.remove(vip);
                 node.unproven.remove(vip);
             }
             Output::LetGo { vip, end: true } => {
+                let node = self.node(host);
                 node.owed.remove(vip);
                 node.unproven.remove(vip);
                 if node.left.remove(vip).is_none() {
@@ -100,6 +107,7 @@ impl Check for Unfinished {
                 }
             }
             Output::LetGo { vip, end: false } => {
+                let node = self.node(host);
                 node.left.insert(*vip, world.hosts[host].clock.local(world.now));
                 if !node.failed.is_empty() {
                     node.owed.insert(*vip);
