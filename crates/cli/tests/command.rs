@@ -151,7 +151,7 @@ fn a_node_with_the_only_good_copy_goes_down_only_when_told_twice() {
         admin: AdminState::Active,
         lingers: false,
         links_down: [].into(),
-        services: BTreeMap::new(),
+        services: std::sync::Arc::default(),
         vips: [].into(),
         version: String::new(),
         warnings: vec![warning.into()],

@@ -162,7 +162,7 @@ pub(crate) mod tests {
             partings: BTreeMap::new(),
             admin: AdminState::Active,
             lingers: false,
-            services: BTreeMap::new(),
+            services: Arc::default(),
             links_down: BTreeSet::new(),
             whole_seconds: false,
             leased: true,

@@ -130,7 +130,7 @@ pub struct Report {
     #[serde(default)]
     pub lingers: bool,
     /// Health by service.
-    pub services: BTreeMap<String, ServiceHealth>,
+    pub services: Arc<BTreeMap<String, ServiceHealth>>,
     /// Public interfaces that are down or missing.
     pub links_down: BTreeSet<String>,
     /// True when its kernel lease has whole seconds only.

@@ -34,7 +34,7 @@ struct Basis {
     view: Option<(Incarnation, Epoch)>,
     placement: Arc<BTreeMap<IpAddr, Pnn>>,
     because: Arc<BTreeMap<IpAddr, String>>,
-    waits: String,
+    waits: Option<String>,
     leased: bool,
     lock: String,
     records_error: Option<String>,

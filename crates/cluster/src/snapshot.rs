@@ -121,7 +121,7 @@ pub struct NodeStatus {
     #[serde(default)]
     pub links_down: BTreeSet<String>,
     /// Health by service.
-    pub services: BTreeMap<String, ServiceHealth>,
+    pub services: Arc<BTreeMap<String, ServiceHealth>>,
     /// Clients are recorded with its NFS server, which could have locks or open files there.
     #[serde(default)]
     pub nfs_clients: bool,

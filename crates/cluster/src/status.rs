@@ -33,7 +33,7 @@ pub(crate) struct Facts {
     evicted: Option<Eviction>,
     relapses: u32,
     /// Of this node itself: what it waits for, if it knows.
-    waits: String,
+    waits: Option<String>,
     /// It is this node itself, and has no lease.
     unleased: bool,
 }
@@ -48,7 +48,7 @@ pub(crate) struct FactsNow<'a> {
     since: Time,
     evicted: Option<&'a Eviction>,
     relapses: u32,
-    waits: &'a str,
+    waits: Option<&'a str>,
     unleased: bool,
 }
 
@@ -64,7 +64,7 @@ impl FactsNow<'_> {
             since,
             evicted: evicted.cloned(),
             relapses,
-            waits: waits.to_owned(),
+            waits: waits.map(str::to_owned),
             unleased,
         }
     }
@@ -76,7 +76,7 @@ impl FactsNow<'_> {
             && self.silence == *silence
             && (self.member, self.in_view, self.voter) == (*member, *in_view, *voter)
             && (self.since, self.relapses) == (*since, *relapses)
-            && (self.waits, self.unleased) == (waits.as_str(), *unleased)
+            && (self.waits, self.unleased) == (waits.as_deref(), *unleased)
             && self.evicted == evicted.as_ref()
     }
 }
@@ -258,7 +258,7 @@ impl Cluster {
             since: peer.map_or(self.started, |p| p.since),
             evicted: self.shut_out.get(&pnn),
             relapses: self.relapse_count(pnn),
-            waits: if me { &self.waits } else { "" },
+            waits: self.waits.as_deref().filter(|_| me),
             unleased: me && !self.leased,
         }
     }
@@ -301,10 +301,10 @@ impl Cluster {
             return (NodeState::Witness, "".into());
         }
         if !facts.member {
-            let because: Cow<'_, str> = match report {
-                _ if !facts.waits.is_empty() => facts.waits.as_str().into(),
-                Some(r) if r.left || r.leaving => "its daemon is being stopped".into(),
-                Some(r) if !r.clean => "its services and mount of the time before have yet to stop".into(),
+            let because: Cow<'_, str> = match (&facts.waits, report) {
+                (Some(waits), _) => waits.as_str().into(),
+                (_, Some(r)) if r.left || r.leaving => "its daemon is being stopped".into(),
+                (_, Some(r)) if !r.clean => "its services and mount of the time before have yet to stop".into(),
                 _ => {
                     let delay = crate::membership::join_delay(&self.config.timing, facts.relapses);
                     format!("must reach every member for {} s before it joins", delay.as_secs()).into()
@@ -337,10 +337,9 @@ impl Cluster {
             return (state, why.into());
         }
         if facts.unleased {
-            let because: Cow<'_, str> = if facts.waits.is_empty() {
-                "has no valid lease".into()
-            } else {
-                format!("has no valid lease; {}", facts.waits).into()
+            let because: Cow<'_, str> = match &facts.waits {
+                None => "has no valid lease".into(),
+                Some(waits) => format!("has no valid lease; {waits}").into(),
             };
             return (NodeState::Unhealthy, because);
         }
@@ -380,13 +379,13 @@ impl Cluster {
         let at = holder.or(target);
         let healthy = at.and_then(|p| nodes.get(&p)).is_some_and(|n| n.state == NodeState::Ok);
         let told = self.because.get(&vip).map_or("", String::as_str);
-        let (state, because) = match (holder, target) {
-            (Some(h), Some(t)) if h != t => (VipState::Moving, told),
-            (Some(_), _) => (VipState::Held, told),
-            (None, Some(_)) => (VipState::Moving, told),
-            (None, None) if !self.waits.is_empty() && !self.leased => (VipState::Unserved, self.waits.as_str()),
-            (None, None) if told.starts_with("no node") || told.is_empty() => (VipState::Unserved, told),
-            (None, None) => (VipState::Waiting, told),
+        let (state, because) = match (holder, target, self.waits.as_deref().filter(|_| !self.leased)) {
+            (Some(h), Some(t), _) if h != t => (VipState::Moving, told),
+            (Some(_), _, _) => (VipState::Held, told),
+            (None, Some(_), _) => (VipState::Moving, told),
+            (None, None, Some(waits)) => (VipState::Unserved, waits),
+            (None, None, None) if told.starts_with("no node") || told.is_empty() => (VipState::Unserved, told),
+            (None, None, None) => (VipState::Waiting, told),
         };
         let interface = at
             .and_then(|p| conf.hosts.get(&p))
@@ -398,10 +397,7 @@ impl Cluster {
 
     /// Standing warnings, by these facts of the nodes and what is not theirs.
     pub(crate) fn all_warnings(&self, facts: &BTreeMap<Pnn, Facts>) -> Vec<String> {
-        let mut warnings = Vec::new();
-        if !self.waits.is_empty() {
-            warnings.push(self.waits.clone());
-        }
+        let mut warnings: Vec<String> = self.waits.iter().cloned().collect();
         // What several nodes say is said once, with their names.
         let mut said: BTreeMap<&str, Vec<String>> = BTreeMap::new();
         let mut order: Vec<&str> = Vec::new();

@@ -72,12 +72,13 @@ fn only_hosted_and_healthy_addresses_those_on_the_move_included() {
 #[test]
 fn a_name_follows_the_health_of_its_own_service() {
     let mut changed = snapshot();
-    let services = &mut Arc::make_mut(changed.nodes.get_mut(&Pnn(1)).expect("there")).services;
+    let services = Arc::make_mut(&mut Arc::make_mut(changed.nodes.get_mut(&Pnn(1)).expect("there")).services);
     services.get_mut("nfs").expect("there").state = Health::Failed;
     assert_eq!(last_bytes(&ask(&view_of(&changed), "glusternfs", Kind::A)), BTreeSet::from([1, 3, 4]));
     assert_eq!(last_bytes(&ask(&view_of(&changed), "glustercifs", Kind::A)).len(), 4);
     for node in changed.nodes.values_mut() {
-        Arc::make_mut(node).services.get_mut("nfs").expect("there").state = Health::Failed;
+        let services = Arc::make_mut(&mut Arc::make_mut(node).services);
+        services.get_mut("nfs").expect("there").state = Health::Failed;
     }
     assert_eq!(last_bytes(&ask(&view_of(&changed), "glusternfs", Kind::A)).len(), 4, "never NODATA because of health");
     assert_eq!(last_bytes(&ask(&view_of(&changed), "glusternfs", Kind::Aaaa)).len(), 1);

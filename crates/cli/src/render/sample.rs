@@ -40,7 +40,7 @@ fn node(n: u16, state: NodeState) -> NodeStatus {
         admin: AdminState::Active,
         lingers: false,
         links_down: [].into(),
-        services: if witness { [].into() } else { [("nfs".into(), ok()), ("samba".into(), ok())].into() },
+        services: Arc::new(if witness { [].into() } else { [("nfs".into(), ok()), ("samba".into(), ok())].into() }),
         vips: if witness { [].into() } else { [vip(200 + n8)].into() },
         version: "0.1.0".into(),
         warnings: vec![],
@@ -113,7 +113,7 @@ pub(crate) fn one_down() -> Status {
     dead.evicted = Some(cluster::Eviction { since: before(11), because: "gluster2 is not heard".into() });
     dead.since = before(12);
     dead.vips.clear();
-    dead.services.clear();
+    dead.services = Arc::default();
     let moving = Arc::make_mut(s.vips.get_mut(&vip(201)).unwrap());
     moving.state = VipState::Waiting;
     moving.holder = None;
@@ -133,7 +133,7 @@ pub(crate) fn samba_fails() -> Status {
     };
     let me = Arc::make_mut(status.snapshot.nodes.get_mut(&Pnn(0)).unwrap());
     me.state = NodeState::Unhealthy;
-    me.services.insert("samba".into(), failed.clone());
+    Arc::make_mut(&mut me.services).insert("samba".into(), failed.clone());
     status.local.services.insert("samba".into(), failed);
     status
 }

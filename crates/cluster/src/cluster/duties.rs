@@ -17,7 +17,8 @@ impl Cluster {
     pub(super) fn consider_view(&mut self, now: Time, out: &mut Vec<Output>) {
         self.wake = None;
         let Some(look) = self.look(now) else {
-            self.waits = "this node has not joined a cluster yet: `steadfast init` on the first node, `steadfast join TOKEN` on the others".into();
+            let why = "this node has not joined a cluster yet: `steadfast init` on the first node, `steadfast join TOKEN` on the others";
+            self.waits = Some(why.into());
             return;
         };
         let Look { half, wish, recheck, absent } = look;
@@ -26,16 +27,16 @@ impl Cluster {
         let (wished, order) = match wish {
             Wish::Content => {
                 self.need = None;
-                self.waits.clear();
+                self.waits = None;
                 (None, Vec::new())
             }
             Wish::Wait(why) => {
                 self.need = None;
-                self.waits = why;
+                self.waits = Some(why);
                 (None, Vec::new())
             }
             Wish::Change { view, order } => {
-                self.waits = format!("view {} is being decided: {}", view.epoch, view.because);
+                self.waits = Some(format!("view {} is being decided: {}", view.epoch, view.because));
                 (Some(*view), order)
             }
         };

@@ -357,7 +357,7 @@ impl Cluster {
 
     pub(super) fn service(&mut self, now: Time, name: String, health: ServiceHealth, out: &mut Vec<Output>) {
         let hung = unfinished::hangs(&self.services);
-        let old = self.services.insert(name.clone(), health.clone());
+        let old = Arc::make_mut(&mut self.services).insert(name.clone(), health.clone());
         if old.as_ref() == Some(&health) {
             return;
         }

@@ -115,7 +115,7 @@ pub struct Cluster {
     unfinished: Unfinished,
     /// Whom the view shuts out of the storage.
     pub(crate) shut_out: BTreeMap<Pnn, Eviction>,
-    pub(crate) services: BTreeMap<String, ServiceHealth>,
+    pub(crate) services: Arc<BTreeMap<String, ServiceHealth>>,
     pub(crate) links_down: BTreeSet<String>,
     deserted: Deserted,
     pub(crate) whole_seconds: bool,
@@ -129,7 +129,8 @@ pub struct Cluster {
     pub(crate) lingers: Option<Time>,
     pub(crate) warnings: BTreeMap<String, String>,
     pub(crate) lock: LockStatus,
-    pub(crate) waits: String,
+    /// What keeps this node from serving, or what it waits for.
+    pub(crate) waits: Option<String>,
     /// What the leader last said of the placement.
     pub(crate) placement: Arc<BTreeMap<IpAddr, Pnn>>,
     /// Addresses of it that this node cannot have: the leader has read a newer configuration.
@@ -195,7 +196,7 @@ impl Cluster {
             parting: Parting::default(),
             unfinished: Unfinished::default(),
             shut_out,
-            services: BTreeMap::new(),
+            services: Arc::default(),
             links_down: BTreeSet::new(),
             deserted: Deserted::default(),
             whole_seconds: false,
@@ -205,7 +206,7 @@ impl Cluster {
             lingers: None,
             warnings: BTreeMap::new(),
             lock: LockStatus::default(),
-            waits: String::new(),
+            waits: None,
             placement: Arc::default(),
             strange: BTreeSet::new(),
             because: Arc::default(),

@@ -51,7 +51,7 @@ fn node(name: &str) -> NodeStatus {
         admin: AdminState::Active,
         lingers: false,
         links_down: BTreeSet::new(),
-        services: BTreeMap::from([("nfs".to_owned(), health.clone()), ("samba".to_owned(), health)]),
+        services: BTreeMap::from([("nfs".to_owned(), health.clone()), ("samba".to_owned(), health)]).into(),
         vips: BTreeSet::new(),
         version: String::new(),
         warnings: Vec::new(),

@@ -137,7 +137,6 @@ pub(crate) mod tests {
     use cluster::{
         Epoch, Incarnation, LeaseStatus, LockStatus, Member, NodeUid, PaceStatus, RunId, ServiceHealth, Time, VipStatus,
     };
-    use std::collections::BTreeMap;
     use std::path::Path;
     use std::sync::Arc;
     use std::time::Duration;
@@ -209,7 +208,7 @@ kind = "none"
             lingers: false,
             nfs_clients: false,
             links_down: BTreeSet::new(),
-            services: BTreeMap::new(),
+            services: Arc::default(),
             vips: BTreeSet::new(),
             version: String::new(),
             warnings: Vec::new(),
@@ -339,7 +338,7 @@ kind = "none"
             assert_eq!(flags_when(&|n| (n.state, n.admin) = (state, admin)), flag);
             let sick = flags_when(&|n| {
                 (n.state, n.admin) = (state, admin);
-                n.services.insert("samba".into(), failed());
+                Arc::make_mut(&mut n.services).insert("samba".into(), failed());
             });
             assert_eq!(sick, flag | flags::UNHEALTHY);
         }
