@@ -47,10 +47,15 @@ impl Lease {
 
     /// Recomputes the end; returns it when it moved.
     pub(crate) fn renew(&mut self, view: &View, lease: Duration) -> Option<Time> {
+        let needed = if planted(Planted::LeaseByHalf) { view.voters.len().div_ceil(2) } else { view.majority() };
+        // Most grants are not the one that makes enough of them newer.
+        let newer = |sent: Time| self.until.is_none_or(|until| sent + lease > until);
+        if self.grants.values().filter(|sent| newer(**sent)).count() < needed {
+            return None;
+        }
         self.sent.clear();
         self.sent.extend(self.grants.iter().filter(|(p, _)| view.voters.contains_key(p)).map(|(_, t)| *t));
         self.sent.sort_unstable_by(|a, b| b.cmp(a));
-        let needed = if planted(Planted::LeaseByHalf) { view.voters.len().div_ceil(2) } else { view.majority() };
         let until = *self.sent.get(needed - 1)? + lease;
         (self.until.is_none_or(|u| until > u)).then(|| {
             self.until = Some(until);

@@ -4,8 +4,8 @@
 //! to compare ([`Facts`] of each node, and a [`Basis`] of all else), and made anew only when that is another one.
 
 use crate::reach::Reach;
-use crate::status::{Facts, Nodes, Vips};
-use crate::{Cluster, Config, Epoch, Incarnation, Pnn, PnnSet, Snapshot, Time, VipState};
+use crate::status::{Facts, Nodes, Vips, serving};
+use crate::{Cluster, Config, Epoch, Incarnation, NodeStatus, Pnn, PnnSet, Snapshot, Time, VipState};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -109,7 +109,9 @@ impl Seen {
             return None;
         }
         let mut nodes = last.map(|last| last.nodes.clone()).unwrap_or_default();
-        nodes.retain(|pnn, _| core.config.nodes.contains_key(pnn));
+        if !nodes.keys().eq(core.config.nodes.keys()) {
+            nodes.retain(|pnn, _| core.config.nodes.contains_key(pnn));
+        }
         for (pnn, facts) in changed {
             let status = core.node_status(pnn, &facts);
             if nodes.get(&pnn).is_none_or(|known| **known != status) {
@@ -117,7 +119,7 @@ impl Seen {
             }
             self.facts.insert(pnn, facts);
         }
-        let vips = match last.filter(|last| holds && same(&last.nodes, &nodes)) {
+        let vips = match last.filter(|last| holds && serve_the_same(&last.nodes, &nodes)) {
             Some(last) => last.vips.clone(),
             None => core.vips_now(last, &nodes, now),
         };
@@ -162,6 +164,12 @@ impl Parts {
     fn are_of(&self, last: &Snapshot) -> bool {
         same(&self.nodes, &last.nodes) && same(&self.vips, &last.vips) && self.warnings == last.warnings
     }
+}
+
+/// Is all that addresses have to do with nodes the same?
+fn serve_the_same(one: &Nodes, other: &Nodes) -> bool {
+    let same = |a: &Arc<NodeStatus>, b: &Arc<NodeStatus>| Arc::ptr_eq(a, b) || serving(a) == serving(b);
+    one.len() == other.len() && one.iter().zip(other).all(|((k, a), (other_k, b))| k == other_k && same(a, b))
 }
 
 /// Are these the very same objects?

@@ -7,7 +7,7 @@ use crate::{
     VipConf, VipState, VipStatus,
 };
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -136,6 +136,11 @@ impl VipNow<'_> {
             && (self.prefix_len, self.healthy) == (*prefix_len, *healthy)
             && (self.interface, self.because) == (interface.as_str(), because.as_str())
     }
+}
+
+/// All that the status of an address has to do with a node: which it serves, and is it healthy?
+pub(crate) fn serving(node: &NodeStatus) -> (&BTreeSet<IpAddr>, bool) {
+    (&node.vips, node.state == NodeState::Ok)
 }
 
 impl Cluster {
@@ -374,10 +379,10 @@ impl Cluster {
 
     /// What an address is doing, by what the nodes say.
     fn vip_now<'a>(&'a self, vip: IpAddr, conf: &'a VipConf, view: Option<&View>, nodes: &Nodes) -> VipNow<'a> {
-        let holder = nodes.iter().find(|(_, n)| n.vips.contains(&vip)).map(|(p, _)| *p);
+        let holder = nodes.iter().find(|(_, n)| serving(n).0.contains(&vip)).map(|(p, _)| *p);
         let target = self.placement.get(&vip).copied().filter(|p| view.is_some_and(|v| v.members.contains_key(p)));
         let at = holder.or(target);
-        let healthy = at.and_then(|p| nodes.get(&p)).is_some_and(|n| n.state == NodeState::Ok);
+        let healthy = at.and_then(|p| nodes.get(&p)).is_some_and(|n| serving(n).1);
         let told = self.because.get(&vip).map_or("", String::as_str);
         let (state, because) = match (holder, target, self.waits.as_deref().filter(|_| !self.leased)) {
             (Some(h), Some(t), _) if h != t => (VipState::Moving, told),
