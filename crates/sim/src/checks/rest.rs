@@ -1,5 +1,6 @@
 //! What must be true once nothing has been wrong for a while.
 
+use crate::host::Host;
 use crate::setup::interface_of;
 use crate::world::World;
 use cluster::{AdminState, FailBack, View};
@@ -41,35 +42,48 @@ pub fn unrest(world: &World) -> Option<String> {
     addresses_unrest(world, view)
 }
 
-/// May this node host addresses now?
+/// May this node host this address now?
 pub(crate) fn is_fit(world: &World, view: &View, node: usize, vip: IpAddr) -> bool {
+    works(world, view, node) && can_have(&world.hosts[node], vip)
+}
+
+/// May this node host addresses at all?
+fn works(world: &World, view: &View, node: usize) -> bool {
     let host = &world.hosts[node];
     host.is_live()
         && view.members.contains_key(&host.pnn())
         && host.disk.durable.admin == AdminState::Active
         && host.daemon.as_ref().is_some_and(|d| d.services_up)
         && host.config.services.iter().all(|s| !host.is_broken(s))
-        && !host.interface_down(interface_of(vip))
+}
+
+/// Can this address be there?
+fn can_have(host: &Host, vip: IpAddr) -> bool {
+    !host.interface_down(interface_of(vip))
         && host.config.vips.get(&vip).is_some_and(|conf| conf.hosts.contains_key(&host.pnn()))
 }
 
 fn addresses_unrest(world: &World, view: &View) -> Option<String> {
-    let mut spread: BTreeMap<(&str, BTreeSet<usize>), BTreeMap<usize, usize>> = BTreeMap::new();
-    let vips: BTreeSet<IpAddr> = world.hosts.iter().flat_map(|h| h.config.vips.keys().copied()).collect();
+    let mut spread: BTreeMap<(&str, Vec<usize>), BTreeMap<usize, usize>> = BTreeMap::new();
+    let mut vips: Vec<IpAddr> = world.hosts.iter().flat_map(|h| h.config.vips.keys().copied()).collect();
+    vips.sort_unstable();
+    vips.dedup();
+    let working: Vec<&Host> = world.hosts.iter().filter(|h| works(world, view, h.index)).collect();
     for vip in vips {
-        let fit: BTreeSet<usize> = (0..world.hosts.len()).filter(|n| is_fit(world, view, *n, vip)).collect();
+        let fit: Vec<usize> = working.iter().filter(|h| can_have(h, vip)).map(|h| h.index).collect();
+        let names = || BTreeSet::from_iter(&fit);
         let held = world.answering(vip);
         match (fit.is_empty(), held.as_slice()) {
             (true, _) => continue,
-            (false, []) => return Some(format!("nobody answers for {vip}, {fit:?} could")),
+            (false, []) => return Some(format!("nobody answers for {vip}, {:?} could", names())),
             (false, [one]) if fit.contains(one) => {
-                let counts = spread
-                    .entry((interface_of(vip), fit.clone()))
-                    .or_insert_with(|| fit.iter().map(|n| (*n, 0)).collect());
+                let counts = spread.entry((interface_of(vip), fit)).or_insert_with_key(|(_, fit)| {
+                    fit.iter().map(|n| (*n, 0)).collect()
+                });
                 *counts.entry(*one).or_default() += 1;
             }
             (false, [one]) => {
-                return Some(format!("n{one} answers for {vip} and is not fit to; {fit:?} are"));
+                return Some(format!("n{one} answers for {vip} and is not fit to; {:?} are", names()));
             }
             (false, many) => return Some(format!("{many:?} answer for {vip}")),
         }
