@@ -6,12 +6,13 @@
 use crate::clique::{Broken, full_mesh};
 use crate::reach::Edge;
 use crate::{Config, Time};
-use crate::{Member, NodeUid, Pnn, PnnSet, Role, Rules, RunId, Timing, View};
+use crate::{Epoch, Incarnation, Member, NodeUid, Pnn, PnnSet, Role, Rules, RunId, Timing, View};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// A node that is there.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Present {
     pub(crate) uid: NodeUid,
     pub(crate) run: RunId,
@@ -57,6 +58,54 @@ pub(crate) enum Wish {
 
 /// Something will change by itself at that time (a delay runs out).
 pub(crate) type Recheck = Option<Time>;
+
+/// The last wish that was for no other view, with all that it was made from: asked at every change, and few change any of it.
+#[derive(Clone, Debug)]
+pub(crate) struct Wished {
+    config: Arc<Config>,
+    /// A node learns newer views only: the same rank is the same view.
+    view: (Incarnation, Epoch),
+    present: BTreeMap<Pnn, Present>,
+    /// How often the edges had changed.
+    edges: u64,
+    lock_usable: bool,
+    wish: Wish,
+    recheck: Recheck,
+}
+
+impl Wished {
+    /// What `wish` says of this site, whose configuration is `config` and whose edges have changed so often.
+    pub(crate) fn look(last: &mut Option<Self>, site: &Site<'_>, config: &Arc<Config>, edges: u64) -> (Wish, Recheck) {
+        if let Some(last) = last.as_ref().filter(|last| last.holds(site, config, edges)) {
+            return (last.wish.clone(), last.recheck);
+        }
+        let (wish, recheck) = wish(site);
+        *last = match &wish {
+            // Why nodes are silent changes all the time, and says itself in the next view's reason.
+            Wish::Change { .. } => None,
+            Wish::Content | Wish::Wait(_) => Some(Self {
+                config: config.clone(),
+                view: site.view.rank(),
+                present: site.present.clone(),
+                edges,
+                lock_usable: site.lock_usable,
+                wish: wish.clone(),
+                recheck,
+            }),
+        };
+        (wish, recheck)
+    }
+
+    /// Is it made from the same, and has no delay run out since?
+    fn holds(&self, site: &Site<'_>, config: &Arc<Config>, edges: u64) -> bool {
+        // Taken apart, so that a new field cannot be forgotten here. `dead` and `silent` are for a change's reason only.
+        let Site { now, config: _, view, present, edge: _, lock_usable, silent: _, dead: _ } = site;
+        self.recheck.is_none_or(|due| *now < due)
+            && Arc::ptr_eq(&self.config, config)
+            && (self.view, self.edges, self.lock_usable) == (view.rank(), edges, *lock_usable)
+            && self.present == *present
+    }
+}
 
 pub(crate) fn wish(site: &Site<'_>) -> (Wish, Recheck) {
     let mut recheck = None;
@@ -312,4 +361,75 @@ fn because(site: &Site<'_>, members: &BTreeMap<Pnn, Member>, voters: &BTreeMap<P
         });
     }
     parts.join("; ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{FailBack, NodeConf};
+
+    const BROKEN: Edge = Edge { up: false, since: Time(1_000_000), deaf: None };
+
+    fn config() -> Arc<Config> {
+        let node = |i: u16| NodeConf { name: format!("node{i}"), role: Role::Server, addresses: Vec::new() };
+        Arc::new(Config {
+            cluster: "c".into(),
+            me: Pnn(0),
+            nodes: (0..3).map(|i| (Pnn(i), node(i))).collect(),
+            vips: BTreeMap::new(),
+            services: BTreeSet::new(),
+            timing: Timing::default(),
+            fail_back: FailBack::Spread,
+            drain_wait: Duration::ZERO,
+            fingerprint: 0,
+        })
+    }
+
+    /// Three members, all there; between the last two the edge is `edge`.
+    fn look(last: &mut Option<Wished>, config: &Arc<Config>, now: Time, edge: Edge, edges: u64) -> (Wish, Recheck) {
+        let member = |i: u16| Member { uid: NodeUid(i.into()), run: RunId(1), since: Epoch(1) };
+        let view = View {
+            members: (0..3).map(|i| (Pnn(i), member(i))).collect(),
+            voters: (0..3).map(|i| (Pnn(i), NodeUid(i.into()))).collect(),
+            ..View::founding(Incarnation { number: 1, id: 1 }, Epoch(1), Pnn(0), NodeUid(0), String::new())
+        };
+        let node = |i: u16| Present {
+            uid: NodeUid(i.into()),
+            run: RunId(1),
+            direct: true,
+            since: Time(0),
+            clean: false,
+            left: false,
+            recovered: true,
+            relapses: 0,
+        };
+        let up = Edge { up: true, since: Time(0), deaf: None };
+        let site = Site {
+            now,
+            config,
+            view: &view,
+            present: (0..3).map(|i| (Pnn(i), node(i))).collect(),
+            edge: &|a, b| if a == Pnn(0) || b == Pnn(0) { up } else { edge },
+            lock_usable: false,
+            silent: &|_| String::new(),
+            dead: PnnSet::default(),
+        };
+        let found = Wished::look(last, &site, config, edges);
+        assert_eq!(found, wish(&site), "what it remembers is what it would find");
+        found
+    }
+
+    #[test]
+    fn a_wish_stands_until_an_edge_changes_or_a_delay_runs_out() {
+        let (config, mut last) = (config(), None);
+        let up = Edge { up: true, ..BROKEN };
+        assert_eq!(look(&mut last, &config, BROKEN.since, up, 1), (Wish::Content, None));
+        assert!(last.is_some());
+        assert_eq!(look(&mut last, &config, BROKEN.since + Duration::from_secs(60), up, 1), (Wish::Content, None));
+        let due = BROKEN.since + config.timing.mesh_delay;
+        assert_eq!(look(&mut last, &config, BROKEN.since, BROKEN, 2), (Wish::Content, Some(due)));
+        assert_eq!(look(&mut last, &config, due.minus(Duration::from_micros(1)), BROKEN, 2).1, Some(due));
+        assert!(matches!(look(&mut last, &config, due, BROKEN, 2).0, Wish::Change { .. }));
+        assert!(last.is_none(), "a change is looked for each time");
+    }
 }

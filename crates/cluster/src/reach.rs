@@ -81,6 +81,8 @@ pub(crate) struct Reach {
     pub(crate) peers: BTreeMap<Pnn, Peer>,
     /// Of all pairs of which both are here, each in its [`place`].
     edges: Vec<Option<Edge>>,
+    /// How often any of them has changed.
+    pub(crate) edge_changes: u64,
     /// Nodes whose edges may have changed.
     stale: PnnSet,
     /// Something has happened that may change who is heard.
@@ -99,6 +101,7 @@ impl Reach {
             started: now,
             peers: BTreeMap::new(),
             edges: Vec::new(),
+            edge_changes: 0,
             stale: PnnSet::default(),
             touched: true,
             first_silence: None,
@@ -143,6 +146,7 @@ impl Reach {
             }
         }
         self.edges = edges;
+        self.edge_changes += 1;
     }
 
     /// Since the last heartbeat of a peer that is heard.
@@ -259,6 +263,7 @@ impl Reach {
                 }
             }
         }
+        self.edge_changes += u64::from(changed);
         changed
     }
 

@@ -80,7 +80,14 @@ impl Cluster {
     }
 
     /// What this node sees of the others, and the view that it would have; nothing before it has joined.
-    fn look(&self, now: Time) -> Option<Look> {
+    fn look(&mut self, now: Time) -> Option<Look> {
+        let mut wished = self.wished.take();
+        let look = self.look_beside(&mut wished, now);
+        self.wished = wished;
+        look
+    }
+
+    fn look_beside(&self, wished: &mut Option<Wished>, now: Time) -> Option<Look> {
         let view = self.view()?;
         let present = self.present(view);
         let reachable =
@@ -97,7 +104,7 @@ impl Cluster {
             silent: &silent,
             dead: view.members.iter().filter(|(p, m)| self.guards.gone(**p, m.run)).map(|(p, _)| *p).collect(),
         };
-        let (wish, recheck) = membership::wish(&site);
+        let (wish, recheck) = Wished::look(wished, &site, &self.config, self.reach.edge_changes);
         let absent =
             view.voters.keys().chain(view.members.keys()).filter(|p| !site.present.contains_key(p)).copied().collect();
         Some(Look { half: view.is_half_with_lock(reachable), wish, recheck, absent })

@@ -13,7 +13,7 @@ use crate::grace::Grace;
 use crate::guard::Guards;
 use crate::holder::{Holder, Leave};
 use crate::lease::Lease;
-use crate::membership::{self, Present, Site, Wish};
+use crate::membership::{Present, Site, Wish, Wished};
 use crate::pace::Pace;
 use crate::parting::Parting;
 use crate::placing::{Placing, Scene};
@@ -151,6 +151,7 @@ pub struct Cluster {
     news: BTreeMap<Pnn, Time>,
     asked: Vec<Asked>,
     next_ask: u64,
+    wished: Option<Wished>,
     need: Option<Time>,
     wake: Option<Time>,
     place_at: Option<Time>,
@@ -224,6 +225,7 @@ impl Cluster {
             news: BTreeMap::new(),
             asked: Vec::new(),
             next_ask: 1,
+            wished: None,
             need: None,
             wake: None,
             place_at: None,
