@@ -150,7 +150,8 @@ pub(crate) fn wish(site: &Site<'_>) -> (Wish, Recheck) {
     // are connected to everybody in the mesh, and to each other, for the join delay, and do not come in the same step
     // that puts somebody out.
     let mut next = mesh;
-    let first = serving.iter().filter(|p| mesh.contains(*p) && view.voters.contains_key(p)).min_by_key(|p| turn(site, *p));
+    let first =
+        serving.iter().filter(|p| mesh.contains(*p) && view.voters.contains_key(p)).min_by_key(|p| turn(site, *p));
     let leads = first.is_none_or(|p| p == me);
     if leads {
         next = next.iter().filter(|p| site.config.nodes.contains_key(p)).collect();

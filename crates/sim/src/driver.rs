@@ -5,7 +5,7 @@ use crate::checks::Violation;
 use crate::clock::{MS, S};
 use crate::event::{What, message_name};
 use crate::host::VipJob;
-use crate::network::{Cargo, side};
+use crate::network::{Cargo, Datagram, side};
 use crate::setup::interface_of;
 use crate::storage::EXCHANGE_TIMEOUT;
 use crate::world::World;
@@ -32,13 +32,13 @@ impl World {
         match output {
             Output::SendHeartbeat { to, heartbeat } => {
                 for net in 0..self.setup.nets {
-                    let input = Input::Heartbeat { from: self.hosts[host].pnn(), net: net as u8, heartbeat };
-                    self.send_datagram(host, to, net, input);
+                    let from = self.hosts[host].pnn();
+                    self.send_datagram(host, to, net, Datagram::Heartbeat { from, net: net as u8, heartbeat });
                 }
             }
             Output::SendGrant { to, net, grant } => {
                 let from = self.hosts[host].pnn();
-                self.send_datagram(host, to, usize::from(net), Input::Grant { from, grant });
+                self.send_datagram(host, to, usize::from(net), Datagram::Grant { from, grant });
             }
             Output::Send { to, message } => self.send_message(host, to, message),
             Output::Persist { ticket, state } => self.persist(host, ticket, *state),
@@ -127,7 +127,7 @@ impl World {
         }
     }
 
-    pub(crate) fn send_datagram(&mut self, from: usize, to: Pnn, net: usize, input: Input) {
+    pub(crate) fn send_datagram(&mut self, from: usize, to: Pnn, net: usize, datagram: Datagram) {
         let to = usize::from(to.0);
         self.totals.datagrams += 1;
         if to >= self.hosts.len() || net >= self.setup.nets || !self.net.passes(net, from, to) {
@@ -138,10 +138,10 @@ impl World {
         }
         if self.rng.chance(self.net.noise.twice) {
             let delay = self.net.delay(&mut self.rng);
-            self.after(delay, What::Datagram { to, input: Box::new(input.clone()) });
+            self.after(delay, What::Datagram { to, datagram: datagram.clone() });
         }
         let delay = self.net.delay(&mut self.rng);
-        self.after(delay, What::Datagram { to, input: Box::new(input) });
+        self.after(delay, What::Datagram { to, datagram });
     }
 
     fn send_message(&mut self, from: usize, to: Pnn, message: Message) {

@@ -2,6 +2,7 @@
 
 use crate::clock::Micros;
 use crate::databases;
+use crate::network::Datagram;
 use cluster::{Epoch, Input, LockRecord, Message, Output, Pnn};
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap};
@@ -15,7 +16,7 @@ pub(crate) enum What {
     /// A slow or resumed daemon handles its next input.
     Process { host: usize, generation: u64 },
     /// A datagram arrives, for whichever daemon is there.
-    Datagram { to: usize, input: Box<Input> },
+    Datagram { to: usize, datagram: Datagram },
     /// The answer to something that a daemon has begun.
     Local { host: usize, generation: u64, input: Box<Input> },
     /// Two nodes connect.

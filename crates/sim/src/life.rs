@@ -4,7 +4,7 @@ use crate::clock::{MS, Micros, S};
 use crate::driver::service;
 use crate::event::What;
 use crate::host::{Busy, Daemon, Kernel};
-use crate::network::{Cargo, side};
+use crate::network::{Cargo, Datagram, side};
 use crate::setup::interface_of;
 use crate::world::World;
 use cluster::{Cluster, Durable, GuardWord, Health, Input, NodeUid, Pnn, RunId, Start, Time, public_interfaces};
@@ -153,8 +153,7 @@ impl World {
         for to in (0..self.hosts.len()).filter(|to| *to != host) {
             for net in 0..self.setup.nets {
                 for _ in 0..2 {
-                    let input = Input::Guard { from, word: word.clone() };
-                    self.send_datagram(host, Pnn(to as u16), net, input);
+                    self.send_datagram(host, Pnn(to as u16), net, Datagram::Guard { from, word: word.clone() });
                 }
             }
         }

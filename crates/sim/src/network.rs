@@ -7,8 +7,26 @@
 use crate::clock::Micros;
 use crate::rng::Rng;
 use crate::setup::Noise;
-use cluster::Message;
+use cluster::{Grant, GuardWord, Heartbeat, Input, Message, Pnn};
 use std::collections::VecDeque;
+
+/// What travels as a datagram. Not on the heap: most of what happens is one of these.
+#[derive(Clone, Debug)]
+pub(crate) enum Datagram {
+    Heartbeat { from: Pnn, net: u8, heartbeat: Heartbeat },
+    Grant { from: Pnn, grant: Grant },
+    Guard { from: Pnn, word: GuardWord },
+}
+
+impl From<Datagram> for Input {
+    fn from(datagram: Datagram) -> Self {
+        match datagram {
+            Datagram::Heartbeat { from, net, heartbeat } => Self::Heartbeat { from, net, heartbeat },
+            Datagram::Grant { from, grant } => Self::Grant { from, grant },
+            Datagram::Guard { from, word } => Self::Guard { from, word },
+        }
+    }
+}
 
 /// What travels over a link.
 #[derive(Debug)]

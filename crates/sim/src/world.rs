@@ -221,7 +221,7 @@ impl World {
         match what {
             What::Wake { host, generation } => self.wake(host, generation),
             What::Process { host, generation } => self.process_next(host, generation),
-            What::Datagram { to, input } => self.arrive(to, *input, true),
+            What::Datagram { to, datagram } => self.arrive(to, datagram.into(), true),
             What::Local { host, generation, input } => self.local(host, generation, *input),
             What::LinkUp { a, b, change } => self.link_up(a, b, change),
             What::LinkDown { me, other, change } => self.link_down(me, other, change),

@@ -14,17 +14,17 @@ use crate::guard::Guards;
 use crate::holder::{Holder, Leave};
 use crate::lease::Lease;
 use crate::membership::{Present, Site, Wish, Wished};
+use crate::news::Seen;
 use crate::pace::Pace;
 use crate::parting::Parting;
 use crate::placing::{Placing, Scene};
 use crate::planted::{Planted, planted};
 use crate::reach::Reach;
-use crate::news::Seen;
 use crate::unfinished::{self, Unfinished};
 use crate::{
     AdminReply, AdminRequest, AdminState, Config, Durable, END_WAIT, Epoch, Event, Eviction, Grant, GuardWord,
-    Heartbeat, Incarnation, Input, LET_GO_WAIT, Level, LockStatus, Message, Orders, Output, PROOF_WAIT, Pnn, PnnSet, Report,
-    Restraint, Role, RunId, ServiceHealth, Time, View,
+    Heartbeat, Incarnation, Input, LET_GO_WAIT, Level, LockStatus, Message, Orders, Output, PROOF_WAIT, Pnn, PnnSet,
+    Report, Restraint, Role, RunId, ServiceHealth, Time, View,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;

@@ -209,11 +209,9 @@ impl Cluster {
                 out.push(Output::Send { to, message: Message::Orders(orders) });
             }
         }
-        if let Some(p) = self.placing.as_ref().filter(|p| p.revision() > 0) {
-            if *self.placement != p.target {
-                let placement = Arc::new(p.target.clone());
-                self.placed(placement);
-            }
+        if let Some(p) = self.placing.as_ref().filter(|p| p.revision() > 0 && *self.placement != p.target) {
+            let placement = Arc::new(p.target.clone());
+            self.placed(placement);
         }
         if let Some(p) = self.placing.as_ref().filter(|p| p.revision() > 0) {
             p.update_reasons(&mut self.because);

@@ -77,9 +77,9 @@ fn addresses_unrest(world: &World, view: &View) -> Option<String> {
             (true, _) => continue,
             (false, []) => return Some(format!("nobody answers for {vip}, {:?} could", names())),
             (false, [one]) if fit.contains(one) => {
-                let counts = spread.entry((interface_of(vip), fit)).or_insert_with_key(|(_, fit)| {
-                    fit.iter().map(|n| (*n, 0)).collect()
-                });
+                let counts = spread
+                    .entry((interface_of(vip), fit))
+                    .or_insert_with_key(|(_, fit)| fit.iter().map(|n| (*n, 0)).collect());
                 *counts.entry(*one).or_default() += 1;
             }
             (false, [one]) => {
