@@ -40,6 +40,8 @@ pub(crate) struct Grace {
     /// For which lost nodes this node's own NFS server has yet to enter its grace period, by the oldest and the newest view
     /// that dropped any of them.
     due: Option<Due>,
+    /// How often it was asked for.
+    asked: u64,
     waiting: Option<Waiting>,
     /// Silent nodes whose connections are about to be destroyed, and until when that waits.
     kick: Option<(BTreeSet<Pnn>, Time)>,
@@ -96,17 +98,25 @@ impl Grace {
         (self.due.is_some() && now < until).then_some(until)
     }
 
-    /// The own NFS server is in its grace period for the nodes lost by this view, or never will be.
-    pub(crate) fn entered(&mut self, epoch: Epoch) {
-        self.due = self.due.take().filter(|due| due.newest > epoch);
+    /// The own NFS server is in its grace period for the nodes of this order, or never will be. The answer to an older order
+    /// is none: one more node may have been lost since, under the same view.
+    pub(crate) fn entered(&mut self, number: u64) {
+        if number == self.asked {
+            self.due = None;
+        }
     }
 
     /// Wants the own NFS server in its grace period, for these nodes and those of earlier orders that it has not confirmed.
     fn order(&mut self, epoch: Epoch, lost: BTreeSet<Pnn>, out: &mut Vec<Output>) {
+        if self.due.as_ref().is_some_and(|due| due.newest == epoch && due.nodes.is_superset(&lost)) {
+            // The answer to the last order is that to this one.
+            return;
+        }
         let due = self.due.get_or_insert(Due { oldest: epoch, newest: epoch, nodes: BTreeSet::new() });
         due.newest = epoch;
         due.nodes.extend(lost);
-        out.push(Output::Grace { epoch, nodes: due.nodes.clone() });
+        self.asked += 1;
+        out.push(Output::Grace { number: self.asked, epoch, nodes: due.nodes.clone() });
     }
 
     /// Evicts when every member that is heard is ready, or the time is over.
@@ -178,7 +188,7 @@ pub(crate) mod tests {
     /// What came out: orders to enter the grace period, and evictions.
     fn said(out: &mut Vec<Output>) -> Vec<String> {
         let text = |output| match output {
-            Output::Grace { epoch, nodes } => {
+            Output::Grace { epoch, nodes, .. } => {
                 format!("grace {} {:?}", epoch.0, nodes.iter().map(|p| p.0).collect::<Vec<_>>())
             }
             Output::Evict { epoch, .. } => format!("evict {}", epoch.0),
@@ -205,13 +215,29 @@ pub(crate) mod tests {
         grace.learned(at(50), Epoch(6), nodes(&[2]), BTreeMap::new(), &mut out);
         assert_eq!(said(&mut out), ["grace 6 [1, 2]"]);
         // The answer to the first order is none to the second.
-        grace.entered(Epoch(5));
+        grace.entered(1);
         assert_eq!((grace.ready(Epoch(6)), grace.next_timeout()), (Epoch(4), Some(at(200))));
         // A view that drops nobody with clients does not make the eviction any earlier.
         grace.learned(at(60), Epoch(7), BTreeSet::new(), BTreeMap::new(), &mut out);
         assert!(said(&mut out).is_empty());
-        grace.entered(Epoch(6));
+        grace.entered(2);
         assert_eq!(grace.ready(Epoch(7)), Epoch(7));
+    }
+
+    /// Both go silent within a millisecond; the view that drops them is decided later.
+    #[test]
+    fn a_second_loss_before_the_view_is_not_answered_by_the_answer_to_the_first() {
+        let (mut grace, mut out) = (Grace::default(), Vec::new());
+        assert_eq!(grace.before_kick(at(0), Epoch(8), nodes(&[2]), &mut out), Some(at(200)));
+        assert_eq!(grace.before_kick(at(1), Epoch(8), nodes(&[2, 3]), &mut out), Some(at(201)));
+        assert_eq!(said(&mut out), ["grace 8 [2]", "grace 8 [2, 3]"]);
+        grace.entered(1);
+        assert_eq!(grace.before_kick(at(3), Epoch(8), nodes(&[2, 3]), &mut out), Some(at(201)));
+        grace.learned(at(4), Epoch(8), nodes(&[2, 3]), BTreeMap::new(), &mut out);
+        assert!(said(&mut out).is_empty(), "asked already");
+        assert_eq!(grace.ready(Epoch(8)), Epoch(7));
+        grace.entered(2);
+        assert_eq!(grace.ready(Epoch(8)), Epoch(8));
     }
 
     #[test]
@@ -253,7 +279,7 @@ pub(crate) mod tests {
         assert_eq!(said(&mut out), ["grace 5 [1]"]);
         assert_eq!(grace.before_kick(at(10), Epoch(5), nodes(&[1]), &mut out), Some(at(200)));
         assert!(said(&mut out).is_empty(), "asked once");
-        grace.entered(Epoch(5));
+        grace.entered(1);
         assert_eq!(grace.before_kick(at(11), Epoch(5), nodes(&[1]), &mut out), None);
         // Never confirmed.
         assert_eq!(grace.before_kick(at(20), Epoch(5), nodes(&[1, 2]), &mut out), Some(at(220)));

@@ -120,9 +120,9 @@ pub enum Input {
     EvictFailed { epoch: Epoch, because: String },
     /// Are clients recorded with this node's NFS server, who could have locks or open files there? False at start.
     NfsClients(bool),
-    /// The NFS server here is in its grace period for the nodes of [`Output::Grace`], or it can be had no longer
+    /// The NFS server here is in its grace period for the nodes of [`Output::Grace`] with that number, or it can be had no longer
     /// (with the reason): either way nothing waits for it any more.
-    Graced { epoch: Epoch, because: Option<String> },
+    Graced { number: u64, because: Option<String> },
     /// By these addresses of this node, clients hold locks with its NFS server (or other things that are to outlive a planned
     /// move). `grace`: such a move waits until all NFS servers are in their grace period. No address at start.
     NfsLocks { addresses: BTreeSet<IpAddr>, grace: bool },
@@ -190,8 +190,9 @@ pub enum Output {
     /// Destroy and keep cut the storage connections to exactly these nodes; then `Input::Evicted`.
     Evict { epoch: Epoch, nodes: BTreeMap<Pnn, Vec<IpAddr>> },
     /// These nodes are lost, and NFS clients could have locks and open files there: the NFS server here shall enter its
-    /// grace period, with their records in its hands; then `Input::Graced`. Comes before the eviction that frees the locks.
-    Grace { epoch: Epoch, nodes: BTreeSet<Pnn> },
+    /// grace period, with their records in its hands; then `Input::Graced`. Comes before the eviction that frees the locks, under the view of
+    /// that epoch. Each order is for the nodes of all earlier ones that were not answered, and has a number of its own.
+    Grace { number: u64, epoch: Epoch, nodes: BTreeSet<Pnn> },
     /// An address by which NFS clients hold locks is to leave this member: the NFS server here shall enter its grace period,
     /// with that member's records in its hands; then `Input::GracedForMove`. Comes before the address is released.
     GraceForMove { node: Pnn, number: u64 },

@@ -87,7 +87,7 @@ impl World {
                 self.story.node(now, host, || "frees what others' clients hold of its storage".to_owned());
             }
             Output::Evict { epoch, nodes } => self.evict(host, epoch, nodes.into_keys().collect()),
-            Output::Grace { epoch, nodes } => self.grace(host, epoch, nodes),
+            Output::Grace { number, epoch, nodes } => self.grace(host, number, epoch, nodes),
             Output::GraceForMove { node, number } => self.grace_for_move(host, node, number),
             Output::Prove { number } => self.prove(host, number),
             Output::LetGo { vip, end } => self.let_go(host, vip, end),

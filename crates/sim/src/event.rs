@@ -38,7 +38,7 @@ pub(crate) enum What {
     /// An eviction is done.
     Evicted { host: usize, generation: u64, serial: u64, epoch: Epoch, nodes: Vec<Pnn> },
     /// An NFS server is in its grace period for these, or will never be.
-    Graced { host: usize, generation: u64, epoch: Epoch, nodes: BTreeSet<Pnn>, refused: bool },
+    Graced { host: usize, generation: u64, number: u64, nodes: BTreeSet<Pnn>, refused: bool },
     /// An NFS server is in its grace period for this move, or will never be.
     GracedForMove { host: usize, generation: u64, node: Pnn, number: u64, refused: bool },
     /// A node's servers have answered, or do not.

@@ -38,17 +38,17 @@ impl World {
     }
 
     /// A core wants its NFS server in its grace period.
-    pub(crate) fn grace(&mut self, host: usize, epoch: Epoch, nodes: BTreeSet<Pnn>) {
+    pub(crate) fn grace(&mut self, host: usize, number: u64, epoch: Epoch, nodes: BTreeSet<Pnn>) {
         self.story.node(self.now, host, || format!("grace for {nodes:?} under epoch {epoch}"));
         let Some((delay, refused)) = self.nfs_answers(host, Asked::Grace) else { return };
         let generation = self.hosts[host].generation;
-        self.after(delay, What::Graced { host, generation, epoch, nodes, refused });
+        self.after(delay, What::Graced { host, generation, number, nodes, refused });
     }
 
     pub(crate) fn grace_entered(
         &mut self,
         (host, generation): (usize, u64),
-        epoch: Epoch,
+        number: u64,
         nodes: BTreeSet<Pnn>,
         refused: bool,
     ) {
@@ -58,7 +58,7 @@ impl World {
         let now = self.now;
         self.hosts[host].nfs_settled.extend(nodes.into_iter().map(|node| (node, now)));
         let because = refused.then(|| "not on the bus".to_owned());
-        self.local(host, generation, Input::Graced { epoch, because });
+        self.local(host, generation, Input::Graced { number, because });
     }
 
     /// The same for a planned move of another node, or of this one.
@@ -104,7 +104,7 @@ impl World {
         }
         let because = self.hosts[host].is_broken(NFS).then(|| "it does not answer".to_owned());
         if because.is_none() {
-            self.hosts[host].proved = Some(self.now);
+            self.hosts[host].proved = Some((self.now, self.hosts[host].clock.local(self.now)));
         }
         self.local(host, generation, Input::Proved { number, because });
     }

@@ -236,8 +236,8 @@ impl World {
             What::Evicted { host, generation, serial, epoch, nodes } => {
                 self.evict_done(host, generation, serial, epoch, nodes);
             }
-            What::Graced { host, generation, epoch, nodes, refused } => {
-                self.grace_entered((host, generation), epoch, nodes, refused);
+            What::Graced { host, generation, number, nodes, refused } => {
+                self.grace_entered((host, generation), number, nodes, refused);
             }
             What::GracedForMove { host, generation, node, number, refused } => {
                 self.grace_for_move_entered((host, generation), node, number, refused);

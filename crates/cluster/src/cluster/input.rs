@@ -114,8 +114,8 @@ impl Cluster {
                 self.dirty |= self.grace.clients != clients;
                 self.grace.clients = clients;
             }
-            Input::Graced { epoch, because } => {
-                self.grace.entered(epoch);
+            Input::Graced { number, because } => {
+                self.grace.entered(number);
                 if let Some(because) = because {
                     let text = "locks and open files of NFS clients were not kept for their owners";
                     self.event(Level::Error, "service", Some(self.config.me), text.into(), because, out);

@@ -259,7 +259,7 @@ impl Net {
                     let ms = self.slow_evict.filter(|(host, _)| *host == i).map_or(5, |(_, ms)| ms);
                     self.at(ms, i, Input::Evicted { epoch });
                 }
-                Output::Grace { epoch, .. } => self.at(3, i, Input::Graced { epoch, because: None }),
+                Output::Grace { number, .. } => self.at(3, i, Input::Graced { number, because: None }),
                 Output::GraceForMove { node, number } => {
                     self.hosts[i].log.push(format!("grace for {node}"));
                     if !self.nfs_hangs.contains(&i) {

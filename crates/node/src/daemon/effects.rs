@@ -116,10 +116,10 @@ impl Effects for Wiring {
                     let _ = self.evict.send(Evict { epoch, nodes });
                 }
             }
-            Output::Grace { epoch, nodes } => {
+            Output::Grace { number, epoch: _, nodes } => {
                 self.shut_nfs(now);
                 // The task ends with the daemon only.
-                let _ = self.nfs.send(nfs::News::Grace { epoch, nodes });
+                let _ = self.nfs.send(nfs::News::Grace { number, nodes });
             }
             Output::GraceForMove { node, number } => {
                 self.shut_nfs(now);

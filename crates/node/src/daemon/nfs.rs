@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use cluster::{Epoch, Input, Pnn};
+use cluster::{Input, Pnn};
 use net::{ClientConnection, Command};
 use services::ganesha::{self, GraceSetup};
 use services::nfs_state::records::{ROOT, STATD};
@@ -53,7 +53,7 @@ const WARNING: &str = "nfs grace";
 #[derive(Debug)]
 pub(crate) enum News {
     /// The core's order: these are lost.
-    Grace { epoch: Epoch, nodes: BTreeSet<Pnn> },
+    Grace { number: u64, nodes: BTreeSet<Pnn> },
     /// The core's order: an address by which clients of this member hold locks is to leave it.
     GraceForMove { node: Pnn, number: u64 },
     /// The core's order: does Ganesha answer now?
@@ -80,8 +80,8 @@ pub(crate) type Sender = UnboundedSender<News>;
 /// What Ganesha was asked to enter its grace period for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum For {
-    /// The nodes that were lost by this view.
-    View(Epoch),
+    /// Lost nodes, by the number of the core's order.
+    Loss(u64),
     /// A planned move of this node's.
     Move { node: Pnn, number: u64 },
 }
@@ -246,7 +246,7 @@ impl Nfs {
                 Ok(clients) => drop(self.others.insert(from, Arc::new(clients.checked()))),
                 Err(error) => tracing::warn!(node = from.0, "an unreadable list of NFS clients: {error}"),
             },
-            News::Grace { epoch, nodes } => self.enter_for_lost(epoch, nodes),
+            News::Grace { number, nodes } => self.enter_for_lost(number, nodes),
             News::GraceForMove { node, number } => self.enter_for_move(node, number),
             News::Prove(number) => self.prove(number),
             News::BegunAnew => self.begun_anew(),
@@ -353,11 +353,11 @@ impl Nfs {
     }
 
     /// These nodes are lost: Ganesha is given their clients.
-    fn enter_for_lost(&mut self, epoch: Epoch, nodes: BTreeSet<Pnn>) {
+    fn enter_for_lost(&mut self, number: u64, nodes: BTreeSet<Pnn>) {
         let now = Instant::now();
         let done = |lost: &Lost| !lost.planned && lost.entered && now < lost.since + SAME_LOSS;
         let new = nodes.iter().filter(|node| !self.lost.get(node).is_some_and(done)).copied().collect();
-        self.enter(For::View(epoch), nodes, &new);
+        self.enter(For::Loss(number), nodes, &new);
     }
 
     /// The clients of a node as it has said last; this one's own.
@@ -424,7 +424,7 @@ impl Nfs {
 
     fn graced(&self, what: For, because: Option<String>) {
         self.inbox.input(match what {
-            For::View(epoch) => Input::Graced { epoch, because },
+            For::Loss(number) => Input::Graced { number, because },
             For::Move { node, number } => Input::GracedForMove { node, number, because },
         });
         if self.entering.is_empty() {

@@ -38,7 +38,7 @@ impl Check for Grace {
         self.learned.output(host, output);
         let now = || world.hosts[host].clock.local(world.now);
         match output {
-            Output::Grace { epoch, nodes } => {
+            Output::Grace { epoch, nodes, .. } => {
                 let (_, lost) = self.waits.entry(host).or_insert_with(|| (now(), BTreeMap::new()));
                 for node in nodes {
                     lost.entry(*node).or_insert(*epoch);

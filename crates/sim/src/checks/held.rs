@@ -12,9 +12,10 @@ use crate::world::World;
 use cluster::{END_WAIT, Health, Output};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::time::Duration;
 
 /// What servers have answered longer ago says nothing.
-const PROVED: Micros = 3 * S;
+const PROVED: Duration = Duration::from_secs(3);
 
 /// So long after the lease is back TCP sends at the latest what was held for a while.
 const LANDS: Micros = 7 * S;
@@ -118,7 +119,8 @@ impl Check for Held {
             }
             Output::Serve(false) => {
                 let node = self.node(host);
-                let proved = world.hosts[host].proved.is_some_and(|at| at + PROVED >= world.now);
+                let now = world.hosts[host].clock.local(world.now);
+                let proved = world.hosts[host].proved.is_some_and(|(_, at)| at + PROVED >= now);
                 if node.released.0 == world.now && !proved && !node.running.is_empty() {
                     node.let_go.extend(&node.released.1);
                     node.power = world.hosts[host].power_serial;
@@ -192,7 +194,7 @@ impl Node {
         let machine = &world.hosts[host];
         let landed = self
             .leased
-            .is_some_and(|leased| machine.proved.is_some_and(|at| at >= leased) || world.now > leased + LANDS);
+            .is_some_and(|leased| machine.proved.is_some_and(|(at, _)| at >= leased) || world.now > leased + LANDS);
         if landed || self.power != machine.power_serial {
             self.held.clear();
             self.ending.clear();

@@ -3,20 +3,23 @@
 //! unless that has been waited for long enough, or the address had left when that was found.
 
 use super::Check;
-use crate::clock::{MS, Micros, S};
+use crate::clock::{MS, Micros};
 use crate::world::World;
 use cluster::{END_WAIT, Health, LEFT_HANGING, Output, Time};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::time::Duration;
 
-/// What servers have answered longer ago says nothing: addresses leave within a second, and are gone soon after.
-const PROVED: Micros = 3 * S;
+/// What servers have answered longer ago says nothing: addresses leave within a second, and are gone soon after. By the
+/// machine's clock: when that stands still, so do they.
+const PROVED: Duration = Duration::from_secs(3);
 
 /// By then a server that was asked when the address had left, has answered or counts as one that hangs.
 const ASKED: Micros = 1_500 * MS;
 
-fn proved_since(world: &World, host: usize, since: Micros) -> bool {
-    world.hosts[host].proved.is_some_and(|at| at >= since)
+/// Have servers proved that they answer, for an address that left then?
+fn proved(world: &World, host: usize, left: Time) -> bool {
+    world.hosts[host].proved.is_some_and(|(_, at)| at + PROVED >= left)
 }
 
 /// What the core of a node was told and has asked for.
@@ -26,8 +29,8 @@ struct Node {
     failed: BTreeSet<String>,
     /// Which of its servers run.
     running: BTreeSet<String>,
-    /// Addresses that have left without a proof, and since when the core could have asked for one.
-    unproven: BTreeMap<IpAddr, Micros>,
+    /// Addresses that have left without a proof: when, and since when the core could have asked for one.
+    unproven: BTreeMap<IpAddr, (Time, Micros)>,
     /// When addresses have left it while nothing hung.
     left: BTreeMap<IpAddr, Time>,
     /// Addresses for whose sake the server has to be ended now.
@@ -107,13 +110,14 @@ impl Check for Unfinished {
                 }
             }
             Output::LetGo { vip, end: false } => {
+                let now = world.hosts[host].clock.local(world.now);
                 let node = self.node(host);
-                node.left.insert(*vip, world.hosts[host].clock.local(world.now));
+                node.left.insert(*vip, now);
                 if !node.failed.is_empty() {
                     node.owed.insert(*vip);
                 }
-                if !node.running.is_empty() && !proved_since(world, host, world.now.saturating_sub(PROVED)) {
-                    node.unproven.insert(*vip, world.now);
+                if !node.running.is_empty() && !proved(world, host, now) {
+                    node.unproven.insert(*vip, (now, world.now));
                 }
             }
             _ => {}
@@ -144,11 +148,13 @@ impl Check for Unfinished {
         for (host, node) in &mut self.0 {
             let machine = &world.hosts[*host];
             let busy = !machine.is_live() || machine.daemon.as_ref().is_none_or(|d| d.paused || d.slow > 0);
-            node.unproven.retain(|_, since| !proved_since(world, *host, since.saturating_sub(PROVED)));
+            node.unproven.retain(|_, (left, _)| !proved(world, *host, *left));
             if busy || node.running.is_empty() {
-                node.unproven.values_mut().for_each(|since| *since = world.now);
+                node.unproven.values_mut().for_each(|(_, since)| *since = world.now);
             }
-            if let Some((vip, _)) = node.unproven.iter().find(|(_, since)| world.now.saturating_sub(**since) > ASKED) {
+            if let Some((vip, _)) =
+                node.unproven.iter().find(|(_, (_, since))| world.now.saturating_sub(*since) > ASKED)
+            {
                 return Err(format!(
                     "{vip} has left n{host}, whose servers have not proved that they answer: what hangs is not ended"
                 ));
