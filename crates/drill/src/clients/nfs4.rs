@@ -312,16 +312,25 @@ impl Client {
         }
     }
 
-    fn read(&mut self, offset: u64, len: u32) -> Result<Option<Vec<u8>>> {
-        let mut read = Compound::default();
-        read.op(PUTFH).opaque(&self.file);
-        read.op(READ).0.extend(&self.stateid);
-        read.ops.u64(offset).u32(len);
-        let answer = self.patiently(&read)?;
-        let Some(result) = answer.of(READ) else { return Ok(None) };
-        let mut r = Reader(result);
-        r.u32()?;
-        Ok(Some(r.opaque()?.to_vec()))
+    /// Its address may move meanwhile, as when it writes.
+    fn read(&mut self, offset: u64, len: u32) -> Result<Vec<u8>> {
+        loop {
+            let mut read = Compound::default();
+            read.op(PUTFH).opaque(&self.file);
+            read.op(READ).0.extend(&self.stateid);
+            read.ops.u64(offset).u32(len);
+            let answer = self.call(&read)?;
+            match answer.status {
+                OK => {
+                    let mut r = Reader(answer.of(READ).context("no result")?);
+                    r.u32()?;
+                    return Ok(r.opaque()?.to_vec());
+                }
+                status if Self::has_forgotten(status) => self.open(true)?,
+                GRACE | JUKEBOX => self.rpc.pause(AGAIN)?,
+                status => bail!("READ {} at {offset}: {}", self.name, NfsStatus(status)),
+            }
+        }
     }
 
     fn remove(&mut self) -> Result<()> {
@@ -378,7 +387,7 @@ fn compare(spec: &Spec, vip: IpAddr, name: &str, blocks: u64) -> Result<u64> {
     let mut client = connect(spec, vip, name, Arc::new(AtomicBool::new(false)))?;
     let mut wrong = 0;
     for n in 0..blocks {
-        wrong += u64::from(client.read(n * BLOCK as u64, BLOCK as u32)?.is_none_or(|data| data != block(name, n)));
+        wrong += u64::from(client.read(n * BLOCK as u64, BLOCK as u32)? != block(name, n));
     }
     ensure!(wrong == 0, "{wrong} of {blocks} acknowledged blocks of {name} are not there or wrong");
     client.remove()?;
