@@ -30,6 +30,7 @@ mod inbox;
 mod lists;
 mod lock;
 mod moves;
+mod newcomers;
 mod nfs;
 mod nfs_anew;
 mod nfs_moves;

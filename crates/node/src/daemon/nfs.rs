@@ -1,7 +1,7 @@
 //! NFS clients' locks and open files over the loss of a node (docs/nfs.md).
 //!
 //! Every node reads every [`LOOK`] who is recorded with its own NFS server, and sends the list to the others when it has
-//! changed (and every [`REFRESH`] in any case, for those that came later). The core hears only whether there is anybody.
+//! changed (and when a link is new, and every [`REFRESH`] in any case). The core hears only whether there is anybody.
 //! When it says that a node with clients is lost, this node's Ganesha is given that list and enters its grace period; until
 //! it has, addresses that are taken over have their NFS ports shut. Then the NFSv3 clients are told, from those addresses.
 
@@ -24,6 +24,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::inbox::{Inbox, Item};
+use super::newcomers::Newcomers;
 use super::nfs_anew::Recent;
 use super::nfs_ways::Ways;
 use crate::config::Config;
@@ -135,6 +136,7 @@ pub(crate) struct Nfs {
     pub(super) said: (BTreeSet<IpAddr>, bool),
     pub(super) setup: Result<GraceSetup, String>,
     warned: String,
+    newcomers: Newcomers,
     refresh: Instant,
     setup_at: Instant,
     /// How often in a row Ganesha could not be reached.
@@ -181,6 +183,7 @@ impl Nfs {
             said: (BTreeSet::new(), false),
             setup: Err("NFS-Ganesha's configuration has not been looked at yet".to_owned()),
             warned: String::new(),
+            newcomers: Newcomers::default(),
             refresh: Instant::now(),
             setup_at: Instant::now(),
             bus_silent: 0,
@@ -326,7 +329,7 @@ impl Nfs {
         if before != after {
             self.inbox.input(Input::NfsClients(!after));
         }
-        if changed || self.refresh <= now {
+        if self.newcomers.look(&self.peers.links()) || changed || self.refresh <= now {
             self.refresh = now + REFRESH;
             match serde_json::to_vec(&self.own) {
                 Ok(bytes) => {

@@ -2,8 +2,8 @@
 //!
 //! Two sources, one list ([`Lists`]): what the kernel shows, whoever serves it, and what Samba's processes and tools tell the
 //! databases' server (`TCP_CLIENT`, `ctdb addtickle`). The holder lists the connections of its addresses every [`LIST`] and
-//! sends them to the others when they changed (and every [`REFRESH`] in any case, for those that came later). An address
-//! that is released on purpose is listed a last time when it is silenced. So the heir of a lost node does not know
+//! sends them to the others when they changed (and when a link is new, and every [`REFRESH`] in any case). An address
+//! that is released on purpose is listed a last time when it is silenced, changed or not: its heir may have just come. So the heir of a lost node does not know
 //! connections younger than [`LIST`]; their clients notice by their own retransmission. The others' lists go to the network
 //! worker, which tickles when it takes an address: each client notices that its connection is gone and makes a new one.
 //! `ctdb gettickles` shows every node the same list.
@@ -20,6 +20,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::inbox::{Inbox, Item};
 use super::lists::{Clients, Frame, Lists, MOST};
+use super::newcomers::Newcomers;
 use crate::databases::{self, Post};
 use crate::peer::Peers;
 
@@ -60,12 +61,14 @@ pub(crate) struct Tickles {
     /// Tells the others.
     tells: bool,
     lists: Lists,
+    newcomers: Newcomers,
     refresh: Instant,
 }
 
 impl Tickles {
     pub(crate) fn new(inbox: Inbox, peers: Peers, databases: Post, tells: bool) -> Self {
-        Self { inbox, peers, databases, tells, lists: Lists::default(), refresh: Instant::now() }
+        let (lists, newcomers) = (Lists::default(), Newcomers::default());
+        Self { inbox, peers, databases, tells, lists, newcomers, refresh: Instant::now() }
     }
 
     /// Runs until nobody sends news any more.
@@ -93,7 +96,7 @@ impl Tickles {
             News::Released(vip) => self.lists.released(vip),
             News::Connections(list) => {
                 self.lists.see(&list, Instant::now());
-                let again = self.refresh <= Instant::now();
+                let again = self.newcomers.look(&self.peers.links()) || self.refresh <= Instant::now();
                 if again {
                     self.refresh = Instant::now() + REFRESH;
                 }
@@ -103,7 +106,7 @@ impl Tickles {
             }
             News::Last(vip, list) => {
                 self.lists.see(&list, Instant::now());
-                self.publish(vip, false);
+                self.publish(vip, true);
             }
             News::Told { connection, told } => {
                 self.lists.tell(connection, told);

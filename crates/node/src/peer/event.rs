@@ -51,6 +51,9 @@ pub struct LinkInfo {
     pub peer: Pnn,
     /// Is it up?
     pub up: bool,
+    /// Counts its connections, of which the last is this one: who is at its other end now may be another run of the peer's
+    /// daemon than before.
+    pub generation: u64,
     /// Version of the peer's program, once it was up.
     pub version: String,
     /// Why it is down: the last error; empty when it is up.

@@ -167,6 +167,7 @@ impl Slot {
         LinkInfo {
             peer: self.peer,
             up: state.queue.is_some(),
+            generation: state.generation,
             version: state.version.clone(),
             because: state.because.clone(),
         }
