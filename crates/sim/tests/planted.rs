@@ -174,7 +174,8 @@ fn a_voter_that_forgets_its_grants_is_found() {
     println!("GrantsForgotten: found by story {seed}: {what}");
 }
 
-/// A service fails on a node that hears nobody, and works again before it hears of its address' move.
+/// A service fails on a node that hears nobody, and works again before it hears of its address' move. Not the NFS server: after
+/// that had failed nothing would go back for an even spread for a while, which nobody would take for to and fro.
 fn a_deaf_nodes_service_fails(seed: u64) -> Option<String> {
     let mut world = World::new(seed, Setup::plain(2), false);
     world.power_on_all();
@@ -182,7 +183,7 @@ fn a_deaf_nodes_service_fails(seed: u64) -> Option<String> {
     let leader = usize::from(world.newest_view()?.leader()?.0);
     world.inflict(Kind::Isolate { node: 1 - leader, deaf: true }, 6 * S);
     world.run_for((100 + seed * 37 % 200) * MS);
-    world.inflict(Kind::Service { node: 1 - leader, name: "nfs".into() }, S);
+    world.inflict(Kind::Service { node: 1 - leader, name: "samba".into() }, S);
     world.run_for(12 * S);
     world.violation.map(|v| format!("{}: {}", v.check, v.text))
 }
