@@ -77,6 +77,11 @@ impl Wished {
     /// What `wish` says of this site, whose configuration is `config` and whose edges have changed so often.
     pub(crate) fn look(last: &mut Option<Self>, site: &Site<'_>, config: &Arc<Config>, edges: u64) -> (Wish, Recheck) {
         if let Some(last) = last.as_ref().filter(|last| last.holds(site, config, edges)) {
+            debug_assert_eq!(
+                (&last.wish, last.recheck),
+                (&wish(site).0, wish(site).1),
+                "what it was made from has changed"
+            );
             return (last.wish.clone(), last.recheck);
         }
         let (wish, recheck) = wish(site);
@@ -367,24 +372,8 @@ fn because(site: &Site<'_>, members: &BTreeMap<Pnn, Member>, voters: &BTreeMap<P
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{FailBack, NodeConf};
 
     const BROKEN: Edge = Edge { up: false, since: Time(1_000_000), deaf: None };
-
-    fn config() -> Arc<Config> {
-        let node = |i: u16| NodeConf { name: format!("node{i}"), role: Role::Server, addresses: Vec::new() };
-        Arc::new(Config {
-            cluster: "c".into(),
-            me: Pnn(0),
-            nodes: (0..3).map(|i| (Pnn(i), node(i))).collect(),
-            vips: BTreeMap::new(),
-            services: BTreeSet::new(),
-            timing: Timing::default(),
-            fail_back: FailBack::Spread,
-            drain_wait: Duration::ZERO,
-            fingerprint: 0,
-        })
-    }
 
     /// Three members, all there; between the last two the edge is `edge`.
     fn look(last: &mut Option<Wished>, config: &Arc<Config>, now: Time, edge: Edge, edges: u64) -> (Wish, Recheck) {
@@ -422,7 +411,7 @@ mod tests {
 
     #[test]
     fn a_wish_stands_until_an_edge_changes_or_a_delay_runs_out() {
-        let (config, mut last) = (config(), None);
+        let (config, mut last) = (Arc::new(crate::exhaust::config(Pnn(0), 3, false)), None);
         let up = Edge { up: true, ..BROKEN };
         assert_eq!(look(&mut last, &config, BROKEN.since, up, 1), (Wish::Content, None));
         assert!(last.is_some());

@@ -106,6 +106,7 @@ impl Seen {
         let changed = facts.filter(|(pnn, now)| self.facts.get(pnn).is_none_or(|known| !now.are(known)));
         let changed: Vec<(Pnn, Facts)> = changed.map(|(pnn, now)| (pnn, now.kept())).collect();
         if holds && changed.is_empty() {
+            debug_assert!(last.is_none_or(|last| self.is_all_of(core, last, now)), "what it was made from has changed");
             return None;
         }
         let mut nodes = last.map(|last| last.nodes.clone()).unwrap_or_default();
@@ -127,6 +128,14 @@ impl Seen {
             self.basis = Some(Basis::of(core));
         }
         Some(Parts { nodes, vips, warnings: core.all_warnings(&self.facts) })
+    }
+
+    /// Would everything large be the same if it were made anew? For tests: what nothing was compared with is found here.
+    fn is_all_of(&self, core: &Cluster, last: &Snapshot, now: Time) -> bool {
+        let mut nodes = self.facts.iter();
+        nodes.all(|(pnn, facts)| last.nodes.get(pnn).is_some_and(|known| **known == core.node_status(*pnn, facts)))
+            && same(&core.vips_now(Some(last), &last.nodes, now), &last.vips)
+            && core.all_warnings(&self.facts) == last.warnings
     }
 
     /// Numbers the next snapshot and remembers it.

@@ -4,8 +4,7 @@
 
 mod common;
 
-use std::io::ErrorKind;
-use std::net::{TcpStream, UdpSocket};
+use std::net::UdpSocket;
 use std::time::{Duration, Instant};
 
 use common::{LONG, ip, pair, vip, wait_for};
@@ -132,39 +131,6 @@ fn a_lease_that_is_not_renewed_silences_ip_and_arp_on_time() {
         assert!(millis(last, until) < 10.0, "{v} answered after the lease");
         assert!(millis(last, until) > -250.0, "{v} silent long before the end of the lease");
     }
-}
-
-#[test]
-fn only_a_managed_address_is_silent_where_nothing_listens_and_only_on_the_services_ports() {
-    let Some((a, b)) = pair() else { return };
-    a.run(|| {
-        let lease = Duration::from_secs(60);
-        let mut gate = Gate::open().unwrap();
-        let mut addresses = Addresses::open().unwrap();
-        gate.install(&[ip(V4), ip(V6)], &[445, 2049], &[ip(V4), ip(V6)], lease).unwrap();
-        let eth0 = addresses.link("eth0").unwrap();
-        for v in [V4, V6] {
-            addresses.set(&eth0, &vip(v), lease).unwrap();
-        }
-    });
-    b.run(|| {
-        for (to, port, refuses) in [
-            (V4, 445, false),
-            (V4, 2049, false),
-            (V4, 2050, true),
-            (V6, 445, false),
-            (V6, 2049, false),
-            (V6, 2050, true),
-            ("10.77.0.1", 2049, true),
-            ("fd77::1", 2049, true),
-        ] {
-            // A refusal comes within microseconds.
-            let limit = if refuses { LONG } else { Duration::from_millis(500) };
-            let error = TcpStream::connect_timeout(&(ip(to), port).into(), limit).unwrap_err();
-            let expected = if refuses { ErrorKind::ConnectionRefused } else { ErrorKind::TimedOut };
-            assert_eq!(error.kind(), expected, "{to} port {port}");
-        }
-    });
 }
 
 #[test]

@@ -11,3 +11,5 @@ mod safe;
 mod state;
 mod stuck;
 mod weaker;
+
+pub(crate) use stuck::config;

@@ -18,7 +18,8 @@ fn uid(p: Pnn) -> NodeUid {
     Durable::blank(p, NodeUid(1 + u128::from(p.0))).uid
 }
 
-fn config(me: Pnn, nodes: u16, witness: bool) -> Config {
+/// A cluster of so many nodes without addresses, the last one a witness or a server like the others.
+pub(crate) fn config(me: Pnn, nodes: u16, witness: bool) -> Config {
     let role = |i| if witness && i == nodes - 1 { Role::Witness } else { Role::Server };
     Config {
         cluster: "c".into(),
