@@ -174,7 +174,13 @@ impl Storage for Mount {
                 }
             }
         }
-        gluster::mount(&self.config).await?;
+        if let Err(error) = gluster::mount(&self.config).await {
+            // A client that found no volume may have mounted all the same, even after mount(8) has cleaned up.
+            if let Err(left) = self.unmount().await {
+                tracing::warn!(path = %self.config.path.display(), error = %left, "what a failed mount left stays behind");
+            }
+            return Err(error);
+        }
         if self.ours()?.is_none() {
             let why = "mount said that it succeeded, and the mount table does not have it".to_owned();
             return Err(gluster::mount_error(&self.config, why));
