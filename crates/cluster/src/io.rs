@@ -159,6 +159,13 @@ pub enum Input {
     ServicesStopped,
 }
 
+impl Input {
+    /// One of those that come all the time, and nothing follows from them unless they bring news.
+    pub(crate) fn is_routine(&self) -> bool {
+        matches!(self, Self::Tick | Self::Heartbeat { .. } | Self::Grant { .. })
+    }
+}
+
 /// Effect that the driver carries out, in the order given.
 #[derive(Clone, Debug)]
 pub enum Output {

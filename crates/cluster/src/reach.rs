@@ -63,6 +63,17 @@ pub(crate) struct Edge {
     pub(crate) deaf: Option<Pnn>,
 }
 
+/// What a heartbeat brought.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Arrival {
+    /// Since the one before, of a peer that is heard.
+    pub(crate) gap: Option<Duration>,
+    /// The peer shows a new run.
+    pub(crate) new_run: bool,
+    /// Is the link to it up?
+    pub(crate) link: bool,
+}
+
 /// What a refresh found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Changed {
@@ -149,19 +160,14 @@ impl Reach {
         self.edge_changes += 1;
     }
 
-    /// Since the last heartbeat of a peer that is heard.
-    pub(crate) fn gap(&self, from: Pnn, now: Time) -> Option<Duration> {
-        self.peers.get(&from).filter(|p| p.heard)?.last.map(|t| now.since(t))
-    }
-
-    /// A heartbeat arrived. True if the peer shows a new run.
-    pub(crate) fn heartbeat(&mut self, from: Pnn, hb: &Heartbeat, now: Time) -> bool {
-        let Some(peer) = self.peers.get_mut(&from) else {
-            return false;
-        };
+    /// A heartbeat arrived. `None` when it is of nobody in the nodes list, or of this node.
+    pub(crate) fn heartbeat(&mut self, from: Pnn, hb: &Heartbeat, now: Time) -> Option<Arrival> {
+        let peer = self.peers.get_mut(&from)?;
+        let gap = peer.last.filter(|_| peer.heard).map(|t| now.since(t));
+        let mut arrival = Arrival { gap, new_run: false, link: peer.link };
         if peer.gone == Some(hb.run) {
             // Sent before its daemon died.
-            return false;
+            return Some(arrival);
         }
         let new_run = peer.run != Some(hb.run);
         if !peer.heard || peer.silent_at(&self.timing) == self.first_silence {
@@ -169,7 +175,7 @@ impl Reach {
         }
         if !new_run && hb.sent < peer.sent {
             // Overtaken on the way: what it says is older than what is known.
-            return false;
+            return Some(arrival);
         }
         peer.sent = hb.sent;
         peer.last = Some(now);
@@ -180,7 +186,8 @@ impl Reach {
             peer.hears = hb.hears;
             self.stale.insert(from);
         }
-        new_run
+        arrival.new_run = new_run;
+        Some(arrival)
     }
 
     /// This run of the peer is dead: it is silent at once.

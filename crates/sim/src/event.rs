@@ -69,16 +69,44 @@ pub(crate) enum What {
 
 /// What will happen, in the order of its time; of equal times in the order in which it was planned.
 ///
-/// The heap holds small keys only: it is what a simulation does most.
+/// The heap holds small keys only, each one number: it is what a simulation does most.
 #[derive(Debug, Default)]
 pub(crate) struct Agenda {
-    heap: BinaryHeap<Reverse<(Micros, u64, u32)>>,
+    heap: BinaryHeap<Reverse<Key>>,
     slots: Vec<Option<What>>,
     free: Vec<u32>,
     /// The next wake-up of each host. A new one replaces the one before, as nobody would heed that any more.
     wakes: Vec<Option<(Micros, u64, u64)>>,
     first_wake: Option<(Micros, u64, usize)>,
     seq: u64,
+}
+
+/// Time, number and slot of an entry, the time on top; comparing one number takes no branch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Key(u128);
+
+impl Key {
+    /// Entries at the same time; more than a run has in all.
+    const SEQ_BITS: u32 = 40;
+    /// Entries that wait at once.
+    const SLOT_BITS: u32 = 24;
+
+    fn new(at: Micros, seq: u64, slot: u32) -> Self {
+        assert!(seq >> Self::SEQ_BITS == 0 && slot >> Self::SLOT_BITS == 0, "too many events: {seq}, {slot} of them wait");
+        Self(u128::from(at) << 64 | u128::from(seq << Self::SLOT_BITS | u64::from(slot)))
+    }
+
+    fn at(self) -> Micros {
+        (self.0 >> 64) as Micros
+    }
+
+    fn seq(self) -> u64 {
+        self.0 as u64 >> Self::SLOT_BITS
+    }
+
+    fn slot(self) -> usize {
+        (self.0 as usize) & ((1 << Self::SLOT_BITS) - 1)
+    }
 }
 
 impl Agenda {
@@ -98,7 +126,7 @@ impl Agenda {
                 self.slots.len() as u32 - 1
             }
         };
-        self.heap.push(Reverse((at, self.seq, slot)));
+        self.heap.push(Reverse(Key::new(at, self.seq, slot)));
     }
 
     /// A host's daemon of that start is to be woken, then and not before.
@@ -119,13 +147,13 @@ impl Agenda {
 
     /// When the next thing happens.
     pub(crate) fn next_at(&self) -> Option<Micros> {
-        let heap = self.heap.peek().map(|Reverse((at, ..))| *at);
+        let heap = self.heap.peek().map(|Reverse(key)| key.at());
         let wake = self.first_wake.map(|(at, ..)| at);
         heap.into_iter().chain(wake).min()
     }
 
     pub(crate) fn next(&mut self) -> Option<(Micros, What)> {
-        let heap = self.heap.peek().map(|Reverse((at, seq, _))| (*at, *seq));
+        let heap = self.heap.peek().map(|Reverse(key)| (key.at(), key.seq()));
         if let Some((at, seq, host)) = self.first_wake
             && heap.is_none_or(|heap| (at, seq) < heap)
         {
@@ -133,9 +161,9 @@ impl Agenda {
             self.look_for_first_wake();
             return Some((at, What::Wake { host, generation }));
         }
-        let Reverse((at, _, slot)) = self.heap.pop()?;
-        self.free.push(slot);
-        Some((at, self.slots[slot as usize].take()?))
+        let Reverse(key) = self.heap.pop()?;
+        self.free.push(key.slot() as u32);
+        Some((key.at(), self.slots[key.slot()].take()?))
     }
 }
 

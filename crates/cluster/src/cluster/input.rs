@@ -200,28 +200,23 @@ impl Cluster {
     }
 
     pub(super) fn heartbeat(&mut self, now: Time, from: Pnn, net: u8, hb: &Heartbeat, out: &mut Vec<Output>) {
-        if !self.config.nodes.contains_key(&from) || from == self.config.me {
-            return;
-        }
         if net != 0 {
             // Membership and leases run over the network of control and storage only: a node that has lost it must not
             // be kept by another one. The others tell people that it is alive.
             self.reach.heard_elsewhere(from, now);
             return;
         }
-        if let Some(gap) = self.reach.gap(from, now) {
+        let Some(arrival) = self.reach.heartbeat(from, hb, now) else { return };
+        if let Some(gap) = arrival.gap {
             self.pace.gap(gap);
         }
-        if self.reach.heartbeat(from, hb, now) {
-            self.dirty = true;
-        }
+        self.dirty |= arrival.new_run;
         let mine = self.rank();
         if hb.view < mine {
             self.tell_news(now, from, out);
         }
         let Some(view) = self.view() else { return };
-        let link = self.reach.peers.get(&from).is_some_and(|p| p.link);
-        if hb.view == mine && view.has_run(from, hb.run) && self.arbiter.grants() && link {
+        if arrival.link && hb.view == mine && view.has_run(from, hb.run) && self.arbiter.grants() {
             let grant = Grant {
                 uid: self.arbiter.durable.uid,
                 to_run: hb.run,

@@ -155,6 +155,8 @@ pub struct Cluster {
     need: Option<Time>,
     wake: Option<Time>,
     place_at: Option<Time>,
+    /// The first of all times that only consequences change.
+    waits_until: Time,
     dirty: bool,
     next_heartbeat: Time,
     next_refresh: Time,
@@ -229,6 +231,7 @@ impl Cluster {
             need: None,
             wake: None,
             place_at: None,
+            waits_until: NEVER,
             dirty: true,
             next_heartbeat: now,
             next_refresh: now,
@@ -254,12 +257,17 @@ impl Cluster {
             self.stalled(now, late, out);
         }
         self.expire(now, out);
+        let mut routine = true;
         for input in inputs {
+            routine &= input.is_routine();
             self.input(now, input, out);
             self.settle_decisions(now, out);
         }
-        self.consequences(now, out);
-        self.place_at = self.placing.as_ref().and_then(|p| p.next_timeout(now, &self.config, &self.fences));
+        if self.consequences(now, out) || !routine {
+            self.place_at = self.next_placing();
+            self.waits_until = self.next_wait();
+        }
+        debug_assert_eq!((self.place_at, self.waits_until), (self.next_placing(), self.next_wait()));
         self.planned = self.plan();
     }
 
@@ -271,14 +279,26 @@ impl Cluster {
     }
 
     fn plan(&self) -> Time {
-        let stopping = match self.stopping {
-            Stopping::Moving(t) | Stopping::Gone(t) => Some(t),
-            Stopping::No | Stopping::Closing | Stopping::Done => None,
-        };
         let others = [
             self.reach.next_timeout(self.now),
             self.arbiter.next_timeout(),
             self.lease.until().filter(|_| self.leased),
+            Some(self.next_refresh),
+            Some(self.waits_until),
+        ];
+        others.into_iter().flatten().fold(self.next_heartbeat, Time::min)
+    }
+
+    fn next_placing(&self) -> Option<Time> {
+        self.placing.as_ref().and_then(|p| p.next_timeout(self.now, &self.config, &self.fences))
+    }
+
+    fn next_wait(&self) -> Time {
+        let stopping = match self.stopping {
+            Stopping::Moving(t) | Stopping::Gone(t) => Some(t),
+            Stopping::No | Stopping::Closing | Stopping::Done => None,
+        };
+        let all = [
             self.wake,
             self.holder.next_timeout(),
             self.grace.next_timeout(),
@@ -289,7 +309,7 @@ impl Cluster {
             self.lingers,
             stopping,
         ];
-        others.into_iter().fold(self.next_heartbeat.min(self.next_refresh), |t, other| t.min(other.unwrap_or(NEVER)))
+        all.into_iter().flatten().fold(NEVER, Time::min)
     }
 
     /// The newest view that this node has learned.

@@ -3,7 +3,8 @@
 use super::*;
 
 impl Cluster {
-    pub(super) fn consequences(&mut self, now: Time, out: &mut Vec<Output>) {
+    /// Draws them all, if there may be any. True: there may have been.
+    pub(super) fn consequences(&mut self, now: Time, out: &mut Vec<Output>) -> bool {
         self.dirty |= self.arbiter.tick(now, out);
         self.settle_decisions(now, out);
         let changed = self.reach.refresh(now);
@@ -26,7 +27,7 @@ impl Cluster {
             self.relapses.retain(|_, (_, at)| now.since(*at) < RELAPSE_MEMORY);
         }
         if !self.dirty && !refresh && !self.something_due(now) {
-            return;
+            return false;
         }
         self.dirty = false;
         self.lingers = self.lingers.filter(|t| *t > now && !self.holder.is_empty());
@@ -46,6 +47,7 @@ impl Cluster {
         self.mind_clients(out);
         self.answer_asked(now, out);
         self.publish(now, out);
+        true
     }
 
     /// Has a wait of the leader, the holder, an administrator or the end of the daemon run out?

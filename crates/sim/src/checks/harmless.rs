@@ -36,6 +36,10 @@ impl Check for Harmless {
         Ok(())
     }
 
+    fn minds_leases(&self) -> bool {
+        true
+    }
+
     fn output(&mut self, world: &World, host: usize, output: &Output) -> Result<(), String> {
         match output {
             // Every learned view is put on disk at once.

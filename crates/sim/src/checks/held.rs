@@ -88,6 +88,10 @@ impl Check for Held {
         Ok(())
     }
 
+    fn minds_leases(&self) -> bool {
+        true
+    }
+
     fn output(&mut self, world: &World, host: usize, output: &Output) -> Result<(), String> {
         self.learned.output(host, output);
         match output {

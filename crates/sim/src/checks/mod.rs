@@ -46,6 +46,10 @@ pub(crate) trait Check: std::fmt::Debug + Send {
     fn output(&mut self, _world: &World, _host: usize, _output: &Output) -> Result<(), String> {
         Ok(())
     }
+    /// Does it look at grants and renewals of leases as well? Most outputs but heartbeats are these.
+    fn minds_leases(&self) -> bool {
+        false
+    }
     /// The kernel of `host` lets `vip` answer, or does so again.
     fn answers(&mut self, _world: &World, _host: usize, _vip: IpAddr) -> Result<(), String> {
         Ok(())
@@ -68,15 +72,28 @@ pub(crate) trait Check: std::fmt::Debug + Send {
     }
 }
 
+/// Lets one look.
+fn one(
+    world: &World,
+    check: &mut dyn Check,
+    mut look: impl FnMut(&mut dyn Check) -> Result<(), String>,
+) -> Result<(), Violation> {
+    look(check).map_err(|text| Violation { check: check.name(), at: world.now, text })
+}
+
 /// All checkers.
 #[derive(Debug)]
-pub struct Checks(Vec<Box<dyn Check>>);
+pub struct Checks {
+    all: Vec<Box<dyn Check>>,
+    /// Those that mind leases, by their place.
+    leases: Vec<usize>,
+}
 
 impl Checks {
     /// All that apply to a site.
     #[must_use]
     pub fn new(setup: &Setup) -> Self {
-        Self(vec![
+        let all: Vec<Box<dyn Check>> = vec![
             Box::new(exclusive::Exclusive),
             Box::new(harmless::Harmless::default()),
             Box::new(views::Views::default()),
@@ -93,7 +110,9 @@ impl Checks {
             Box::new(to_and_fro::ToAndFro::default()),
             Box::new(deserted::Deserted::default()),
             Box::new(bounds::Bounds::new(setup)),
-        ])
+        ];
+        let leases = all.iter().enumerate().filter(|(_, check)| check.minds_leases()).map(|(place, _)| place).collect();
+        Self { all, leases }
     }
 
     fn each(
@@ -101,19 +120,20 @@ impl Checks {
         world: &World,
         mut look: impl FnMut(&mut dyn Check) -> Result<(), String>,
     ) -> Result<(), Violation> {
-        for check in &mut self.0 {
-            look(check.as_mut()).map_err(|text| Violation { check: check.name(), at: world.now, text })?;
-        }
-        Ok(())
+        self.all.iter_mut().try_for_each(|check| one(world, check.as_mut(), &mut look))
     }
 
     pub(crate) fn outputs(&mut self, world: &World, host: usize, outputs: &[Output]) -> Result<(), Violation> {
         for output in outputs {
-            // Says nothing that anybody acts on but "I am here"; most outputs are this.
-            if matches!(output, Output::SendHeartbeat { .. }) {
-                continue;
+            let look = |check: &mut dyn Check| check.output(world, host, output);
+            match output {
+                // Says nothing that anybody acts on but "I am here"; most outputs are this.
+                Output::SendHeartbeat { .. } => {}
+                Output::SendGrant { .. } | Output::RenewLease { .. } => {
+                    self.leases.iter().try_for_each(|place| one(world, self.all[*place].as_mut(), look))?;
+                }
+                _ => self.each(world, look)?,
             }
-            self.each(world, |check| check.output(world, host, output))?;
         }
         Ok(())
     }

@@ -37,6 +37,10 @@ impl Check for Votes {
         "votes on disk first"
     }
 
+    fn minds_leases(&self) -> bool {
+        true
+    }
+
     fn output(&mut self, world: &World, host: usize, output: &Output) -> Result<(), String> {
         let disk = &world.hosts[host].disk.durable;
         match output {
