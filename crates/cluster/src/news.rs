@@ -64,7 +64,7 @@ impl Basis {
             && Arc::ptr_eq(because, &core.because)
             && *waits == core.waits
             && *leased == core.leased
-            && *lock == core.lock.because
+            && same_text(lock, &core.lock.because)
             && *records_error == core.arbiter.records_error
     }
 }
@@ -179,6 +179,12 @@ impl Parts {
 fn serve_the_same(one: &Nodes, other: &Nodes) -> bool {
     let same = |a: &Arc<NodeStatus>, b: &Arc<NodeStatus>| Arc::ptr_eq(a, b) || serving(a) == serving(b);
     one.len() == other.len() && one.iter().zip(other).all(|((k, a), (other_k, b))| k == other_k && same(a, b))
+}
+
+/// As `==`, but quick for texts of which there is nothing: glibc's comparison of 0 bytes takes 140 ns on processors of AMD with
+/// AVX-512.
+pub(crate) fn same_text(one: &str, other: &str) -> bool {
+    one.len() == other.len() && (one.is_empty() || one == other)
 }
 
 /// Are these the very same objects?

@@ -1,5 +1,6 @@
 //! What readers see: one immutable picture of the cluster as this node knows it.
 
+use crate::news::same_text;
 use crate::{AdminState, Epoch, NodeUid, PaceStatus, Pnn, Role, ServiceHealth, Time, View};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -195,4 +196,12 @@ pub struct LockStatus {
     pub because: String,
     /// Under which epoch the last change was seen.
     pub epoch: Epoch,
+}
+
+impl LockStatus {
+    /// Does it say the same as the other? Asked after every change, and mostly there is no reason to compare.
+    pub(crate) fn says(&self, other: &Self) -> bool {
+        let Self { usable, held, because, epoch } = self;
+        (*usable, *held, *epoch) == (other.usable, other.held, other.epoch) && same_text(because, &other.because)
+    }
 }

@@ -1,6 +1,6 @@
 //! The picture for readers; [`crate::news`] says when there is a new one.
 
-use crate::news::Parts;
+use crate::news::{Parts, same_text};
 use crate::reach::Peer;
 use crate::{
     AdminState, Cluster, Eviction, Health, LeaseStatus, NodeState, NodeStatus, Pnn, Report, Role, Snapshot, Time, View,
@@ -134,7 +134,8 @@ impl VipNow<'_> {
         let VipStatus { state, holder, target, prefix_len, interface, healthy, because, since: _ } = known;
         (self.state, self.holder, self.target) == (*state, *holder, *target)
             && (self.prefix_len, self.healthy) == (*prefix_len, *healthy)
-            && (self.interface, self.because) == (interface.as_str(), because.as_str())
+            && self.interface == interface
+            && same_text(self.because, because)
     }
 }
 
@@ -214,7 +215,7 @@ impl Cluster {
             && *member == self.is_member()
             && *harmless == (lease_now.valid && self.harmless())
             && *planned_moves == (lease_now.valid && self.planned_moves())
-            && *lock == self.lock
+            && lock.says(&self.lock)
             && *pace == self.pace.status
             && *me == self.config.me
             && *cluster == self.config.cluster

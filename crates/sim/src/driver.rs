@@ -153,7 +153,7 @@ impl World {
         if !matches!(message, Message::Report(_) | Message::Orders(_)) {
             self.story.node(self.now, from, || format!("-> n{to} {}", message_text(&message)));
         }
-        let arrives = match &self.versions {
+        let arrives = match &mut self.versions {
             Some(versions) => versions.carry(from, to, message),
             None => Ok(message),
         };

@@ -5,9 +5,10 @@
 //! either version, so that nodes are upgraded, and turned back, while the cluster runs.
 
 use crate::rng::Rng;
-use cluster::Message;
+use cluster::{Message, Report};
 use serde_json::{Map, Value};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 /// What a message may lack, by its kind: what came after the first version, or may come so.
 const LATER: [(&str, &[&str]); 1] =
@@ -23,6 +24,8 @@ pub fn are_mixed(seed: u64) -> bool {
 #[derive(Debug)]
 pub struct Versions {
     older: BTreeSet<usize>,
+    /// What each node said of itself last, and what arrived of it; whether the newer one said it.
+    reports: BTreeMap<usize, (bool, Arc<Report>, Arc<Report>)>,
     rng: Rng,
 }
 
@@ -30,7 +33,7 @@ impl Versions {
     /// No node has started.
     #[must_use]
     pub fn new(rng: Rng) -> Self {
-        Self { older: BTreeSet::new(), rng }
+        Self { older: BTreeSet::new(), reports: BTreeMap::new(), rng }
     }
 
     /// A daemon starts: of which version? True: the older one.
@@ -48,12 +51,23 @@ impl Versions {
     ///
     /// # Errors
     /// The other one does not understand it.
-    pub fn carry(&self, from: usize, to: usize, message: Message) -> Result<Message, String> {
+    pub fn carry(&mut self, from: usize, to: usize, message: Message) -> Result<Message, String> {
         let later = !self.older.contains(&from);
         if later != self.older.contains(&to) {
             return Ok(message);
         }
-        translate(&message, later).map_err(|error| format!("n{to} does not understand n{from}: {error}: {message:?}"))
+        // Every peer hears the same report, and again with each refresh.
+        if let (Message::Report(said), Some((by, known, arrives))) = (&message, self.reports.get(&from))
+            && (*by, Arc::as_ptr(known)) == (later, Arc::as_ptr(said))
+        {
+            return Ok(Message::Report(arrives.clone()));
+        }
+        let arrives = translate(&message, later)
+            .map_err(|error| format!("n{to} does not understand n{from}: {error}: {message:?}"))?;
+        if let (Message::Report(said), Message::Report(arrives)) = (message, &arrives) {
+            self.reports.insert(from, (later, said, arrives.clone()));
+        }
+        Ok(arrives)
     }
 }
 
