@@ -14,10 +14,16 @@ use std::time::Duration;
 /// A snapshot goes out at least this often, so that its times stay fresh.
 const AT_LEAST: Duration = Duration::from_secs(1);
 
-/// What readers have been told.
+/// What people and readers have been told.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Seen {
     heard: PnnSet,
+    told: Option<Box<Told>>,
+}
+
+/// What readers have been told.
+#[derive(Clone, Debug, Default)]
+struct Told {
     vips: BTreeMap<IpAddr, (VipState, Option<Pnn>, Time)>,
     last: Option<Arc<Snapshot>>,
     /// What each node's status in `last` was made from; all of them under the configuration of `basis`.
@@ -81,7 +87,9 @@ impl Seen {
         self.heard = heard;
         changes
     }
+}
 
+impl Told {
     /// The next snapshot, if the last one does not say the same or is old.
     fn next(&mut self, core: &Cluster, now: Time) -> Option<Arc<Snapshot>> {
         let last = self.last.clone();
@@ -93,7 +101,7 @@ impl Seen {
             return None;
         }
         let parts = parts.or_else(|| last.as_deref().map(Parts::of))?;
-        Some(self.publish(core.with_the_rest(now, parts)))
+        Some(self.publish(core.with_the_rest(last.as_deref(), now, parts)))
     }
 
     /// The larger parts of the next snapshot; nothing if all that they are made from is as it was.
@@ -195,9 +203,9 @@ fn same<K: PartialEq, T>(one: &BTreeMap<K, Arc<T>>, other: &BTreeMap<K, Arc<T>>)
 impl Cluster {
     /// The next snapshot, if the last one does not say the same or is old.
     pub(crate) fn news(&mut self, now: Time) -> Option<Arc<Snapshot>> {
-        let mut seen = std::mem::take(&mut self.seen);
-        let next = seen.next(self, now);
-        self.seen = seen;
+        let mut told = self.seen.told.take().unwrap_or_default();
+        let next = told.next(self, now);
+        self.seen.told = Some(told);
         next
     }
 }

@@ -20,7 +20,7 @@ pub struct Snapshot {
     /// This node.
     pub me: Pnn,
     /// Newest view learned; none before the node has joined.
-    pub view: Option<View>,
+    pub view: Option<Arc<View>>,
     /// The leader of that view.
     pub leader: Option<Pnn>,
     /// Is this run of this node a member of it?

@@ -161,7 +161,8 @@ impl Cluster {
         vips
     }
 
-    pub(crate) fn with_the_rest(&self, now: Time, parts: Parts) -> Snapshot {
+    /// The snapshot; of `last` it has what is still so.
+    pub(crate) fn with_the_rest(&self, last: Option<&Snapshot>, now: Time, parts: Parts) -> Snapshot {
         let Parts { nodes, vips, warnings } = parts;
         let view = self.view();
         let lease = self.lease_status(view, now);
@@ -170,7 +171,11 @@ impl Cluster {
             serial: 0,
             cluster: self.config.cluster.clone(),
             me: self.config.me,
-            view: view.cloned(),
+            // A node learns newer views only: the same rank is the same view.
+            view: match last.and_then(|last| last.view.as_ref()).filter(|known| Some(known.rank()) == self.rank()) {
+                Some(known) => Some(known.clone()),
+                None => view.cloned().map(Arc::new),
+            },
             leader: view.and_then(View::leader),
             member: self.is_member(),
             harmless: lease.valid && self.harmless(),
@@ -211,7 +216,7 @@ impl Cluster {
         lease.valid == lease_now.valid
             && (lease.grants, lease.voters) == (lease_now.grants, lease_now.voters)
             // A node learns newer views only: the same rank is the same view, with the same leader.
-            && known.as_ref().map(View::rank) == view.map(View::rank)
+            && known.as_deref().map(View::rank) == view.map(View::rank)
             && *member == self.is_member()
             && *harmless == (lease_now.valid && self.harmless())
             && *planned_moves == (lease_now.valid && self.planned_moves())

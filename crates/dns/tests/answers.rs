@@ -152,7 +152,7 @@ fn the_serial_is_the_epoch_then_a_counter() {
     now.lease.valid = false;
     let view = zone.update(&now).expect("no lease");
     assert_eq!((view.serial, view.serving), ((7 << 16) + 1, false));
-    now.view.as_mut().expect("a view").epoch = Epoch(8);
+    Arc::make_mut(now.view.as_mut().expect("a view")).epoch = Epoch(8);
     now.lease.valid = true;
     assert_eq!(zone.update(&now).expect("a new epoch").serial, 8 << 16);
 }

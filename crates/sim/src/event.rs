@@ -92,7 +92,10 @@ impl Key {
     const SLOT_BITS: u32 = 24;
 
     fn new(at: Micros, seq: u64, slot: u32) -> Self {
-        assert!(seq >> Self::SEQ_BITS == 0 && slot >> Self::SLOT_BITS == 0, "too many events: {seq}, {slot} of them wait");
+        assert!(
+            seq >> Self::SEQ_BITS == 0 && slot >> Self::SLOT_BITS == 0,
+            "too many events: {seq}, {slot} of them wait"
+        );
         Self(u128::from(at) << 64 | u128::from(seq << Self::SLOT_BITS | u64::from(slot)))
     }
 

@@ -509,7 +509,7 @@ impl World {
     /// View that a node's daemon published last.
     #[must_use]
     pub fn view(&self, host: usize) -> Option<&View> {
-        self.hosts[host].snapshot().and_then(|s| s.view.as_ref())
+        self.hosts[host].snapshot().and_then(|s| s.view.as_deref())
     }
 
     /// Newest view that any running daemon has published.

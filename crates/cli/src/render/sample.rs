@@ -76,7 +76,7 @@ pub(crate) fn healthy() -> Status {
             serial: 1,
             cluster: "storage".into(),
             me: Pnn(0),
-            view: Some(view),
+            view: Some(view.into()),
             leader: Some(Pnn(0)),
             member: true,
             lease: LeaseStatus { valid: true, until: Some(NOW + Duration::from_millis(500)), grants: 3, voters: 3 },
@@ -102,7 +102,7 @@ pub(crate) fn healthy() -> Status {
 pub(crate) fn one_down() -> Status {
     let mut status = healthy();
     let s = &mut status.snapshot;
-    let view = s.view.as_mut().unwrap();
+    let view = Arc::make_mut(s.view.as_mut().unwrap());
     view.epoch = Epoch(8);
     view.members.remove(&Pnn(1));
     s.lease.grants = 2;

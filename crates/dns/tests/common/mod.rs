@@ -80,7 +80,7 @@ pub(crate) fn snapshot() -> Snapshot {
         serial: 1,
         cluster: "test".into(),
         me: Pnn(0),
-        view: Some(View::founding(incarnation, Epoch(7), Pnn(0), NodeUid(1), String::new())),
+        view: Some(View::founding(incarnation, Epoch(7), Pnn(0), NodeUid(1), String::new()).into()),
         leader: Some(Pnn(0)),
         member: true,
         lease: LeaseStatus { valid: true, until: None, grants: 4, voters: 4 },

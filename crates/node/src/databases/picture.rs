@@ -47,7 +47,7 @@ pub fn picture(snapshot: &Snapshot, config: &Config) -> Picture {
         .into_iter()
         .map(|name| IfaceFacts { up: own.is_none_or(|node| !node.links_down.contains(&name)), name });
     Picture {
-        epoch: snapshot.view.as_ref().map_or(0, epoch),
+        epoch: snapshot.view.as_deref().map_or(0, epoch),
         members: members.unwrap_or_default(),
         idle: idle(snapshot),
         leader: snapshot.leader.map(|pnn| u32::from(pnn.0)),
@@ -236,7 +236,7 @@ kind = "none"
             serial: 1,
             cluster: "storage".into(),
             me: Pnn(0),
-            view: Some(view(0, 9, 12)),
+            view: Some(view(0, 9, 12).into()),
             leader: Some(Pnn(2)),
             member: true,
             lease: LeaseStatus { valid: true, until: None, grants: 2, voters: 3 },

@@ -8,6 +8,7 @@ use crate::clock::S;
 use crate::world::World;
 use cluster::{Epoch, Incarnation, Output, View};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// What is longer ago excuses nothing.
 const MEMORY: u64 = 10 * S;
@@ -15,7 +16,7 @@ const MEMORY: u64 = 10 * S;
 /// The checker.
 #[derive(Debug, Default)]
 pub(crate) struct Exclusion {
-    seen: BTreeMap<(Incarnation, Epoch), View>,
+    seen: BTreeMap<(Incarnation, Epoch), Arc<View>>,
 }
 
 impl Check for Exclusion {

@@ -24,7 +24,7 @@ mod votes;
 use crate::clock::Micros;
 use crate::setup::Setup;
 use crate::world::World;
-use cluster::{Health, Output};
+use cluster::{Health, Message, Output};
 use std::net::IpAddr;
 
 /// Something that must not be.
@@ -127,8 +127,8 @@ impl Checks {
         for output in outputs {
             let look = |check: &mut dyn Check| check.output(world, host, output);
             match output {
-                // Says nothing that anybody acts on but "I am here"; most outputs are this.
-                Output::SendHeartbeat { .. } => {}
+                // "I am here", what a node says of itself, words for people: most outputs are this. Nodes are judged by what they do.
+                Output::SendHeartbeat { .. } | Output::Send { message: Message::Report(_), .. } | Output::Event(_) => {}
                 Output::SendGrant { .. } | Output::RenewLease { .. } => {
                     self.leases.iter().try_for_each(|place| one(world, self.all[*place].as_mut(), look))?;
                 }

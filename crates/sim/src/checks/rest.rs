@@ -18,7 +18,7 @@ pub fn unrest(world: &World) -> Option<String> {
         let Some(snapshot) = host.snapshot() else {
             return Some(format!("n{} has published nothing", host.index));
         };
-        if snapshot.view.as_ref() != Some(view) {
+        if snapshot.view.as_deref() != Some(view) {
             return Some(format!(
                 "n{} knows epoch {:?}, the newest is {}",
                 host.index,

@@ -34,7 +34,7 @@ fn picture(snapshot: &Snapshot) -> Picture {
         address: SocketAddr::new(node.addresses.first().copied().unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)), 4390),
     });
     Picture {
-        epoch: snapshot.view.as_ref().map_or(0, epoch),
+        epoch: snapshot.view.as_deref().map_or(0, epoch),
         members: members.unwrap_or_default(),
         idle: snapshot
             .nodes
