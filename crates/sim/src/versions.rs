@@ -6,7 +6,6 @@
 
 use crate::rng::Rng;
 use cluster::{Message, Report};
-use serde_json::{Map, Value};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -73,8 +72,8 @@ impl Versions {
 
 /// A message between nodes of two versions; `later`: the newer one says it.
 fn translate(message: &Message, later: bool) -> serde_json::Result<Message> {
-    let mut said: Map<String, Value> = serde_json::from_slice(&serde_json::to_vec(message)?)?;
-    for (kind, fields) in &mut said {
+    let mut said = serde_json::to_value(message)?;
+    for (kind, fields) in said.as_object_mut().into_iter().flatten() {
         let Some(fields) = fields.as_object_mut() else { continue };
         let known = LATER.iter().find(|(of, _)| of == kind).map_or(&[][..], |(_, names)| names);
         fields.retain(|name, _| !known.contains(&name.as_str()));
