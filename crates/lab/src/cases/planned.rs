@@ -71,7 +71,7 @@ pub(super) fn with_eager_lock(ctx: &Ctx<'_>, work: impl FnOnce() -> Result<()>) 
 }
 
 /// The same where no daemon touches the volume.
-fn left_alone(ctx: &Ctx<'_>, work: impl FnOnce() -> Result<()>) -> Result<()> {
+pub(super) fn left_alone(ctx: &Ctx<'_>, work: impl FnOnce() -> Result<()>) -> Result<()> {
     let line = format!("volume = \"{VOLUME}\"\n");
     with_eager_lock(ctx, || configured(ctx, &line, &format!("{line}lift_post_op_delay = false\n"), work))
 }
