@@ -165,7 +165,7 @@ impl World {
     /// It has found that it may not attach: whoever forbade it may be dead.
     pub(super) fn allows_attaching(&mut self, host: usize, client: ClientId) {
         let Some(databases) = self.databases.as_ref().filter(|d| d.spares.on) else { return };
-        let lives = databases.spares.by.is_some_and(|by| databases.truth.people.get(&by).is_some_and(|p| p.lives));
+        let lives = databases.spares.by.is_some_and(|by| databases.truth.people().lives(by));
         if !lives {
             let data = databases.allow(true);
             self.control(host, client, node::CURRENT, Opcode::SET_TUNABLE, 0, &data);
@@ -252,7 +252,7 @@ impl World {
         let nodes: Vec<u32> = self.members().into_iter().map(|m| m as u32).collect();
         let Some(databases) = self.databases.as_mut() else { return };
         if let Some(by) = databases.spares.by
-            && databases.truth.people.get(&by).is_some_and(|p| p.lives)
+            && databases.truth.people().lives(by)
         {
             return;
         }

@@ -265,7 +265,7 @@ impl World {
         let node = &mut databases.nodes[host];
         let mut answers = Vec::new();
         if let (super::Doing::Holds { key }, Some(file)) = (&process.doing, node.files.get_mut(&volatile)) {
-            file.locked.remove(&super::work::name(*key));
+            file.locked.remove(databases.truth.name(*key));
             file.go_on(&mut answers);
         }
         self.files_answer(host, volatile, answers);

@@ -8,10 +8,12 @@
 //! | `talk` | messages between them |
 //! | `detach` | somebody detaches a database that others use |
 //! | `replace` | somebody wipes or restores a database |
+//! | `counts` | what a record says |
 //! | `truth` | what they have done, and what must therefore be so, at every step |
 //!
 //! Its chances are its own, so that seeds without databases are what they were before.
 
+mod counts;
 mod detach;
 mod drive;
 mod replace;
@@ -21,6 +23,7 @@ mod work;
 
 use crate::clock::Micros;
 use crate::rng::Rng;
+use counts::Counts;
 use ctdb::memory::File;
 use ctdb::server::{ClientId, FileAnswer, Input, Picture, Server};
 use ctdb::wire::Packet;
@@ -75,7 +78,7 @@ enum Doing {
         reqid: u32,
         key: usize,
         /// What was counted when it began.
-        floor: truth::Counts,
+        floor: Counts,
     },
     /// Has a record's chain locked.
     Holds {
@@ -97,7 +100,7 @@ enum Doing {
         srvid: u64,
         seen: BTreeSet<Vec<u8>>,
         /// Keys that must be shown, each with its place when the traverse began ([`Databases::place`]).
-        expects: BTreeMap<Vec<u8>, Option<(usize, u64)>>,
+        expects: Vec<(usize, (usize, u64))>,
         mark: (Option<(u64, u32)>, u64),
     },
     /// Opens the database that is replaced, to read it.
@@ -151,7 +154,6 @@ pub(crate) struct Databases {
     persistent: u32,
     /// Who only reads gets a copy.
     gives_copies: bool,
-    next_client: u32,
     next_reqid: u32,
     /// Nobody begins anything new.
     winding_down: bool,
@@ -200,7 +202,6 @@ impl Databases {
             spares,
             volatile: ctdb::database_id(VOLATILE),
             persistent: ctdb::database_id(PERSISTENT),
-            next_client: 0,
             next_reqid: 0,
             winding_down: false,
             done: Done::default(),

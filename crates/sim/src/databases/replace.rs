@@ -83,7 +83,7 @@ impl World {
         let nodes: Vec<u32> = self.members().into_iter().map(|m| m as u32).collect();
         let Some(databases) = self.databases.as_mut() else { return };
         if let Some(by) = databases.registry.by
-            && databases.truth.people.get(&by).is_some_and(|p| p.lives)
+            && databases.truth.people().lives(by)
         {
             return;
         }

@@ -217,8 +217,7 @@ impl World {
         };
         let waiting: BTreeSet<usize> = (0..self.hosts.len()).filter(|node| waits(*node)).collect();
         let Some(databases) = self.databases.as_mut() else { return };
-        let mut all: Vec<(ClientId, usize)> =
-            databases.truth.people.iter().filter(|(_, p)| p.lives).map(|(c, p)| (*c, p.node)).collect();
+        let mut all: Vec<(ClientId, usize)> = databases.truth.people().living().map(|(c, p)| (c, p.node)).collect();
         if all.iter().any(|(_, node)| waiting.contains(node)) {
             all.retain(|(_, node)| waiting.contains(node));
         }
@@ -254,7 +253,7 @@ impl World {
     /// Now and then: a message between two who live, whose way has lasted and where nothing holds it any more, has been heard.
     pub(crate) fn look_at_talk(&mut self) {
         let Some(databases) = self.databases.as_ref() else { return };
-        let lives = |who: u32| databases.truth.people.get(&ClientId(who)).is_some_and(|p| p.lives);
+        let lives = |who: u32| databases.truth.people().lives(ClientId(who));
         let mut over = Vec::new();
         let mut lost = None;
         for (key, message) in &databases.talk.under_way {

@@ -4,6 +4,7 @@
 //! record must find there exactly what every process has counted, but for processes of nodes that were dropped or died:
 //! of theirs the newest may be lost, and nothing may be there that was not counted.
 
+use super::counts::Counts;
 use super::{HOT, Node};
 use crate::checks::Violation;
 use crate::clock::Micros;
@@ -12,9 +13,6 @@ use ctdb::recovery::Generation;
 use ctdb::server::ClientId;
 use ctdb::wire::LtdbHeader;
 use std::collections::BTreeMap;
-
-/// How often each process has counted.
-pub(super) type Counts = BTreeMap<u32, u64>;
 
 /// A process that lives or has lived.
 #[derive(Clone, Copy, Debug)]
@@ -26,13 +24,66 @@ pub(super) struct Person {
     pub(super) lost: bool,
 }
 
+/// All of them, by the numbers of their connections: these are given from 1 on.
 #[derive(Debug, Default)]
+pub(super) struct People(Vec<Person>);
+
+impl People {
+    fn add(&mut self, node: usize, lost: bool) -> ClientId {
+        let client = ClientId(self.0.len() as u32 + 1);
+        self.0.push(Person { node, pid: client.0 as i32 + 10_000, lives: true, lost });
+        client
+    }
+
+    pub(super) fn get(&self, client: ClientId) -> Option<&Person> {
+        self.0.get((client.0 as usize).checked_sub(1)?)
+    }
+
+    fn get_mut(&mut self, client: ClientId) -> Option<&mut Person> {
+        self.0.get_mut((client.0 as usize).checked_sub(1)?)
+    }
+
+    /// Does this process live?
+    pub(super) fn lives(&self, client: ClientId) -> bool {
+        self.get(client).is_some_and(|p| p.lives)
+    }
+
+    /// Those that live.
+    pub(super) fn living(&self) -> impl Iterator<Item = (ClientId, &Person)> {
+        self.iter().filter(|(_, person)| person.lives)
+    }
+
+    /// All, from the first.
+    pub(super) fn iter(&self) -> impl DoubleEndedIterator<Item = (ClientId, &Person)> + ExactSizeIterator {
+        self.0.iter().enumerate().map(|(at, person)| (ClientId(at as u32 + 1), person))
+    }
+}
+
+/// What is known of one key.
+#[derive(Debug)]
+struct Key {
+    name: Vec<u8>,
+    counted: Counts,
+    /// The generation and the highest sequence number seen in it.
+    newest: Option<(Generation, u64)>,
+}
+
+impl Key {
+    fn new(key: usize) -> Self {
+        Self { name: name(key), counted: Counts::default(), newest: None }
+    }
+}
+
+/// A key's name: the first few are everybody's, the others belong to one process each.
+fn name(key: usize) -> Vec<u8> {
+    if key < HOT { format!("hot-{key}").into_bytes() } else { format!("cold-{}", key - HOT).into_bytes() }
+}
+
+#[derive(Debug)]
 pub(super) struct Truth {
-    pub(super) people: BTreeMap<ClientId, Person>,
-    /// By key.
-    counted: BTreeMap<usize, Counts>,
-    /// The generation and the highest sequence number seen in it, by key.
-    newest: BTreeMap<usize, (Generation, u64)>,
+    people: People,
+    /// Those that are everybody's, nobody's, and one for each process.
+    keys: Vec<Key>,
     /// The newest view that anybody has published.
     view: Option<((Incarnation, Epoch), BTreeMap<usize, RunId>)>,
     /// The newest transaction that was acknowledged.
@@ -41,35 +92,40 @@ pub(super) struct Truth {
     pub(super) committing: Option<ClientId>,
 }
 
-/// Counts as a record's data.
-pub(super) fn decode(data: &[u8]) -> Counts {
-    data.chunks_exact(12)
-        .filter_map(|c| {
-            let (who, count) = c.split_at(4);
-            Some((u32::from_ne_bytes(who.try_into().ok()?), u64::from_ne_bytes(count.try_into().ok()?)))
-        })
-        .collect()
-}
-
-pub(super) fn encode(counts: &Counts) -> Vec<u8> {
-    let mut data = Vec::with_capacity(12 * counts.len());
-    for (who, count) in counts {
-        data.extend(who.to_ne_bytes());
-        data.extend(count.to_ne_bytes());
+impl Default for Truth {
+    fn default() -> Self {
+        let keys = (0..=HOT).map(Key::new).collect();
+        Self { people: People::default(), keys, view: None, committed: 0, committing: None }
     }
-    data
 }
 
 impl Truth {
+    /// A process begins, with a key of its own. `lost`: on a node that others have dropped.
+    pub(super) fn begins(&mut self, node: usize, lost: bool) -> ClientId {
+        let client = self.people.add(node, lost);
+        self.keys.push(Key::new(own_key(client)));
+        client
+    }
+
+    /// All processes that live or have lived.
+    pub(super) fn people(&self) -> &People {
+        &self.people
+    }
+
+    /// A key's name in the database.
+    pub(super) fn name(&self, key: usize) -> &[u8] {
+        &self.keys[key].name
+    }
+
     /// A node is dropped or dies: what its processes counted last may be gone.
     pub(super) fn lose(&mut self, node: usize) {
-        for person in self.people.values_mut().filter(|p| p.node == node) {
+        for person in self.people.0.iter_mut().filter(|p| p.node == node) {
             person.lost = true;
         }
     }
 
     pub(super) fn ended(&mut self, client: ClientId) {
-        if let Some(person) = self.people.get_mut(&client) {
+        if let Some(person) = self.people.get_mut(client) {
             person.lives = false;
         }
         self.committing = self.committing.filter(|c| *c != client);
@@ -100,16 +156,18 @@ impl Truth {
 
     /// May what this process has counted be gone?
     pub(super) fn is_lost(&self, who: u32) -> bool {
-        self.people.get(&ClientId(who)).is_none_or(|p| p.lost)
+        self.people.get(ClientId(who)).is_none_or(|p| p.lost)
     }
 
     /// Is this what all have counted so far? Asked by a process that has the record, before it counts.
     pub(super) fn check(&self, key: usize, reader: u32, found: &Counts) -> Result<(), String> {
-        let none = Counts::new();
-        let counted = self.counted.get(&key).unwrap_or(&none);
-        for (who, count) in found {
-            let there = counted.get(who).copied().unwrap_or(0);
-            if *count > there {
+        let counted = &self.keys[key].counted;
+        if found == counted {
+            return Ok(());
+        }
+        for (who, count) in found.iter() {
+            let there = counted.of(who);
+            if count > there {
                 return Err(format!("process {who} has counted {there} in key {key}, process {reader} finds {count}"));
             }
         }
@@ -117,9 +175,9 @@ impl Truth {
         if self.is_lost(reader) {
             return Ok(());
         }
-        for (who, count) in counted.iter().filter(|(who, _)| !self.is_lost(**who)) {
-            let there = found.get(who).copied().unwrap_or(0);
-            if there != *count {
+        for (who, count) in counted.iter().filter(|(who, _)| !self.is_lost(*who)) {
+            let there = found.of(who);
+            if there != count {
                 return Err(format!("process {who} has counted {count} in key {key}, process {reader} finds {there}"));
             }
         }
@@ -128,25 +186,24 @@ impl Truth {
 
     /// What all have counted so far.
     pub(super) fn counted(&self, key: usize) -> Counts {
-        self.counted.get(&key).cloned().unwrap_or_default()
+        self.keys[key].counted.clone()
     }
 
     /// May a process that began to read when this much was counted find this?
     pub(super) fn read(&self, key: usize, reader: u32, floor: &Counts, found: &Counts) -> Result<(), String> {
-        let none = Counts::new();
-        let counted = self.counted.get(&key).unwrap_or(&none);
-        for (who, count) in found {
-            let there = counted.get(who).copied().unwrap_or(0);
-            if *count > there {
+        let counted = &self.keys[key].counted;
+        for (who, count) in found.iter() {
+            let there = counted.of(who);
+            if count > there {
                 return Err(format!("process {who} has counted {there} in key {key}, process {reader} reads {count}"));
             }
         }
         if self.is_lost(reader) {
             return Ok(());
         }
-        for (who, count) in floor.iter().filter(|(who, _)| !self.is_lost(**who)) {
-            let there = found.get(who).copied().unwrap_or(0);
-            if there < *count {
+        for (who, count) in floor.iter().filter(|(who, _)| !self.is_lost(*who)) {
+            let there = found.of(who);
+            if there < count {
                 return Err(format!(
                     "process {who} had counted {count} in key {key} before process {reader} began to read, which finds \
                      {there}"
@@ -157,35 +214,37 @@ impl Truth {
     }
 
     pub(super) fn count(&mut self, key: usize, who: u32) {
-        *self.counted.entry(key).or_default().entry(who).or_default() += 1;
+        self.keys[key].counted.count(who);
     }
 
     /// Keys in which somebody has counted whose counts cannot be lost.
-    pub(super) fn cold_keys(&self) -> Vec<usize> {
-        let kept = |(key, counts): (&usize, &Counts)| {
-            (*key >= HOT && counts.keys().any(|who| !self.is_lost(*who))).then_some(*key)
-        };
-        self.counted.iter().filter_map(kept).collect()
+    pub(super) fn cold_keys(&self) -> impl Iterator<Item = usize> + '_ {
+        (HOT..self.keys.len()).filter(|key| self.is_kept(*key))
+    }
+
+    /// Has somebody counted in it whose counts cannot be lost?
+    pub(super) fn is_kept(&self, key: usize) -> bool {
+        self.keys[key].counted.iter().any(|(who, _)| !self.is_lost(who))
     }
 
     /// A record with this header is used: its number does not go back within a generation.
     pub(super) fn used(&mut self, key: usize, generation: Generation, header: LtdbHeader) -> Result<(), String> {
-        let newest = self.newest.entry(key).or_insert((generation, header.rsn));
-        if newest.0 == generation && header.rsn < newest.1 {
-            return Err(format!(
-                "key {key} was used with RSN {} and now with {} in {generation:?}",
-                newest.1, header.rsn
-            ));
+        let newest = &mut self.keys[key].newest;
+        if let Some((same, rsn)) = *newest
+            && same == generation
+            && header.rsn < rsn
+        {
+            return Err(format!("key {key} was used with RSN {rsn} and now with {} in {generation:?}", header.rsn));
         }
-        *newest = (generation, header.rsn);
+        *newest = Some((generation, header.rsn));
         Ok(())
     }
 
     /// A process of a node that was dropped, and may still serve, uses a record in this generation. Nobody may have gone
     /// on with it in a later one: two clients could have the same lock then.
     pub(super) fn used_by_dropped(&self, key: usize, generation: Generation) -> Result<(), String> {
-        match self.newest.get(&key) {
-            Some((later, _)) if *later > generation => Err(format!(
+        match self.keys[key].newest {
+            Some((later, _)) if later > generation => Err(format!(
                 "key {key} is used in {generation:?} on a node that may still serve, and in {later:?} already"
             )),
             _ => Ok(()),
@@ -200,22 +259,23 @@ impl Truth {
         volatile: u32,
         persistent: u32,
     ) -> Result<(), String> {
-        for (key, counted) in &self.counted {
+        for (key, Key { name, counted, .. }) in self.keys.iter().enumerate().filter(|(_, key)| !key.counted.is_empty())
+        {
             let mut holders = Vec::new();
             for node in members {
-                let value = nodes[*node].files.get(&volatile).and_then(|f| f.records.get(&super::work::name(*key)));
+                let value = nodes[*node].files.get(&volatile).and_then(|f| f.records.get(name));
                 let Some(Ok((header, data))) = value.map(|v| LtdbHeader::split(v)) else { continue };
                 if header.dmaster == *node as u32 {
-                    holders.push((*node, decode(data)));
+                    holders.push((*node, Counts::decode(data)));
                 }
             }
             if holders.len() > 1 {
                 return Err(format!("key {key} has {} holders", holders.len()));
             }
             let found = holders.pop().map(|(_, counts)| counts).unwrap_or_default();
-            for (who, count) in counted {
-                let there = found.get(who).copied().unwrap_or(0);
-                if there > *count || (there < *count && !self.is_lost(*who)) {
+            for (who, count) in counted.iter() {
+                let there = found.of(who);
+                if there > count || (there < count && !self.is_lost(who)) {
                     return Err(format!("process {who} has counted {count} in key {key}, at rest {there} are there"));
                 }
             }
@@ -228,6 +288,11 @@ impl Truth {
         }
         Ok(())
     }
+}
+
+/// The key that only this process writes.
+pub(super) fn own_key(client: ClientId) -> usize {
+    HOT + client.0 as usize
 }
 
 /// A finding of the databases.

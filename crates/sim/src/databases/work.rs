@@ -1,7 +1,8 @@
 //! What Samba's processes do: count under the chain lock, commit, traverse, ask who is alive.
 
+use super::counts::Counts;
 use super::talk::Address;
-use super::truth::{Counts, Person, decode, encode, violation};
+use super::truth::{own_key, violation};
 use super::{Databases, Doing, HOT, Node, PERSISTENT, Process, VOLATILE};
 use crate::world::World;
 use ctdb::control::Opcode;
@@ -15,11 +16,6 @@ use std::collections::{BTreeSet, VecDeque};
 /// Processes of a node.
 const PROCESSES: usize = 3;
 const SEQNUM: &[u8] = b"__db_sequence_number__\0";
-
-/// A key's name: the first few are everybody's, the others belong to one process each.
-pub(super) fn name(key: usize) -> Vec<u8> {
-    if key < HOT { format!("hot-{key}").into_bytes() } else { format!("cold-{}", key - HOT).into_bytes() }
-}
 
 impl Node {
     /// Number of the newest transaction in the file.
@@ -121,12 +117,10 @@ impl World {
         let run = self.hosts[host].daemon.as_ref().map(|d| d.run);
         let now = self.now;
         let Some(databases) = self.databases.as_mut() else { return };
-        databases.next_client += 1;
-        let client = ClientId(databases.next_client);
-        let pid = databases.next_client as i32 + 10_000;
         // A node that others have dropped, and that does not know it yet.
         let lost = run.is_none_or(|run| !databases.truth.is_member(host, run));
-        databases.truth.people.insert(client, Person { node: host, pid, lives: true, lost });
+        let client = databases.truth.begins(host, lost);
+        let Some(pid) = databases.truth.people().get(client).map(|person| person.pid) else { return };
         let process = Process {
             doing: Doing::Nothing,
             since: now,
@@ -168,7 +162,7 @@ impl World {
             Doing::Reads { reqid, key, floor } => {
                 if let Some(answer) = databases.answer(host, client, reqid) {
                     let Body::CallReply(reply) = answer else { return self.process_ends(host, client) };
-                    self.has_read(host, client, key, &floor, &reply.data);
+                    self.has_read(host, client, key, &floor, &Counts::decode(&reply.data));
                 }
             }
             Doing::Nothing => self.process_begins_something(host, client),
@@ -181,7 +175,7 @@ impl World {
                 let volatile = databases.volatile;
                 let mut answers = Vec::new();
                 if let Some(file) = databases.nodes[host].files.get_mut(&volatile) {
-                    file.locked.remove(&name(key));
+                    file.locked.remove(databases.truth.name(key));
                     file.go_on(&mut answers);
                 }
                 self.files_answer(host, volatile, answers);
@@ -248,16 +242,18 @@ impl World {
                 self.control(host, client, node::CURRENT, Opcode::SET_RECMODE, 0, &1u32.to_ne_bytes());
             }
             2..=11 => {
-                let people: Vec<(ClientId, Person)> =
-                    databases.truth.people.iter().rev().take(40).map(|(c, p)| (*c, *p)).collect();
-                let (process, person) = people[databases.rng.index(people.len())];
+                // One of the newest.
+                let people = databases.truth.people().iter();
+                let which = databases.rng.index(people.len().min(40));
+                let Some((process, person)) = people.rev().nth(which) else { return };
+                let person = *person;
                 let to = person.node as u32;
                 let reqid = self.control(host, client, to, Opcode::PROCESS_EXISTS, 0, &person.pid.to_ne_bytes());
                 self.doing(host, client, Doing::Asks { reqid, node: person.node, process });
             }
             12..=21 => self.commit(host, client),
             22..=25 => self.traverse(host, client),
-            26..=40 => self.try_key(host, client, HOT + client.0 as usize),
+            26..=40 => self.try_key(host, client, own_key(client)),
             41..=70 if databases.gives_copies => {
                 let key = databases.rng.index(HOT);
                 self.read(host, client, key);
@@ -280,46 +276,41 @@ impl World {
         let Some(databases) = self.databases.as_mut() else { return };
         let volatile = databases.volatile;
         let Some(file) = databases.nodes[host].files.get_mut(&volatile) else { return };
-        let text = name(key);
-        if file.is_locked(&text) {
+        let name = databases.truth.name(key);
+        if file.is_locked(name) {
             return self.doing(host, client, Doing::Nothing);
         }
-        let value = file.records.get(&text).cloned().unwrap_or_default();
-        let (header, data) = match LtdbHeader::split(&value) {
-            Ok((header, data))
-                if header.dmaster == host as u32 && header.flags & record_flags::HAVE_DELEGATIONS == 0 =>
-            {
-                (header, data)
-            }
-            _ => {
-                let call = Call {
-                    flags: call::flags::IMMEDIATE_MIGRATION,
-                    db: volatile,
-                    function: call::NULL,
-                    hops: 0,
-                    key: text,
-                    argument: Vec::new(),
-                };
-                let reqid = self.send_packet(host, client, 0, Body::Call(call));
-                return self.doing(host, client, Doing::Waits { reqid, key });
-            }
+        let there = file.records.get_mut(name);
+        let Some((value, header, mut counts)) = there.and_then(|value| {
+            let (header, data) = LtdbHeader::split(value).ok()?;
+            let here = header.dmaster == host as u32 && header.flags & record_flags::HAVE_DELEGATIONS == 0;
+            let counts = here.then(|| Counts::decode(data))?;
+            Some((value, header, counts))
+        }) else {
+            let call = Call {
+                flags: call::flags::IMMEDIATE_MIGRATION,
+                db: volatile,
+                function: call::NULL,
+                hops: 0,
+                key: name.to_vec(),
+                argument: Vec::new(),
+            };
+            let reqid = self.send_packet(host, client, 0, Body::Call(call));
+            return self.doing(host, client, Doing::Waits { reqid, key });
         };
-        let mut counts = decode(data);
-        let found = counts.clone();
-        *counts.entry(client.0).or_default() += 1;
+        let looked = databases.truth.check(key, client.0, &counts);
+        counts.count(client.0);
         let header = LtdbHeader { flags: header.flags & !record_flags::AUTOMATIC, ..header };
-        let mut value = header.to_bytes();
-        value.extend(encode(&counts));
-        file.records.insert(text.clone(), value);
-        file.locked.insert(text.clone());
+        *value = header.to_bytes();
+        counts.encode(value);
+        file.locked.insert(name.to_vec());
         let generation = file.synced;
         let other = databases.nodes.iter().enumerate().find_map(|(other, node)| {
             let file = node.files.get(&volatile).filter(|f| other != host && !f.frozen && f.synced == generation)?;
-            let (theirs, _) = LtdbHeader::split(file.records.get(&text)?).ok()?;
+            let (theirs, _) = LtdbHeader::split(file.records.get(name)?).ok()?;
             (node.server.is_some() && theirs.dmaster == other as u32).then_some(other)
         });
         let truth = &mut databases.truth;
-        let looked = truth.check(key, client.0, &found);
         let lost = truth.is_lost(client.0);
         let grown = match lost {
             true if serves => truth.used_by_dropped(key, generation),
@@ -343,30 +334,31 @@ impl World {
         let Some(databases) = self.databases.as_mut() else { return };
         let volatile = databases.volatile;
         let Some(file) = databases.nodes[host].files.get(&volatile) else { return };
-        let text = name(key);
-        if file.is_locked(&text) {
+        let name = databases.truth.name(key);
+        if file.is_locked(name) {
             return self.doing(host, client, Doing::Nothing);
         }
-        let value = file.records.get(&text).cloned();
+        let value = file.records.get(name);
         let floor = databases.truth.counted(key);
-        let split = value.as_deref().and_then(|v| LtdbHeader::split(v).ok());
+        let split = value.and_then(|v| LtdbHeader::split(v).ok());
         let copy = split.filter(|(header, _)| header.flags & record_flags::HAVE_READONLY != 0);
         if let Some((_, data)) = copy.or_else(|| split.filter(|(header, _)| header.dmaster == host as u32)) {
             databases.done.copies_read += u64::from(copy.is_some());
-            let data = data.to_vec();
-            return self.has_read(host, client, key, &floor, &data);
+            let found = Counts::decode(data);
+            return self.has_read(host, client, key, &floor, &found);
         }
         let flags = if value.is_some() { call::flags::WANT_READONLY } else { 0 };
-        let call = Call { flags, db: volatile, function: call::FETCH, hops: 0, key: text, argument: Vec::new() };
+        let call =
+            Call { flags, db: volatile, function: call::FETCH, hops: 0, key: name.to_vec(), argument: Vec::new() };
         let reqid = self.send_packet(host, client, 0, Body::Call(call));
         self.doing(host, client, Doing::Reads { reqid, key, floor });
     }
 
-    fn has_read(&mut self, host: usize, client: ClientId, key: usize, floor: &Counts, data: &[u8]) {
+    fn has_read(&mut self, host: usize, client: ClientId, key: usize, floor: &Counts, found: &Counts) {
         self.doing(host, client, Doing::Nothing);
         let Some(databases) = self.databases.as_mut() else { return };
         databases.done.reads += 1;
-        if let Err(text) = databases.truth.read(key, client.0, floor, &decode(data)) {
+        if let Err(text) = databases.truth.read(key, client.0, floor, found) {
             self.object(text);
         }
     }
@@ -374,7 +366,7 @@ impl World {
     /// "Dead" may be said of what has ended, or of a node that can do no harm any more.
     fn may_be_dead(&self, host: usize, node: usize, process: ClientId) -> Result<(), String> {
         let Some(databases) = self.databases.as_ref() else { return Ok(()) };
-        let Some(person) = databases.truth.people.get(&process).filter(|p| p.lives) else { return Ok(()) };
+        let Some(person) = databases.truth.people().get(process).filter(|p| p.lives) else { return Ok(()) };
         let fresh = |h: usize| self.hosts[h].thawed_at.is_some_and(|at| self.now <= at + self.excused());
         let known_dropped = person.lost && !self.has_lease(node);
         // A node that was dropped itself and has not noticed asks and answers for nobody else's sake.
@@ -407,7 +399,7 @@ impl World {
         let Some(databases) = self.databases.as_mut() else { return };
         // The lock of a process whose node was dropped is free: it is known to be dead.
         if let Some(holder) = databases.truth.committing
-            && databases.truth.people.get(&holder).is_some_and(|p| p.lives && !p.lost)
+            && databases.truth.people().get(holder).is_some_and(|p| p.lives && !p.lost)
         {
             return;
         }
@@ -454,10 +446,11 @@ impl World {
         let volatile = databases.volatile;
         databases.next_reqid += 1;
         let (number, srvid) = (databases.next_reqid, 0x7000_0000_0000_0000 | u64::from(databases.next_reqid));
-        let keys = databases.truth.cold_keys().into_iter().filter(|_| all).map(name);
+        let truth = &databases.truth;
         // What a node has taken along that has just left is missing until the recovery.
-        let place = |key: &Vec<u8>| databases.place(host, volatile, key).filter(|(at, _)| members.contains(at));
-        let expects = keys.map(|key| (place(&key), key)).map(|(at, key)| (key, at)).collect();
+        let place =
+            |key: usize| databases.place(host, volatile, truth.name(key)).filter(|(at, _)| members.contains(at));
+        let expects = truth.cold_keys().filter(|_| all).filter_map(|key| Some((key, place(key)?))).collect();
         let mark = databases.nodes[host].mark(volatile);
         self.control(host, client, node::CURRENT, Opcode::REGISTER_SRVID, srvid, &[]);
         let mut out = Writer::default();
@@ -469,15 +462,12 @@ impl World {
     fn traversing(&mut self, host: usize, client: ClientId) {
         let member = self.is_in_newest(host);
         let Some(databases) = self.databases.as_mut() else { return };
-        let volatile = databases.volatile;
-        let mark_now = databases.nodes[host].mark(volatile);
-        let kept: BTreeSet<Vec<u8>> = databases.truth.cold_keys().into_iter().map(name).collect();
         let Some(process) = databases.nodes[host].processes.get_mut(&client) else { return };
-        let Doing::Traverses { srvid, mut seen, expects, mark } = process.doing.clone() else { return };
+        let Doing::Traverses { srvid, seen, .. } = &mut process.doing else { return };
         let mut done = false;
-        for packet in std::mem::take(&mut process.packets) {
+        for packet in process.packets.drain(..) {
             if let Body::Message(message) = packet.body
-                && message.srvid == srvid
+                && message.srvid == *srvid
             {
                 match Record::get(&mut Reader::new(&message.data)) {
                     Ok(record) if !record.key.is_empty() => drop(seen.insert(record.key)),
@@ -486,26 +476,27 @@ impl World {
             }
         }
         if !done {
-            if let Doing::Traverses { seen: known, .. } = &mut process.doing {
-                *known = seen;
-            }
             return;
         }
+        let Doing::Traverses { srvid, seen, expects, mark } = process.doing.clone() else { return };
         databases.done.traverses += 1;
+        let (volatile, truth) = (databases.volatile, &databases.truth);
         // A recovery, a link that broke or a node that was dropped meanwhile excuses what is missing; so does a change of hands:
         // each node shows what it holds when it is its turn. A cold record changes hands where its process lives on a node that
         // is no location master, after each recovery.
-        let stayed =
-            |key: &Vec<u8>, at: Option<(usize, u64)>| at.is_some() && at == databases.place(host, volatile, key);
-        let missed = |(key, at): &(&Vec<u8>, &Option<(usize, u64)>)| {
-            kept.contains(*key) && !seen.contains(*key) && stayed(key, **at)
+        let excused = !member || mark.0.is_none() || mark != databases.nodes[host].mark(volatile);
+        let missed = |(key, at): &&(usize, (usize, u64))| {
+            let name = truth.name(*key);
+            truth.is_kept(*key) && !seen.contains(name) && databases.place(host, volatile, name) == Some(*at)
         };
-        let missing = expects.iter().find(missed).map(|(key, at)| (key.clone(), at.map_or(0, |(at, _)| at)));
+        let missing = expects.iter().filter(|_| !excused).find(missed).map(|(key, (at, _))| {
+            let key = String::from_utf8_lossy(truth.name(*key));
+            format!("a traverse on n{host} does not show {key}, which n{at} has held meanwhile")
+        });
         self.control(host, client, node::CURRENT, Opcode::DEREGISTER_SRVID, srvid, &[]);
         self.doing(host, client, Doing::Nothing);
-        if let Some((key, at)) = missing.filter(|_| member && mark.0.is_some() && mark == mark_now) {
-            let key = String::from_utf8_lossy(&key).into_owned();
-            self.object(format!("a traverse on n{host} does not show {key}, which n{at} has held meanwhile"));
+        if let Some(text) = missing {
+            self.object(text);
         }
     }
 
