@@ -98,8 +98,11 @@ impl Databases {
 impl World {
     /// What a server orders about its file.
     pub(super) fn spare_ordered(&mut self, host: usize, db: u32, order: &FileOrder) {
+        if self.databases.as_ref().is_none_or(|d| d.spares.id != db) {
+            return;
+        }
         let member = self.is_in_newest(host);
-        let Some(databases) = self.databases.as_mut().filter(|d| d.spares.id == db) else { return };
+        let Some(databases) = self.databases.as_mut() else { return };
         let told: BTreeSet<usize> =
             databases.nodes[host].told.iter().flat_map(|p| &p.members).map(|m| *m as usize).collect();
         let users = databases.nodes[host].files.get(&db).map_or(0, |file| file.users);

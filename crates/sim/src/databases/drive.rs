@@ -8,7 +8,7 @@ use cluster::{AdminState, Snapshot, View};
 use ctdb::database::Kind;
 use ctdb::node::flags;
 use ctdb::recovery::Have;
-use ctdb::server::{ClientId, FileAnswer, Input, NodeFacts, Now, Output, Picture, Server};
+use ctdb::server::{ClientId, Input, NodeFacts, Now, Output, Picture, Server};
 use ctdb::srvid;
 use ctdb::wire::{Body, LtdbHeader, Packet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -154,13 +154,17 @@ impl World {
     pub(crate) fn databases_go_on(&mut self, host: usize) {
         while self.hosts[host].is_live() {
             let now = self.databases_now(host);
-            let Some(node) = self.databases.as_mut().map(|d| &mut d.nodes[host]) else { return };
+            let Some(databases) = self.databases.as_mut() else { return };
+            let node = &mut databases.nodes[host];
             let Some(server) = node.server.as_mut() else { return };
             let Some(input) = node.inbox.pop_front() else { break };
-            let mut out = Vec::new();
-            server.handle(now, input, &mut out);
-            for output in out {
+            let mut outputs = std::mem::take(&mut databases.outputs);
+            server.handle(now, input, &mut outputs);
+            for output in outputs.drain(..) {
                 self.databases_carry_out(host, output);
+            }
+            if let Some(databases) = self.databases.as_mut() {
+                databases.outputs = outputs;
             }
         }
         self.databases_alarm(host);
@@ -229,28 +233,33 @@ impl World {
             Output::Close { client } => self.process_ends(host, client),
             Output::Peer { to, bytes } => self.send_bytes(host, to as usize, bytes),
             Output::File { db, order } => {
-                let mut answers = Vec::new();
                 self.spare_ordered(host, db, &order);
-                if let Some(node) = self.databases.as_mut().map(|d| &mut d.nodes[host]) {
-                    node.files.entry(db).or_default().order(host as u32, order, &mut answers);
+                if let Some(databases) = self.databases.as_mut() {
+                    let file = databases.nodes[host].files.entry(db).or_default();
+                    file.order(host as u32, order, &mut databases.answers);
                 }
-                self.files_answer(host, db, answers);
+                self.files_answer(host, db);
             }
             Output::Admin(_) | Output::Connection { .. } => {}
             Output::Log { text, .. } => self.story.node(self.now, host, || format!("databases: {text}")),
         }
     }
 
-    /// Files take their time, and answer in order.
-    pub(super) fn files_answer(&mut self, host: usize, db: u32, answers: Vec<FileAnswer>) {
-        for answer in answers {
-            let now = self.now;
+    /// A file has answered ([`Databases::answers`]). Files take their time, and answer in order.
+    pub(super) fn files_answer(&mut self, host: usize, db: u32) {
+        let now = self.now;
+        let Some(databases) = self.databases.as_mut() else { return };
+        let mut answers = std::mem::take(&mut databases.answers);
+        for answer in answers.drain(..) {
             let Some(databases) = self.databases.as_mut() else { return };
             let delay = databases.some(10..=400);
             let node = &mut databases.nodes[host];
             node.answers_after = node.answers_after.max(now + delay);
             let at = node.answers_after;
             self.databases_after(at - now, host, Event::File { db, answer });
+        }
+        if let Some(databases) = self.databases.as_mut() {
+            databases.answers = answers;
         }
     }
 
@@ -263,12 +272,11 @@ impl World {
         databases.truth.ended(client);
         databases.spare_process_ends(host, &process.doing, process.has_spare_open, self.now);
         let node = &mut databases.nodes[host];
-        let mut answers = Vec::new();
         if let (super::Doing::Holds { key }, Some(file)) = (&process.doing, node.files.get_mut(&volatile)) {
             file.locked.remove(databases.truth.name(*key));
-            file.go_on(&mut answers);
+            file.go_on(&mut databases.answers);
         }
-        self.files_answer(host, volatile, answers);
+        self.files_answer(host, volatile);
         self.databases_input(host, Input::Disconnected { client });
     }
 

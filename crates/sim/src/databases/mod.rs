@@ -25,7 +25,7 @@ use crate::clock::Micros;
 use crate::rng::Rng;
 use counts::Counts;
 use ctdb::memory::File;
-use ctdb::server::{ClientId, FileAnswer, Input, Picture, Server};
+use ctdb::server::{ClientId, FileAnswer, Input, Output, Picture, Server};
 use ctdb::wire::Packet;
 use detach::{Spare, Spares};
 use replace::{Registry, Replacing};
@@ -159,6 +159,10 @@ pub(crate) struct Databases {
     winding_down: bool,
     /// What came to an end.
     pub(crate) done: Done,
+    /// Of a server that is handling something. Kept for its memory, as `answers` is.
+    outputs: Vec<Output>,
+    /// Of a file that is obeying an order.
+    answers: Vec<FileAnswer>,
 }
 
 /// What the processes got done.
@@ -205,6 +209,8 @@ impl Databases {
             next_reqid: 0,
             winding_down: false,
             done: Done::default(),
+            outputs: Vec::new(),
+            answers: Vec::new(),
         }
     }
 

@@ -138,9 +138,11 @@ impl World {
     /// Now and then an address of the node is about to leave: those of its processes that serve it hear so.
     pub(super) fn address_leaves(&mut self, host: usize) {
         let now = self.now;
-        let live = self.hosts[host].is_live();
+        if !now.is_multiple_of(LEAVES) || !self.hosts[host].is_live() {
+            return;
+        }
         let Some(node) = self.databases.as_mut().map(|d| &mut d.nodes[host]) else { return };
-        if now.is_multiple_of(LEAVES) && live && node.inbox.is_empty() {
+        if node.inbox.is_empty() {
             let listens = |process: &&mut Process| !matches!(process.doing, Doing::Attaches { .. });
             for process in node.processes.values_mut().filter(listens) {
                 process.address.leaves.get_or_insert(now);
@@ -163,7 +165,8 @@ impl World {
         let Some(node) = self.databases.as_mut().map(|d| &mut d.nodes[host]).filter(|_| live) else { return };
         let mut found = Vec::new();
         for (client, process) in &mut node.processes {
-            if process.is_at_rest() && std::mem::take(&mut process.address.rest_awaited) {
+            if process.address.rest_awaited && process.is_at_rest() {
+                process.address.rest_awaited = false;
                 found.push(*client);
             }
         }

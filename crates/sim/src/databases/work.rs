@@ -29,7 +29,8 @@ impl Databases {
     /// The answer to a request, if it has come.
     pub(super) fn answer(&mut self, host: usize, client: ClientId, reqid: u32) -> Option<Body> {
         let packets = &mut self.nodes[host].processes.get_mut(&client)?.packets;
-        let at = packets.iter().position(|p| p.header.reqid == reqid)?;
+        // The newest is most likely it: answers that nobody waits for are left where they are.
+        let at = packets.iter().rposition(|p| p.header.reqid == reqid)?;
         packets.remove(at).map(|p| p.body)
     }
 
@@ -101,14 +102,15 @@ impl World {
         if live && member && node.processes.len() < PROCESSES && !databases.winding_down {
             return self.process_begins(host);
         }
-        let clients: Vec<ClientId> = node.processes.keys().copied().collect();
-        let knows = node.server.as_ref().is_some_and(|server| !server.is_member());
-        if let Some(client) = clients.first().filter(|_| live && knows) {
+        let Some((first, _)) = node.processes.first_key_value() else { return };
+        let knows = node.server.is_some() && !member;
+        if live && knows {
             // What others decide about now it must not go on with, whatever it was told before.
-            return self.object(format!("process {} goes on, and n{host} knows that it was dropped", client.0));
+            let text = format!("process {} goes on, and n{host} knows that it was dropped", first.0);
+            return self.object(text);
         }
-        if !clients.is_empty() {
-            let client = clients[databases.rng.index(clients.len())];
+        let which = databases.rng.index(node.processes.len());
+        if let Some(client) = node.processes.keys().nth(which).copied() {
             self.process_works(host, client);
         }
     }
@@ -140,9 +142,9 @@ impl World {
     fn process_works(&mut self, host: usize, client: ClientId) {
         let Some(databases) = self.databases.as_mut() else { return };
         let Some(process) = databases.nodes[host].processes.get(&client) else { return };
-        match process.doing.clone() {
+        let come = |r: u32| process.packets.iter().any(|p| p.header.reqid == r);
+        match process.doing {
             Doing::Attaches { volatile, persistent } => {
-                let come = |r: u32| process.packets.iter().any(|p| p.header.reqid == r);
                 if !come(volatile) || !come(persistent) {
                     return;
                 }
@@ -159,10 +161,16 @@ impl World {
                 self.listens(host, client);
                 self.doing(host, client, Doing::Nothing);
             }
-            Doing::Reads { reqid, key, floor } => {
-                if let Some(answer) = databases.answer(host, client, reqid) {
-                    let Body::CallReply(reply) = answer else { return self.process_ends(host, client) };
-                    self.has_read(host, client, key, &floor, &Counts::decode(&reply.data));
+            Doing::Reads { reqid, key, ref floor } => {
+                if !come(reqid) {
+                    return;
+                }
+                let floor = floor.clone();
+                match databases.answer(host, client, reqid) {
+                    Some(Body::CallReply(reply)) => {
+                        self.has_read(host, client, key, &floor, &Counts::decode(&reply.data));
+                    }
+                    _ => self.process_ends(host, client),
                 }
             }
             Doing::Nothing => self.process_begins_something(host, client),
@@ -173,12 +181,11 @@ impl World {
             }
             Doing::Holds { key } => {
                 let volatile = databases.volatile;
-                let mut answers = Vec::new();
                 if let Some(file) = databases.nodes[host].files.get_mut(&volatile) {
                     file.locked.remove(databases.truth.name(key));
-                    file.go_on(&mut answers);
+                    file.go_on(&mut databases.answers);
                 }
-                self.files_answer(host, volatile, answers);
+                self.files_answer(host, volatile);
                 self.doing(host, client, Doing::Nothing);
             }
             Doing::Asks { reqid, node, process } => {
@@ -213,8 +220,14 @@ impl World {
                     }
                 }
             }
-            Doing::Spare(spare) => self.goes_on_with_spare(host, client, spare),
-            Doing::Replaces(replacing) => self.goes_on_replacing(host, client, replacing),
+            Doing::Spare(ref spare) => {
+                let spare = spare.clone();
+                self.goes_on_with_spare(host, client, spare);
+            }
+            Doing::Replaces(ref replacing) => {
+                let replacing = replacing.clone();
+                self.goes_on_replacing(host, client, replacing);
+            }
         }
     }
 
