@@ -121,9 +121,7 @@ impl Database {
     /// # Errors
     /// The file cannot be written.
     pub fn store(&mut self, key: &[u8], header: LtdbHeader, data: &[u8]) -> Result<(), Error> {
-        let mut value = header.to_bytes();
-        value.extend_from_slice(data);
-        self.tdb.store(key, &value, Store::Replace)?;
+        self.tdb.store(key, &header.before(data), Store::Replace)?;
         Ok(())
     }
 

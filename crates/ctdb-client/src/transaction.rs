@@ -52,9 +52,7 @@ impl Transaction {
         }
         let old = old.map_or_else(LtdbHeader::default, |(header, _)| header);
         let header = LtdbHeader { rsn: old.rsn + 1, dmaster: client.pnn(), ..old };
-        let mut value = header.to_bytes();
-        value.extend_from_slice(data);
-        let record = Record { reqid: 0, key: key.to_vec(), data: value };
+        let record = Record { reqid: 0, key: key.to_vec(), data: header.before(data) };
         match before {
             Some(at) => self.records[at] = record,
             None => self.records.push(record),

@@ -109,7 +109,7 @@ impl File {
                     if let Ok((header, data)) = LtdbHeader::split(value)
                         && let Some(header) = recovered(header, me)
                     {
-                        *value = [&header.to_bytes()[..], data].concat();
+                        *value = header.before(data);
                     }
                 }
                 // What has no header is no record of a cluster, here and below.
@@ -208,11 +208,10 @@ impl File {
         if self.frozen {
             return;
         }
-        let (free, waiting): (Vec<_>, Vec<_>) =
-            std::mem::take(&mut self.waiting).into_iter().partition(|k| !self.locked.contains(k));
-        self.waiting = waiting;
-        self.ours.extend(free.iter().cloned());
-        out.extend(free.into_iter().map(|key| FileAnswer::Locked { value: self.records.get(&key).cloned(), key }));
+        for key in self.waiting.extract_if(.., |key| !self.locked.contains(key)) {
+            self.ours.insert(key.clone());
+            out.push(FileAnswer::Locked { value: self.records.get(&key).cloned(), key });
+        }
     }
 
     fn checksum(&self) -> u64 {
@@ -220,11 +219,8 @@ impl File {
     }
 
     fn edit(&mut self, me: u32, key: Vec<u8>, edit: Edit) {
-        let split = |v: &Vec<u8>| {
-            let (header, data) = LtdbHeader::split(v).unwrap_or_default();
-            (header, data.to_vec())
-        };
-        let (mut header, data) = self.records.get(&key).map(split).unwrap_or_default();
+        let (mut header, data) =
+            self.records.get(&key).and_then(|value| LtdbHeader::split(value).ok()).unwrap_or_default();
         match edit {
             Edit::Holder(to) => header.dmaster = to,
             Edit::Take => {
@@ -243,8 +239,7 @@ impl File {
                 return;
             }
         }
-        let mut value = header.to_bytes();
-        value.extend(data);
+        let value = header.before(data);
         self.records.insert(key, value);
     }
 }

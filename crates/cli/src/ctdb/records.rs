@@ -311,9 +311,7 @@ pub(super) fn tstore(ctx: &mut Context, args: &Args) -> Outcome {
         reserved: 0,
         flags: args::atoi(&word(2)).cast_unsigned(),
     };
-    let mut record = header.to_bytes();
-    record.extend(value);
-    tdb.store(&key, &record, Store::Replace).map(drop).map_err(|error| {
+    tdb.store(&key, &header.before(&value), Store::Replace).map(drop).map_err(|error| {
         complain!("{error}");
         complain!("Failed to write record {} to file {}", text(key_text), text(file));
         FAILED

@@ -530,9 +530,8 @@ impl Member {
             .filter_map(|(key, value)| {
                 let (header, data) = LtdbHeader::split(&value).ok()?;
                 let flags = header.flags & !flag::READONLY | flag::MIGRATED_WITH_DATA;
-                let mut value = LtdbHeader { rsn: header.rsn + 1, dmaster: me, flags, ..header }.to_bytes();
-                value.extend_from_slice(data);
-                Some((key, Edit::Value(value)))
+                let header = LtdbHeader { rsn: header.rsn + 1, dmaster: me, flags, ..header };
+                Some((key, Edit::Value(header.before(data))))
             })
             .collect();
         if !edits.is_empty() {

@@ -179,9 +179,8 @@ impl Server {
         mine.filter_map(|(key, value)| {
             let (header, data) = LtdbHeader::split(&value).ok()?;
             let flags = header.flags & !(flag::READONLY | flag::AUTOMATIC) | flag::MIGRATED_WITH_DATA;
-            let mut value = LtdbHeader { dmaster: self.me, flags, ..header }.to_bytes();
-            value.extend_from_slice(data);
-            (!data.is_empty()).then_some((key, value))
+            let header = LtdbHeader { dmaster: self.me, flags, ..header };
+            (!data.is_empty()).then(|| (key, header.before(data)))
         })
         .collect()
     }

@@ -52,6 +52,15 @@ impl LtdbHeader {
         out.finish()
     }
 
+    /// A value to be stored: its 24 bytes, then the data.
+    #[must_use]
+    pub fn before(self, data: &[u8]) -> Vec<u8> {
+        let mut out = Writer::with_capacity(LTDB_HEADER_LEN + data.len());
+        self.put(&mut out);
+        out.raw(data);
+        out.finish()
+    }
+
     /// Splits a stored value into header and data.
     ///
     /// # Errors

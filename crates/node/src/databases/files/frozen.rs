@@ -215,7 +215,7 @@ fn scan(database: &Database, handle: &mut Tdb, generation: Generation) -> tdb::R
         if let Ok((header, data)) = LtdbHeader::split(&old)
             && let Some(header) = recovered(header, database.me)
         {
-            handle.store(&key, &[&header.to_bytes()[..], data].concat(), Store::Replace)?;
+            handle.store(&key, &header.before(data), Store::Replace)?;
         }
     }
     pieces.finish();
@@ -263,9 +263,7 @@ fn change(handle: &mut Tdb, me: u32, key: &[u8], edit: Edit) -> tdb::Result<()> 
         // Nothing there to take.
         (Err(_), _) => return Ok(()),
     };
-    let mut value = header.to_bytes();
-    value.extend_from_slice(data);
-    handle.store(key, &value, Store::Replace).map(drop)
+    handle.store(key, &header.before(data), Store::Replace).map(drop)
 }
 
 /// Old or new content, whatever dies when; the old one after an error.
