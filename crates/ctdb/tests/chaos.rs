@@ -235,7 +235,7 @@ impl Story {
                     self.world.kill(n);
                 } else {
                     let picture = self.world.picture(n, false, false);
-                    self.world.input(n, Input::Picture(picture));
+                    self.world.input(n, Input::Picture(Box::new(picture)));
                     for m in (0..NODES).filter(|m| *m != n) {
                         self.world.cut.insert((n, m));
                         self.world.cut.insert((m, n));
@@ -274,7 +274,7 @@ impl Story {
             3 if member && self.lives(n) => {
                 let leased = self.dice.roll(2) == 0;
                 let picture = self.world.picture(n, leased, true);
-                self.world.input(n, Input::Picture(picture));
+                self.world.input(n, Input::Picture(Box::new(picture)));
             }
             4 if member && self.lives(n) => {
                 let workers: Vec<Client> = self.workers.iter().map(|w| w.client).filter(|c| c.node == n).collect();
@@ -293,7 +293,7 @@ impl Story {
         let leases: Vec<usize> = (0..NODES).filter(|n| self.lives(*n)).collect();
         for n in leases {
             let picture = self.world.picture(n, true, true);
-            self.world.input(n, Input::Picture(picture));
+            self.world.input(n, Input::Picture(Box::new(picture)));
         }
         for _ in 0..400 {
             while self.world.step(&mut self.dice) {}
@@ -354,7 +354,7 @@ fn run(seed: u64, faults: usize) {
                 let leader = story.world.leader_of();
                 if let Some(leader) = leader.filter(|l| story.lives(*l)) {
                     let picture = story.world.picture(leader, true, true);
-                    story.world.input(leader, Input::Picture(picture));
+                    story.world.input(leader, Input::Picture(Box::new(picture)));
                 }
             }
             3..=20 => {

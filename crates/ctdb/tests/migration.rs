@@ -278,7 +278,7 @@ impl World {
             let function = if self.dice.roll(8) == 0 { Function::FetchWithHeader } else { Function::Fetch };
             let caller = Caller { token: Token(c as u64), function, reads: value.is_some() };
             let mut out = Vec::new();
-            self.nodes[node].call(&key, caller, &mut out);
+            self.nodes[node].call(key.clone(), caller, &mut out);
             self.perform(node, out);
         }
     }
@@ -312,7 +312,7 @@ impl World {
             self.release(node, &key);
             let caller = Caller { token: Token(c as u64), function: Function::Null, reads: false };
             let mut out = Vec::new();
-            self.nodes[node].call(&key, caller, &mut out);
+            self.nodes[node].call(key.clone(), caller, &mut out);
             self.perform(node, out);
         }
     }
@@ -482,9 +482,9 @@ fn copies_are_taken_back_before_the_holder_writes() {
         assert_eq!(header(&held).flags, flag::HAVE_DELEGATIONS | flag::MIGRATED_WITH_DATA);
     }
     // Its own clients read on; one wants to write.
-    holder.call(&key, Caller { token: Token(1), function: Function::Fetch, reads: true }, &mut out);
+    holder.call(key.clone(), Caller { token: Token(1), function: Function::Fetch, reads: true }, &mut out);
     assert_eq!(pass(&mut holder, &mut held, &key), [Output::Reply { token: Token(1), data: b"data".to_vec() }]);
-    holder.call(&key, Caller { token: Token(2), function: Function::Null, reads: false }, &mut out);
+    holder.call(key.clone(), Caller { token: Token(2), function: Function::Null, reads: false }, &mut out);
     let revokes = [1, 2].map(|to| Output::Send { to, message: Message::Revoke { key: key.clone() } });
     assert_eq!(pass(&mut holder, &mut held, &key), revokes);
     assert_ne!(header(&held).flags & flag::HAVE_DELEGATIONS, 0, "nobody may write yet");
@@ -520,10 +520,10 @@ fn who_began_to_read_later_is_not_answered_with_a_value_for_once() {
     node.give_copies();
     node.thaw(vec![0], vec![0, 1, 2, 3], &mut out);
     let reader = |n| Caller { token: Token(n), function: Function::Fetch, reads: true };
-    node.call(&key, reader(1), &mut out);
+    node.call(key.clone(), reader(1), &mut out);
     let ask = [Output::Send { to: 0, message: Message::WantCopy { key: key.clone() } }];
     assert_eq!(pass(&mut node, &mut file, &key), ask);
-    node.call(&key, reader(2), &mut out);
+    node.call(key.clone(), reader(2), &mut out);
     assert_eq!(pass(&mut node, &mut file, &key), []);
     let copy = |flags| Message::Copy { key: key.clone(), rsn: 5, flags, data: b"data".to_vec() };
     node.message(0, copy(0), &mut out);
@@ -531,7 +531,7 @@ fn who_began_to_read_later_is_not_answered_with_a_value_for_once() {
     assert_eq!(pass(&mut node, &mut file, &key), [first, ask[0].clone()], "the second asks again");
     assert_eq!(file, None);
     // A copy that stays answers all.
-    node.call(&key, reader(3), &mut out);
+    node.call(key.clone(), reader(3), &mut out);
     pass(&mut node, &mut file, &key);
     node.message(0, copy(flag::HAVE_READONLY), &mut out);
     let both = [2, 3].map(|n| Output::Reply { token: Token(n), data: b"data".to_vec() });
@@ -549,7 +549,7 @@ fn who_began_to_read_later_is_not_answered_with_a_value_for_once() {
 fn nothing_moves_before_the_first_recovery() {
     let mut node = Migration::new(0);
     let mut out = Vec::new();
-    node.call(b"key", Caller { token: Token(1), function: Function::Fetch, reads: false }, &mut out);
+    node.call(b"key".to_vec(), Caller { token: Token(1), function: Function::Fetch, reads: false }, &mut out);
     assert!(out.is_empty());
     node.thaw(vec![0], vec![0, 1, 2, 3], &mut out);
     assert_eq!(out, [Output::Lock(b"key".to_vec())]);

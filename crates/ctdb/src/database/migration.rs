@@ -191,7 +191,7 @@ impl Migration {
     }
 
     /// A client of this node wants the record here.
-    pub fn call(&mut self, key: &[u8], caller: Caller, out: &mut Vec<Output>) {
+    pub fn call(&mut self, key: Vec<u8>, caller: Caller, out: &mut Vec<Output>) {
         self.add(key, Job::Call(caller), out);
     }
 
@@ -211,13 +211,13 @@ impl Migration {
             Message::Revoke { key } => (key, Job::Revoke { from }),
             Message::Revoked { key } => (key, Job::Revoked { from }),
         };
-        self.add(&key, job, out);
+        self.add(key, job, out);
     }
 
     /// An empty record is to be deleted if it is still empty: here, or through its location master.
     pub fn vacuum(&mut self, key: &[u8], out: &mut Vec<Output>) {
         if !self.frozen {
-            self.add(key, Job::Vacuum, out);
+            self.add(key.to_vec(), Job::Vacuum, out);
         }
     }
 
@@ -297,15 +297,18 @@ impl Migration {
         }
     }
 
-    fn add(&mut self, name: &[u8], job: Job, out: &mut Vec<Output>) {
-        if !self.keys.contains_key(name) {
-            self.keys.insert(name.to_vec(), Key::default());
+    fn add(&mut self, name: Vec<u8>, job: Job, out: &mut Vec<Output>) {
+        if let Some(key) = self.keys.get_mut(&name) {
+            key.jobs.push_back(job);
+            if !self.frozen && !mem::replace(&mut key.locking, true) {
+                out.push(Output::Lock(name));
+            }
+            return;
         }
-        let Some(key) = self.keys.get_mut(name) else { return };
-        key.jobs.push_back(job);
-        if !self.frozen && !mem::replace(&mut key.locking, true) {
-            out.push(Output::Lock(name.to_vec()));
+        if !self.frozen {
+            out.push(Output::Lock(name.clone()));
         }
+        self.keys.insert(name, Key { jobs: VecDeque::from([job]), locking: !self.frozen, ..Key::default() });
     }
 }
 
@@ -379,9 +382,7 @@ impl<'a> Pass<'a> {
         match store(self.header, self.data.is_empty(), self.me, self.master) {
             Stored::Kept { header, delete_later } => {
                 self.header = header;
-                let mut value = header.to_bytes();
-                value.extend_from_slice(&self.data);
-                self.write = Write::Value(value);
+                self.write = Write::Value(header.before(&self.data));
                 if delete_later {
                     self.then.push(Output::DeleteLater(self.name.to_vec()));
                 }
@@ -431,11 +432,7 @@ impl<'a> Pass<'a> {
         let data = match caller.function {
             Function::Null => Vec::new(),
             Function::Fetch => self.data.clone(),
-            Function::FetchWithHeader => {
-                let mut value = self.header.to_bytes();
-                value.extend_from_slice(&self.data);
-                value
-            }
+            Function::FetchWithHeader => self.header.before(&self.data),
         };
         self.then.push(Output::Reply { token: caller.token, data });
     }

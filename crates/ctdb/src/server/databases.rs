@@ -152,8 +152,8 @@ impl Server {
     }
 
     /// What the migration of a database wants done.
-    pub(super) fn migrated(&mut self, id: u32, out: Vec<Moved>) {
-        for output in out {
+    pub(super) fn migrated(&mut self, id: u32, mut out: Vec<Moved>) {
+        for output in out.drain(..) {
             match output {
                 Moved::Lock(key) => self.order(id, FileOrder::Lock { key }),
                 Moved::Unlock { key, write } => self.order(id, FileOrder::Unlock { key, write }),
@@ -171,6 +171,7 @@ impl Server {
                 Moved::Inconsistent { why } => self.trouble(id, why),
             }
         }
+        self.moved = out;
         self.look_at_vacuums(id);
     }
 
@@ -182,7 +183,7 @@ impl Server {
             return;
         }
         if let Some(db) = self.dbs.get_mut(&id) {
-            let mut out = Vec::new();
+            let mut out = std::mem::take(&mut self.moved);
             db.migration.message(from, what, &mut out);
             self.migrated(id, out);
         }
@@ -356,7 +357,7 @@ impl Server {
         match answer {
             FileAnswer::Opened(result) => self.opened(id, result),
             FileAnswer::Locked { key, value } => {
-                let mut out = Vec::new();
+                let mut out = std::mem::take(&mut self.moved);
                 match self.dbs.get_mut(&id) {
                     Some(db) => db.migration.locked(&key, value.as_deref(), &mut out),
                     None => out.push(Moved::Unlock { key, write: Write::Nothing }),

@@ -57,7 +57,7 @@ pub enum Input {
         up: bool,
     },
     /// The cluster has changed.
-    Picture(Picture),
+    Picture(Box<Picture>),
     /// This node is about to give this address up, by an order: it is still on its interface.
     Leaves(IpAddr),
     /// This node has this address now.

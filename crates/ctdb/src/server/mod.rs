@@ -51,7 +51,7 @@ pub use io::{
     Wish,
 };
 
-use crate::database::{Change, Token, Under};
+use crate::database::{Change, Output as Moved, Token, Under};
 use crate::node::{INVALID_GENERATION, flags};
 use crate::peer::Said;
 use crate::planted::{Planted, planted};
@@ -144,6 +144,8 @@ pub struct Server {
     debug: i32,
     said_unknown: BTreeSet<u32>,
     inner: VecDeque<Inner>,
+    /// What a database's migration wants done. Empty, and kept for its memory.
+    moved: Vec<Moved>,
     out: Vec<Output>,
 }
 
@@ -191,6 +193,7 @@ impl Server {
             debug: 3,
             said_unknown: BTreeSet::new(),
             inner: VecDeque::new(),
+            moved: Vec::new(),
             out: Vec::new(),
         };
         for have in found {
@@ -223,7 +226,11 @@ impl Server {
             self.take(input);
         }
         self.settle();
-        out.append(&mut self.out);
+        if out.is_empty() {
+            std::mem::swap(out, &mut self.out);
+        } else {
+            out.append(&mut self.out);
+        }
     }
 
     /// When [`Input::Wake`] is due, on the monotonic clock.
@@ -261,7 +268,7 @@ impl Server {
                 Err(error) => self.log(Level::Warning, format!("node {from} says what cannot be read: {error}")),
             },
             Input::Link { peer, up } => self.link(peer, up),
-            Input::Picture(picture) => self.look(picture),
+            Input::Picture(picture) => self.look(*picture),
             Input::Leaves(address) => self.address_leaves(address),
             Input::Comes(address) => self.address_comes(address),
             Input::AtRest(client) => self.at_rest(client),

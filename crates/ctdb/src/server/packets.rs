@@ -133,10 +133,10 @@ impl Server {
             return self.call_fails(client, reqid, format!("no database {:#010x}: attach it first", call.db));
         };
         self.calls.insert(token, Waiting { client, reqid });
-        let mut out = Vec::new();
+        let mut out = std::mem::take(&mut self.moved);
         db.calls += 1;
         db.hot_keys.count(&call.key);
-        db.migration.call(&call.key, Caller { token, function, reads }, &mut out);
+        db.migration.call(call.key, Caller { token, function, reads }, &mut out);
         self.migrated(call.db, out);
     }
 

@@ -360,7 +360,7 @@ impl World {
                     self.nodes[n].waits = Some(key.clone());
                     let mut out = Vec::new();
                     self.nodes[n].migration.call(
-                        &key,
+                        key,
                         Caller { token: Token(n as u64), function: Function::Null, reads: false },
                         &mut out,
                     );

@@ -152,7 +152,7 @@ impl World {
         for n in 0..self.nodes.len() {
             if self.nodes[n].alive {
                 let picture = self.picture(n, true, harmless);
-                self.input(n, Input::Picture(picture));
+                self.input(n, Input::Picture(Box::new(picture)));
             }
         }
         self.run();
@@ -161,7 +161,7 @@ impl World {
     /// The same view, told again: the lease, and whether the others are harmless.
     pub(crate) fn tell(&mut self, n: usize, leased: bool, harmless: bool) {
         let picture = self.picture(n, leased, harmless);
-        self.input(n, Input::Picture(picture));
+        self.input(n, Input::Picture(Box::new(picture)));
         self.run();
     }
 

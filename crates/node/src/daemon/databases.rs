@@ -133,7 +133,7 @@ pub(super) async fn tell(
             let new = picture(&snapshot, &config.borrow_and_update());
             if told.as_ref() != Some(&new) {
                 told = Some(new.clone());
-                post.put(Item::Input(Input::Picture(new)));
+                post.put(Item::Input(Input::Picture(Box::new(new))));
             }
         }
         // Both end with the daemon only.

@@ -209,7 +209,7 @@ impl World {
             node.changes += u64::from(others);
             node.told.clone_from(&new);
             if let Some(new) = new {
-                self.databases_input(host, Input::Picture(new));
+                self.databases_input(host, Input::Picture(Box::new(new)));
             }
         }
     }
