@@ -99,6 +99,8 @@ pub struct Server {
     started: Now,
     now: Now,
     picture: Picture,
+    /// This node is among the members in `picture`: that is asked several times for each input.
+    is_member: bool,
     clients: Clients,
     dbs: BTreeMap<u32, Database>,
     member: Member,
@@ -159,6 +161,7 @@ impl Server {
             started: now,
             now,
             picture: Picture::default(),
+            is_member: false,
             clients: Clients::default(),
             dbs: BTreeMap::new(),
             member: Member::new(me),
@@ -242,7 +245,8 @@ impl Server {
     /// Does this node have a part in the databases?
     #[must_use]
     pub fn is_member(&self) -> bool {
-        self.picture.members.contains(&self.me)
+        debug_assert_eq!(self.is_member, self.picture.members.contains(&self.me), "{:?}", self.picture);
+        self.is_member
     }
 
     /// Databases by name, with what each waits for; empty when all are in use.

@@ -14,6 +14,7 @@ impl Server {
     /// A new picture of the cluster.
     pub(super) fn look(&mut self, picture: Picture) {
         let (was_member, led) = (self.is_member(), self.leader());
+        self.is_member = picture.members.contains(&self.me);
         let old = mem::replace(&mut self.picture, picture);
         let view_changed = old.epoch != self.picture.epoch || old.members != self.picture.members;
         if view_changed && self.is_member() {
