@@ -82,7 +82,8 @@ impl World {
             Event::Look => self.databases_look(host),
             Event::File { db, answer } => self.databases_input(host, Input::File { db, answer }),
             Event::Wake => {
-                let due = self.databases.as_mut().and_then(|d| d.nodes[host].wake_at.take_if(|at| *at == self.now));
+                let due =
+                    self.databases.as_mut().and_then(|d| d.nodes[host].wake_at.take_if(|(at, _)| *at == self.now));
                 if due.is_some() {
                     self.databases_input(host, Input::Wake);
                 }
@@ -177,11 +178,21 @@ impl World {
         }
         let now = self.now;
         let Some(node) = self.databases.as_mut().map(|d| &mut d.nodes[host]) else { return };
-        let Some(at) = node.server.as_ref().and_then(Server::next_wake) else { return };
-        let local = cluster::Time(u64::try_from(at.as_micros()).unwrap_or(u64::MAX / 4));
-        let at = self.hosts[host].clock.world(local).max(now) + 1;
-        if node.wake_at.is_none_or(|planned| planned < now || at < planned) {
-            node.wake_at = Some(at);
+        let Some(due) = node.server.as_ref().and_then(Server::next_wake) else { return };
+        let local = cluster::Time(u64::try_from(due.as_micros()).unwrap_or(u64::MAX / 4));
+        let clock = &self.hosts[host].clock;
+        let world = || clock.world(local).max(now) + 1;
+        // It may be woken too early, after its machine has stood still: then it looks again.
+        if let Some((planned, earliest)) = node.wake_at
+            && planned >= now
+            && earliest <= due
+        {
+            debug_assert!(planned <= world(), "n{host} is to be woken at {}, and will be at {planned}", world());
+            return;
+        }
+        let at = world();
+        if node.wake_at.is_none_or(|(planned, _)| planned < now || at < planned) {
+            node.wake_at = Some((at, due));
             self.databases_after(at - now, host, Event::Wake);
         }
     }

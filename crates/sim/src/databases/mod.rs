@@ -30,6 +30,7 @@ use ctdb::wire::Packet;
 use detach::{Spare, Spares};
 use replace::{Registry, Replacing};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
 use talk::Talk;
 use truth::Truth;
 
@@ -135,7 +136,10 @@ struct Node {
     answers_after: Micros,
     told: Option<Picture>,
     look_planned: bool,
-    wake_at: Option<Micros>,
+    /// When it is woken, and for which time of its own clock.
+    wake_at: Option<(Micros, Duration)>,
+    /// The daemon looks whether a process is at rest.
+    awaits_rest: bool,
     processes: BTreeMap<ClientId, Process>,
     /// Links and members that came or went.
     changes: u64,

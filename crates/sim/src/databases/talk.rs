@@ -154,8 +154,10 @@ impl World {
 
     /// The daemon looks from now on whether the process is at rest.
     pub(super) fn rest_awaited(&mut self, host: usize, client: ClientId) {
-        if let Some(process) = self.databases.as_mut().and_then(|d| d.nodes[host].processes.get_mut(&client)) {
+        let Some(node) = self.databases.as_mut().map(|d| &mut d.nodes[host]) else { return };
+        if let Some(process) = node.processes.get_mut(&client) {
             process.address.rest_awaited = true;
+            node.awaits_rest = true;
         }
     }
 
@@ -163,6 +165,11 @@ impl World {
     pub(super) fn look_at_rest(&mut self, host: usize) {
         let live = self.hosts[host].is_live();
         let Some(node) = self.databases.as_mut().map(|d| &mut d.nodes[host]).filter(|_| live) else { return };
+        let awaited = |process: &Process| process.address.rest_awaited;
+        if !node.awaits_rest {
+            debug_assert!(!node.processes.values().any(awaited), "{node:?}");
+            return;
+        }
         let mut found = Vec::new();
         for (client, process) in &mut node.processes {
             if process.address.rest_awaited && process.is_at_rest() {
@@ -170,6 +177,7 @@ impl World {
                 found.push(*client);
             }
         }
+        node.awaits_rest = node.processes.values().any(awaited);
         for client in found {
             self.databases_input(host, Input::AtRest(client));
         }
