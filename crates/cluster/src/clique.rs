@@ -11,7 +11,7 @@ pub(crate) struct Broken {
     pub(crate) missing: BTreeSet<(Pnn, Pnn)>,
     /// Not yet.
     pub(crate) young: BTreeSet<(Pnn, Pnn)>,
-    /// Nodes that miss somebody who hears them.
+    /// Nodes that alone miss somebody who hears them.
     pub(crate) deaf: PnnSet,
 }
 

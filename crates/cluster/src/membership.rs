@@ -130,6 +130,7 @@ pub(crate) fn wish(site: &Site<'_>) -> (Wish, Recheck) {
     // is noticed by one before the other does not take a healthy one with it.
     let inside: PnnSet = serving.iter().chain(witnesses).collect();
     let mut broken = Broken::default();
+    let mut misses = Vec::new();
     for (a, b) in pairs(inside) {
         let edge = (site.edge)(a, b);
         if !edge.up {
@@ -137,7 +138,8 @@ pub(crate) fn wish(site: &Site<'_>) -> (Wish, Recheck) {
             let heard = [a, b].iter().filter_map(|p| site.present.get(p)).map(|n| n.since).max();
             let due = edge.since.max(heard.unwrap_or(edge.since)) + timing.mesh_delay;
             // Also where it is too early to act: of two that lost each other, the one that is about to lose more goes.
-            broken.deaf = broken.deaf.iter().chain(edge.deaf).collect();
+            let since = edge.since + timing.heartbeat * 2;
+            misses.extend(edge.deaf.map(|deaf| (deaf, if deaf == a { b } else { a }, since <= site.now)));
             if due <= site.now {
                 broken.missing.insert((a, b));
             } else {
@@ -146,6 +148,11 @@ pub(crate) fn wish(site: &Site<'_>) -> (Wish, Recheck) {
             }
         }
     }
+    // Whom several miss, or may have begun to miss, has most likely died: its last words may still be believed where somebody
+    // stood still.
+    let alone = |who: Pnn, whom: Pnn| !misses.iter().any(|(other, missed, _)| *missed == whom && *other != who);
+    let deaf = misses.iter().filter(|(who, whom, known)| *known && alone(*who, *whom));
+    broken.deaf = deaf.map(|(who, ..)| *who).collect();
     let mesh = full_mesh(inside, &broken, leader);
     let reduced = inside.len() != mesh.len();
 

@@ -101,7 +101,8 @@ impl<'a> Scene<'a> {
 }
 
 impl Placing {
-    pub(crate) fn new(epoch: Epoch, before: BTreeMap<IpAddr, Pnn>) -> Self {
+    /// Under a new view. `last`: this node led under the one before, too.
+    pub(crate) fn new(epoch: Epoch, before: BTreeMap<IpAddr, Pnn>, last: Option<Self>) -> Self {
         Self {
             epoch,
             revision: 0,
@@ -110,7 +111,8 @@ impl Placing {
             waiting: BTreeMap::new(),
             orders: BTreeMap::new(),
             revoked: BTreeMap::new(),
-            pins: BTreeMap::new(),
+            // What an administrator has moved stays as long as this node leads.
+            pins: last.map(|last| last.pins).unwrap_or_default(),
             last_spread: None,
             series: Series::default(),
             ousted: BTreeMap::new(),

@@ -337,6 +337,36 @@ fn an_administrator_moves_an_address() {
     assert_eq!(net.answering()[&vip(0)], [to], "{:?}\n{}", net.hosts[2].replies, net.story());
 }
 
+/// A node comes back while an address has just been moved: for an even spread it could be sent on at once.
+#[test]
+fn what_an_administrator_moved_stays_there_under_the_next_view() {
+    let without_one = || {
+        let mut net = settled(4, false);
+        (0..3).for_each(|other| net.cut(3, other));
+        net.run(Duration::from_secs(10));
+        net.cut.clear();
+        net
+    };
+    let mut net = without_one();
+    let mut joins = Duration::ZERO;
+    while net.hosts[0].core.view().unwrap().members.len() < 4 {
+        net.run(MS * 10);
+        joins += MS * 10;
+    }
+    for moved in 0..4 {
+        let mut net = without_one();
+        net.run(joins - MS * 700);
+        let to = (net.answering()[&vip(moved)][0] + 1) % 3;
+        net.at(0, 0, Input::Admin { ticket: 5, request: AdminRequest::MoveIp { vip: vip(moved), to: Pnn(to as u16) } });
+        net.run(MS * 500);
+        for _ in 0..300 {
+            assert_eq!(net.answering()[&vip(moved)], [to], "{}", net.story());
+            net.run(MS * 100);
+        }
+        assert_eq!(net.loads(), [1; 4], "{}", net.story());
+    }
+}
+
 #[test]
 fn the_last_survivor_without_a_quorum_serves_only_after_force_view() {
     let mut net = settled(3, false);

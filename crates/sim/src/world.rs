@@ -73,8 +73,8 @@ pub struct World {
     pub replies: BTreeMap<u64, AdminReply>,
     /// Requests made so far.
     pub tickets: u64,
-    /// When the last one was made.
-    pub asked: Option<Micros>,
+    /// When the last one was made, and for which address.
+    pub asked: Option<(Micros, Option<IpAddr>)>,
     /// Of every event and output; equal for equal runs.
     pub fingerprint: u64,
     /// The databases, if the site has them.
@@ -485,7 +485,8 @@ impl World {
     /// An administrator at a node asks for something.
     pub fn admin(&mut self, host: usize, request: cluster::AdminRequest) -> u64 {
         self.tickets += 1;
-        self.asked = Some(self.now);
+        let vip = if let cluster::AdminRequest::MoveIp { vip, .. } = &request { Some(*vip) } else { None };
+        self.asked = Some((self.now, vip));
         let ticket = self.tickets;
         let text = format!("administrator: {request:?}");
         self.story.node(self.now, host, || text);

@@ -29,7 +29,8 @@ impl Cluster {
         let word = GuardWord { run: self.run, incarnation: view.incarnation, epoch: view.epoch };
         out.push(Output::Guard { word });
         let leads = (view.leader() == Some(me) || planted(Planted::AllLead)) && view.has_run(me, self.run);
-        self.placing = leads.then(|| Placing::new(view.epoch, self.placement.as_ref().clone()));
+        let before = self.placing.take();
+        self.placing = leads.then(|| Placing::new(view.epoch, self.placement.as_ref().clone(), before));
         if let Some(old) = &old {
             for (pnn, member) in &old.members {
                 let left = self.reports.get(pnn).is_some_and(|r| r.run == member.run && r.left);

@@ -60,7 +60,7 @@ impl Check for Moves {
         let Some(view) = world.newest_view() else { return Ok(()) };
         let at_work = |node: usize| world.hosts[node].disk.durable.admin == AdminState::Active;
         let kept = self.dropped.get(&from).is_none_or(|at| at + MEMORY < world.now);
-        let unasked = world.asked.is_none_or(|at| at + MEMORY < world.now);
+        let unasked = world.asked.is_none_or(|(at, _)| at + MEMORY < world.now);
         let same_view = self.released.get(vip).is_none_or(|epoch| *epoch == view.epoch);
         let judged = kept
             && unasked

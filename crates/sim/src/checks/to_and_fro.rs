@@ -4,7 +4,8 @@
 //! Two kinds are looked at. *At once*, whatever ended before the first move: a cluster that comes together again must know
 //! where it puts an address. *Soon*, which is long enough for the pauses between planned moves, when the node that it left
 //! was fit all the while, so that nothing but somebody's decision took it away. What begins or ends between the two moves
-//! excuses the second one, as does an administrator's word in between; the word that asked for the first move does not.
+//! excuses the second one, as does an administrator's word in between; the word that asked for the first move does not. A word about
+//! another address counts from when the first move was decided on: carried out it is a little later.
 
 use super::Check;
 use super::rest::is_fit;
@@ -25,6 +26,8 @@ const OVER: Micros = 100 * MS;
 const SOON: Micros = 10 * S;
 /// A node whose fault is over for so long was fit before the first move, and the others have known it since.
 const FIT_AGAIN: Micros = 5 * S;
+/// A planned move is carried out so long after it was decided on: servers prove that they answer before an address leaves.
+const UNDER_WAY: Micros = 1_200 * MS;
 /// An address that nobody has had for so long comes from nowhere. A takeover takes less.
 const NOWHERE: Micros = 1_000 * MS;
 
@@ -70,7 +73,7 @@ impl Check for ToAndFro {
         let fit = world.newest_view().is_some_and(|view| is_fit(world, view, from, vip));
         let Some(before) = self.moves.insert(vip, Move { at: world.now, from, fit }) else { return Ok(()) };
         let at_once = world.now <= before.at + AT_ONCE && !disturbed(world, before.at);
-        let soon = world.now <= before.at + SOON && before.fit && !troubled(world, before.at);
+        let soon = world.now <= before.at + SOON && before.fit && !troubled(world, vip, before.at);
         // From a node that was put out of the view meanwhile it is taken over.
         let taken_over = !world.members().contains(&from);
         if before.from != host || taken_over || !(at_once || soon) {
@@ -85,7 +88,7 @@ fn disturbed(world: &World, since: Micros) -> bool {
     let recent = |at: Micros, before: Micros| since.saturating_sub(before) <= at && at <= world.now;
     let thawed = |at: Micros| recent(at, OVER) || recent(at + world.excused(), OVER);
     world.hosts.iter().any(|h| h.thawed_at.is_some_and(thawed))
-        || world.asked.is_some_and(|at| recent(at, OVER))
+        || world.asked.is_some_and(|(at, _)| recent(at, OVER))
         || world
             .plan
             .faults
@@ -94,14 +97,15 @@ fn disturbed(world: &World, since: Micros) -> bool {
 }
 
 /// Was anything wrong shortly before the first move or since, or has an administrator said something since?
-fn troubled(world: &World, since: Micros) -> bool {
+fn troubled(world: &World, vip: IpAddr, since: Micros) -> bool {
     let begin = since.saturating_sub(FIT_AGAIN);
     let recent = |at: Micros| begin <= at && at <= world.now;
+    let decided = |about| if about == Some(vip) { since } else { since.saturating_sub(UNDER_WAY) };
     world.hosts.iter().any(|h| h.thawed_at.is_some_and(|at| recent(at) || recent(at + world.excused())))
-        || world.asked.is_some_and(|at| since <= at)
+        || world.asked.is_some_and(|(at, about)| decided(about) <= at)
         || world.plan.faults.iter().any(|f| match f.kind {
             // An address that is moved by hand is moved once, and nothing of it ends.
-            Kind::MoveIp { .. } => since <= f.at && f.at <= world.now,
+            Kind::MoveIp { vip, .. } => decided(Some(vip)) <= f.at && f.at <= world.now,
             _ => f.at <= world.now && begin <= f.at + f.lasts,
         })
 }
