@@ -6,7 +6,7 @@
 use crate::clock::{Clock, Micros};
 use crate::rng::Rng;
 use crate::setup::interface_of;
-use cluster::{Cluster, Config, Durable, GuardWord, Input, NodeUid, Output, Pnn, RunId, Snapshot, Time};
+use cluster::{Cluster, Config, Durable, Epoch, GuardWord, Input, NodeUid, Output, Pnn, RunId, Snapshot, Time};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -159,6 +159,14 @@ impl Host {
     #[must_use]
     pub fn pnn(&self) -> Pnn {
         Pnn(self.index as u16)
+    }
+
+    /// Shuts out of the storage whom the view on disk evicts. Its epoch, if there is one.
+    pub(crate) fn fence(&mut self) -> Option<Epoch> {
+        let me = self.pnn();
+        let view = self.disk.durable.view.as_ref()?;
+        self.kernel.evicted = view.evicted.keys().filter(|p| **p != me).copied().collect();
+        Some(view.epoch)
     }
 
     /// Identity on the disk.

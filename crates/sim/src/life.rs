@@ -49,9 +49,7 @@ impl World {
         let machine = &mut self.hosts[host];
         machine.power = true;
         // The fence is put up from the view on disk before the storage's own server starts.
-        let (me, view) = (machine.pnn(), machine.disk.durable.view.as_ref());
-        machine.kernel.evicted =
-            view.into_iter().flat_map(|v| v.evicted.keys()).filter(|p| **p != me).copied().collect();
+        machine.fence();
         let delay = self.some(50_000..=500_000);
         self.after(delay, What::Start { host });
         self.recheck_links(host);
@@ -177,6 +175,8 @@ impl World {
         // The start removes what an earlier run left, before it says a word.
         machine.kernel.addresses.clear();
         machine.kernel.lease_until = Time(0);
+        // And it shuts out whom the view on disk evicts: the one before may not have come to that.
+        let fenced = machine.fence();
         machine.core_lease = Time(0);
         machine.generation += 1;
         let local = machine.clock.local(now);
@@ -243,6 +243,7 @@ impl World {
         for name in &self.hosts[host].config.services {
             first.push(service(name, Health::Off, "not to run now"));
         }
+        first.extend(fenced.map(|epoch| Input::Evicted { epoch }));
         first.push(Input::Tick);
         for input in first {
             self.arrive(host, input, false);

@@ -64,10 +64,11 @@ pub(super) fn network(
             anyhow::bail!("the kernel did not set up the network part within {} s", NETWORK.as_secs());
         };
         match outlet.next(left) {
-            Ok(Some(Item::Net(net::Event::Evicted { .. }))) => evicted = true,
             Ok(Some(Item::Net(event))) => {
                 match &event {
                     net::Event::Lease { .. } => configured = true,
+                    // Others wait to hear it: who was shut out frees what its storage keeps of this node's clients.
+                    net::Event::Evicted { .. } => evicted = true,
                     // The core orders it again, and its addresses wait until it succeeds.
                     net::Event::EvictFailed { why, .. } => {
                         tracing::error!("nodes dropped by the view on disk are not shut out of the storage yet: {why}");
