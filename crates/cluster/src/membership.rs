@@ -382,15 +382,19 @@ mod tests {
 
     const BROKEN: Edge = Edge { up: false, since: Time(1_000_000), deaf: None };
 
-    /// Three members, all there; between the last two the edge is `edge`.
-    fn look(last: &mut Option<Wished>, config: &Arc<Config>, now: Time, edge: Edge, edges: u64) -> (Wish, Recheck) {
+    const UP: Edge = Edge { up: true, since: Time(0), deaf: None };
+
+    fn view(nodes: u16) -> View {
         let member = |i: u16| Member { uid: NodeUid(i.into()), run: RunId(1), since: Epoch(1) };
-        let view = View {
-            members: (0..3).map(|i| (Pnn(i), member(i))).collect(),
-            voters: (0..3).map(|i| (Pnn(i), NodeUid(i.into()))).collect(),
+        View {
+            members: (0..nodes).map(|i| (Pnn(i), member(i))).collect(),
+            voters: (0..nodes).map(|i| (Pnn(i), NodeUid(i.into()))).collect(),
             ..View::founding(Incarnation { number: 1, id: 1 }, Epoch(1), Pnn(0), NodeUid(0), String::new())
-        };
-        let node = |i: u16| Present {
+        }
+    }
+
+    fn there(i: u16) -> Present {
+        Present {
             uid: NodeUid(i.into()),
             run: RunId(1),
             direct: true,
@@ -399,14 +403,18 @@ mod tests {
             left: false,
             recovered: true,
             relapses: 0,
-        };
-        let up = Edge { up: true, since: Time(0), deaf: None };
+        }
+    }
+
+    /// Three members, all there; between the last two the edge is `edge`.
+    fn look(last: &mut Option<Wished>, config: &Arc<Config>, now: Time, edge: Edge, edges: u64) -> (Wish, Recheck) {
+        let view = view(3);
         let site = Site {
             now,
             config,
             view: &view,
-            present: (0..3).map(|i| (Pnn(i), node(i))).collect(),
-            edge: &|a, b| if a == Pnn(0) || b == Pnn(0) { up } else { edge },
+            present: (0..3).map(|i| (Pnn(i), there(i))).collect(),
+            edge: &|a, b| if a == Pnn(0) || b == Pnn(0) { UP } else { edge },
             lock_usable: false,
             silent: &|_| String::new(),
             dead: PnnSet::default(),
@@ -414,6 +422,40 @@ mod tests {
         let found = Wished::look(last, &site, config, edges);
         assert_eq!(found, wish(&site), "what it remembers is what it would find");
         found
+    }
+
+    #[test]
+    fn of_a_pair_the_dead_one_goes_and_not_who_missed_it_first() {
+        let config = crate::exhaust::config(Pnn(0), 5, false);
+        let timing = &config.timing;
+        // Node 4 is dead. This node stood still and has just heard what it said before; the others missed it one after the other.
+        let since = |p: Pnn| Time(1_000_000) + Duration::from_millis(p.0.into());
+        let lost = |p: Pnn| Edge { up: false, since: since(p), deaf: Some(p) };
+        let edge = |a: Pnn, b: Pnn| match (a, b) {
+            (Pnn(p @ 1..4), Pnn(4)) | (Pnn(4), Pnn(p @ 1..4)) => lost(Pnn(p)),
+            _ => UP,
+        };
+        let view = view(5);
+        let members = |edge: &dyn Fn(Pnn, Pnn) -> Edge| {
+            let site = Site {
+                now: since(Pnn(1)) + timing.mesh_delay,
+                config: &config,
+                view: &view,
+                present: (0..5).map(|i| (Pnn(i), there(i))).collect(),
+                edge,
+                lock_usable: false,
+                silent: &|_| String::new(),
+                dead: PnnSet::default(),
+            };
+            match wish(&site).0 {
+                Wish::Change { view, .. } => view.members.keys().copied().collect::<PnnSet>(),
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(members(&edge), PnnSet::from([0, 1, 2, 3].map(Pnn)));
+        // Node 1 alone misses it: it is the one that does not hear.
+        let alone = |a: Pnn, b: Pnn| if (a, b) == (Pnn(1), Pnn(4)) { lost(Pnn(1)) } else { UP };
+        assert_eq!(members(&alone), PnnSet::from([0, 2, 3, 4].map(Pnn)));
     }
 
     #[test]
