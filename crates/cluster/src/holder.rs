@@ -3,7 +3,7 @@
 use crate::parting::Parting;
 use crate::planted::{Planted, planted};
 use crate::unfinished::{LEASE_WAIT, Unfinished};
-use crate::{Config, Epoch, Orders, Output, ServiceHealth, Time};
+use crate::{Config, END_WAIT, Epoch, LET_GO_WAIT, Orders, Output, ServiceHealth, Time};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
@@ -38,6 +38,11 @@ enum State {
         until: Time,
         end: bool,
     },
+}
+
+/// How long the NFS server is waited for, which is to let go, or to be ended.
+fn wait(end: bool) -> Duration {
+    if end { END_WAIT } else { LET_GO_WAIT }
 }
 
 /// A second look for another user of an address that has not been answered is over after this.
@@ -79,6 +84,8 @@ pub(crate) struct Holder {
     pub(crate) failed: BTreeMap<IpAddr, (Time, String)>,
     sightings: BTreeMap<IpAddr, Sighting>,
     conflicts: BTreeMap<IpAddr, (Time, String)>,
+    /// Addresses for which the NFS server was told in this turn to let go, or to be ended.
+    told: Vec<IpAddr>,
     /// When this node last looked at what is to be done.
     reconciled: Time,
 }
@@ -118,8 +125,24 @@ impl Holder {
     }
 
     /// It has left and counts as held until the NFS server has let go, or has ended.
-    pub(crate) fn wait_to_let_go(&mut self, until: Time, vip: IpAddr, end: bool) {
-        self.local.insert(vip, State::LettingGo { until, end });
+    pub(crate) fn wait_to_let_go(&mut self, now: Time, vip: IpAddr, end: bool) {
+        self.local.insert(vip, State::LettingGo { until: now + wait(end), end });
+        self.told.push(vip);
+    }
+
+    /// What was decided in the last turn has been carried out by now, and not before: a daemon may stand still in between. So
+    /// the NFS server is waited for from now on. True if it is.
+    pub(crate) fn carried_out(&mut self, now: Time) -> bool {
+        let mut waits = false;
+        for vip in std::mem::take(&mut self.told) {
+            if let Some(State::LettingGo { until, end }) = self.local.get_mut(&vip)
+                && !planted(Planted::WaitsWhileStanding)
+            {
+                *until = now + wait(*end);
+                waits = true;
+            }
+        }
+        waits
     }
 
     /// The NFS server has let go, or ended. True if that was waited for: one that has let go may hang still.
@@ -210,11 +233,14 @@ impl Holder {
                 Ok(()) if !config.vips.contains_key(vip) => "it is no longer in the configuration".to_string(),
                 Ok(()) => continue,
             };
-            if *state == State::Held && may_serve.is_ok() && !leave.may(now, *vip, out) {
-                leaving.insert(*vip);
+            if !matches!(state, State::Taking | State::Held) {
                 continue;
             }
-            if matches!(state, State::Taking | State::Held) {
+            // What is being taken may answer already, and clients may have something by it again.
+            let here = *state == State::Held || !planted(Planted::TakingLeavesAtOnce);
+            if here && may_serve.is_ok() && !leave.may(now, *vip, out) {
+                leaving.insert(*vip);
+            } else {
                 *state = State::Releasing;
                 out.push(Output::Release { vip: *vip, because });
             }
@@ -431,6 +457,18 @@ mod tests {
         assert_eq!(holder.holding(), all, "it did not come back");
         holder.local.insert(vip(1), State::Taking);
         assert!(holder.taken(vip(1)) && !holder.is_lost(vip(1)));
+    }
+
+    #[test]
+    fn the_nfs_server_is_waited_for_from_when_it_can_have_been_told() {
+        let mut holder = held(1);
+        holder.wait_to_let_go(NOW, vip(1), false);
+        // The daemon stood still before it told anybody anything.
+        let told = NOW + Duration::from_secs(7);
+        assert!(holder.carried_out(told));
+        assert_eq!(holder.next_timeout(), Some(told + LET_GO_WAIT));
+        assert!(!holder.carried_out(told + LET_GO_WAIT), "once");
+        assert_eq!(holder.next_timeout(), Some(told + LET_GO_WAIT));
     }
 
     #[test]

@@ -64,6 +64,12 @@ pub enum Planted {
     MoveGraceNotAwaited,
     /// It is given to the next node before the old one's NFS server has let go of those locks.
     LetGoNotAwaited,
+    /// An address that is still being taken, and is wanted elsewhere, leaves at once.
+    TakingLeavesAtOnce,
+    /// The time in which a daemon stood still counts as time that its NFS server had to let go, before it was asked to.
+    WaitsWhileStanding,
+    /// What a lost node had of NFS clients is forgotten when it is heard of again, started anew, before a view has dropped it.
+    ClientsOfLastRunForgotten,
     /// An NFS server that hangs when an address leaves it is not ended.
     HungServerLivesOn,
     /// Nor is one that is found to hang a moment later.

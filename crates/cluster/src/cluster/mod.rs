@@ -256,8 +256,8 @@ impl Cluster {
         if late > self.config.timing.heartbeat {
             self.stalled(now, late, out);
         }
+        let mut routine = !self.holder.carried_out(now);
         self.expire(now, out);
-        let mut routine = true;
         for input in inputs {
             routine &= input.is_routine();
             self.input(now, input, out);
