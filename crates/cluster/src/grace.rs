@@ -5,7 +5,7 @@
 //! lost node had clients that could want something back.
 
 use crate::planted::{Planted, planted};
-use crate::{Epoch, Output, Pnn, Report, Time, View};
+use crate::{Epoch, Output, Pnn, Report, RunId, Time, View};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -37,8 +37,10 @@ struct Due {
 pub(crate) struct Grace {
     /// Clients are recorded with this node's own NFS server, with which they could have state.
     pub(crate) clients: bool,
+    /// Runs of members with whose NFS servers clients were recorded, and that have been started anew before a view dropped them.
+    started_anew: BTreeMap<Pnn, RunId>,
     /// For which lost nodes this node's own NFS server has yet to enter its grace period, by the oldest and the newest view
-    /// that dropped any of them.
+    /// that may have dropped any of them.
     due: Option<Due>,
     /// How often it was asked for.
     asked: u64,
@@ -53,18 +55,31 @@ impl Grace {
         self.due.as_ref().map_or(epoch, |due| Epoch(due.oldest.0.saturating_sub(1)))
     }
 
+    /// A member's daemon is heard of again, started anew: what the run before it had of clients is known no other way.
+    pub(crate) fn started_anew(&mut self, pnn: Pnn, before: RunId) {
+        if !planted(Planted::ClientsOfLastRunForgotten) {
+            self.started_anew.insert(pnn, before);
+        }
+    }
+
+    /// Had this run clients, whose node has been heard of since, started anew?
+    pub(crate) fn had_clients(&self, pnn: Pnn, run: RunId) -> bool {
+        self.started_anew.get(&pnn) == Some(&run)
+    }
+
     /// A view is learned, which drops these nodes with clients of NFS (often none), and shuts these out of the storage.
+    /// `first`: the oldest view that may have dropped any of them, where several were learned at once.
     pub(crate) fn learned(
         &mut self,
         now: Time,
-        epoch: Epoch,
+        (first, epoch): (Epoch, Epoch),
         lost: BTreeSet<Pnn>,
         nodes: BTreeMap<Pnn, Vec<IpAddr>>,
         out: &mut Vec<Output>,
     ) {
         self.kick = None;
         if !lost.is_empty() {
-            self.order(epoch, lost, out);
+            self.order((first, epoch), lost, out);
             // An eviction that waits already waits no longer for this one.
             let until = self.waiting.as_ref().map_or(now + GRACE_WAIT, |w| w.until);
             self.waiting = Some(Waiting { epoch, until, evict: (epoch, nodes) });
@@ -90,7 +105,7 @@ impl Grace {
         let until = match &self.kick {
             Some((nodes, until)) if *nodes == lost => *until,
             _ => {
-                self.order(next, lost.clone(), out);
+                self.order((next, next), lost.clone(), out);
                 self.kick = Some((lost, now + GRACE_WAIT));
                 now + GRACE_WAIT
             }
@@ -107,12 +122,12 @@ impl Grace {
     }
 
     /// Wants the own NFS server in its grace period, for these nodes and those of earlier orders that it has not confirmed.
-    fn order(&mut self, epoch: Epoch, lost: BTreeSet<Pnn>, out: &mut Vec<Output>) {
+    fn order(&mut self, (first, epoch): (Epoch, Epoch), lost: BTreeSet<Pnn>, out: &mut Vec<Output>) {
         if self.due.as_ref().is_some_and(|due| due.newest == epoch && due.nodes.is_superset(&lost)) {
             // The answer to the last order is that to this one.
             return;
         }
-        let due = self.due.get_or_insert(Due { oldest: epoch, newest: epoch, nodes: BTreeSet::new() });
+        let due = self.due.get_or_insert(Due { oldest: first, newest: epoch, nodes: BTreeSet::new() });
         due.newest = epoch;
         due.nodes.extend(lost);
         self.asked += 1;
@@ -200,7 +215,7 @@ pub(crate) mod tests {
     #[test]
     fn without_clients_nothing_waits() {
         let (mut grace, mut out) = (Grace::default(), Vec::new());
-        grace.learned(at(0), Epoch(5), BTreeSet::new(), BTreeMap::new(), &mut out);
+        grace.learned(at(0), (Epoch(5), Epoch(5)), BTreeSet::new(), BTreeMap::new(), &mut out);
         assert_eq!(said(&mut out), ["evict 5"]);
         assert_eq!(grace.before_kick(at(1), Epoch(6), BTreeSet::new(), &mut out), None);
         assert!(out.is_empty() && grace.ready(Epoch(5)) == Epoch(5) && grace.next_timeout().is_none());
@@ -209,18 +224,29 @@ pub(crate) mod tests {
     #[test]
     fn a_second_loss_meanwhile_asks_for_both_and_waits_no_longer() {
         let (mut grace, mut out) = (Grace::default(), Vec::new());
-        grace.learned(at(0), Epoch(5), nodes(&[1]), BTreeMap::new(), &mut out);
+        grace.learned(at(0), (Epoch(5), Epoch(5)), nodes(&[1]), BTreeMap::new(), &mut out);
         assert_eq!(said(&mut out), ["grace 5 [1]"]);
         assert_eq!(grace.ready(Epoch(5)), Epoch(4));
-        grace.learned(at(50), Epoch(6), nodes(&[2]), BTreeMap::new(), &mut out);
+        grace.learned(at(50), (Epoch(6), Epoch(6)), nodes(&[2]), BTreeMap::new(), &mut out);
         assert_eq!(said(&mut out), ["grace 6 [1, 2]"]);
         // The answer to the first order is none to the second.
         grace.entered(1);
         assert_eq!((grace.ready(Epoch(6)), grace.next_timeout()), (Epoch(4), Some(at(200))));
         // A view that drops nobody with clients does not make the eviction any earlier.
-        grace.learned(at(60), Epoch(7), BTreeSet::new(), BTreeMap::new(), &mut out);
+        grace.learned(at(60), (Epoch(7), Epoch(7)), BTreeSet::new(), BTreeMap::new(), &mut out);
         assert!(said(&mut out).is_empty());
         grace.entered(2);
+        assert_eq!(grace.ready(Epoch(7)), Epoch(7));
+    }
+
+    /// View 6 dropped node 1; this node hears of that with view 7. Who has learned view 6 waits for it even so.
+    #[test]
+    fn what_was_lost_under_a_view_that_was_missed_is_minded_by_nobody_before_the_answer() {
+        let (mut grace, mut out) = (Grace::default(), Vec::new());
+        grace.learned(at(0), (Epoch(6), Epoch(7)), nodes(&[1]), BTreeMap::new(), &mut out);
+        assert_eq!(said(&mut out), ["grace 7 [1]"]);
+        assert_eq!(grace.ready(Epoch(7)), Epoch(5));
+        grace.entered(1);
         assert_eq!(grace.ready(Epoch(7)), Epoch(7));
     }
 
@@ -233,7 +259,7 @@ pub(crate) mod tests {
         assert_eq!(said(&mut out), ["grace 8 [2]", "grace 8 [2, 3]"]);
         grace.entered(1);
         assert_eq!(grace.before_kick(at(3), Epoch(8), nodes(&[2, 3]), &mut out), Some(at(201)));
-        grace.learned(at(4), Epoch(8), nodes(&[2, 3]), BTreeMap::new(), &mut out);
+        grace.learned(at(4), (Epoch(8), Epoch(8)), nodes(&[2, 3]), BTreeMap::new(), &mut out);
         assert!(said(&mut out).is_empty(), "asked already");
         assert_eq!(grace.ready(Epoch(8)), Epoch(7));
         grace.entered(2);
@@ -251,7 +277,7 @@ pub(crate) mod tests {
         let mut reports = BTreeMap::new();
         for late in [false, true] {
             let (mut grace, mut out) = (Grace::default(), Vec::new());
-            grace.learned(at(0), Epoch(5), nodes(&[1]), BTreeMap::new(), &mut out);
+            grace.learned(at(0), (Epoch(5), Epoch(5)), nodes(&[1]), BTreeMap::new(), &mut out);
             said(&mut out);
             let mut tell = |pnn: u16, graced: u64| {
                 let report = report(Epoch(5), Epoch(graced));

@@ -230,7 +230,7 @@ impl World {
         ];
         // Not said where there are none: those seeds keep their stories.
         if self.setup.nfs_clients.contains(&host) {
-            first.push(Input::NfsClients(true));
+            self.read_nfs_clients(host);
         }
         if self.setup.nfs_locks.contains(&host) {
             let addresses = self.setup.vips.iter().map(|(vip, _)| *vip).collect();

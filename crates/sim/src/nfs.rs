@@ -37,6 +37,13 @@ impl World {
         Some((delay, rng.chance(150_000)))
     }
 
+    /// A daemon that starts has yet to read who is recorded with its NFS server, and says until then that nobody is.
+    pub(crate) fn read_nfs_clients(&mut self, host: usize) {
+        let delay = self.rng.fork(self.now ^ host as u64 ^ 1 << 35).range(0..=1_000) * MS;
+        let generation = self.hosts[host].generation;
+        self.after(delay, What::Local { host, generation, input: Box::new(Input::NfsClients(true)) });
+    }
+
     /// A core wants its NFS server in its grace period.
     pub(crate) fn grace(&mut self, host: usize, number: u64, epoch: Epoch, nodes: BTreeSet<Pnn>) {
         self.story.node(self.now, host, || format!("grace for {nodes:?} under epoch {epoch}"));

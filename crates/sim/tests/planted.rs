@@ -222,3 +222,86 @@ fn what_a_stopped_daemon_lets_go_of_too_early_is_found() {
     assert!(what.contains("may yet carry out what was in hand"), "{what}");
     println!("StopCountsAsReleased: found by story {seed}: {what}");
 }
+
+/// A member's daemon is killed and started anew before anybody has missed it. One of the others has its first report by then, which
+/// says of no clients, and one has not.
+fn a_server_is_started_anew(seed: u64) -> Option<String> {
+    let mut world = World::new(seed, Setup { nfs_clients: (0..3).collect(), ..Setup::plain(3) }, false);
+    world.power_on_all();
+    settle(&mut world, 60 * S)?;
+    world.run_for(2 * S);
+    let leader = usize::from(world.newest_view()?.leader()?.0);
+    world.inflict(Kind::Kill { node: (leader + 1) % 3, guard: false }, (seed * 37 % 300) * MS);
+    world.run_for(3 * S);
+    world.violation.map(|v| format!("{}: {}", v.check, v.text))
+}
+
+#[test]
+fn clients_that_are_forgotten_with_their_run_are_found() {
+    assert_eq!(found(a_server_is_started_anew, None), None);
+    let (seed, what) = found(a_server_is_started_anew, Some(Cluster::ClientsOfLastRunForgotten))
+        .expect("locks that are freed too early");
+    assert!(what.contains("is not in its grace period"), "{what}");
+    println!("ClientsOfLastRunForgotten: found by story {seed}: {what}");
+}
+
+/// Where the clients of both nodes hold locks an address moves, and its new host is stopped while it takes it.
+fn a_server_is_stopped_while_it_takes(seed: u64) -> Option<String> {
+    let setup = Setup { nfs_clients: (0..2).collect(), nfs_locks: (0..2).collect(), ..Setup::plain(2) };
+    let (vip, _) = setup.vips[0];
+    let mut world = World::new(seed, setup, false);
+    world.power_on_all();
+    settle(&mut world, 60 * S)?;
+    let from = *world.answering(vip).first()?;
+    let to = 1 - from;
+    world.inflict(Kind::MoveIp { vip, to }, 0);
+    for _ in 0..2_000 {
+        if world.hosts[to].kernel.addresses.contains(&vip) {
+            break;
+        }
+        world.run_for(MS);
+    }
+    world.inflict(Kind::Service { node: to, name: "samba".into() }, S);
+    world.run_for(3 * S);
+    world.violation.map(|v| format!("{}: {}", v.check, v.text))
+}
+
+#[test]
+fn an_address_that_leaves_while_it_is_taken_is_found() {
+    assert_eq!(found(a_server_is_stopped_while_it_takes, None), None);
+    let (seed, what) = found(a_server_is_stopped_while_it_takes, Some(Cluster::TakingLeavesAtOnce))
+        .expect("an address that leaves without a grace period");
+    assert!(what.contains("has asked nobody for a grace period"), "{what}");
+    println!("TakingLeavesAtOnce: found by story {seed}: {what}");
+}
+
+/// Of two nodes whose clients hold locks, one has let an address go, and its daemon stands still before it can tell its NFS server
+/// to let go of the locks. The other one can decide nothing meanwhile.
+fn a_daemon_stands_still_before_it_lets_go(seed: u64) -> Option<String> {
+    let setup = Setup { nfs_clients: (0..2).collect(), nfs_locks: (0..2).collect(), lock: false, ..Setup::plain(2) };
+    let (vip, _) = setup.vips[0];
+    let mut world = World::new(seed, setup, false);
+    world.power_on_all();
+    settle(&mut world, 60 * S)?;
+    let from = *world.answering(vip).first()?;
+    world.inflict(Kind::MoveIp { vip, to: 1 - from }, 0);
+    for _ in 0..2_000 {
+        if !world.hosts[from].kernel.addresses.contains(&vip) {
+            break;
+        }
+        world.run_for(MS);
+    }
+    world.run_for((seed * 37 % 110) * MS);
+    world.inflict(Kind::Pause { node: from, between: true }, 2 * S);
+    world.run_for(4 * S);
+    world.violation.map(|v| format!("{}: {}", v.check, v.text))
+}
+
+#[test]
+fn a_wait_that_is_over_before_it_began_is_found() {
+    assert_eq!(found(a_daemon_stands_still_before_it_lets_go, None), None);
+    let (seed, what) = found(a_daemon_stands_still_before_it_lets_go, Some(Cluster::WaitsWhileStanding))
+        .expect("an address that is given away before anybody was told to let go");
+    assert!(what.contains("has not let go of its locks"), "{what}");
+    println!("WaitsWhileStanding: found by story {seed}: {what}");
+}

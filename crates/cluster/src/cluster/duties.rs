@@ -67,7 +67,9 @@ impl Cluster {
         }
         if self.half && self.kicked != Some(absent) {
             let next = self.epoch().next();
-            let lost = absent.iter().filter(|p| self.had_nfs_clients(*p)).collect();
+            let members = self.view().into_iter().flat_map(|view| &view.members);
+            let lost = members.filter(|(p, m)| absent.contains(**p) && self.had_nfs_clients(**p, m.run));
+            let lost = lost.map(|(p, _)| *p).collect();
             if let Some(until) = self.grace.before_kick(now, next, lost, out) {
                 self.wake = Some(self.wake.map_or(until, |w| w.min(until)));
                 return;
@@ -234,9 +236,13 @@ impl Cluster {
         self.deserted.interfaces(down > 0, down > 0 && down == public.len(), &self.holder.holding());
     }
 
-    /// Could clients of this node's NFS server want something back?
-    pub(super) fn had_nfs_clients(&self, pnn: Pnn) -> bool {
-        self.reports.get(&pnn).is_some_and(|r| r.nfs_clients)
+    /// Could clients of this run's NFS server want something back? What a later run says of itself says nothing of that: it
+    /// knows of no client before it has read who is recorded.
+    pub(super) fn had_nfs_clients(&self, pnn: Pnn, run: RunId) -> bool {
+        match self.reports.get(&pnn).filter(|r| r.run == run) {
+            Some(report) => report.nfs_clients,
+            None => self.grace.had_clients(pnn, run),
+        }
     }
 
     /// What waits for NFS servers to enter their grace period.

@@ -286,7 +286,11 @@ impl Cluster {
                 self.dirty |= self.awaited.remove(&from);
                 // Most reports only repeat the last one; nothing follows from those.
                 if self.reports.get(&from) != Some(&report) {
-                    self.reports.insert(from, report);
+                    let run = report.run;
+                    let before = self.reports.insert(from, report).filter(|r| r.run != run && r.nfs_clients);
+                    if let Some(before) = before.filter(|r| self.view().is_some_and(|v| v.has_run(from, r.run))) {
+                        self.grace.started_anew(from, before.run);
+                    }
                     self.dirty = true;
                 }
             }

@@ -23,9 +23,13 @@ impl Cluster {
         let nodes = view.evicted.iter().filter(|(p, _)| **p != me).map(|(p, a)| (*p, a.clone())).collect();
         // Who serves on may give the lost ones' locks to others.
         let lost = old.iter().filter(|_| goes_on).flat_map(|o| &o.members);
-        let lost =
-            lost.filter(|(p, m)| !view.has_run(**p, m.run) && self.had_nfs_clients(**p)).map(|(p, _)| *p).collect();
-        self.grace.learned(now, view.epoch, lost, nodes, out);
+        let lost = lost
+            .filter(|(p, m)| !view.has_run(**p, m.run) && self.had_nfs_clients(**p, m.run))
+            .map(|(p, _)| *p)
+            .collect();
+        // Views may have been missed: any of them may have dropped these.
+        let first = old.as_ref().map_or(view.epoch, |o| o.epoch.next().min(view.epoch));
+        self.grace.learned(now, (first, view.epoch), lost, nodes, out);
         let word = GuardWord { run: self.run, incarnation: view.incarnation, epoch: view.epoch };
         out.push(Output::Guard { word });
         let leads = (view.leader() == Some(me) || planted(Planted::AllLead)) && view.has_run(me, self.run);
