@@ -396,6 +396,9 @@ impl World {
             if let Input::Service { name, health } = input {
                 self.check(|checks, world| checks.service(world, host, name, health.state));
             }
+            if let Input::TakeFailed { vip, .. } = input {
+                self.check(|checks, world| checks.take_failed(world, host, *vip));
+            }
         }
         let mut out = std::mem::take(&mut self.scratch);
         let Some(daemon) = self.hosts[host].daemon.as_mut() else {

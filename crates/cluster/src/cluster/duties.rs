@@ -273,10 +273,15 @@ impl Cluster {
         self.end_for_who_left(now, out);
     }
 
-    /// Something hangs: it is ended for the sake of addresses that have left it a moment ago.
+    /// Something hangs: it is ended for the sake of addresses that have left it a moment ago. One that still waits for the NFS
+    /// server to let go has left as well, and nobody else has it yet: it waits for the end instead.
     pub(super) fn end_for_who_left(&mut self, now: Time, out: &mut Vec<Output>) {
-        let left = self.unfinished.hung(now, |vip| self.holder.has(vip));
-        out.extend(left.into_iter().map(|vip| Output::LetGo { vip, end: true }));
+        for vip in self.unfinished.hung(now, |vip| self.holder.has(vip) && !self.holder.lets_go(vip)) {
+            if self.holder.lets_go(vip) {
+                self.holder.wait_to_let_go(now + END_WAIT, vip, true);
+            }
+            out.push(Output::LetGo { vip, end: true });
+        }
     }
 
     /// Says when nobody is left who wants anything of this node's services.

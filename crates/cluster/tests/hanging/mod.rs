@@ -62,3 +62,41 @@ fn they_leave_when_another_nodes_storage_answers_again() {
     net.run(Duration::from_secs(2));
     assert_eq!(net.loads(), [0, 4], "{}", net.story());
 }
+
+/// The first address, by which clients hold locks, has left a node whose NFS server does not let go of them; then that is found
+/// to hang.
+fn hangs_as_it_is_to_let_go(ends: bool) -> (Net, usize, usize) {
+    let mut net = settled(4, false);
+    let from = net.answering()[&vip(0)][0];
+    net.at(0, from, Input::NfsLocks { addresses: [vip(0)].into(), grace: false });
+    net.nfs_hangs = [from].into();
+    let to = move_ip(&mut net);
+    while net.answering().contains_key(&vip(0)) {
+        net.run(MS);
+    }
+    net.run(MS * 400);
+    if ends {
+        net.nfs_hangs.clear();
+    }
+    storage(&mut net, from, Health::Failed);
+    net.run(MS * 50);
+    let ended = format!("ends what hangs for {}", vip(0));
+    assert!(net.hosts[from].log.contains(&ended), "{}", net.story());
+    (net, from, to)
+}
+
+#[test]
+fn a_server_that_hangs_as_it_is_to_let_go_of_locks_is_ended_and_the_address_goes_then() {
+    let (net, _, to) = hangs_as_it_is_to_let_go(true);
+    assert_eq!(net.answering()[&vip(0)], [to], "{}", net.story());
+}
+
+#[test]
+fn where_it_cannot_be_ended_the_address_waits_for_that_and_not_for_the_locks_only() {
+    let (mut net, from, to) = hangs_as_it_is_to_let_go(false);
+    net.run(MS * 1_800);
+    assert!(!net.answering().contains_key(&vip(0)), "{}", net.story());
+    net.run(MS * 300);
+    assert_eq!(net.answering()[&vip(0)], [to], "{}", net.story());
+    assert!(net.hosts[from].log.iter().any(|line| line.contains("may still be written over")), "{}", net.story());
+}

@@ -1,13 +1,12 @@
 //! What a node's storage clients had in hand when its lease ended is held, and carried out some time after it has a lease
 //! again: nobody else answers before that for the address by which it came. Unless servers and storage have proved
-//! themselves since, or what hangs there was ended (or waited for long enough), or all others have shut the node out of
-//! the storage. The same of what they have in hand when the daemon is stopped and lets go of addresses unproved: it is
-//! carried out as long as they run.
+//! themselves since, or what hangs there was ended (or waited for long enough), or all members of the view under which it
+//! was taken have shut the node out of the storage. The same of what they have in hand when services are to stop and
+//! addresses leave unproved in the same moment: it is carried out as long as they run, and until they prove themselves.
 
 use super::Check;
 use super::learned::Learned;
 use crate::clock::{Micros, S};
-use crate::host::Host;
 use crate::world::World;
 use cluster::{END_WAIT, Health, Output};
 use std::collections::{BTreeMap, BTreeSet};
@@ -32,10 +31,12 @@ struct Node {
     released: (Micros, BTreeSet<IpAddr>),
     /// Addresses by which clients had given something that was held.
     held: BTreeSet<IpAddr>,
-    /// Addresses that a daemon which is being stopped has let go of.
+    /// Addresses that a daemon which stops its services has let go of unproved.
     let_go: BTreeSet<IpAddr>,
     /// Those of them for whose sake what hangs is being ended.
     ending: BTreeSet<IpAddr>,
+    /// When it last did so.
+    stopped: Micros,
     /// Since when it has a lease again.
     leased: Option<Micros>,
     /// Its machine has lost power so often when it was held.
@@ -67,6 +68,12 @@ impl Check for Held {
         node.daemon_ended(world, host);
         node.started = world.now;
         node.leased = None;
+        Ok(())
+    }
+
+    /// No client has come to know it here.
+    fn take_failed(&mut self, _world: &World, host: usize, vip: IpAddr) -> Result<(), String> {
+        self.node(host).here.remove(&vip);
         Ok(())
     }
 
@@ -127,6 +134,7 @@ impl Check for Held {
                 let proved = world.hosts[host].proved.is_some_and(|(_, at)| at + PROVED >= now);
                 if node.released.0 == world.now && !proved && !node.running.is_empty() {
                     node.let_go.extend(&node.released.1);
+                    node.stopped = world.now;
                     node.power = world.hosts[host].power_serial;
                 }
             }
@@ -140,7 +148,6 @@ impl Check for Held {
         if world.has_just_thawed(host) {
             return Ok(());
         }
-        let view = self.learned.view(host);
         for (index, node) in self.nodes.iter_mut().filter(|(index, _)| **index != host) {
             let other = &world.hosts[*index];
             if other.daemon.is_none() {
@@ -150,19 +157,13 @@ impl Check for Held {
             let now = other.clock.local(world.now);
             let waits = other.letting_go.get(&vip).is_some_and(|(since, end)| *end && now.since(*since) < END_WAIT);
             let ended = node.ending.contains(&vip) && !waits;
-            let shut_out = view.is_some_and(|view| {
-                // A member that is dark by now has no bricks that could take anything.
-                let evicts = |peer: &Host| !peer.power || peer.kernel.evicted.contains(&other.pnn());
-                let members = view.members.keys().all(|p| evicts(&world.hosts[usize::from(p.0)]));
-                view.evicted.contains_key(&other.pnn()) && members
-            });
-            if ended || shut_out {
+            if ended || self.learned.shut_out(world, host, vip, other.pnn()) {
                 node.held.remove(&vip);
                 node.let_go.remove(&vip);
             }
             if node.let_go.contains(&vip) {
                 return Err(format!(
-                    "n{host} answers for {vip}, and n{index}, whose daemon is being stopped, may yet carry out what was in hand"
+                    "n{host} answers for {vip}, and n{index}, whose services are being stopped, may yet carry out what was in hand"
                 ));
             }
             if node.held.contains(&vip) {
@@ -203,7 +204,10 @@ impl Node {
             self.held.clear();
             self.ending.clear();
         }
-        if self.power != machine.power_serial {
+        // Where an administrator stops the services of a node just as its lease is lost, its daemon goes on and lets what was
+        // lost leave by plan under the next lease.
+        let proved = machine.proved.is_some_and(|(at, _)| at > self.stopped);
+        if proved || self.power != machine.power_serial {
             self.let_go.clear();
         }
     }

@@ -62,6 +62,10 @@ pub(crate) trait Check: std::fmt::Debug + Send {
     fn interface(&mut self, _world: &World, _host: usize, _name: &str, _up: bool) -> Result<(), String> {
         Ok(())
     }
+    /// A core is about to be told that an address could not be taken.
+    fn take_failed(&mut self, _world: &World, _host: usize, _vip: IpAddr) -> Result<(), String> {
+        Ok(())
+    }
     /// A core is about to be told how a service of its node is.
     fn service(&mut self, _world: &World, _host: usize, _name: &str, _state: Health) -> Result<(), String> {
         Ok(())
@@ -148,6 +152,10 @@ impl Checks {
 
     pub(crate) fn interface(&mut self, world: &World, host: usize, name: &str, up: bool) -> Result<(), Violation> {
         self.each(world, |check| check.interface(world, host, name, up))
+    }
+
+    pub(crate) fn take_failed(&mut self, world: &World, host: usize, vip: IpAddr) -> Result<(), Violation> {
+        self.each(world, |check| check.take_failed(world, host, vip))
     }
 
     pub(crate) fn service(&mut self, world: &World, host: usize, name: &str, state: Health) -> Result<(), Violation> {

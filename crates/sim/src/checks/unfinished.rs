@@ -1,11 +1,12 @@
 //! What hangs when an address leaves its node, has not proved before that it does not, or is found to hang a moment later, is
 //! ended: what servers have in hand must not be carried out after what the clients have written elsewhere. Nobody else answers for the address before,
-//! unless that has been waited for long enough, or the address had left when that was found.
+//! unless that has been waited for long enough, or somebody else could have the address already when that was found.
 
 use super::Check;
+use super::learned::Learned;
 use crate::clock::{MS, Micros};
 use crate::world::World;
-use cluster::{END_WAIT, Health, LEFT_HANGING, Output, Time};
+use cluster::{END_WAIT, Health, LEFT_HANGING, LET_GO_WAIT, Output, Time};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
@@ -41,11 +42,14 @@ struct Node {
 
 /// The checker.
 #[derive(Debug, Default)]
-pub(crate) struct Unfinished(BTreeMap<usize, Node>);
+pub(crate) struct Unfinished {
+    learned: Learned,
+    nodes: BTreeMap<usize, Node>,
+}
 
 impl Unfinished {
     fn node(&mut self, host: usize) -> &mut Node {
-        self.0.entry(host).or_default()
+        self.nodes.entry(host).or_default()
     }
 }
 
@@ -55,7 +59,8 @@ impl Check for Unfinished {
     }
 
     fn started(&mut self, _world: &World, host: usize) -> Result<(), String> {
-        self.0.remove(&host);
+        self.learned.started(host);
+        self.nodes.remove(&host);
         Ok(())
     }
 
@@ -92,6 +97,7 @@ impl Check for Unfinished {
     }
 
     fn output(&mut self, world: &World, host: usize, output: &Output) -> Result<(), String> {
+        self.learned.output(host, output);
         match output {
             // It is here again, and its clients with it.
             Output::Take { vip, .. } => {
@@ -102,10 +108,16 @@ impl Check for Unfinished {
                 node.unproven.remove(vip);
             }
             Output::LetGo { vip, end: true } => {
+                let machine = &world.hosts[host];
+                let now = machine.clock.local(world.now);
+                // It has left, and nobody else may have it before the server has let go: nor before its end then.
+                let waited =
+                    machine.letting_go.get(vip).is_some_and(|(since, end)| !end && now.since(*since) < LET_GO_WAIT);
+                let locks = waited && world.setup.nfs_locks.contains(&host);
                 let node = self.node(host);
                 node.owed.remove(vip);
                 node.unproven.remove(vip);
-                if node.left.remove(vip).is_none() {
+                if node.left.remove(vip).is_none() || locks {
                     node.ending.insert(*vip);
                 }
             }
@@ -130,11 +142,13 @@ impl Check for Unfinished {
         if world.has_just_thawed(host) {
             return Ok(());
         }
-        for (index, node) in self.0.iter_mut().filter(|(index, node)| **index != host && node.ending.contains(&vip)) {
+        for (index, node) in self.nodes.iter_mut().filter(|(i, node)| **i != host && node.ending.contains(&vip)) {
             let other = &world.hosts[*index];
             let now = other.clock.local(world.now);
-            // What one without a lease has in hand is another matter (`held`).
-            let leased = other.is_live() && now < other.core_lease;
+            // What one without a lease has in hand is another matter (`held`). One that was paused and dropped believes in its
+            // lease, but is shut out of the storage.
+            let leased =
+                other.is_live() && now < other.core_lease && !self.learned.shut_out(world, host, vip, other.pnn());
             let waits = other.letting_go.get(&vip).is_some_and(|(since, end)| *end && now.since(*since) < END_WAIT);
             if leased && waits {
                 return Err(format!("n{host} answers for {vip}, and n{index}'s NFS server hangs and has not ended"));
@@ -145,7 +159,7 @@ impl Check for Unfinished {
     }
 
     fn pulse(&mut self, world: &World) -> Result<(), String> {
-        for (host, node) in &mut self.0 {
+        for (host, node) in &mut self.nodes {
             let machine = &world.hosts[*host];
             let busy = !machine.is_live() || machine.daemon.as_ref().is_none_or(|d| d.paused || d.slow > 0);
             node.unproven.retain(|_, (left, _)| !proved(world, *host, *left));
@@ -160,7 +174,7 @@ impl Check for Unfinished {
                 ));
             }
         }
-        match self.0.iter().find_map(|(host, node)| node.owed.first().map(|vip| (host, vip))) {
+        match self.nodes.iter().find_map(|(host, node)| node.owed.first().map(|vip| (host, vip))) {
             Some((host, vip)) => Err(format!("{vip} has left n{host}, and its NFS server hangs and is not ended")),
             None => Ok(()),
         }
