@@ -293,13 +293,28 @@ fn who_is_busy_hears_that_its_address_leaves_when_it_is_at_rest() {
     world.vip_on.insert(1, 1);
     world.tell(0, true, true);
 
-    // A daemon that has stood still first reads what was asked meanwhile.
+    // A daemon that has stood still first reads what was asked meanwhile, however little it is late.
+    for late in [Duration::ZERO, Duration::from_micros(900), Duration::from_millis(25)] {
+        assert_eq!(leaves(&mut world), [its.id]);
+        world.later(Duration::from_millis(500));
+        world.now.mono += Duration::from_millis(500) + late;
+        world.input(0, Input::Wake);
+        world.run();
+        assert_eq!(messages(&mut world, its), [], "{late:?}");
+        let question = world.control(its, 1, Opcode::CHECK_PID_SRVID, 0, &check);
+        assert_eq!(world.status(its, question), Some(0));
+        assert_eq!(messages(&mut world, its), [], "{late:?}");
+        world.later(Duration::from_millis(20));
+        assert_eq!(messages(&mut world, its), gone, "{late:?}");
+        world.vip_on.insert(1, 1);
+        world.tell(0, true, true);
+    }
     assert_eq!(leaves(&mut world), [its.id]);
     world.now.mono += Duration::from_secs(5);
     world.input(0, Input::Wake);
     world.run();
     assert_eq!(messages(&mut world, its), []);
-    world.later(Duration::from_millis(50));
+    world.later(Duration::from_millis(20));
     assert_eq!(messages(&mut world, its), gone);
     world.vip_on.insert(1, 1);
     world.tell(0, true, true);
@@ -309,7 +324,7 @@ fn who_is_busy_hears_that_its_address_leaves_when_it_is_at_rest() {
     world.now.mono += Duration::from_secs(5);
     assert!(world.ask(its, node::CURRENT, Opcode::GET_PID, 0, &[]).is_some());
     assert_eq!(messages(&mut world, its), []);
-    world.later(Duration::from_millis(50));
+    world.later(Duration::from_millis(20));
     assert_eq!(messages(&mut world, its), gone);
     world.vip_on.insert(1, 1);
     world.tell(0, true, true);
@@ -324,4 +339,27 @@ fn who_is_busy_hears_that_its_address_leaves_when_it_is_at_rest() {
     let _ = tells(&mut world, its, Opcode::TCP_CLIENT_DISCONNECTED, connection(7, "192.168.1.1"));
     assert_eq!(leaves(&mut world), []);
     assert_eq!(messages(&mut world, its), gone, "it is not its address any more");
+}
+
+/// Without a lease what a process tells of its connection waits. That it serves the address is known all the same.
+#[test]
+fn who_has_told_of_its_connection_without_a_lease_hears_that_its_address_leaves_when_it_is_at_rest() {
+    let mut world = World::new(2);
+    world.vip_on.insert(1, 0);
+    world.tell(0, false, true);
+    let its = world.connect(0, 10);
+    world.listen(its, srvid::RELEASE_IP);
+    let mut data = Writer::default();
+    connection(7, "192.168.1.1").put(&mut data);
+    let told = world.control(its, node::CURRENT, Opcode::TCP_CLIENT, 0, &data.finish());
+    assert_eq!(world.status(its, told), None);
+    world.input(0, Input::Leaves("192.168.1.1".parse().unwrap()));
+    world.run();
+    assert_eq!(world.messages(its), []);
+    assert_eq!(std::mem::take(&mut world.nodes[0].awaits), [its.id]);
+    world.input(0, Input::AtRest(its.id));
+    world.run();
+    assert_eq!(world.messages(its), [(srvid::RELEASE_IP, b"192.168.1.1\0".to_vec())]);
+    world.tell(0, true, true);
+    assert_eq!(world.status(its, told), Some(0));
 }

@@ -23,6 +23,8 @@ pub(super) struct Client {
     pub(super) later_since: Duration,
     /// It gets them when its process is at rest.
     pub(super) rest_awaited: bool,
+    /// It is about to get them by the clock, and what it had asked until then is being read.
+    pub(super) later_seen: Option<Duration>,
     /// `START_PERSISTENT_UPDATE` without its end; only counted.
     pub(super) updates: u32,
 }

@@ -142,9 +142,8 @@ impl Server {
     fn address_to(&mut self, client: ClientId, srvid: u64, address: IpAddr, text: Vec<u8>) {
         let now = self.now.mono;
         let asks = self.asks_about_life(client) && !planted(Planted::AddressBeforeAnswer);
+        let its = srvid == srvid::RELEASE_IP && self.serves(client, address) && !planted(Planted::AddressWhileBusy);
         let Some(known) = self.clients.get(client) else { return };
-        let its = srvid == srvid::RELEASE_IP && known.serves.iter().any(|c| c.server.ip() == address);
-        let its = its && !planted(Planted::AddressWhileBusy);
         if !asks && !its && known.later.is_empty() {
             return self.message_to(client, srvid, &text);
         }
@@ -178,11 +177,20 @@ impl Server {
             || self.held.iter().any(|input| packets::is_about_life_for(input, client))
     }
 
-    /// When this client gets what was put off. None: when it is answered, or there is nothing.
+    /// Does it serve somebody at this address, by what it has told? What is held for want of a lease has been told, too.
+    fn serves(&self, client: ClientId, address: IpAddr) -> bool {
+        let told = |input| packets::connection_told_by(input, client).is_some_and(|c| c.server.ip() == address);
+        self.clients.look(client).is_some_and(|known| known.serves.iter().any(|c| c.server.ip() == address))
+            || self.held.iter().any(told)
+    }
+
+    /// When there is something to be done about what was put off for this client: it gets it, or by the clock it is looked
+    /// after for the first time. None: when it is answered, or there is nothing.
     fn later_due(&self, client: ClientId) -> Option<Duration> {
         let known = self.clients.look(client).filter(|known| !known.later.is_empty())?;
         let asks = self.asks_about_life(client) && !planted(Planted::AddressBeforeAnswer);
-        let due = if known.rest_awaited { known.later_since + LATEST } else { known.later_since };
+        let by_the_clock = known.later_seen.map_or(known.later_since + LATEST - READING, |seen| seen + READING);
+        let due = if known.rest_awaited { by_the_clock } else { known.later_since };
         (!asks).then_some(due)
     }
 
@@ -191,17 +199,21 @@ impl Server {
         self.clients.later.iter().filter_map(|client| self.later_due(*client)).min()
     }
 
-    /// What was put off for this client, if it is due. Not by the clock at once after a standstill of the daemon, whatever it
-    /// reads first: what clients have asked meanwhile has not been read yet.
+    /// What was put off for this client, if it is due. By the clock that takes two looks: what was in the sockets at the first
+    /// has been read by the second, unless the daemon has stood still between them. Then the second is the first, whatever
+    /// the daemon reads before it: what clients have asked meanwhile has not been read yet.
     pub(super) fn tell_later(&mut self, client: ClientId) {
         let now = self.now.mono;
-        let Some(due) = self.later_due(client).filter(|due| *due <= now) else { return };
+        if self.later_due(client).is_none_or(|due| due > now) {
+            return;
+        }
         let Some(known) = self.clients.get(client) else { return };
-        if known.rest_awaited && due + STANDSTILL < now {
-            known.later_since = (now + STANDSTILL).saturating_sub(LATEST);
+        if known.rest_awaited && known.later_seen.is_none_or(|seen| seen + STANDSTILL < now) {
+            known.later_seen = Some(now);
             return;
         }
         known.rest_awaited = false;
+        known.later_seen = None;
         let later = std::mem::take(&mut known.later);
         self.clients.later.remove(&client);
         for (srvid, text) in later {
@@ -232,7 +244,9 @@ fn asker(data: &[u8]) -> Option<(u32, u64)> {
 /// smbd does between two looks at its sockets; its connection has been ended by the kernel by then, so that it rarely needs
 /// to hear at all.
 const LATEST: Duration = Duration::from_secs(1);
-/// A daemon that wakes up so late has stood still, and has read what came meanwhile within this after it.
-const STANDSTILL: Duration = Duration::from_millis(50);
+/// Within this a daemon that runs has read what was in its clients' sockets.
+const READING: Duration = Duration::from_millis(20);
+/// A daemon that comes back to a client later than this after it has seen that something is due has stood still.
+const STANDSTILL: Duration = Duration::from_millis(40);
 /// Addresses are at rest when nothing has changed for so long.
 pub(super) const AT_REST: Duration = Duration::from_millis(300);

@@ -10,7 +10,7 @@ use crate::node;
 use crate::peer::Said;
 use crate::recovery::Phase;
 use crate::server::databases::Call as Waiting;
-use crate::wire::{Body, Call, CallReply, Control, ControlReply, Header, Packet, Tunnel};
+use crate::wire::{Body, Call, CallReply, Connection, Control, ControlReply, Header, Packet, Reader, Tunnel};
 
 /// Controls that only look at what this node knows: answered also while it has no lease.
 const ALWAYS: [Opcode; 20] = [
@@ -53,6 +53,17 @@ pub(super) fn is_about_life_for(input: &Input, asker: ClientId) -> bool {
     let Input::Packet { client, packet } = input else { return false };
     let asks = |body| matches!(body, Body::Control(Control { opcode, .. }) if is_about_life(opcode));
     *client == asker && Packet::decode(packet).is_ok_and(|packet| asks(packet.body))
+}
+
+/// The connection that this client says it serves.
+pub(super) fn connection_told_by(input: &Input, teller: ClientId) -> Option<Connection> {
+    let Input::Packet { client, packet } = input else { return None };
+    match Packet::decode(packet).ok()?.body {
+        Body::Control(control) if *client == teller && Opcode(control.opcode) == Opcode::TCP_CLIENT => {
+            Connection::get(&mut Reader::new(&control.data)).ok()
+        }
+        _ => None,
+    }
 }
 
 impl Server {
