@@ -182,6 +182,38 @@ fn a_node_that_was_elsewhere_does_not_bring_it_back() {
     }
 }
 
+/// Node 2 was told to make it, and was dropped before it went on with it. No client there wants it.
+#[test]
+fn a_node_on_which_it_was_half_made_does_not_bring_it_back() {
+    let mut half = 0;
+    for seed in 0..200 {
+        let (mut site, mut dice) = (start(3), Dice(seed));
+        site.forbid();
+        assert_eq!(site.detach(1).0, 0);
+        site.allow();
+        site.world.dice = Some(seed);
+        let name = format!("{NAME}\0");
+        let attach = site.world.control(site.tools[1], CURRENT, Opcode::DB_ATTACH, 0, name.as_bytes());
+        for _ in 0..dice.roll(40) {
+            site.world.step(&mut dice);
+        }
+        site.world.dice = None;
+        site.world.view(&[0, 1]);
+        half += u32::from(site.world.nodes[2].files.get(&site.db).is_some_and(|f| f.kind.is_some() && f.frozen));
+        assert_eq!(site.world.status(site.tools[1], attach), Some(0), "{seed}");
+        site.tools[2] = site.world.connect(2, 200);
+        site.forbid();
+        assert_eq!(site.detach(1).0, 0, "{seed}");
+        site.world.view(&[0, 1, 2]);
+        assert!(site.having().is_empty(), "{seed}");
+        // Whoever wants it gets it all the same.
+        site.allow();
+        site.world.attach(site.tools[2], Opcode::DB_ATTACH, NAME).unwrap();
+        assert_eq!((site.having(), site.counter()), (vec![0, 1, 2], None), "{seed}");
+    }
+    assert!(half > 20, "{half}");
+}
+
 /// Node 2 has said that nobody uses it, then lets clients attach databases, and one does before the decision comes.
 #[test]
 fn a_client_that_attaches_meanwhile_gets_it_anew() {

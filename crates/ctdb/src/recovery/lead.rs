@@ -1,6 +1,6 @@
 //! The leader's part of a recovery: when the next step may begin.
 
-use super::word::{Content, Generation, Have, Word};
+use super::word::{Content, Generation, Have, Standing, Word};
 use crate::database::Kind;
 use crate::planted::{Planted, planted};
 use std::collections::{BTreeMap, BTreeSet};
@@ -45,6 +45,8 @@ struct Database {
     attempt: u32,
     /// The last recovery after which a member went on with it.
     valid: Generation,
+    /// The last one that has stopped it on a member. None: clients want it, and nobody has had it yet.
+    stopped: Generation,
     phase: Phase,
     purpose: Purpose,
     /// Of one that is being detached: a client wants it again.
@@ -120,7 +122,7 @@ impl Lead {
             Word::Databases { epoch, have } if epoch == self.epoch => {
                 self.silent.remove(&from);
                 for (have, standing) in have {
-                    self.add(have, standing.opened, out);
+                    self.add(have, standing, out);
                 }
                 if self.silent.is_empty() {
                     let dbs: Vec<u32> = self.known.keys().copied().collect();
@@ -137,7 +139,7 @@ impl Lead {
             }
             Word::Create { epoch, have } if epoch == self.epoch => {
                 let db = have.db;
-                self.add(have, Generation::default(), out);
+                self.add(have, Standing::default(), out);
                 if self.silent.is_empty() {
                     self.stop(db, out);
                 }
@@ -218,14 +220,16 @@ impl Lead {
         self.known.get(&db).is_some_and(|d| d.purpose == purpose)
     }
 
-    /// A member has it, and went on with it in this recovery, or in none: then a client there wants it.
-    fn add(&mut self, have: Have, opened: Generation, out: &mut Orders) {
+    /// A member has it, and went on with it in this recovery, or in none: then it was half made there when the cluster
+    /// changed, or if no recovery has stopped it either a client there wants it.
+    fn add(&mut self, have: Have, standing: Standing, out: &mut Orders) {
         let db = have.db;
         // A persistent one that a member takes for volatile (its client attached it so) stays persistent.
         let new = || Database {
             have: have.clone(),
             attempt: 0,
             valid: Generation::default(),
+            stopped: Generation::default(),
             phase: Phase::Stopping(BTreeMap::new()),
             purpose: Purpose::Recovery,
             wanted: false,
@@ -233,13 +237,14 @@ impl Lead {
         let known = self.known.entry(db).or_insert_with(new);
         match known.phase {
             // It is made anew when the old one is away everywhere.
-            Phase::Leaving(_) => known.wanted |= opened == Generation::default(),
+            Phase::Leaving(_) => known.wanted |= standing == Standing::default(),
             Phase::Gone => {
                 known.have = have;
                 self.retry(db, Purpose::Recovery, out);
             }
             _ => {
-                known.valid = known.valid.max(opened);
+                known.valid = known.valid.max(standing.opened);
+                known.stopped = known.stopped.max(standing.merged);
                 if known.attempt == 0 && known.have.kind == Kind::Volatile {
                     known.have.kind = have.kind;
                 }
@@ -257,8 +262,11 @@ impl Lead {
         let left = self.left.get(&db).copied();
         let Some(database) = self.known.get_mut(&db).filter(|d| d.attempt == 0) else { return };
         database.attempt = 1;
-        // Who has it from before has missed its end: it was elsewhere, or the leader was lost in the middle.
-        let missed = database.valid != Generation::default() && left.is_some_and(|left| left >= database.valid);
+        // Who has it from before has missed its end: it was elsewhere, or the leader was lost in the middle. So has who was
+        // told to make it before, where nobody who is here has gone on with it.
+        let none = Generation::default();
+        let last = if database.valid == none { database.stopped } else { database.valid };
+        let missed = last != none && left.is_some_and(|left| left >= last);
         if missed && database.have.kind == Kind::Volatile && !planted(Planted::DetachedComesBack) {
             database.purpose = Purpose::Detach;
             database.phase = Phase::Leaving(self.members.clone());

@@ -70,6 +70,12 @@ impl Database {
         }
     }
 
+    /// As the leader is told: the last recovery that stopped it stands for the last that merged it. So one that was half made
+    /// when the cluster changed has a date, and one that only a client here wants has none.
+    fn known(&self) -> Standing {
+        Standing { merged: self.standing.merged.max(self.generation), ..self.standing }
+    }
+
     fn forget_recovery(&mut self) {
         self.merge = Merge::default();
         self.complete.clear();
@@ -268,7 +274,7 @@ impl Member {
                 if !left.is_empty() {
                     out.push(Effect::Send { to: from, word: Word::Gone { epoch, left } });
                 }
-                let have = self.databases.values().map(|d| (d.have.clone(), d.standing)).collect();
+                let have = self.databases.values().map(|d| (d.have.clone(), d.known())).collect();
                 out.push(Effect::Send { to: from, word: Word::Databases { epoch, have } });
             }
             Word::Stop { generation, have, valid, held, masters }

@@ -59,7 +59,7 @@ pub enum Word {
     Databases {
         /// The view.
         epoch: u64,
-        /// All that the member has.
+        /// All that the member has. Of each in [`Standing::merged`] the last recovery that has stopped it, merged or not.
         have: Vec<(Have, Standing)>,
     },
     /// Member to leader: a client wants this one.

@@ -5,7 +5,8 @@
 //! when all have done that does the client hear that it is done. Until the leader has decided so, anything else (a member
 //! that is lost, a link that breaks, somebody who uses it, no answer for [`PATIENCE`]) makes it an ordinary recovery, and the
 //! database goes on with what it had. After that it only can go away: a member that has closed it tells every later leader
-//! so, and whoever still has it, having been elsewhere, is told to close it, too.
+//! so, and whoever still has it, having been elsewhere, is told to close it, too, whether it had gone on with it or was just
+//! making it.
 //!
 //! CTDB's daemons ask nobody: they forget it under whoever uses it.
 
