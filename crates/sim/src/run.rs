@@ -141,12 +141,12 @@ pub fn wind_down(world: &mut World) {
     world.run_for(2 * S);
     world.databases_wind_down();
     let begin = world.now;
-    while world.violation.is_none() && world.databases_stuck(0).is_some() {
+    while world.violation.is_none() && world.databases_stuck(0).or_else(|| world.databases_recovered()).is_some() {
         world.run_for(100 * MS);
         if world.now < begin + PATIENCE {
             continue;
         }
-        if let Some(text) = world.databases_stuck(PATIENCE) {
+        if let Some(text) = world.databases_stuck(PATIENCE).or_else(|| world.databases_recovered()) {
             world.story.world(world.now, || format!("VIOLATION (rest): {text}"));
             world.violation = Some(Violation { check: "rest", at: world.now, text });
         }

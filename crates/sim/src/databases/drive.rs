@@ -1,6 +1,6 @@
 //! Starts, feeds and obeys the servers; delays of files and of the picture.
 
-use super::{Databases, Event, Node, Process, talk};
+use super::{Databases, Event, Node, PERSISTENT, Process, VOLATILE, talk};
 use crate::clock::{MS, S};
 use crate::event::What;
 use crate::world::World;
@@ -317,6 +317,15 @@ impl World {
             let waiting: Vec<_> = databases.nodes.iter().flat_map(|n| n.server.as_ref()).map(Server::waiting).collect();
             Some(format!("a process on n{host} waits for ever: {:?} ({waiting:?})", process.doing))
         })
+    }
+
+    /// What is being recovered of that which is looked at when all is at rest. Meanwhile a record that changes hands has no
+    /// holder, and members may differ: nothing of it is promised before they go on.
+    pub(crate) fn databases_recovered(&self) -> Option<String> {
+        let servers = self.databases.as_ref()?.nodes.iter().flat_map(|n| &n.server);
+        let mut waiting = servers.flat_map(Server::waiting);
+        let (name, why) = waiting.find(|(name, _)| [VOLATILE, PERSISTENT].contains(&name.as_str()))?;
+        Some(format!("{name}: {why}"))
     }
 
     /// Nobody begins anything new.
