@@ -40,11 +40,6 @@ enum State {
     },
 }
 
-/// How long the NFS server is waited for, which is to let go, or to be ended.
-fn wait(end: bool) -> Duration {
-    if end { END_WAIT } else { LET_GO_WAIT }
-}
-
 /// A second look for another user of an address that has not been answered is over after this.
 const SECOND_LOOK: Duration = Duration::from_millis(300);
 /// An address that another machine uses is tried again after this.
@@ -125,8 +120,8 @@ impl Holder {
     }
 
     /// It has left and counts as held until the NFS server has let go, or has ended.
-    pub(crate) fn wait_to_let_go(&mut self, now: Time, vip: IpAddr, end: bool) {
-        self.local.insert(vip, State::LettingGo { until: now + wait(end), end });
+    pub(crate) fn wait_to_let_go(&mut self, until: Time, vip: IpAddr, end: bool) {
+        self.local.insert(vip, State::LettingGo { until, end });
         self.told.push(vip);
     }
 
@@ -138,7 +133,7 @@ impl Holder {
             if let Some(State::LettingGo { until, end }) = self.local.get_mut(&vip)
                 && !planted(Planted::WaitsWhileStanding)
             {
-                *until = now + wait(*end);
+                *until = now + if *end { END_WAIT } else { LET_GO_WAIT };
                 waits = true;
             }
         }

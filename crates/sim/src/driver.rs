@@ -107,6 +107,9 @@ impl World {
             Output::Serve(wanted) => self.serve(host, wanted),
             Output::Deserted => self.start_nfs_anew(host),
             Output::Publish(snapshot) => {
+                if let Some(view) = &snapshot.view {
+                    self.drops.published(view, now);
+                }
                 self.databases_published(host, &snapshot);
                 self.prepare_published(host, &snapshot);
                 if let Some(daemon) = self.hosts[host].daemon.as_mut() {

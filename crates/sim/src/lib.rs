@@ -18,6 +18,7 @@ pub mod checks;
 pub mod clock;
 mod databases;
 mod driver;
+mod drops;
 mod event;
 pub mod faults;
 pub mod host;

@@ -4,6 +4,7 @@ use crate::checks::{Checks, Violation};
 use crate::clock::{Clock, MS, Micros};
 use crate::databases::Databases;
 use crate::driver::service;
+use crate::drops::Drops;
 use crate::event::{Agenda, What, input_name, mark, output_name};
 use crate::faults::Plan;
 use crate::host::{Disk, Host, Kernel};
@@ -65,6 +66,8 @@ pub struct World {
     pub edge_trouble: BTreeMap<(usize, usize), Micros>,
     /// Since when nothing gets through between two nodes, in one direction at least; of faults that overlap, the first.
     pub edge_cut: BTreeMap<(usize, usize), Micros>,
+    /// How often views have dropped each node.
+    pub(crate) drops: Drops,
     /// Nodes of a version that nobody understands: no link to them comes up.
     pub strangers: BTreeSet<usize>,
     /// Which node runs which of two versions, where there are two.
@@ -135,6 +138,7 @@ impl World {
             node_trouble: vec![0; setup.nodes],
             edge_trouble: BTreeMap::new(),
             edge_cut: BTreeMap::new(),
+            drops: Drops::new(setup.nodes),
             strangers: BTreeSet::new(),
             versions: None,
             replies: BTreeMap::new(),

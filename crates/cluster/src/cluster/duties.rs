@@ -179,7 +179,8 @@ impl Cluster {
     pub(super) fn left_by_plan(&mut self, now: Time, vip: IpAddr, out: &mut Vec<Output>) {
         let end = self.unfinished.left(now, vip, &self.services, out);
         if (end || self.parting.has_locks(vip)) && !planted(Planted::LetGoNotAwaited) {
-            self.holder.wait_to_let_go(now, vip, end);
+            let wait = if end { END_WAIT } else { LET_GO_WAIT };
+            self.holder.wait_to_let_go(now + wait, vip, end);
         }
         out.push(Output::LetGo { vip, end });
     }
