@@ -167,7 +167,9 @@ pub fn wind_down(world: &mut World) {
 fn stop_one(world: &mut World) {
     let members = world.members();
     let Some(node) = members.iter().copied().nth(world.now as usize % members.len().max(1)) else { return };
-    if members.len() < 2 {
+    // Where all are stopped, somebody holds the records all the same.
+    let active = |node: &usize| world.hosts[*node].disk.durable.admin == AdminState::Active;
+    if !members.iter().any(|other| *other != node && active(other)) {
         return;
     }
     world.set_state(node, AdminState::Stopped);
