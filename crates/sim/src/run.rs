@@ -4,7 +4,7 @@ use crate::checks::Violation;
 use crate::checks::rest::{can_decide, is_fit, unrest};
 use crate::clock::{MS, Micros, S};
 use crate::databases::{Done, has_databases};
-use crate::faults::Plan;
+use crate::faults::{Fault, Kind, Plan};
 use crate::rng::Rng;
 use crate::setup::{Setup, interface_of};
 use crate::versions::are_mixed;
@@ -30,6 +30,8 @@ const MOVES: u32 = 125_000;
 const UNTROUBLED: Micros = 5 * S;
 /// An address that is moved by hand is there within this. It may wait 5 s for the storage, and for NFS servers.
 const ARRIVES: Micros = 10 * S;
+/// A node from which an address has disappeared is no host for it for so long.
+const FORGOTTEN: Micros = 11 * S;
 /// It is looked at for so long after: for two pauses between moves for an even spread.
 const STAYS: Micros = 6 * S;
 
@@ -202,6 +204,12 @@ fn stop_one(world: &mut World) {
 fn move_one(world: &mut World, moves: &mut Rng) {
     world.run_for(UNTROUBLED);
     let vip = world.setup.vips[moves.index(world.setup.vips.len())].0;
+    // Where somebody has taken it off a node, that node is no host for it until it is forgotten, and says so.
+    let removed =
+        |f: &Fault| matches!(f.kind, Kind::RemoveAddress { vip: v } if v == vip) && f.at + FORGOTTEN > world.now;
+    if world.plan.faults.iter().any(removed) {
+        return;
+    }
     let Some(view) = world.newest_view() else { return };
     let beside = |v: &&(IpAddr, u8)| interface_of(v.0) == interface_of(vip);
     let has = |node: usize| {
