@@ -49,7 +49,14 @@ impl Check for OrdersOfLeader {
                 }
                 Ok(())
             }
-            Output::Take { vip, .. } => self.take(world, host, *vip),
+            Output::Take { vip, .. } => {
+                self.take(world, host, *vip)?;
+                // It was free for this node, and is until somebody else answers for it, also if the lease ends before it is there.
+                if !thawed(world, host) {
+                    self.last.insert(*vip, host);
+                }
+                Ok(())
+            }
             _ => Ok(()),
         }
     }
