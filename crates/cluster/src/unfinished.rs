@@ -76,7 +76,12 @@ pub(crate) struct Unfinished {
 impl Unfinished {
     /// May this address, which is wanted elsewhere, leave now? Asks for a proof where that is not so yet.
     pub(crate) fn may_leave(&mut self, now: Time, vip: IpAddr, services: &Services, out: &mut Vec<Output>) -> bool {
-        if !runs(services) || hangs(services) || planted(Planted::ProofNotAwaited) {
+        if !runs(services) || planted(Planted::ProofNotAwaited) {
+            return true;
+        }
+        if hangs(services) {
+            // It may be well again before the address is gone, and carries out then what it had in hand.
+            self.suspects.insert(vip);
             return true;
         }
         match self.proof.and_then(|proof| proof.verdict(now)) {
@@ -228,6 +233,16 @@ mod tests {
         assert_eq!(leaves(&mut unfinished, 0, 1, &runs), (false, 1));
         assert!(!unfinished.expire(at(999)) && unfinished.expire(at(1000)) && !unfinished.expire(at(1001)));
         assert_eq!(unfinished.hung(at(1000), |_| false), [vip(1)]);
+    }
+
+    #[test]
+    fn what_hung_as_an_address_began_to_leave_is_ended_also_when_it_is_well_by_the_end() {
+        let (hung, well) = (services(&[("nfs", Health::Failed)]), services(&[("nfs", Health::Ok)]));
+        let mut unfinished = Unfinished::default();
+        assert_eq!(asks(&mut unfinished, 0, 1, &hung), (true, 0));
+        assert_eq!(leaves(&mut unfinished, 60, 1, &well), (true, 0));
+        // The next one leaves a server that is well, and proves it.
+        assert_eq!(asks(&mut unfinished, 100, 1, &well), (false, 1));
     }
 
     #[test]
