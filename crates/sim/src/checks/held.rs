@@ -39,7 +39,7 @@ struct Node {
     stopped: Micros,
     /// Since when it has a lease again.
     leased: Option<Micros>,
-    /// Its machine has lost power so often when it was held.
+    /// Its machine has lost power so often: nothing of what is above outlives that.
     power: u64,
 }
 
@@ -65,7 +65,8 @@ impl Check for Held {
         self.learned.started(host);
         // What servers had in hand under the last daemon is held on: its addresses go when a view has shut the node out.
         let node = self.node(host);
-        node.daemon_ended(world, host);
+        node.forget_what_landed(world, host);
+        node.daemon_ended();
         node.started = world.now;
         node.leased = None;
         Ok(())
@@ -105,7 +106,7 @@ impl Check for Held {
             Output::LeaseLost => {
                 let node = self.node(host);
                 node.forget_what_landed(world, host);
-                node.hold(world, host);
+                node.hold();
             }
             Output::RenewLease { .. } => {
                 self.node(host).leased.get_or_insert(world.now);
@@ -116,6 +117,7 @@ impl Check for Held {
             // Its clients are here again, and give it more.
             Output::Take { vip, .. } => {
                 let node = self.node(host);
+                node.forget_what_landed(world, host);
                 node.here.insert(*vip);
                 node.ending.remove(vip);
                 node.let_go.remove(vip);
@@ -135,7 +137,6 @@ impl Check for Held {
                 if node.released.0 == world.now && !proved && !node.running.is_empty() {
                     node.let_go.extend(&node.released.1);
                     node.stopped = world.now;
-                    node.power = world.hosts[host].power_serial;
                 }
             }
             _ => {}
@@ -150,10 +151,10 @@ impl Check for Held {
         }
         for (index, node) in self.nodes.iter_mut().filter(|(index, _)| **index != host) {
             let other = &world.hosts[*index];
-            if other.daemon.is_none() {
-                node.daemon_ended(world, *index);
-            }
             node.forget_what_landed(world, *index);
+            if other.daemon.is_none() {
+                node.daemon_ended();
+            }
             let now = other.clock.local(world.now);
             let waits = other.letting_go.get(&vip).is_some_and(|(since, end)| *end && now.since(*since) < END_WAIT);
             let ended = node.ending.contains(&vip) && !waits;
@@ -178,18 +179,17 @@ impl Check for Held {
 
 impl Node {
     /// What servers have in hand now waits.
-    fn hold(&mut self, world: &World, host: usize) {
+    fn hold(&mut self) {
         self.leased = None;
-        self.power = world.hosts[host].power_serial;
         if !self.running.is_empty() {
             self.held.extend(&self.here);
         }
     }
 
     /// Its daemon renews nothing any more. What it had not released goes by the end of the lease, or by its guard.
-    fn daemon_ended(&mut self, world: &World, host: usize) {
+    fn daemon_ended(&mut self) {
         if !self.here.is_empty() {
-            self.hold(world, host);
+            self.hold();
             self.here.clear();
         }
     }
@@ -197,17 +197,21 @@ impl Node {
     /// Everything has been carried out, or never will be.
     fn forget_what_landed(&mut self, world: &World, host: usize) {
         let machine = &world.hosts[host];
+        if self.power != machine.power_serial {
+            let started = self.started;
+            *self = Self { started, power: machine.power_serial, ..Self::default() };
+            return;
+        }
         let landed = self
             .leased
             .is_some_and(|leased| machine.proved.is_some_and(|(at, _)| at >= leased) || world.now > leased + LANDS);
-        if landed || self.power != machine.power_serial {
+        if landed {
             self.held.clear();
             self.ending.clear();
         }
         // Where an administrator stops the services of a node just as its lease is lost, its daemon goes on and lets what was
         // lost leave by plan under the next lease.
-        let proved = machine.proved.is_some_and(|(at, _)| at > self.stopped);
-        if proved || self.power != machine.power_serial {
+        if machine.proved.is_some_and(|(at, _)| at > self.stopped) {
             self.let_go.clear();
         }
     }

@@ -72,7 +72,7 @@ impl Check for ToAndFro {
         let Some(from) = self.host.insert(vip, host).filter(|from| *from != host) else { return Ok(()) };
         let fit = world.newest_view().is_some_and(|view| is_fit(world, view, from, vip));
         let Some(before) = self.moves.insert(vip, Move { at: world.now, from, fit }) else { return Ok(()) };
-        let at_once = world.now <= before.at + AT_ONCE && !disturbed(world, before.at);
+        let at_once = world.now <= before.at + AT_ONCE && !disturbed(world, vip, before.at);
         let soon = world.now <= before.at + SOON && before.fit && !troubled(world, vip, before.at);
         // From a node that was put out of the view meanwhile it is taken over.
         let taken_over = !world.members().contains(&from);
@@ -83,12 +83,23 @@ impl Check for ToAndFro {
     }
 }
 
+/// Has an administrator said something since this address's first move was decided on? What asked for that move is earlier.
+fn has_been_asked(world: &World, vip: IpAddr, since: Micros) -> bool {
+    world.asked.is_some_and(|(at, about)| decided(vip, about, since) <= at)
+}
+
+/// When this address's move of then was decided on, for a word about that one.
+fn decided(vip: IpAddr, about: Option<IpAddr>, since: Micros) -> Micros {
+    if about == Some(vip) { since } else { since.saturating_sub(UNDER_WAY) }
+}
+
 /// Has a fault begun or ended since then, or has an administrator said something?
-fn disturbed(world: &World, since: Micros) -> bool {
+fn disturbed(world: &World, vip: IpAddr, since: Micros) -> bool {
     let recent = |at: Micros, before: Micros| since.saturating_sub(before) <= at && at <= world.now;
     let thawed = |at: Micros| recent(at, OVER) || recent(at + world.excused(), OVER);
     world.hosts.iter().any(|h| h.thawed_at.is_some_and(thawed))
         || world.asked.is_some_and(|(at, _)| recent(at, OVER))
+        || has_been_asked(world, vip, since)
         || world
             .plan
             .faults
@@ -100,12 +111,11 @@ fn disturbed(world: &World, since: Micros) -> bool {
 fn troubled(world: &World, vip: IpAddr, since: Micros) -> bool {
     let begin = since.saturating_sub(FIT_AGAIN);
     let recent = |at: Micros| begin <= at && at <= world.now;
-    let decided = |about| if about == Some(vip) { since } else { since.saturating_sub(UNDER_WAY) };
     world.hosts.iter().any(|h| h.thawed_at.is_some_and(|at| recent(at) || recent(at + world.excused())))
-        || world.asked.is_some_and(|(at, about)| decided(about) <= at)
+        || has_been_asked(world, vip, since)
         || world.plan.faults.iter().any(|f| match f.kind {
             // An address that is moved by hand is moved once, and nothing of it ends.
-            Kind::MoveIp { vip, .. } => decided(Some(vip)) <= f.at && f.at <= world.now,
+            Kind::MoveIp { vip: moved, .. } => decided(vip, Some(moved), since) <= f.at && f.at <= world.now,
             _ => f.at <= world.now && begin <= f.at + f.lasts,
         })
 }
