@@ -1,7 +1,8 @@
 //! What goes into the core and what comes out.
 
 use crate::{
-    Config, Durable, Epoch, Event, Grant, GuardWord, Heartbeat, LockRecord, Message, Pnn, Restraint, Snapshot, Time,
+    Config, Durable, Epoch, Event, Grant, GuardWord, Heartbeat, LockRecord, Message, Pnn, Restraint, RunId, Snapshot,
+    Time,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -127,7 +128,7 @@ pub enum Input {
     /// move). `grace`: such a move waits until all NFS servers are in their grace period. No address at start.
     NfsLocks { addresses: BTreeSet<IpAddr>, grace: bool },
     /// As [`Input::Graced`], for [`Output::GraceForMove`].
-    GracedForMove { node: Pnn, number: u64, because: Option<String> },
+    GracedForMove { node: Pnn, run: RunId, number: u64, because: Option<String> },
     /// The servers here and their storage answer now, as [`Output::Prove`] asked; or do not (with the reason).
     Proved { number: u64, because: Option<String> },
     /// The NFS server here has let go of what clients had by this address, or what hangs was ended, as [`Output::LetGo`] asked;
@@ -201,8 +202,9 @@ pub enum Output {
     /// that epoch. Each order is for the nodes of all earlier ones that were not answered, and has a number of its own.
     Grace { number: u64, epoch: Epoch, nodes: BTreeSet<Pnn> },
     /// An address by which NFS clients hold locks is to leave this member: the NFS server here shall enter its grace period,
-    /// with that member's records in its hands; then `Input::GracedForMove`. Comes before the address is released.
-    GraceForMove { node: Pnn, number: u64 },
+    /// with that member's records in its hands; then `Input::GracedForMove`. Comes before the address is released. Each run of
+    /// the member counts its moves from one.
+    GraceForMove { node: Pnn, run: RunId, number: u64 },
     /// An address is to leave this member: does the NFS server here answer now, its storage through it, and the shared mount by
     /// which Samba serves? Then `Input::Proved`; who does not answer within [`crate::PROOF_WAIT`] hangs.
     Prove { number: u64 },

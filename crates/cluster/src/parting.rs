@@ -127,17 +127,16 @@ impl Parting {
             let Some(number) = number else { continue };
             if self.told.get(pnn) != Some(&(run, number)) {
                 self.told.insert(*pnn, (run, number));
-                out.push(Output::GraceForMove { node: *pnn, number });
+                out.push(Output::GraceForMove { node: *pnn, run, number });
             }
         }
     }
 
-    /// This node's NFS server is in its grace period for this request, or never will be. False if that is old news.
-    pub(crate) fn entered(&mut self, node: Pnn, number: u64) -> bool {
-        match self.told.get(&node) {
-            Some(told) if told.1 == number => self.answered.insert(node, *told) != Some(*told),
-            _ => false,
-        }
+    /// This node's NFS server is in its grace period for this request of that node's run, or never will be. False if that is
+    /// old news.
+    pub(crate) fn entered(&mut self, node: Pnn, request: (RunId, u64)) -> bool {
+        let asked = self.told.get(&node) == Some(&request);
+        asked && self.answered.insert(node, request) != Some(request)
     }
 
     /// Have all members answered?
@@ -195,7 +194,7 @@ mod tests {
         let mut out = Vec::new();
         parting.tell(ME, &view(), reports, &mut out);
         let asked = |output| match output {
-            Output::GraceForMove { node, number } => (node.0, number),
+            Output::GraceForMove { node, run, number } if run.0 == 10 + u64::from(node.0) => (node.0, number),
             other => panic!("{other:?}"),
         };
         out.into_iter().map(asked).collect()
@@ -227,7 +226,7 @@ mod tests {
         assert!(told(&mut parting, &reports).is_empty(), "asked once");
         parting.judge(ME, &view(), &reports);
         assert!(!parting.may_leave(at(5), vip(1)), "not even the own server");
-        assert!(parting.entered(Pnn(0), 1) && !parting.entered(Pnn(0), 1));
+        assert!(parting.entered(Pnn(0), (RunId(10), 1)) && !parting.entered(Pnn(0), (RunId(10), 1)));
         parting.judge(ME, &view(), &reports);
         assert!(!parting.may_leave(at(6), vip(1)), "what node 2 answered was asked by an earlier run");
         reports.insert(Pnn(2), report(2, None, &[(0, 10, 1)]));
@@ -264,9 +263,10 @@ mod tests {
         let mut parting = Parting::default();
         let mut reports: BTreeMap<_, _> = [(Pnn(1), report(1, Some(4), &[])), (Pnn(7), report(7, Some(1), &[]))].into();
         assert_eq!(told(&mut parting, &reports), [(1, 4)]);
-        assert!(!parting.entered(Pnn(1), 3), "an older request's");
-        assert!(!parting.entered(Pnn(7), 1), "never asked");
-        assert!(parting.entered(Pnn(1), 4));
+        assert!(!parting.entered(Pnn(1), (RunId(11), 3)), "an older request's");
+        assert!(!parting.entered(Pnn(1), (RunId(9), 4)), "an earlier run's");
+        assert!(!parting.entered(Pnn(7), (RunId(17), 1)), "never asked");
+        assert!(parting.entered(Pnn(1), (RunId(11), 4)));
         assert_eq!(parting.answers().get(&Pnn(1)), Some(&(RunId(11), 4)));
         reports.insert(Pnn(1), report(1, Some(5), &[]));
         assert_eq!(told(&mut parting, &reports), [(1, 5)]);

@@ -88,7 +88,7 @@ impl World {
             }
             Output::Evict { epoch, nodes } => self.evict(host, epoch, nodes.into_keys().collect()),
             Output::Grace { number, epoch, nodes } => self.grace(host, number, epoch, nodes),
-            Output::GraceForMove { node, number } => self.grace_for_move(host, node, number),
+            Output::GraceForMove { node, run, number } => self.grace_for_move(host, node, (run, number)),
             Output::Prove { number } => self.prove(host, number),
             Output::LetGo { vip, end } => self.let_go(host, vip, end),
             Output::Lock { wanted } => self.want_lock(host, wanted),

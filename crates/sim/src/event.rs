@@ -3,7 +3,7 @@
 use crate::clock::Micros;
 use crate::databases;
 use crate::network::Datagram;
-use cluster::{Epoch, Input, LockRecord, Message, Output, Pnn};
+use cluster::{Epoch, Input, LockRecord, Message, Output, Pnn, RunId};
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap};
 use std::net::IpAddr;
@@ -40,7 +40,7 @@ pub(crate) enum What {
     /// An NFS server is in its grace period for these, or will never be.
     Graced { host: usize, generation: u64, number: u64, nodes: BTreeSet<Pnn>, refused: bool },
     /// An NFS server is in its grace period for this move, or will never be.
-    GracedForMove { host: usize, generation: u64, node: Pnn, number: u64, refused: bool },
+    GracedForMove { host: usize, generation: u64, node: Pnn, request: (RunId, u64), refused: bool },
     /// A node's servers have answered, or do not.
     Proved { host: usize, generation: u64, number: u64 },
     /// An NFS server has let go of what clients had by an address, or will not.

@@ -143,8 +143,8 @@ pub struct Host {
     pub thawed_at: Option<Micros>,
     /// Lost nodes for which its NFS server has entered its grace period, or never will, and since when.
     pub nfs_settled: BTreeMap<Pnn, Micros>,
-    /// The newest planned move of each node for which its NFS server has entered its grace period, or never will.
-    pub nfs_moves: BTreeMap<Pnn, u64>,
+    /// The planned moves of nodes' runs for which its NFS server has entered its grace period, or never will.
+    pub nfs_moves: BTreeSet<(Pnn, RunId, u64)>,
     /// When its NFS server last answered a question of the core's, by the world's time and by the machine's clock.
     pub proved: Option<(Micros, Time)>,
     /// Addresses that have left it by plan while its NFS server has yet to let go, or to be ended (true), and since when by

@@ -212,11 +212,7 @@ impl World {
         let older = self.versions.as_mut().is_some_and(|versions| versions.start(host));
         let version = if older { " of the older version" } else { "" };
         self.story.node(now, host, || format!("daemon{version} starts, run {:08x}", run.0 >> 32));
-        let me = self.hosts[host].pnn();
         self.hosts[host].nfs_moves.clear();
-        for other in &mut self.hosts {
-            other.nfs_moves.remove(&me);
-        }
         self.hosts[host].letting_go.clear();
         self.hosts[host].proved = None;
         self.check(|checks, world| checks.started(world, host));

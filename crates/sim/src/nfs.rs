@@ -5,7 +5,7 @@ use crate::clock::{MS, Micros};
 use crate::driver::NFS;
 use crate::event::What;
 use crate::world::World;
-use cluster::{Epoch, Input, Pnn};
+use cluster::{Epoch, Input, Pnn, RunId};
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
@@ -69,28 +69,26 @@ impl World {
     }
 
     /// The same for a planned move of another node, or of this one.
-    pub(crate) fn grace_for_move(&mut self, host: usize, node: Pnn, number: u64) {
-        self.story.node(self.now, host, || format!("grace for move {number} of n{}", node.0));
+    pub(crate) fn grace_for_move(&mut self, host: usize, node: Pnn, request: (RunId, u64)) {
+        self.story.node(self.now, host, || format!("grace for move {} of n{}", request.1, node.0));
         let Some((delay, refused)) = self.nfs_answers(host, Asked::GraceForMove) else { return };
         let generation = self.hosts[host].generation;
-        self.after(delay, What::GracedForMove { host, generation, node, number, refused });
+        self.after(delay, What::GracedForMove { host, generation, node, request, refused });
     }
 
     pub(crate) fn grace_for_move_entered(
         &mut self,
         (host, generation): (usize, u64),
         node: Pnn,
-        number: u64,
+        (run, number): (RunId, u64),
         refused: bool,
     ) {
         if !self.is_current(host, generation) {
             return;
         }
-        // A late answer to an earlier move takes nothing back.
-        let newest = self.hosts[host].nfs_moves.entry(node).or_default();
-        *newest = number.max(*newest);
+        self.hosts[host].nfs_moves.insert((node, run, number));
         let because = refused.then(|| "not on the bus".to_owned());
-        self.local(host, generation, Input::GracedForMove { node, number, because });
+        self.local(host, generation, Input::GracedForMove { node, run, number, because });
     }
 
     /// A core wants to know whether its servers and their storage answer.

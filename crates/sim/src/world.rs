@@ -121,7 +121,7 @@ impl World {
                 minute: (seed % 1440) as u16,
                 thawed_at: None,
                 nfs_settled: BTreeMap::new(),
-                nfs_moves: BTreeMap::new(),
+                nfs_moves: BTreeSet::new(),
                 proved: None,
                 letting_go: BTreeMap::new(),
                 rng: rng.fork(index as u64),
@@ -243,8 +243,8 @@ impl World {
             What::Graced { host, generation, number, nodes, refused } => {
                 self.grace_entered((host, generation), number, nodes, refused);
             }
-            What::GracedForMove { host, generation, node, number, refused } => {
-                self.grace_for_move_entered((host, generation), node, number, refused);
+            What::GracedForMove { host, generation, node, request, refused } => {
+                self.grace_for_move_entered((host, generation), node, request, refused);
             }
             What::Proved { host, generation, number } => self.proved(host, generation, number),
             What::LetGo { host, generation, vip, end, refused } => {

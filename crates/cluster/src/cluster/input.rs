@@ -123,8 +123,8 @@ impl Cluster {
                 self.dirty = true;
             }
             Input::NfsLocks { addresses, grace } => self.dirty |= self.parting.locks(addresses, grace),
-            Input::GracedForMove { node, number, because } => {
-                self.dirty |= self.parting.entered(node, number);
+            Input::GracedForMove { node, run, number, because } => {
+                self.dirty |= self.parting.entered(node, (run, number));
                 if let Some(because) = because {
                     let text = "locks of NFS clients are not kept for their owners over a planned move";
                     self.event(Level::Error, "service", Some(self.config.me), text.into(), because, out);

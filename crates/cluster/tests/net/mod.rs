@@ -260,10 +260,10 @@ impl Net {
                     self.at(ms, i, Input::Evicted { epoch });
                 }
                 Output::Grace { number, .. } => self.at(3, i, Input::Graced { number, because: None }),
-                Output::GraceForMove { node, number } => {
+                Output::GraceForMove { node, run, number } => {
                     self.hosts[i].log.push(format!("grace for {node}"));
                     if !self.nfs_hangs.contains(&i) {
-                        self.at(3, i, Input::GracedForMove { node, number, because: None });
+                        self.at(3, i, Input::GracedForMove { node, run, number, because: None });
                     }
                 }
                 Output::Prove { number } => {

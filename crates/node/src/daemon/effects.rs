@@ -121,9 +121,9 @@ impl Effects for Wiring {
                 // The task ends with the daemon only.
                 let _ = self.nfs.send(nfs::News::Grace { number, nodes });
             }
-            Output::GraceForMove { node, number } => {
+            Output::GraceForMove { node, run, number } => {
                 self.shut_nfs(now);
-                let _ = self.nfs.send(nfs::News::GraceForMove { node, number });
+                let _ = self.nfs.send(nfs::News::GraceForMove { node, run, number });
             }
             Output::Prove { number } => {
                 let _ = self.nfs.send(nfs::News::Prove(number));

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use cluster::{Input, Pnn};
+use cluster::{Input, Pnn, RunId};
 use net::{ClientConnection, Command};
 use services::ganesha::{self, GraceSetup};
 use services::nfs_state::records::{ROOT, STATD};
@@ -56,7 +56,7 @@ pub(crate) enum News {
     /// The core's order: these are lost.
     Grace { number: u64, nodes: BTreeSet<Pnn> },
     /// The core's order: an address by which clients of this member hold locks is to leave it.
-    GraceForMove { node: Pnn, number: u64 },
+    GraceForMove { node: Pnn, run: RunId, number: u64 },
     /// The core's order: does Ganesha answer now?
     Prove(u64),
     /// This node's storage clients are held: what was proved before says nothing of what they have in hand.
@@ -84,7 +84,7 @@ pub(super) enum For {
     /// Lost nodes, by the number of the core's order.
     Loss(u64),
     /// A planned move of this node's.
-    Move { node: Pnn, number: u64 },
+    Move { node: Pnn, run: RunId, number: u64 },
 }
 
 /// A node that was lost with clients, or that an address of theirs leaves.
@@ -250,7 +250,7 @@ impl Nfs {
                 Err(error) => tracing::warn!(node = from.0, "an unreadable list of NFS clients: {error}"),
             },
             News::Grace { number, nodes } => self.enter_for_lost(number, nodes),
-            News::GraceForMove { node, number } => self.enter_for_move(node, number),
+            News::GraceForMove { node, run, number } => self.enter_for_move(node, (run, number)),
             News::Prove(number) => self.prove(number),
             News::BegunAnew => self.begun_anew(),
             News::LeaseLost => drop(self.proved.send_replace(None)),
@@ -428,7 +428,7 @@ impl Nfs {
     fn graced(&self, what: For, because: Option<String>) {
         self.inbox.input(match what {
             For::Loss(number) => Input::Graced { number, because },
-            For::Move { node, number } => Input::GracedForMove { node, number, because },
+            For::Move { node, run, number } => Input::GracedForMove { node, run, number, because },
         });
         if self.entering.is_empty() {
             self.inbox.put(Item::ToNet(Command::Reopen));

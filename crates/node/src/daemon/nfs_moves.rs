@@ -8,7 +8,7 @@ use std::fmt::Display;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use cluster::{Input, PROOF_WAIT, Pnn};
+use cluster::{Input, PROOF_WAIT, Pnn, RunId};
 use net::connections::Connections;
 use net::fence::StoragePorts;
 use services::nfs_state::{self, Clients};
@@ -50,14 +50,14 @@ impl Nfs {
 
     /// An address by which clients of this node hold locks is to leave it. One grace period is enough for all addresses
     /// of a drain, while it goes on for long enough.
-    pub(super) fn enter_for_move(&mut self, node: Pnn, number: u64) {
+    pub(super) fn enter_for_move(&mut self, node: Pnn, (run, number): (RunId, u64)) {
         let clients = self.clients_of(node);
         let now = Instant::now();
         let period = self.setup.as_ref().map_or(Duration::ZERO, |setup| setup.period);
         let covers = |lost: &Lost| lost.entered && covered(&lost.clients, &clients) && lost.until > now + period / 2;
         let nodes = BTreeSet::from([node]);
         let new = if self.lost.get(&node).is_some_and(covers) { BTreeSet::new() } else { nodes.clone() };
-        self.enter(For::Move { node, number }, nodes, &new);
+        self.enter(For::Move { node, run, number }, nodes, &new);
     }
 
     /// An address has left this node by plan: Ganesha lets go of what came by it. Who that is is read anew, for a lock that

@@ -5,13 +5,15 @@
 use super::Check;
 use super::learned::{Learned, may_serve};
 use crate::world::World;
-use cluster::{GRACE_WAIT, LET_GO_WAIT, Output, Time, View};
+use cluster::{GRACE_WAIT, LET_GO_WAIT, Output, RunId, Time, View};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
 /// What was asked longer ago was asked for another move: a core waits for less.
 const SAME_MOVE: Duration = Duration::from_secs(5);
+/// A planned move of a node's run.
+type Request = (RunId, u64);
 /// What a core says of a release that the leader wants.
 const PLANNED: &str = "the leader placed it elsewhere";
 
@@ -20,7 +22,7 @@ const PLANNED: &str = "the leader placed it elsewhere";
 pub(crate) struct Parting {
     learned: Learned,
     /// The newest move that each node has asked all members for, and when, by its own clock.
-    asked: BTreeMap<usize, (u64, Time)>,
+    asked: BTreeMap<usize, (Request, Time)>,
 }
 
 impl Check for Parting {
@@ -38,8 +40,8 @@ impl Check for Parting {
         self.learned.output(host, output);
         let now = || world.hosts[host].clock.local(world.now);
         match output {
-            Output::GraceForMove { node, number } if usize::from(node.0) == host => {
-                self.asked.insert(host, (*number, now()));
+            Output::GraceForMove { node, run, number } if usize::from(node.0) == host => {
+                self.asked.insert(host, ((*run, *number), now()));
             }
             Output::Release { vip, because } if because == PLANNED && world.setup.nfs_locks.contains(&host) => {
                 let served = world.hosts[host].kernel.addresses.contains(vip);
@@ -48,7 +50,7 @@ impl Check for Parting {
                     _ if !served => {}
                     None => return Err(format!("n{host} lets {vip} go, and has asked nobody for a grace period")),
                     Some((_, at)) if now.since(*at) >= GRACE_WAIT => {}
-                    Some((number, _)) => return self.all_settled(world, host, *number),
+                    Some((request, _)) => return self.all_settled(world, host, *request),
                 }
             }
             _ => {}
@@ -83,12 +85,12 @@ impl Check for Parting {
 }
 
 impl Parting {
-    fn all_settled(&self, world: &World, host: usize, number: u64) -> Result<(), String> {
+    fn all_settled(&self, world: &World, host: usize, (run, number): Request) -> Result<(), String> {
         let Some(view) = self.learned.view(host) else { return Ok(()) };
         let me = world.hosts[host].pnn();
         for (pnn, member) in &view.members {
             let Some(other) = world.hosts.get(usize::from(pnn.0)) else { continue };
-            if may_serve(world, (pnn, member)) && other.nfs_moves.get(&me) != Some(&number) {
+            if may_serve(world, (pnn, member)) && !other.nfs_moves.contains(&(me, run, number)) {
                 return Err(format!("n{host} lets an address go, and n{}'s NFS server is in no grace period", pnn.0));
             }
         }
