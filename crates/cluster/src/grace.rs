@@ -37,8 +37,8 @@ struct Due {
 pub(crate) struct Grace {
     /// Clients are recorded with this node's own NFS server, with which they could have state.
     pub(crate) clients: bool,
-    /// Runs of members with whose NFS servers clients were recorded, and that have been started anew before a view dropped them.
-    started_anew: BTreeMap<Pnn, RunId>,
+    /// Runs of members with whose NFS servers clients were recorded, and whose reports are gone before a view dropped them.
+    had_clients: BTreeMap<Pnn, RunId>,
     /// For which lost nodes this node's own NFS server has yet to enter its grace period, by the oldest and the newest view
     /// that may have dropped any of them.
     due: Option<Due>,
@@ -55,16 +55,17 @@ impl Grace {
         self.due.as_ref().map_or(epoch, |due| Epoch(due.oldest.0.saturating_sub(1)))
     }
 
-    /// A member's daemon is heard of again, started anew: what the run before it had of clients is known no other way.
-    pub(crate) fn started_anew(&mut self, pnn: Pnn, before: RunId) {
+    /// This run of a member's had clients, and reports no more: its daemon was started anew, or its node is no longer in the
+    /// nodes list. What it had is known no other way.
+    pub(crate) fn reports_no_more(&mut self, pnn: Pnn, run: RunId) {
         if !planted(Planted::ClientsOfLastRunForgotten) {
-            self.started_anew.insert(pnn, before);
+            self.had_clients.insert(pnn, run);
         }
     }
 
-    /// Had this run clients, whose node has been heard of since, started anew?
+    /// Had this run clients, which reports no more?
     pub(crate) fn had_clients(&self, pnn: Pnn, run: RunId) -> bool {
-        self.started_anew.get(&pnn) == Some(&run)
+        self.had_clients.get(&pnn) == Some(&run)
     }
 
     /// A view is learned, which drops these nodes with clients of NFS (often none), and shuts these out of the storage.

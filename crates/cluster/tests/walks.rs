@@ -201,6 +201,26 @@ fn a_node_that_was_shut_out_frees_its_storage_before_it_is_let_in() {
 }
 
 #[test]
+fn its_storage_is_freed_of_who_has_left_without_a_word_to_it() {
+    let mut net = settled(4, false);
+    for peer in [0, 1, 3] {
+        net.cut(peer, 2);
+    }
+    net.run(Duration::from_secs(5));
+    net.cut.retain(|pair| *pair == (1, 2));
+    net.run(Duration::from_secs(15));
+    let all = net.freed.remove(0);
+    assert_eq!(all, (2, vec![Pnn(0), Pnn(1), Pnn(3)]), "{}", net.story());
+    net.freed.sort();
+    assert_eq!(net.freed, [0, 3].map(|p| (2, vec![Pnn(p)])), "{}", net.story());
+    net.freed.clear();
+    net.at(0, 1, Input::Stop);
+    net.run(Duration::from_secs(15));
+    assert!(net.hosts[0].core.view().is_some_and(|v| v.has_run(Pnn(2), RunId(1002))), "{}", net.story());
+    assert_eq!(net.freed, [(2, vec![Pnn(1)])], "{}", net.story());
+}
+
+#[test]
 fn two_servers_with_a_lock_outlive_either() {
     for dead in 0..2 {
         let mut net = settled(2, true);

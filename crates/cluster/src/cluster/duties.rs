@@ -218,6 +218,24 @@ impl Cluster {
         out.push(Output::FreeStorage { nodes });
     }
 
+    /// A view lets this node in again. A member that has left meanwhile, and whose word that it had evicted this node has never
+    /// come, may have been connected for a moment after the others' connections were ended: nobody else ends that one.
+    pub(super) fn let_in(&self, old: &View, view: &View, out: &mut Vec<Output>) {
+        let me = self.config.me;
+        if !old.evicted.contains_key(&me) || !view.members.contains_key(&me) || planted(Planted::StorageNotFreed) {
+            return;
+        }
+        let heard = |p: &Pnn| self.freed.as_ref().is_some_and(|(of, known)| *of == old.rank() && known.contains(p));
+        // Who is evicted is so by this node as well, which ends its connections.
+        let has_left = |p: &Pnn| !view.members.contains_key(p) && !view.evicted.contains_key(p);
+        let due = old.members.keys().filter(|p| has_left(p) && !heard(p));
+        let nodes: BTreeMap<_, _> =
+            due.filter_map(|p| self.config.nodes.get(p).map(|node| (*p, node.addresses.clone()))).collect();
+        if !nodes.is_empty() {
+            out.push(Output::FreeStorage { nodes });
+        }
+    }
+
     pub(super) fn mind_services(&mut self, out: &mut Vec<Output>) {
         let role = self.config.nodes.get(&self.config.me).map(|n| n.role);
         let serve = self.is_member()

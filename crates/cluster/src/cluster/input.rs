@@ -289,7 +289,7 @@ impl Cluster {
                     let run = report.run;
                     let before = self.reports.insert(from, report).filter(|r| r.run != run && r.nfs_clients);
                     if let Some(before) = before.filter(|r| self.view().is_some_and(|v| v.has_run(from, r.run))) {
-                        self.grace.started_anew(from, before.run);
+                        self.grace.reports_no_more(from, before.run);
                     }
                     self.dirty = true;
                 }
@@ -384,7 +384,13 @@ impl Cluster {
         self.placed(self.placement.clone());
         self.reach.configure(&self.config, now);
         self.arbiter.set_timing(self.config.timing.clone());
-        self.reports.retain(|p, _| self.config.nodes.contains_key(p));
+        self.reports.retain(|pnn, report| {
+            let listed = self.config.nodes.contains_key(pnn);
+            if !listed && report.nfs_clients {
+                self.grace.reports_no_more(*pnn, report.run);
+            }
+            listed
+        });
         self.dirty = true;
         self.event(
             Level::Info,

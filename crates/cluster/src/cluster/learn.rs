@@ -13,6 +13,9 @@ impl Cluster {
         let goes_on = old.as_ref().is_some_and(|o| {
             o.has_run(me, self.run) && view.members.get(&me).is_some_and(|m| m.run == self.run && m.since <= o.epoch)
         });
+        if let Some(old) = &old {
+            self.let_in(old, &view, out);
+        }
         self.lease.new_view(goes_on || planted(Planted::LeaseOutlivesView));
         if goes_on {
             self.holder.new_epoch(view.epoch);

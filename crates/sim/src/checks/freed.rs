@@ -27,6 +27,8 @@ pub(crate) struct Freed {
     /// Whom each node shuts out.
     shut: BTreeMap<usize, BTreeSet<Pnn>>,
     kept: BTreeMap<usize, Kept>,
+    /// Whom each node lets in as it is no member itself: its clients connect when it is one again.
+    later: BTreeMap<usize, BTreeSet<usize>>,
 }
 
 impl Check for Freed {
@@ -46,7 +48,13 @@ impl Check for Freed {
                     }
                     self.destroyed(world, host, lost);
                 }
-                before.difference(&now).try_for_each(|pnn| self.let_in(world, host, usize::from(pnn.0)))
+                before.difference(&now).try_for_each(|pnn| self.let_in(world, host, usize::from(pnn.0)))?;
+                if !self.members.contains(&host) {
+                    return Ok(());
+                }
+                let later = self.later.remove(&host).unwrap_or_default();
+                let mut connects = later.into_iter().filter(|back| !now.contains(&world.hosts[*back].pnn()));
+                connects.try_for_each(|back| self.connects(world, host, back))
             }
             // Every learned view is put on disk at once, and acted on after that.
             Output::Persist { state, .. } => {
@@ -83,20 +91,27 @@ impl Freed {
         kept.of.insert(host, (world.now, world.hosts[host].power_serial));
     }
 
-    fn let_in(&self, world: &World, host: usize, back: usize) -> Result<(), String> {
+    fn let_in(&mut self, world: &World, host: usize, back: usize) -> Result<(), String> {
+        let carried_out = world.hosts[host].kernel.evicted.contains(&world.hosts[back].pnn());
+        if !carried_out {
+            return Ok(());
+        }
+        if !self.members.contains(&host) {
+            self.later.entry(host).or_default().insert(back);
+            return Ok(());
+        }
+        self.connects(world, host, back)
+    }
+
+    /// The clients of a member connect to this node's storage again.
+    fn connects(&self, world: &World, host: usize, back: usize) -> Result<(), String> {
         let same_life = |kept: &&Kept| world.hosts.get(back).is_some_and(|b| b.power_serial == kept.power_serial);
-        match self.kept.get(&back).filter(same_life) {
-            Some(kept) if kept.of.get(&host).is_some_and(|kept| due(world, host, back, *kept)) => {
+        match self.kept.get(&back).filter(same_life).and_then(|kept| kept.of.get(&host)) {
+            // Did the node have the time to hear of it, and do the others' connections of then still matter?
+            Some((since, life)) if world.hosts[host].power_serial == *life && world.now.saturating_sub(*since) >= S => {
                 Err(format!("n{host} lets n{back} in again, whose storage still keeps what n{host} had there before"))
             }
             _ => Ok(()),
         }
     }
-}
-
-/// Did the node have the time to hear of it, and do the others' connections of then still matter?
-fn due(world: &World, host: usize, back: usize, (since, life): (Micros, u64)) -> bool {
-    let machine = &world.hosts[host];
-    let carried_out = machine.kernel.evicted.contains(&world.hosts[back].pnn());
-    carried_out && machine.power_serial == life && world.now.saturating_sub(since) >= S
 }
