@@ -162,6 +162,8 @@ pub struct Config {
     pub me: Pnn,
     /// The nodes list.
     pub nodes: BTreeMap<Pnn, NodeConf>,
+    /// Private addresses of nodes that were removed from it: whoever of them is a member still is dropped and shut out.
+    pub removed: BTreeMap<Pnn, Vec<IpAddr>>,
     /// The public addresses.
     pub vips: BTreeMap<IpAddr, VipConf>,
     /// Services whose failure makes a node unfit to host addresses.

@@ -4,6 +4,7 @@
 //! a delay; who has been connected to everybody for long enough comes in.
 
 use crate::clique::{Broken, full_mesh};
+use crate::planted::{Planted, planted};
 use crate::reach::Edge;
 use crate::{Config, Time};
 use crate::{Epoch, Incarnation, Member, NodeUid, Pnn, PnnSet, Role, Rules, RunId, Timing, View};
@@ -165,6 +166,9 @@ pub(crate) fn wish(site: &Site<'_>) -> (Wish, Recheck) {
     let first =
         serving.iter().filter(|p| mesh.contains(*p) && view.voters.contains_key(p)).min_by_key(|p| turn(site, *p));
     let leads = first.is_none_or(|p| p == me);
+    if let Some(why) = unlisted(site, leads) {
+        return (Wish::Wait(why), recheck);
+    }
     if leads {
         next = next.iter().filter(|p| site.config.nodes.contains_key(p)).collect();
     }
@@ -289,12 +293,41 @@ fn next_evicted(site: &Site<'_>, members: &BTreeMap<Pnn, Member>) -> BTreeMap<Pn
     let mut evicted = site.view.evicted.clone();
     for pnn in site.view.members.keys() {
         let left = site.present.get(pnn).is_some_and(|n| n.left);
-        if let Some(conf) = site.config.nodes.get(pnn).filter(|_| !left) {
-            evicted.insert(*pnn, conf.addresses.clone());
+        let spared = planted(Planted::RemovedNotEvicted) && !site.config.nodes.contains_key(pnn);
+        if let Some(addresses) = addresses(site, *pnn).filter(|_| !left && !spared) {
+            evicted.insert(*pnn, addresses.clone());
         }
     }
     evicted.retain(|pnn, _| !members.contains_key(pnn));
+    // A machine may come back under another number, or give its address to another one.
+    let nodes = &site.config.nodes;
+    for (pnn, list) in &mut evicted {
+        list.retain(|address| !nodes.iter().any(|(other, node)| other != pnn && node.addresses.contains(address)));
+    }
     evicted
+}
+
+/// Private addresses of a node of the list, or of one that was removed from it.
+fn addresses<'a>(site: &'a Site<'_>, pnn: Pnn) -> Option<&'a Vec<std::net::IpAddr>> {
+    site.config.nodes.get(&pnn).map(|node| &node.addresses).or_else(|| site.config.removed.get(&pnn))
+}
+
+/// Why this node decides nothing: its configuration does not list a member. It hears nothing of that one, which says nothing of
+/// its health: only who applies its own configuration drops it. And nobody does who could not shut it out of the storage.
+fn unlisted(site: &Site<'_>, leads: bool) -> Option<String> {
+    let mut unlisted = site.view.members.keys().filter(|p| !site.config.nodes.contains_key(p));
+    if leads {
+        let pnn = unlisted.find(|p| addresses(site, **p).is_none())?;
+        return Some(format!(
+            "node {pnn} is a member, and the configuration here does not say where its storage traffic comes from: put its \
+             [[node]] back, with its addresses and `removed = true`, and reload"
+        ));
+    }
+    let pnn = unlisted.next()?;
+    Some(format!(
+        "the configuration here does not list node {pnn}, which is a member; whether it goes is for the leader to say: make \
+         the configuration the same on all nodes and reload it"
+    ))
 }
 
 /// Who proposes first: the members by length of service, then voters that serve nothing.
@@ -422,6 +455,48 @@ mod tests {
         let found = Wished::look(last, &site, config, edges);
         assert_eq!(found, wish(&site), "what it remembers is what it would find");
         found
+    }
+
+    fn address(n: u8) -> std::net::IpAddr {
+        std::net::IpAddr::from([10, 0, 0, n])
+    }
+
+    /// What a node wishes whose configuration does not list member 2.
+    fn without_the_third(me: u16, removed: BTreeMap<Pnn, Vec<std::net::IpAddr>>) -> Wish {
+        let mut config = crate::exhaust::config(Pnn(me), 3, false);
+        config.nodes.remove(&Pnn(2));
+        config.nodes.get_mut(&Pnn(1)).expect("it is listed").addresses = vec![address(1)];
+        config.removed = removed;
+        let view = view(3);
+        let site = Site {
+            now: Time(60_000_000),
+            config: &config,
+            view: &view,
+            present: (0..2).map(|i| (Pnn(i), there(i))).collect(),
+            edge: &|_, _| UP,
+            lock_usable: false,
+            silent: &|_| String::new(),
+            dead: PnnSet::default(),
+        };
+        wish(&site).0
+    }
+
+    #[test]
+    fn a_member_that_is_not_listed_is_dropped_by_the_first_alone_and_shut_out() {
+        let removed = BTreeMap::from([(Pnn(2), vec![address(2)])]);
+        let Wish::Change { view, .. } = without_the_third(0, removed.clone()) else { panic!("it drops it") };
+        assert_eq!(view.members.keys().copied().collect::<Vec<_>>(), [Pnn(0), Pnn(1)]);
+        assert_eq!(view.evicted, removed);
+        let says = |wish, what: &str| matches!(wish, Wish::Wait(why) if why.contains(what));
+        assert!(
+            says(without_the_third(1, removed), "for the leader to say"),
+            "it hears nothing of it, and that is no silence"
+        );
+        assert!(says(without_the_third(0, BTreeMap::new()), "where its storage traffic comes from"));
+        // Its address is another node's.
+        let taken = BTreeMap::from([(Pnn(2), vec![address(1)])]);
+        let Wish::Change { view, .. } = without_the_third(0, taken) else { panic!("it drops it") };
+        assert_eq!(view.evicted, BTreeMap::from([(Pnn(2), vec![])]));
     }
 
     #[test]

@@ -58,6 +58,8 @@ pub enum Planted {
     NotReconsidered,
     /// Addresses that nobody serves wait for the storage to be prepared for planned moves.
     EverythingWaits,
+    /// A member that is no longer in the nodes list is dropped, and not shut out of the storage.
+    RemovedNotEvicted,
     /// Lost nodes are shut out of the storage before the NFS servers of all members are in their grace period.
     GraceNotAwaited,
     /// An address by which NFS clients hold locks moves before all members' NFS servers are in their grace period.

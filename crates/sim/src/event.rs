@@ -63,6 +63,8 @@ pub(crate) enum What {
     Fault(usize),
     /// A fault of the plan is over.
     Undo(usize),
+    /// A node reads its configuration.
+    Reload { host: usize },
     /// Regular look at everything.
     Pulse,
 }
@@ -196,6 +198,7 @@ pub(crate) fn mark(what: &What) -> u64 {
         What::Fault(i) => (20, *i),
         What::Undo(i) => (21, *i),
         What::Pulse => (22, 0),
+        What::Reload { host } => (28, *host),
         What::Databases { host, .. } => (23, *host),
         What::Graced { host, .. } => (24, *host),
         What::GracedForMove { host, .. } => (25, *host),

@@ -2,6 +2,7 @@
 
 use crate::clock::{MS, Micros, S};
 use crate::event::What;
+use crate::reload::ONE_AFTER_ANOTHER;
 use crate::rng::Rng;
 use crate::setup::{Setup, interface_of};
 use crate::world::World;
@@ -69,8 +70,10 @@ pub enum Kind {
     MoveIp { vip: IpAddr, to: usize },
     /// It is another time of the day at a node: it passes, or somebody sets the clock.
     TimeOfDay { node: usize, minute: u16 },
-    /// An address disappears from the configuration, node by node, and comes back at the end.
+    /// An address disappears from the configuration, and comes back at the end.
     Config { vip: IpAddr },
+    /// A node is taken off the others' list of nodes, on one after another, and put back at the end.
+    Unlist { node: usize },
 }
 
 /// A fault with its time.
@@ -124,6 +127,14 @@ impl Plan {
             {
                 fault.kind = Kind::Cable { node };
             }
+        }
+        let mut lists = rng.fork(34);
+        if lists.chance(60_000) {
+            faults.push(Fault {
+                at: quiet + lists.below(span),
+                lasts: lists.range(4_000..=20_000) * MS,
+                kind: Kind::Unlist { node: lists.index(setup.nodes) },
+            });
         }
         Self { faults }
     }
@@ -287,6 +298,7 @@ impl World {
             }
             Kind::TimeOfDay { node, minute } => self.time_of_day(node, minute),
             Kind::Config { vip } => self.change_vip(vip, false),
+            Kind::Unlist { node } => self.change_node(node, false),
         }
         self.after(lasts, What::Undo(i));
     }
@@ -326,6 +338,7 @@ impl World {
             Kind::Cable { node } => self.cable(node, true),
             Kind::Admin { node, .. } => self.set_state(node, AdminState::Active),
             Kind::Config { vip } => self.change_vip(vip, true),
+            Kind::Unlist { node } => self.change_node(node, true),
             _ => {}
         }
     }
@@ -384,7 +397,8 @@ impl World {
 
     /// Notes whom a fault excuses for being taken for sick, and until when.
     fn excuse(&mut self, kind: &Kind, lasts: Micros) {
-        let until = self.now + lasts + 2 * S;
+        let over = if matches!(kind, Kind::Unlist { .. }) { ONE_AFTER_ANOTHER } else { 0 };
+        let until = self.now + lasts + over + 2 * S;
         let nodes = self.hosts.len();
         let all_edges = || (0..nodes).flat_map(|a| (a + 1..nodes).map(move |b| (a, b)));
         let (sick, edges): (Vec<usize>, Vec<(usize, usize)>) = match kind {
@@ -407,7 +421,7 @@ impl World {
                 (vec![], all_edges().filter(crossing).collect())
             }
             Kind::Cut { a, b, .. } | Kind::Reset { a, b } => (vec![], vec![(*a.min(b), *a.max(b))]),
-            Kind::Isolate { node, .. } => {
+            Kind::Isolate { node, .. } | Kind::Unlist { node } => {
                 let touching = |(a, b): &(usize, usize)| a == node || b == node;
                 (vec![*node], all_edges().filter(touching).collect())
             }
@@ -452,23 +466,6 @@ impl World {
         if let Some(at) = at {
             let node = Pnn(node as u16);
             self.admin(at, AdminRequest::SetState { node, state, now: false });
-        }
-    }
-
-    /// Adds or removes an address in everybody's configuration.
-    fn change_vip(&mut self, vip: IpAddr, there: bool) {
-        for host in 0..self.hosts.len() {
-            let mut config = self.hosts[host].config.clone();
-            if there {
-                let full = self.setup.config(host);
-                if let Some(conf) = full.vips.get(&vip) {
-                    config.vips.insert(vip, conf.clone());
-                }
-            } else {
-                config.vips.remove(&vip);
-            }
-            config.fingerprint = config.vips.len() as u64;
-            self.reconfigure(host, config);
         }
     }
 }

@@ -27,6 +27,7 @@ pub mod lock;
 pub mod network;
 mod nfs;
 mod prepare;
+mod reload;
 pub mod rng;
 pub mod run;
 pub mod setup;

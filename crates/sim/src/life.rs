@@ -393,7 +393,8 @@ impl World {
         let now = self.now;
         let way = self.net.round_trip(a, b);
         let strange = self.strangers.contains(&a) || self.strangers.contains(&b);
-        let ok = way && !strange && self.hosts[a].is_live() && self.hosts[b].is_live();
+        let apart = self.are_apart(a, b);
+        let ok = way && !strange && !apart && self.hosts[a].is_live() && self.hosts[b].is_live();
         let reset = way && self.hosts[a].runs() && self.hosts[b].runs();
         let quick = self.some(1_000..=20_000);
         let connect = self.some(5_000..=self.setup.connect);
@@ -420,7 +421,11 @@ impl World {
                 continue;
             }
             let half_open = !up[side(other, me)];
-            let delay = if half_open && reset { quick } else { (bad_since + timeout).saturating_sub(now).max(quick) };
+            let delay = if reset && (half_open || apart) {
+                quick
+            } else {
+                (bad_since + timeout).saturating_sub(now).max(quick)
+            };
             self.after(delay, What::LinkDown { me, other, change });
         }
     }

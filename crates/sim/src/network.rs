@@ -18,6 +18,15 @@ pub(crate) enum Datagram {
     Guard { from: Pnn, word: GuardWord },
 }
 
+impl Datagram {
+    /// Who sent it.
+    pub(crate) fn from(&self) -> Pnn {
+        match self {
+            Self::Heartbeat { from, .. } | Self::Grant { from, .. } | Self::Guard { from, .. } => *from,
+        }
+    }
+}
+
 impl From<Datagram> for Input {
     fn from(datagram: Datagram) -> Self {
         match datagram {

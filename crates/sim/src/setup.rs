@@ -182,6 +182,7 @@ impl Setup {
             cluster: "sim".to_owned(),
             me: Pnn(me as u16),
             nodes: nodes.collect(),
+            removed: BTreeMap::new(),
             vips: vips.collect(),
             services: self.services.clone(),
             timing: self.timing.clone(),

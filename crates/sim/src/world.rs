@@ -10,6 +10,7 @@ use crate::faults::Plan;
 use crate::host::{Disk, Host, Kernel};
 use crate::lock::Lock;
 use crate::network::Network;
+use crate::reload::TakenOut;
 use crate::rng::Rng;
 use crate::setup::Setup;
 use crate::story::Story;
@@ -70,6 +71,7 @@ pub struct World {
     pub(crate) drops: Drops,
     /// Nodes of a version that nobody understands: no link to them comes up.
     pub strangers: BTreeSet<usize>,
+    pub(crate) taken_out: TakenOut,
     /// Which node runs which of two versions, where there are two.
     pub(crate) versions: Option<Versions>,
     /// Replies to requests of administrators, by ticket.
@@ -140,6 +142,7 @@ impl World {
             edge_cut: BTreeMap::new(),
             drops: Drops::new(setup.nodes),
             strangers: BTreeSet::new(),
+            taken_out: TakenOut::default(),
             versions: None,
             replies: BTreeMap::new(),
             tickets: 0,
@@ -225,7 +228,11 @@ impl World {
         match what {
             What::Wake { host, generation } => self.wake(host, generation),
             What::Process { host, generation } => self.process_next(host, generation),
-            What::Datagram { to, datagram } => self.arrive(to, datagram.into(), true),
+            What::Datagram { to, datagram } => {
+                if self.has_keys_for(to, datagram.from()) {
+                    self.arrive(to, datagram.into(), true);
+                }
+            }
             What::Local { host, generation, input } => self.local(host, generation, *input),
             What::LinkUp { a, b, change } => self.link_up(a, b, change),
             What::LinkDown { me, other, change } => self.link_down(me, other, change),
@@ -259,6 +266,7 @@ impl World {
             What::Recheck { host } => self.answers_changed(host),
             What::Fault(i) => self.begin_fault(i),
             What::Undo(i) => self.end_fault(i),
+            What::Reload { host } => self.reload(host),
             What::Pulse => {
                 self.after(100 * MS, What::Pulse);
                 self.check(|checks, world| checks.pulse(world));

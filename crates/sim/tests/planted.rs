@@ -30,6 +30,7 @@ const BUGS: &[Bug] = &[
     Bug::Cluster(Cluster::HigherRecordIgnored),
     Bug::Cluster(Cluster::OldLeaseNotAwaited),
     Bug::Cluster(Cluster::EvictionNotAwaited),
+    Bug::Cluster(Cluster::RemovedNotEvicted),
     Bug::Cluster(Cluster::OldOrdersObeyed),
     Bug::Cluster(Cluster::AllLead),
     Bug::Cluster(Cluster::LeaseFromArrival),

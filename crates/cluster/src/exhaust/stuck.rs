@@ -27,6 +27,7 @@ pub(crate) fn config(me: Pnn, nodes: u16, witness: bool) -> Config {
         nodes: (0..nodes)
             .map(|i| (Pnn(i), NodeConf { name: names([Pnn(i)]), role: role(i), addresses: Vec::new() }))
             .collect(),
+        removed: BTreeMap::new(),
         vips: BTreeMap::new(),
         services: BTreeSet::new(),
         timing: Timing::default(),

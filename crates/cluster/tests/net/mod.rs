@@ -74,6 +74,7 @@ pub(crate) fn config(me: u16, n: u16) -> Config {
         cluster: "storage".into(),
         me: Pnn(me),
         nodes,
+        removed: BTreeMap::new(),
         vips,
         services: BTreeSet::from(["nfs".to_string()]),
         timing: Timing::default(),
@@ -259,7 +260,10 @@ impl Net {
                     let ms = self.slow_evict.filter(|(host, _)| *host == i).map_or(5, |(_, ms)| ms);
                     self.at(ms, i, Input::Evicted { epoch });
                 }
-                Output::Grace { number, .. } => self.at(3, i, Input::Graced { number, because: None }),
+                Output::Grace { number, nodes, .. } => {
+                    self.hosts[i].log.push(format!("grace for the clients of {nodes:?}"));
+                    self.at(3, i, Input::Graced { number, because: None });
+                }
                 Output::GraceForMove { node, run, number } => {
                     self.hosts[i].log.push(format!("grace for {node}"));
                     if !self.nfs_hangs.contains(&i) {

@@ -37,13 +37,24 @@ pub(crate) fn node_removed_and_added(ctx: &Ctx<'_>) -> Result<()> {
     let whole = steadfast::config(&lab.site);
     let begin = whole.find(&format!("\n[[node]]\nname = \"{host}\"")).context("the node is not in the file")?;
     let end = begin + 1 + whole[begin + 1..].find("\n[[").context("nothing follows the node")?;
-    let without = format!("{}{}", &whole[..begin], &whole[end..]);
+    let entry = &whole[begin..end];
+    let without = format!("{}{}removed = true\n{}", &whole[..begin], entry, &whole[end..]);
     let stays = vip_of(&steadfast::status(lab, 0)?, 0)?;
     let before = pids(ctx, &left)?;
     ctx.watched(|| {
         let tcp = Probe::tcp(lab, "tcp", &stays)?;
         tcp.wait_ok(0, Duration::from_secs(10))?;
+        // It serves: nobody may begin to miss it.
+        match reload(ctx, &[0], &without) {
+            Ok(()) => bail!("{host} serves, and was taken off the list"),
+            Err(said) if format!("{said:#}").contains("is a member still") => {}
+            Err(said) => return Err(said.context("the refusal does not say why")),
+        }
         steadfast::stop(lab, last)?;
+        sh::wait_for("a view without the node that was stopped", Duration::from_secs(10), || {
+            let view = steadfast::status(lab, 0)?.snapshot.view.context("no view")?;
+            Ok((!view.members.contains_key(&last)).then_some(()))
+        })?;
         let begun = Instant::now();
         reload(ctx, &left, &without)?;
         steadfast::wait_whole(lab, &left, Duration::from_secs(30))?;

@@ -108,8 +108,10 @@ fn describe(config: &Config) -> String {
         let addresses: Vec<String> = node.addresses.iter().map(ToString::to_string).collect();
         lines.push(format!("node {pnn:<3} {}{role}: {}", node.name, addresses.join(", ")));
     }
-    for pnn in &config.removed {
-        lines.push(format!("node {pnn:<3} removed"));
+    for (pnn, addresses) in &config.removed {
+        let addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+        let had = if addresses.is_empty() { String::new() } else { format!(": {}", addresses.join(", ")) };
+        lines.push(format!("node {pnn:<3} removed{had}"));
     }
     lines.push(String::new());
     for (address, vip) in &config.vips {

@@ -1,7 +1,7 @@
 //! CTDB's own `nodes` and `public_addresses` files, accepted as they are. See ctdb(7) and ctdbd(1).
 //!
 //! `nodes`: one address per line; the line's number is the PNN. A line that begins with `#` is a *removed* node that
-//! keeps its number (so there are no comments), an empty line counts for nothing. `public_addresses`: `ADDRESS/BITS
+//! keeps its number (so there are no comments), and may say what its address was, an empty line counts for nothing. `public_addresses`: `ADDRESS/BITS
 //! INTERFACE[,INTERFACE]` per line, `#` begins a comment; every node may have a list of its own.
 
 use super::address::{parse_unicast, parse_vip};
@@ -15,6 +15,8 @@ use std::sync::Arc;
 pub(super) struct NodeLine {
     /// None for a removed node.
     pub(super) address: Option<IpAddr>,
+    /// What a removed node's line says of its address, if anything.
+    pub(super) removed: Option<IpAddr>,
     pub(super) span: Range<usize>,
 }
 
@@ -43,12 +45,13 @@ fn lines(source: &Source) -> impl Iterator<Item = (&str, Range<usize>)> {
 pub(super) fn nodes(source: &Arc<Source>, loopback: bool, problems: &mut Diagnostics) -> Vec<NodeLine> {
     let mut found = Vec::new();
     for (text, span) in lines(source).filter(|(text, _)| !text.is_empty()) {
-        if text.starts_with('#') {
-            found.push(NodeLine { address: None, span });
+        if let Some(removed) = text.strip_prefix('#') {
+            let removed = parse_unicast(removed.trim(), loopback).ok();
+            found.push(NodeLine { address: None, removed, span });
             continue;
         }
         match parse_unicast(text, loopback) {
-            Ok(address) => found.push(NodeLine { address: Some(address), span }),
+            Ok(address) => found.push(NodeLine { address: Some(address), removed: None, span }),
             Err(wrong) => problems.push(
                 Diagnostic::error(format!("`{text}` cannot be a node's address"))
                     .at(source, span, wrong.label)

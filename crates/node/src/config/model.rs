@@ -34,8 +34,8 @@ pub struct Config {
     pub me: Pnn,
     /// The nodes list, without removed nodes.
     pub nodes: BTreeMap<Pnn, NodeConf>,
-    /// Numbers of removed nodes, which are not given to others.
-    pub removed: BTreeSet<Pnn>,
+    /// Removed nodes, whose numbers are not given to others, and those of their private addresses that no other node has.
+    pub removed: BTreeMap<Pnn, Vec<IpAddr>>,
     /// The public addresses.
     pub vips: BTreeMap<IpAddr, VipConf>,
     /// This node's own list, when it comes from a `public_addresses` file that may differ between the nodes. Then
@@ -196,6 +196,7 @@ impl Config {
             cluster: self.cluster.clone(),
             me: self.me,
             nodes: self.nodes.clone(),
+            removed: self.removed.clone(),
             vips: self.vips.clone(),
             services: self.service_names(),
             timing: self.timing.clone(),

@@ -6,7 +6,7 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use cluster::{Input, Pnn, Snapshot};
+use cluster::{Input, Pnn, Snapshot, View};
 use net::fence::StoragePorts;
 use net::{Command, HoldSpec, VipSpec};
 use tokio::sync::{mpsc, watch};
@@ -51,7 +51,11 @@ fn spared(config: &Config) -> Vec<u16> {
 /// This node's storage clients towards every node's data ports.
 fn hold(config: &Config) -> HoldSpec {
     HoldSpec {
-        servers: config.nodes.values().flat_map(|n| n.addresses.iter().copied()).collect(),
+        // A removed node may have bricks still.
+        servers: (config.nodes.values().map(|node| &node.addresses).chain(config.removed.values()))
+            .flatten()
+            .copied()
+            .collect(),
         ports: if evicts(config) { vec![net::hold::GLUSTERFS_DATA] } else { Vec::new() },
         spared: spared(config),
     }
@@ -72,6 +76,16 @@ fn storage_ports(storage: &Storage) -> Vec<RangeInclusive<u16>> {
 /// Is there storage traffic between the nodes that can be cut?
 pub(crate) fn evicts(config: &Config) -> bool {
     matches!(config.storage, Storage::Gluster { .. })
+}
+
+/// No member is taken off the list: the others would miss it before it has given its addresses away.
+fn stays_listed(view: &View, old: &Config, new: &Config) -> Result<(), String> {
+    let Some(pnn) = view.members.keys().find(|pnn| !new.nodes.contains_key(pnn)) else { return Ok(()) };
+    let name = old.nodes.get(pnn).map_or_else(|| format!("node {pnn}"), |node| node.name.clone());
+    Err(format!(
+        "{name} is a member still, and is not in the new configuration: stop it first (there: systemctl stop steadfast), or, if \
+         it does not answer, switch it off; then reload. Until then the old configuration stays in force"
+    ))
 }
 
 /// All that a new configuration reaches.
@@ -119,6 +133,9 @@ impl Site {
                     "{what} cannot change while the daemon runs: restart it (systemctl restart steadfast)"
                 ));
             }
+        }
+        if let Some(view) = self.snapshots.borrow().as_ref().and_then(|s| s.view.clone()) {
+            stays_listed(&view, &old, &new)?;
         }
         self.peers.reconfigure(new.nodes.clone(), text).map_err(|e| e.to_string())?;
         let mut new = new;

@@ -26,7 +26,7 @@ pub fn picture(snapshot: &Snapshot, config: &Config) -> Picture {
         flags: flags_of(node),
         address: SocketAddr::new(private_address(node), config.control_port),
     });
-    let removed = config.removed.iter().filter(|pnn| !snapshot.nodes.contains_key(pnn)).map(|pnn| NodeFacts {
+    let removed = config.removed.keys().filter(|pnn| !snapshot.nodes.contains_key(pnn)).map(|pnn| NodeFacts {
         pnn: u32::from(pnn.0),
         flags: flags::DELETED | flags::DISCONNECTED,
         address: SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), config.control_port),

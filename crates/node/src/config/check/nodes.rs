@@ -21,7 +21,7 @@ const MOST_NETWORKS: usize = 8;
 #[derive(Debug, Default)]
 pub(super) struct Nodes {
     pub(super) list: BTreeMap<Pnn, NodeConf>,
-    pub(super) removed: BTreeSet<Pnn>,
+    pub(super) removed: BTreeMap<Pnn, Vec<IpAddr>>,
     /// Where each private address is given, and whose it is.
     pub(super) addresses: BTreeMap<IpAddr, (Pnn, Mark)>,
     names: BTreeMap<String, (Pnn, Mark)>,
@@ -64,6 +64,9 @@ pub(super) fn nodes(context: &mut Context<'_>, specs: &[Spanned<NodeSpec>], file
         ),
     }
     whole_list(context, &nodes);
+    // Another machine has got what a removed one had: it is not to be shut out.
+    let Nodes { removed, addresses, .. } = &mut nodes;
+    removed.values_mut().for_each(|list| list.retain(|address| !addresses.contains_key(address)));
     nodes
 }
 
@@ -77,7 +80,7 @@ fn from_file(context: &mut Context<'_>, nodes: &mut Nodes, file: &Spanned<PathBu
             return;
         };
         let Some(address) = line.address else {
-            nodes.removed.insert(pnn);
+            nodes.removed.insert(pnn, line.removed.into_iter().collect());
             continue;
         };
         let mark = Mark::new(&source, line.span, "");
@@ -99,7 +102,17 @@ fn from_specs(context: &mut Context<'_>, nodes: &mut Nodes, specs: &[Spanned<Nod
         let place = spec.span();
         let spec = spec.get_ref();
         if spec.removed {
-            nodes.removed.insert(pnn);
+            let list = spec.addresses.iter().flat_map(Spanned::get_ref);
+            let addresses = list.filter_map(|text| {
+                parse_unicast(text.get_ref(), context.machine.loopback)
+                    .map_err(|wrong| {
+                        let title = format!("\"{}\" cannot be a node's address", text.get_ref());
+                        context.error(title, text.span(), wrong.label, wrong.help);
+                    })
+                    .ok()
+            });
+            let addresses = addresses.collect();
+            nodes.removed.insert(pnn, addresses);
             continue;
         }
         let name = name(context, nodes, pnn, place.clone(), spec.name.as_ref());

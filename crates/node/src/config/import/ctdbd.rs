@@ -107,7 +107,7 @@ impl CtdbFiles {
         let from = Places { base: places.base.clone(), root: "/".into() };
         let gathered = gather(&from, &lenient, true)?;
         let addresses: Vec<(&IpAddr, &String)> =
-            gathered.found.nodes.iter().filter_map(|(address, place)| address.as_ref().map(|a| (a, place))).collect();
+            gathered.found.nodes.iter().filter_map(|node| node.address.as_ref().map(|a| (a, &node.place))).collect();
         let (inner, outer): (Vec<_>, Vec<_>) = addresses.iter().partition(|(address, _)| address.is_loopback());
         if let (Some((address, place)), Some((other, _))) = (inner.first(), outer.first()) {
             let title = format!("{address} ({place}) is a loopback address, and {other} is none");
@@ -138,7 +138,7 @@ impl CtdbFiles {
 
     /// The nodes' addresses, in order; removed nodes are left out.
     pub fn addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
-        self.gathered.found.nodes.iter().filter_map(|(address, _)| *address)
+        self.gathered.found.nodes.iter().filter_map(|node| node.address)
     }
 
     /// The configuration of the node with this address.
@@ -219,7 +219,7 @@ fn wrong(setting: &Setting, title: String, help: &str, problems: &mut Diagnostic
 fn node_address(found: &Found, problems: &mut Diagnostics) -> Option<IpAddr> {
     let setting = setting(found, "cluster", "node address")?;
     let address = setting.value.parse::<IpAddr>().ok();
-    let listed = address.filter(|address| found.nodes.iter().any(|(node, _)| node == &Some(*address)));
+    let listed = address.filter(|address| found.nodes.iter().any(|node| node.address == Some(*address)));
     if listed.is_none() {
         let (title, help) = match address {
             Some(address) => (

@@ -83,10 +83,21 @@ pub struct Imported {
     pub notes: Vec<String>,
 }
 
+/// A line of CTDB's list of nodes.
+#[derive(Debug)]
+struct Listed {
+    /// None for a removed node.
+    address: Option<IpAddr>,
+    /// What a removed node's line says of its address.
+    removed: Option<IpAddr>,
+    /// File and line.
+    place: String,
+}
+
 /// What is known of the cluster so far.
 #[derive(Debug, Default)]
 struct Found {
-    nodes: Vec<(Option<IpAddr>, String)>,
+    nodes: Vec<Listed>,
     vips: Vec<(IpAddr, u8, String, String)>,
     lock: Option<String>,
     /// Where on the shared filesystem the records of a lock lie that is a command: ours, beside CTDB's files.
@@ -287,7 +298,7 @@ impl Import<'_> {
             };
             let place = format!("{}:{}", path.display(), source.line(node.span.start));
             self.line(&source, node.span.start, Did::Taken, says);
-            self.found.nodes.push((node.address, place));
+            self.found.nodes.push(Listed { address: node.address, removed: node.removed, place });
         }
         self.comments(&source, empty);
     }

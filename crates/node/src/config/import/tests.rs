@@ -97,7 +97,7 @@ fn debian_12_with_samba_and_a_lock() {
     let config = config(&imported);
     let names: Vec<_> = config.nodes.iter().map(|(pnn, n)| (pnn.0, n.name.as_str())).collect();
     assert_eq!(names, [(0, "alpha"), (2, "gamma"), (3, "node3")]);
-    assert_eq!(config.removed.iter().map(|p| p.0).collect::<Vec<_>>(), [1]);
+    assert_eq!(config.removed.keys().map(|p| p.0).collect::<Vec<_>>(), [1]);
     assert_eq!(config.vips.len(), 2);
     assert_eq!(config.lock.as_ref().expect("a lock").dir, Path::new("/mnt/vol/.steadfast"));
     assert!(config.services.samba.enabled && config.services.samba.clustering && !config.services.nfs.enabled);

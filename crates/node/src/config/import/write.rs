@@ -1,6 +1,6 @@
 //! The text of the new file.
 
-use super::Found;
+use super::{Found, Listed};
 use crate::config::check::is_host_name;
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -48,7 +48,7 @@ pub(super) fn write(found: &Found, hosts: &str, mounts: &str, run: Option<Run>) 
         // The nodes' lists may differ.
         let _ = writeln!(text, "public_addresses_file = {}", quoted(&file.to_string_lossy()));
     }
-    for ((address, place), name) in found.nodes.iter().zip(names(found, hosts, &mut notes)) {
+    for (Listed { address, removed, place }, name) in found.nodes.iter().zip(names(found, hosts, &mut notes)) {
         match address {
             Some(address) => {
                 let _ =
@@ -56,6 +56,9 @@ pub(super) fn write(found: &Found, hosts: &str, mounts: &str, run: Option<Run>) 
             }
             None => {
                 let _ = write!(text, "\n[[node]]\nremoved = true    # {place}\n");
+                if let Some(address) = removed {
+                    let _ = writeln!(text, "addresses = [\"{address}\"]");
+                }
             }
         }
     }
@@ -227,7 +230,7 @@ fn mount_of(path: &Path, mounts: &str) -> Option<Mount> {
 fn names(found: &Found, hosts: &str, notes: &mut Vec<String>) -> Vec<String> {
     let mut taken = BTreeSet::new();
     let mut by_hosts: Vec<Option<String>> = Vec::new();
-    for (address, _) in &found.nodes {
+    for Listed { address, .. } in &found.nodes {
         let name = address.and_then(|a| host_name(a, hosts));
         by_hosts.push(name.filter(|n| taken.insert(n.to_ascii_lowercase())));
     }
@@ -238,14 +241,14 @@ fn names(found: &Found, hosts: &str, notes: &mut Vec<String>) -> Vec<String> {
             while !taken.insert(name.clone()) {
                 name.insert_str(0, "ctdb-");
             }
-            if let Some((Some(address), _)) = found.nodes.get(pnn) {
+            if let Some(Listed { address: Some(address), .. }) = found.nodes.get(pnn) {
                 made.push(format!("{name} for {address}"));
             }
             name
         })
     });
     let names: Vec<String> = names.collect();
-    let from_hosts = found.nodes.iter().filter(|n| n.0.is_some()).count() - made.len();
+    let from_hosts = found.nodes.iter().filter(|n| n.address.is_some()).count() - made.len();
     if from_hosts > 0 {
         notes.push(format!("names of nodes: {from_hosts} from /etc/hosts, by their addresses"));
     }
