@@ -15,6 +15,9 @@ use std::net::IpAddr;
 /// The service that a node starts anew when all its clients are with others.
 pub(crate) const NFS: &str = "nfs";
 
+/// A machine outside of the cluster.
+const STRANGER: &str = "a stranger";
+
 impl World {
     /// Carries out `out` in order and empties it.
     pub(crate) fn carry_out(&mut self, host: usize, out: &mut Vec<Output>) {
@@ -66,6 +69,9 @@ impl World {
                 let holder = (0..self.hosts.len()).find(|h| *h != host && self.hosts[*h].answers(vip, now));
                 let (delay, input) = match holder {
                     Some(h) => (self.some(200..=2_000), Input::Conflict { vip, mac: format!("node {h}") }),
+                    None if self.is_strange(vip) => {
+                        (self.some(200..=40_000), Input::Conflict { vip, mac: STRANGER.to_owned() })
+                    }
                     None => (self.some(150_000..=200_000), Input::NoConflict { vip }),
                 };
                 self.after(delay, What::Local { host, generation, input: Box::new(input) });
@@ -318,10 +324,22 @@ impl World {
                 self.hosts[host].kernel.addresses.remove(&vip);
                 Input::TakeFailed { vip, because: format!("{} is down", interface_of(vip)) }
             }
-            VipJob::Take => Input::Taken { vip },
+            VipJob::Take => {
+                if self.is_strange(vip) {
+                    // It answers to the first look, which begins with the take.
+                    let input = Box::new(Input::Conflict { vip, mac: STRANGER.to_owned() });
+                    let delay = self.some(200..=40_000);
+                    self.after(delay, What::Local { host, generation, input });
+                }
+                Input::Taken { vip }
+            }
             VipJob::Release => Input::Released { vip },
         };
         self.arrive(host, input, false);
+    }
+
+    fn is_strange(&self, vip: IpAddr) -> bool {
+        self.strange_vips.get(&vip).is_some_and(|times| *times > 0)
     }
 
     fn serve(&mut self, host: usize, wanted: bool) {

@@ -139,6 +139,8 @@ pub struct Host {
     pub broken: BTreeMap<String, u32>,
     /// The time of the day here, in minutes after midnight.
     pub minute: u16,
+    /// The test of the storage said last that the lock may break no ties.
+    pub lock_doubted: bool,
     /// When the machine was last resumed from a pause.
     pub thawed_at: Option<Micros>,
     /// Lost nodes for which its NFS server has entered its grace period, or never will, and since when.

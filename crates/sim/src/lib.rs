@@ -22,6 +22,7 @@ mod drops;
 mod event;
 pub mod faults;
 pub mod host;
+mod inflict;
 mod life;
 pub mod lock;
 pub mod network;

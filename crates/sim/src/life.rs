@@ -217,9 +217,8 @@ impl World {
         self.hosts[host].proved = None;
         self.check(|checks, world| checks.started(world, host));
         self.databases_start(host);
-        let usable = self.setup.lock;
         let mut first = vec![
-            Input::LockUsable { usable, because: if usable { "tested" } else { "no lock is configured" }.to_owned() },
+            self.lock_usable(host),
             Input::WholeSeconds(self.setup.whole_seconds),
             Input::TimeOfDay { minute: self.hosts[host].minute },
             Input::MovesWait(self.setup.prepares),

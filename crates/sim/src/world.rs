@@ -72,6 +72,8 @@ pub struct World {
     /// Nodes of a version that nobody understands: no link to them comes up.
     pub strangers: BTreeSet<usize>,
     pub(crate) taken_out: TakenOut,
+    /// Addresses that machines outside of the cluster use, and how many each.
+    pub(crate) strange_vips: BTreeMap<IpAddr, u32>,
     /// Which node runs which of two versions, where there are two.
     pub(crate) versions: Option<Versions>,
     /// Replies to requests of administrators, by ticket.
@@ -105,6 +107,7 @@ impl World {
                 index,
                 power: false,
                 power_serial: 0,
+                lock_doubted: false,
                 dark_since: 0,
                 clock: Clock::new(
                     rng.range(1_000..=1_000_000_000_000),
@@ -143,6 +146,7 @@ impl World {
             drops: Drops::new(setup.nodes),
             strangers: BTreeSet::new(),
             taken_out: TakenOut::default(),
+            strange_vips: BTreeMap::new(),
             versions: None,
             replies: BTreeMap::new(),
             tickets: 0,
