@@ -178,6 +178,14 @@ pub struct Config {
     pub fingerprint: u64,
 }
 
+impl Config {
+    /// Private addresses of a node of the list, or of one that was removed from it.
+    #[must_use]
+    pub fn private_addresses(&self, pnn: Pnn) -> Option<&Vec<IpAddr>> {
+        self.nodes.get(&pnn).map(|node| &node.addresses).or_else(|| self.removed.get(&pnn))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -294,7 +294,7 @@ fn next_evicted(site: &Site<'_>, members: &BTreeMap<Pnn, Member>) -> BTreeMap<Pn
     for pnn in site.view.members.keys() {
         let left = site.present.get(pnn).is_some_and(|n| n.left);
         let spared = planted(Planted::RemovedNotEvicted) && !site.config.nodes.contains_key(pnn);
-        if let Some(addresses) = addresses(site, *pnn).filter(|_| !left && !spared) {
+        if let Some(addresses) = site.config.private_addresses(*pnn).filter(|_| !left && !spared) {
             evicted.insert(*pnn, addresses.clone());
         }
     }
@@ -307,17 +307,12 @@ fn next_evicted(site: &Site<'_>, members: &BTreeMap<Pnn, Member>) -> BTreeMap<Pn
     evicted
 }
 
-/// Private addresses of a node of the list, or of one that was removed from it.
-fn addresses<'a>(site: &'a Site<'_>, pnn: Pnn) -> Option<&'a Vec<std::net::IpAddr>> {
-    site.config.nodes.get(&pnn).map(|node| &node.addresses).or_else(|| site.config.removed.get(&pnn))
-}
-
 /// Why this node decides nothing: its configuration does not list a member. It hears nothing of that one, which says nothing of
 /// its health: only who applies its own configuration drops it. And nobody does who could not shut it out of the storage.
 fn unlisted(site: &Site<'_>, leads: bool) -> Option<String> {
     let mut unlisted = site.view.members.keys().filter(|p| !site.config.nodes.contains_key(p));
     if leads {
-        let pnn = unlisted.find(|p| addresses(site, **p).is_none())?;
+        let pnn = unlisted.find(|p| site.config.private_addresses(**p).is_none())?;
         return Some(format!(
             "node {pnn} is a member, and the configuration here does not say where its storage traffic comes from: put its \
              [[node]] back, with its addresses and `removed = true`, and reload"

@@ -5,6 +5,7 @@ use crate::checks::rest::{can_decide, is_fit, unrest};
 use crate::clock::{MS, Micros, S};
 use crate::databases::{Done, has_databases};
 use crate::faults::{Fault, Kind, Plan};
+use crate::host::Host;
 use crate::rng::Rng;
 use crate::setup::{Setup, interface_of};
 use crate::versions::are_mixed;
@@ -55,7 +56,7 @@ pub struct Outcome {
     pub seed: u64,
     /// The first thing that must not be, if any.
     pub violation: Option<Violation>,
-    /// A quorum's disks were lost, so that only `force-view` could help.
+    /// A quorum's disks were lost, so that only `force-view` could help; where a node had all that was committed it did.
     pub stuck: bool,
     /// From the last fault to rest.
     pub settled: Option<Micros>,
@@ -106,16 +107,10 @@ pub fn run(task: &Task) -> Outcome {
     let bound = BOUND.max(world.drops.longest_wait(&world.setup.timing, world.now) + REST);
     let settled = settle(&mut world, bound);
     let stuck = settled.is_none() && world.violation.is_none() && !can_decide(&world);
-    if settled.is_none() && world.violation.is_none() && !stuck {
-        let text = unrest(&world).unwrap_or_else(|| "never at rest for long".to_owned());
-        world.story.world(world.now, || format!("VIOLATION (rest): {text}"));
-        world.violation = Some(Violation {
-            check: "rest",
-            at: world.now,
-            text: format!("{} s after the last fault: {text}", bound / S),
-        });
+    if settled.is_none() && !stuck {
+        never_rests(&mut world, bound);
     }
-    if settled.is_some() {
+    if settled.is_some() || (stuck && begin_anew(&mut world, bound)) {
         wind_down(&mut world);
         // From a stream of its own, and after all else: what came before stays as it is.
         let mut moves = rng.fork(3);
@@ -137,6 +132,33 @@ pub fn run(task: &Task) -> Outcome {
         fingerprint: world.fingerprint,
         story: std::mem::take(&mut world.story.lines),
     }
+}
+
+fn never_rests(world: &mut World, bound: Micros) {
+    if world.violation.is_none() {
+        let text = unrest(world).unwrap_or_else(|| "never at rest for long".to_owned());
+        let text = format!("{} s after the last fault: {text}", bound / S);
+        world.violated(Violation { check: "rest", at: world.now, text });
+    }
+}
+
+/// More than half are gone for good: an administrator goes on (`force-view`) on one of those that know most and have all that
+/// was committed. Does all come to rest after that? False also where there is no such node.
+fn begin_anew(world: &mut World, bound: Micros) -> bool {
+    let known = |host: &Host| host.disk.durable.view.as_ref().map(|view| view.rank());
+    let newest = world.hosts.iter().filter(|h| h.power).filter_map(known).max();
+    let has_all = |host: &&Host| {
+        let view = host.disk.durable.view.as_ref();
+        known(host) == newest && view.is_some_and(|view| view.keepers.contains(&host.uid()))
+    };
+    let servers = world.hosts.iter().filter(|h| h.is_live() && !world.setup.is_witness(h.index));
+    let Some(node) = servers.filter(has_all).map(|h| h.index).next() else { return false };
+    world.admin(node, AdminRequest::ForceView { because: "the others are gone for good".to_owned() });
+    let rests = settle(world, bound).is_some();
+    if !rests {
+        never_rests(world, bound);
+    }
+    rests
 }
 
 /// With everything at rest Samba's processes end what they do; then the databases are looked at.

@@ -126,9 +126,14 @@ impl Cluster {
         let Some(old) = self.view().cloned() else {
             return Err("this node has never been part of a cluster; use `steadfast init` or `steadfast join`".into());
         };
-        let heard = self.reach.heard();
-        let reachable = old.voters.iter().filter(|(p, _)| **p == self.config.me || heard.contains(**p)).count();
-        if old.is_majority(reachable) {
+        // One whose disk was lost is there under its number, and its vote is not; nor does it have what was committed.
+        let present = self.present(&old);
+        let here = |p: &Pnn, uid: NodeUid| present.get(p).filter(|n| n.direct && n.uid == uid);
+        let reachable = old.voters.iter().filter(|(p, uid)| here(p, **uid).is_some()).count();
+        let keeper = old.members.iter().any(|(p, m)| {
+            here(p, m.uid).is_some_and(|n| old.keepers.contains(&m.uid) || (n.run == m.run && n.recovered))
+        });
+        if old.is_majority(reachable) && keeper {
             return Err(format!(
                 "{reachable} of {} voters are here: the cluster can decide by itself",
                 old.voters.len()
@@ -140,9 +145,9 @@ impl Cluster {
         let uid = self.arbiter.durable.uid;
         let mut view = View::founding(incarnation, old.epoch.next(), self.config.me, uid, because);
         view.evicted.clone_from(&old.evicted);
-        for (pnn, conf) in old.members.keys().filter_map(|p| Some((*p, self.config.nodes.get(p)?))) {
-            if pnn != self.config.me {
-                view.evicted.insert(pnn, conf.addresses.clone());
+        for pnn in old.members.keys().filter(|p| **p != self.config.me) {
+            if let Some(addresses) = self.config.private_addresses(*pnn) {
+                view.evicted.insert(*pnn, addresses.clone());
             }
         }
         self.learn(now, view, BTreeMap::new(), out);

@@ -23,8 +23,8 @@ use crate::reach::Reach;
 use crate::unfinished::{self, Unfinished};
 use crate::{
     AdminReply, AdminRequest, AdminState, Config, Durable, END_WAIT, Epoch, Event, Eviction, Grant, GuardWord,
-    Heartbeat, Incarnation, Input, LET_GO_WAIT, Level, LockStatus, Message, Orders, Output, PROOF_WAIT, Pnn, PnnSet,
-    Report, Restraint, Role, RunId, ServiceHealth, Time, View,
+    Heartbeat, Incarnation, Input, LET_GO_WAIT, Level, LockStatus, Message, NodeUid, Orders, Output, PROOF_WAIT, Pnn,
+    PnnSet, Report, Restraint, Role, RunId, ServiceHealth, Time, View,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
