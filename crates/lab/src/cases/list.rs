@@ -28,6 +28,13 @@ fn pids(ctx: &Ctx<'_>, nodes: &[usize]) -> Result<Vec<String>> {
     nodes.iter().map(|&n| ctx.lab.service_pid(&site::name(n), "steadfast")).collect()
 }
 
+/// The same node with another first address.
+fn moved(entry: &str) -> Result<String> {
+    let (before, list) = entry.split_once("addresses = [\"").context("the node has no addresses")?;
+    let (_, rest) = list.split_once('"').context("its first address does not end")?;
+    Ok(format!("{before}addresses = [\"192.168.122.99\"{rest}"))
+}
+
 /// The last node is taken off the list and its disk emptied; then listed again, joined with a token.
 pub(crate) fn node_removed_and_added(ctx: &Ctx<'_>) -> Result<()> {
     let lab = ctx.lab;
@@ -45,10 +52,13 @@ pub(crate) fn node_removed_and_added(ctx: &Ctx<'_>) -> Result<()> {
         let tcp = Probe::tcp(lab, "tcp", &stays)?;
         tcp.wait_ok(0, Duration::from_secs(10))?;
         // It serves: nobody may begin to miss it.
-        match reload(ctx, &[0], &without) {
-            Ok(()) => bail!("{host} serves, and was taken off the list"),
-            Err(said) if format!("{said:#}").contains("is a member still") => {}
-            Err(said) => return Err(said.context("the refusal does not say why")),
+        let elsewhere = format!("{}{}{}", &whole[..begin], moved(entry)?, &whole[end..]);
+        for (text, what) in [(&without, "is not in the new"), (&elsewhere, "no more in the new")] {
+            match reload(ctx, &[0], text) {
+                Ok(()) => bail!("{host} serves, and the new configuration, in which it {what}, was taken"),
+                Err(said) if format!("{said:#}").contains(what) => {}
+                Err(said) => return Err(said.context("the refusal does not say why")),
+            }
         }
         steadfast::stop(lab, last)?;
         sh::wait_for("a view without the node that was stopped", Duration::from_secs(10), || {

@@ -78,14 +78,29 @@ pub(crate) fn evicts(config: &Config) -> bool {
     matches!(config.storage, Storage::Gluster { .. })
 }
 
-/// No member is taken off the list: the others would miss it before it has given its addresses away.
+/// No member is taken off the list, and none loses an address: the others would miss it before it has given its public addresses
+/// away, and could not shut its storage traffic out.
 fn stays_listed(view: &View, old: &Config, new: &Config) -> Result<(), String> {
-    let Some(pnn) = view.members.keys().find(|pnn| !new.nodes.contains_key(pnn)) else { return Ok(()) };
-    let name = old.nodes.get(pnn).map_or_else(|| format!("node {pnn}"), |node| node.name.clone());
-    Err(format!(
-        "{name} is a member still, and is not in the new configuration: stop it first (there: systemctl stop steadfast), or, if \
-         it does not answer, switch it off; then reload. Until then the old configuration stays in force"
-    ))
+    for pnn in view.members.keys() {
+        let name = old.nodes.get(pnn).map_or_else(|| format!("node {pnn}"), |node| node.name.clone());
+        let lacks = match new.nodes.get(pnn) {
+            None => "is not in the new configuration".to_owned(),
+            Some(node) => {
+                let before = old.nodes.get(pnn).into_iter().flat_map(|node| &node.addresses);
+                let lost: Vec<String> =
+                    before.filter(|address| !node.addresses.contains(address)).map(ToString::to_string).collect();
+                if lost.is_empty() {
+                    continue;
+                }
+                format!("has {} no more in the new configuration", lost.join(", "))
+            }
+        };
+        return Err(format!(
+            "{name} is a member still, and {lacks}: stop it first (there: systemctl stop steadfast), or, if it does not answer, \
+             switch it off; then reload. Until then the old configuration stays in force"
+        ));
+    }
+    Ok(())
 }
 
 /// All that a new configuration reaches.
