@@ -104,6 +104,9 @@ impl<'a> Host<'a> {
         for name in &scene.config.services {
             let health = report.services.get(name);
             let state = health.map(|h| h.state);
+            if scene.added.excuses(scene.now, name, state) {
+                continue;
+            }
             if broken.is_none() && !matches!(state, Some(Health::Ok | Health::Failing)) {
                 broken = Some(Unfit::Service { name, health });
             }

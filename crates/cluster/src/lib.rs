@@ -5,6 +5,7 @@
 //! [`Cluster::next_timeout`] and then feeds [`Input::Tick`]. The core has no clock, socket, thread, file, random
 //! source or async runtime of its own; the daemon and the simulator drive the very same code.
 
+mod added;
 mod arbiter;
 mod clique;
 mod cluster;
@@ -42,6 +43,7 @@ mod time;
 mod unfinished;
 mod view;
 
+pub use added::ADOPT;
 pub use config::{Config, DayWindow, FailBack, NodeConf, Restraint, Role, Timing, VipConf};
 pub use durable::{Accepted, Durable, LockRecord};
 pub use event::{Event, Level};

@@ -7,6 +7,7 @@
 mod hesitant;
 mod words;
 
+use crate::added::Added;
 use crate::fitness::{Address, Host, Storage, Unfit};
 use crate::placement::{Wanted, group, place};
 use crate::planted::{Planted, planted};
@@ -90,6 +91,8 @@ pub(crate) struct Scene<'a> {
     pub(crate) moves_wait: bool,
     /// What addresses shall not do.
     pub(crate) restraint: Restraint,
+    /// Services that not all nodes may know of yet.
+    pub(crate) added: &'a Added,
 }
 
 impl<'a> Scene<'a> {

@@ -94,6 +94,13 @@ pub(crate) struct Node {
     pub(crate) warnings: Vec<String>,
     #[serde(default)]
     pub(crate) nfs_clients: bool,
+    #[serde(default)]
+    pub(crate) services: BTreeMap<String, Service>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+pub(crate) struct Service {
+    pub(crate) state: String,
 }
 
 #[derive(Debug, Clone, Deserialize)]

@@ -3,6 +3,7 @@
 //! One coordinating task keeps the order: storage before services when the node begins to serve, services
 //! gone before the storage when it ends. See the crate's page for the picture.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,7 +19,7 @@ use crate::parts::Parts;
 use crate::probe::rpcbind::Registrations;
 use crate::report::{Report, Serve, State};
 use crate::seam::Storage;
-use crate::service::{Cues, Order, Service};
+use crate::service::{Cues, Order, Service, Why};
 
 /// First and longest wait before the mount is tried again.
 const MOUNT_RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(10));
@@ -26,7 +27,7 @@ const MOUNT_RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration:
 /// Runs the services until it is told to leave or to stop.
 #[derive(Debug)]
 pub struct Manager {
-    leave: watch::Sender<bool>,
+    leave: watch::Sender<Option<Next>>,
     silent: watch::Sender<bool>,
     hold: watch::Sender<Hold>,
     deserted: watch::Sender<u64>,
@@ -60,7 +61,7 @@ impl Manager {
         serve: watch::Receiver<Serve>,
         reports: mpsc::Sender<Report>,
     ) -> Self {
-        let (leave, left) = watch::channel(false);
+        let (leave, left) = watch::channel(None);
         let (silent, silence) = watch::channel(false);
         let (hold, holds) = watch::channel(Hold::default());
         let (deserted, deserts) = watch::channel(0);
@@ -125,9 +126,10 @@ impl Manager {
         drop(self.mount.send(ask));
     }
 
-    /// Ends the management and leaves services and mount as they are, for the next daemon to take over.
-    pub async fn leave(self) {
-        self.leave.send_replace(true);
+    /// Ends the management for one with this configuration, which takes over what runs. Services that it does not enable are
+    /// stopped; the others and the mount stay as they are.
+    pub async fn leave(self, next: &ServicesConfig) {
+        self.leave.send_replace(Some(kinds(next).iter().map(Kind::name).collect()));
         self.ended().await;
     }
 
@@ -139,6 +141,9 @@ impl Manager {
         }
     }
 }
+
+/// The services that the next configuration enables.
+type Next = BTreeSet<&'static str>;
 
 /// A running task of a service.
 struct Handle {
@@ -154,7 +159,7 @@ struct Coordinator<S> {
     services: Vec<Handle>,
     storage: Arc<S>,
     serve: watch::Receiver<Serve>,
-    left: watch::Receiver<bool>,
+    left: watch::Receiver<Option<Next>>,
     hold: watch::Receiver<Hold>,
     reports: mpsc::Sender<Report>,
     /// Number of the last order to stop.
@@ -175,7 +180,7 @@ impl<S: Storage> Coordinator<S> {
         config: ServicesConfig,
         storage: Arc<S>,
         serve: watch::Receiver<Serve>,
-        left: watch::Receiver<bool>,
+        left: watch::Receiver<Option<Next>>,
         (cues, ends): (Cues, mpsc::UnboundedReceiver<Answer>),
         reports: mpsc::Sender<Report>,
     ) -> Self {
@@ -212,10 +217,12 @@ impl<S: Storage> Coordinator<S> {
                 }
                 Turn::Remount(because) => {
                     warn!(because, "the shared mount is made anew");
-                    self.stop_services().await;
+                    self.stop(Why::NotServing, |_| true).await;
                     self.unmount().await;
                 }
                 Turn::Leave => {
+                    let next = self.left.borrow().clone().unwrap_or_default();
+                    self.stop(Why::NotEnabled, |name| !next.contains(name)).await;
                     self.order(Order::Leave);
                     break;
                 }
@@ -275,7 +282,7 @@ impl<S: Storage> Coordinator<S> {
     }
 
     async fn serve_off(&mut self) {
-        self.stop_services().await;
+        self.stop(Why::NotServing, |_| true).await;
         self.unmount().await;
     }
 
@@ -285,14 +292,15 @@ impl<S: Storage> Coordinator<S> {
 
     /// In reverse order of their start, but all at once where nothing depends on them: first smbd and the NFS
     /// server, then what the NFS server needs.
-    async fn stop_services(&mut self) {
+    async fn stop(&mut self, why: Why, which: impl Fn(&str) -> bool) {
         self.stops += 1;
         let number = self.stops;
         let first = |handle: &&mut Handle| !matches!(handle.name, "rpcbind" | "statd");
         for wanted in [true, false] {
-            let mut stopping: Vec<_> = self.services.iter_mut().filter(|handle| first(handle) == wanted).collect();
+            let mut stopping: Vec<_> =
+                self.services.iter_mut().filter(|handle| which(handle.name) && first(handle) == wanted).collect();
             for handle in &stopping {
-                handle.orders.send_replace(Order::Stop(number));
+                handle.orders.send_replace(Order::Stop(number, why));
             }
             for handle in &mut stopping {
                 // an error means that the task ended: by a panic, and then there is nobody left to stop it
@@ -313,7 +321,7 @@ impl<S: Storage> Coordinator<S> {
                     tokio::time::sleep(MOUNT_RETRY.0).await;
                     // a node that may serve again needs the mount, however it is; and an ending daemon must end
                     let ending = self.serve.has_changed().is_err();
-                    if *self.serve.borrow() == Serve::On || *self.left.borrow() || ending {
+                    if *self.serve.borrow() == Serve::On || self.left.borrow().is_some() || ending {
                         return;
                     }
                 }
@@ -334,11 +342,11 @@ impl<S: Storage> Coordinator<S> {
     }
 }
 
-async fn turn(serve: &mut watch::Receiver<Serve>, left: &mut watch::Receiver<bool>) -> Turn {
+async fn turn(serve: &mut watch::Receiver<Serve>, left: &mut watch::Receiver<Option<Next>>) -> Turn {
     tokio::select! {
         biased;
         // the sender lives in the manager's handle; dropping that alone ends nothing
-        Ok(_) = left.wait_for(|left| *left) => Turn::Leave,
+        Ok(_) = left.wait_for(Option::is_some) => Turn::Leave,
         changed = serve.changed() => match changed {
             Ok(()) => Turn::Serve(*serve.borrow_and_update()),
             Err(_) => Turn::Stop,

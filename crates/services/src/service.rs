@@ -37,10 +37,19 @@ pub(crate) enum Order {
     /// Nothing yet.
     Wait,
     /// Stop it, also what an earlier daemon left, and acknowledge the number.
-    Stop(u64),
+    Stop(u64, Why),
     Run,
     /// End the task, leave the process running.
     Leave,
+}
+
+/// Why a service is stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Why {
+    /// This node does not serve.
+    NotServing,
+    /// A new configuration does not enable it.
+    NotEnabled,
 }
 
 /// What else a service hears of.
@@ -146,8 +155,8 @@ impl Service {
                     self.serve().await;
                     continue;
                 }
-                Order::Stop(number) => {
-                    self.stop().await;
+                Order::Stop(number, why) => {
+                    self.stop(why).await;
                     self.stopped.send_replace(number);
                 }
                 Order::Wait => {}
@@ -193,7 +202,7 @@ impl Service {
     }
 
     /// Stops whatever runs; that may be what an earlier daemon left.
-    async fn stop(&mut self) {
+    async fn stop(&mut self, why: Why) {
         if !self.supervisor.is_running()
             && let Err(error) = self.supervisor.adopt().await
         {
@@ -227,10 +236,13 @@ impl Service {
         self.backoff = Backoff::default();
         self.answers_since = None;
         self.kind.on_stop();
-        self.health.off(if self.supervisor.may_restart() {
-            "stopped: this node does not serve"
-        } else {
-            "not looked at: this node does not serve (manage = false, it may run on)"
+        self.health.off(match (self.supervisor.may_restart(), why) {
+            (true, Why::NotServing) => "stopped: this node does not serve",
+            (true, Why::NotEnabled) => "stopped: the configuration does not enable it any more",
+            (false, Why::NotServing) => "not looked at: this node does not serve (manage = false, it may run on)",
+            (false, Why::NotEnabled) => {
+                "not looked at: the configuration does not enable it any more (manage = false, it may run on)"
+            }
         });
         self.report();
     }

@@ -380,6 +380,7 @@ impl Cluster {
         if config == *self.config {
             return;
         }
+        self.added.configure(now, &self.config, &config);
         self.config = Arc::new(config);
         self.placed(self.placement.clone());
         self.reach.configure(&self.config, now);

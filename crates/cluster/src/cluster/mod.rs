@@ -7,6 +7,7 @@ mod learn;
 mod step;
 mod tell;
 
+use crate::added::Added;
 use crate::arbiter::{Arbiter, Decision};
 use crate::deserted::Deserted;
 use crate::grace::Grace;
@@ -125,6 +126,7 @@ pub struct Cluster {
     pub(crate) moves_wait: bool,
     /// What addresses shall not do while this node leads.
     restraint: Restraint,
+    added: Added,
     /// Until when a drain waits for clients to forget what DNS has told them.
     pub(crate) lingers: Option<Time>,
     pub(crate) warnings: BTreeMap<String, String>,
@@ -206,6 +208,7 @@ impl Cluster {
             minute: None,
             moves_wait: false,
             restraint: Restraint::default(),
+            added: Added::default(),
             lingers: None,
             warnings: BTreeMap::new(),
             lock: LockStatus::default(),
@@ -304,6 +307,7 @@ impl Cluster {
             self.grace.next_timeout(),
             self.parting.next_timeout(),
             self.unfinished.next_timeout(),
+            self.added.next_timeout(),
             self.asked.iter().map(|a| a.deadline).min(),
             self.place_at,
             self.lingers,

@@ -30,6 +30,7 @@ impl Cluster {
             return false;
         }
         self.dirty = false;
+        self.added.expire(now);
         self.lingers = self.lingers.filter(|t| *t > now && !self.holder.is_empty());
         self.consider_view(now, out);
         self.mind_lock(out);
@@ -63,6 +64,7 @@ impl Cluster {
             || self.grace.next_timeout().is_some_and(|t| t <= now)
             || self.parting.next_timeout().is_some_and(|t| t <= now)
             || self.unfinished.next_timeout().is_some_and(|t| t <= now)
+            || self.added.next_timeout().is_some_and(|t| t <= now)
             || self.asked.iter().any(|a| a.deadline <= now)
             || matches!(self.stopping, Stopping::Moving(t) | Stopping::Gone(t) if t <= now)
     }

@@ -177,6 +177,7 @@ impl Cluster {
             minute: self.minute,
             moves_wait: self.moves_wait,
             restraint: self.restraint,
+            added: &self.added,
         })
     }
 

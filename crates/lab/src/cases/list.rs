@@ -111,6 +111,41 @@ pub(crate) fn a_key_changes(ctx: &Ctx<'_>) -> Result<()> {
         let at = other.find(section).with_context(|| format!("the file has no {section}"))? + section.len();
         other.insert_str(at, "stop_timeout = 7\n");
     }
+    // Long enough for the leader to move what it thinks should move, and for the next to be its heir.
+    let pause = Duration::from_millis(500);
+    stay_over(ctx, &[(&other, pause), (&whole, pause)], 100.0, |_| Ok(()))
+}
+
+/// Samba is wanted no more, on node after node, and ends there; then it is wanted again, and has yet to start on the others when the
+/// leader knows of it.
+pub(crate) fn a_service_goes_and_comes(ctx: &Ctx<'_>) -> Result<()> {
+    let whole = steadfast::config(&ctx.lab.site);
+    let without = whole.replacen("[samba]\nenabled = true", "[samba]\nenabled = false", 1);
+    if without == whole {
+        bail!("the file does not enable Samba");
+    }
+    // By the end of the second the leader would no longer take the others' state for a sickness that all have.
+    let texts = [(without.as_str(), Duration::from_millis(100)), (&whole, Duration::from_secs(4))];
+    // Four smbds begin on one machine.
+    stay_over(ctx, &texts, 350.0, |text| {
+        let state = if text == whole { "ok" } else { "off" };
+        sh::wait_for(&format!("Samba to be {state} on all nodes"), Duration::from_secs(10), || {
+            for n in ctx.all() {
+                let status = steadfast::status(ctx.lab, n)?;
+                let samba = status.snapshot.nodes.get(&n).and_then(|node| node.services.get("samba"));
+                if samba.is_none_or(|samba| samba.state != state) {
+                    return Ok(None);
+                }
+            }
+            Ok(Some(()))
+        })
+    })
+}
+
+/// Every node reads these files, one after the other with a pause: every address stays where it is, and is away for `bound` ms at
+/// most. `check` is done when all have.
+fn stay_over(ctx: &Ctx<'_>, texts: &[(&str, Duration)], bound: f64, check: impl Fn(&str) -> Result<()>) -> Result<()> {
+    let lab = ctx.lab;
     let holders = |ctx: &Ctx<'_>| -> Result<Vec<Option<usize>>> {
         let status = steadfast::status(ctx.lab, 0)?;
         Ok(ctx.lab.site.vips().iter().map(|vip| status.holder(vip)).collect())
@@ -122,18 +157,18 @@ pub(crate) fn a_key_changes(ctx: &Ctx<'_>) -> Result<()> {
         for p in &probes {
             p.wait_ok(0, Duration::from_secs(10))?;
         }
-        for text in [&other, &whole] {
+        for (text, pause) in texts {
             for n in ctx.all() {
                 reload(ctx, &[n], text)?;
-                // Long enough for the leader to move what it thinks should move, and for the next to be its heir.
-                std::thread::sleep(Duration::from_millis(500));
+                std::thread::sleep(*pause);
                 if holders(ctx)? != before {
                     bail!("addresses moved when {} read its file again", site::name(n));
                 }
             }
+            check(text)?;
         }
         for (vip, p) in vips.iter().zip(probes) {
-            ctx.bound(&format!("tcp to {vip}: longest outage"), p.stop()?.longest_ms(0), 100.0)?;
+            ctx.bound(&format!("tcp to {vip}: longest outage"), p.stop()?.longest_ms(0), bound)?;
         }
         steadfast::wait_whole(lab, &ctx.all(), Duration::from_secs(10)).map(drop)
     })

@@ -175,6 +175,7 @@ pub(crate) const CASES: &[Case] = &[
     case(Group::Local, "names-through-a-power-off", names::power_off),
     long(Group::Local, "names-from-a-node-cut-off", names::cut_off),
     case(Group::Local, "reload-moves-no-address", list::a_key_changes),
+    case(Group::Local, "service-added-moves-no-address", list::a_service_goes_and_comes),
     long(Group::Local, "nodes-list-changed", list::node_removed_and_added),
     case(Group::Local, "power-off-with-200-addresses", many::power_off),
     long(Group::Local, "honest-200-addresses-without-announcements", honest::no_announcements_of_many),

@@ -232,13 +232,14 @@ impl ServicesTask {
         }
     }
 
-    /// Another configuration: services run on, only their management begins anew.
+    /// Another configuration: services that it enables run on, only their management begins anew.
     async fn change(&mut self, plan: Plan) {
         if plan == self.plan {
             return;
         }
         if let Some(manager) = self.manager.take() {
-            self.drained(manager.leave()).await;
+            // What is not enabled any more is stopped, and says so.
+            self.drained(manager.leave(&plan.services), Self::report).await;
         }
         self.plan = plan;
         // The next manager counts from 0.
@@ -253,18 +254,20 @@ impl ServicesTask {
         let (closed, _) = watch::channel(Serve::Off);
         // Dropping the sender is the order to stop everything.
         drop(std::mem::replace(&mut self.serve, closed));
-        self.drained(manager.ended()).await;
+        // Nobody hears it any more.
+        self.drained(manager.ended(), |_, _| ()).await;
     }
 
     /// Waits for the manager's end while its reports are taken: a full channel would hold it up.
-    async fn drained(&mut self, end: impl Future<Output = ()>) {
-        let reports = &mut self.reports;
+    async fn drained(&mut self, end: impl Future<Output = ()>, take: fn(&mut Self, Report)) {
         let ended = async {
             tokio::pin!(end);
             loop {
                 tokio::select! {
+                    // Before the end: it is told before it is so.
+                    biased;
+                    Some(report) = self.reports.recv() => take(self, report),
                     () = &mut end => break,
-                    Some(_) = reports.recv() => {}
                 }
             }
         };
