@@ -131,6 +131,16 @@ impl Storage {
             Self::None => None,
         }
     }
+
+    /// Are these the same files at the same place, whatever else is said of them?
+    #[must_use]
+    pub fn is_the_same(&self, other: &Self) -> bool {
+        let volume = |storage: &Self| match storage {
+            Self::Gluster { volume, .. } => Some(volume.clone()),
+            Self::Local { .. } | Self::None => None,
+        };
+        self.path() == other.path() && volume(self) == volume(other)
+    }
 }
 
 /// The DNS server.

@@ -140,6 +140,8 @@ impl Site {
             (new.cluster != old.cluster, "the cluster's name"),
             (new.control_port != old.control_port, "control_port"),
             (new.timing != old.timing, "the lease"),
+            // What serves from the old place would go on there, and its mount would stay.
+            (!new.storage.is_the_same(&old.storage), "kind, path and volume of [storage]"),
             (databases::wanted(&new) != databases::wanted(&old), "[samba] clustering"),
             (databases::keeps_awake(&new) != databases::keeps_awake(&old), "[samba] keep_awake"),
         ] {
