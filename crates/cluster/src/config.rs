@@ -166,6 +166,10 @@ pub struct Config {
     pub removed: BTreeMap<Pnn, Vec<IpAddr>>,
     /// The public addresses.
     pub vips: BTreeMap<IpAddr, VipConf>,
+    /// Do members keep databases with transactions? Then a member has everything that was committed when
+    /// [`crate::Input::Recovered`] says so, and otherwise as soon as it has learned of a view.
+    #[serde(default)]
+    pub databases: bool,
     /// Services whose failure makes a node unfit to host addresses.
     pub services: BTreeSet<String>,
     /// Time limits.

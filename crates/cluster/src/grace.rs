@@ -186,6 +186,7 @@ pub(crate) mod tests {
             graced,
             parting: None,
             partings: BTreeMap::new(),
+            recovered: true,
             admin: AdminState::Active,
             lingers: false,
             services: Arc::default(),

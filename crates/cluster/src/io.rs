@@ -134,6 +134,9 @@ pub enum Input {
     /// The NFS server here has let go of what clients had by this address, or what hangs was ended, as [`Output::LetGo`] asked;
     /// or cannot be made to (with the reason).
     LetGo { vip: IpAddr, end: bool, because: Option<String> },
+    /// This node has everything that was committed before the view of this number ([`crate::View::number`]), on its disk: the
+    /// databases are recovered here under that view. Said of each view of which it is a member.
+    Recovered { view: u64 },
     /// Health of a service of this node.
     Service { name: String, health: ServiceHealth },
     /// A public interface of this node.

@@ -55,6 +55,8 @@ pub(crate) enum Wish {
     Change { view: Box<View>, order: Vec<Pnn> },
     /// Nothing can be decided now; for people.
     Wait(String),
+    /// Nor this, though there are voters enough: none of those that would go on has everything that was committed.
+    Lack(String),
 }
 
 /// Something will change by itself at that time (a delay runs out).
@@ -89,7 +91,7 @@ impl Wished {
         *last = match &wish {
             // Why nodes are silent changes all the time, and says itself in the next view's reason.
             Wish::Change { .. } => None,
-            Wish::Content | Wish::Wait(_) => Some(Self {
+            Wish::Content | Wish::Wait(_) | Wish::Lack(_) => Some(Self {
                 config: config.clone(),
                 view: site.view.rank(),
                 present: site.present.clone(),
@@ -244,7 +246,7 @@ pub(crate) fn wish(site: &Site<'_>) -> (Wish, Recheck) {
         .map(|(_, m)| m.uid)
         .collect();
     if keepers.is_empty() {
-        return (Wish::Wait(no_keeper(site)), recheck);
+        return (Wish::Lack(no_keeper(site)), recheck);
     }
     let because = because(site, &members, &voters, &mesh);
     let view = View {
@@ -367,7 +369,11 @@ fn no_keeper(site: &Site<'_>) -> String {
         .filter(|(_, m)| site.view.keepers.contains(&m.uid))
         .map(|(p, _)| name(site, *p))
         .collect();
-    format!("nobody here has all committed writes of the databases; one of these must come back: {}", names.join(", "))
+    format!(
+        "nobody here has all committed writes of the databases; one of these must come back: {} (if it never will: \
+         `steadfast force-view`, which loses them)",
+        names.join(", ")
+    )
 }
 
 fn because(site: &Site<'_>, members: &BTreeMap<Pnn, Member>, voters: &BTreeMap<Pnn, NodeUid>, mesh: &PnnSet) -> String {

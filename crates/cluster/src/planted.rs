@@ -94,6 +94,8 @@ pub enum Planted {
     DesertedByOldReport,
     /// A node that comes back keeps what clients of the others held of its storage before they shut it out.
     StorageNotFreed,
+    /// A member counts as one that has everything that was committed as soon as it has learned of a view.
+    RecoveryNotAwaited,
     /// A restarted voter forgets that it may have granted before.
     GrantsForgotten,
 }

@@ -6,6 +6,11 @@ use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+/// Bits of [`View::number`] that count views.
+const EPOCH_BITS: u32 = 36;
+/// Bits below the number of the cluster's life that tell lives of one number apart.
+const LIFE_BITS: u32 = 12;
+
 /// A node that serves.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Member {
@@ -97,6 +102,21 @@ impl View {
     #[must_use]
     pub fn is_half_with_lock(&self, count: usize) -> bool {
         self.rules.lock && count > 0 && 2 * count == self.voters.len()
+    }
+
+    /// A number that no other view has, and that grows, for the databases.
+    ///
+    /// Epochs alone are not enough: `force-view` begins a new life of the cluster with the next epoch, while the nodes that
+    /// it leaves behind may count on in the old one. So the life's number stands before the epoch, and between them some
+    /// bits of its random name, for lives begun apart at two nodes. In the cluster's first life it is the epoch itself.
+    /// The order is that of [`View::rank`].
+    #[must_use]
+    pub fn number(&self) -> u64 {
+        let life = self.incarnation;
+        let name = if life.number == 0 { 0 } else { life.id >> (u64::BITS - LIFE_BITS) };
+        (u64::from(life.number) << (EPOCH_BITS + LIFE_BITS))
+            | (name << EPOCH_BITS)
+            | (self.epoch.0 & ((1 << EPOCH_BITS) - 1))
     }
 
     /// (incarnation, epoch): orders all views of a cluster.

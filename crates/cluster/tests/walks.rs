@@ -6,11 +6,13 @@ mod lost;
 mod net;
 mod nfs_moves;
 mod reconsidered;
+mod recovered;
 mod restraints;
 mod unprepared;
 
 use cluster::*;
 use net::*;
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 #[test]
@@ -305,8 +307,7 @@ fn a_proposer_that_dies_between_accept_and_decision_costs_nobody_an_address() {
         assert!(net.now.since(before) < 2000 * MS, "nobody has proposed\n{}", net.story());
     }
     net.power_off(0);
-    let theirs: Vec<(usize, std::collections::BTreeSet<std::net::IpAddr>)> =
-        (1..4).map(|i| (i, net.hosts[i].vips.clone())).collect();
+    let theirs: Vec<(usize, BTreeSet<std::net::IpAddr>)> = (1..4).map(|i| (i, net.hosts[i].vips.clone())).collect();
     for _ in 0..2000 {
         net.run(MS);
         for (i, vips) in &theirs {

@@ -144,6 +144,9 @@ impl File {
                 self.freezing = None;
                 self.sole = false;
                 self.synced = generation;
+                if self.kind != Some(Kind::Volatile) {
+                    out.push(FileAnswer::Recovery { generation, answer: Answer::Noted });
+                }
                 self.go_on(out);
             }
             FileOrder::Transact { generation, asker, id, records } => {

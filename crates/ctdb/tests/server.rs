@@ -203,6 +203,28 @@ fn a_transaction_is_everywhere_or_decided_by_the_recovery() {
 }
 
 #[test]
+fn a_node_has_everything_that_was_committed_once_all_databases_have_gone_on_there() {
+    let mut world = World::new(3);
+    let recovered = |world: &World| world.nodes.iter().map(|n| n.recovered.clone()).collect::<Vec<_>>();
+    assert_eq!(recovered(&world), [[1], [1], [1]], "there is nothing to have");
+    let (clients, db) = open(&mut world, 3, Opcode::DB_ATTACH_PERSISTENT, "secrets.tdb");
+    world.view(&[0, 1]);
+    let reqid = commit(&mut world, clients[0], db, 1, b"one");
+    assert_eq!(world.status(clients[0], reqid), Some(0));
+    assert_eq!(recovered(&world), [&[1, 2][..], &[1, 2], &[1]]);
+    // Node 2 is let in, and the leader has yet to hear what it has; then it cannot be told to go on.
+    for cut in [(2, 0), (0, 2)] {
+        world.cut = [cut].into();
+        world.view(&[0, 1, 2]);
+        assert!(recovered(&world).iter().all(|views| *views.last().unwrap() < 3), "{:?}", recovered(&world));
+    }
+    world.cut.clear();
+    world.run();
+    assert_eq!(recovered(&world), [&[1, 2, 4][..], &[1, 2, 4], &[1, 4]]);
+    assert_eq!(&world.nodes[2].files[&db].records[KEY][24..], b"one");
+}
+
+#[test]
 fn without_a_lease_nothing_is_answered_but_what_this_node_knows_of_itself() {
     let mut world = World::new(3);
     let (clients, db) = open(&mut world, 3, Opcode::DB_ATTACH, "locking.tdb");

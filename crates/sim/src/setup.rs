@@ -35,6 +35,8 @@ pub struct Setup {
     pub vips: Vec<(IpAddr, u8)>,
     /// Nodes that cannot host an address, by address.
     pub barred: BTreeMap<IpAddr, BTreeSet<Pnn>>,
+    /// Do the servers keep Samba's databases?
+    pub databases: bool,
     /// Services of every server.
     pub services: BTreeSet<String>,
     /// May the cluster lock break ties?
@@ -79,6 +81,7 @@ impl Setup {
             nets: 1,
             vips: (0..nodes).map(|i| v4(1, i)).collect(),
             barred: BTreeMap::new(),
+            databases: false,
             services: BTreeSet::from(["nfs".to_owned(), "samba".to_owned()]),
             lock: false,
             bricks: true,
@@ -184,6 +187,7 @@ impl Setup {
             nodes: nodes.collect(),
             removed: BTreeMap::new(),
             vips: vips.collect(),
+            databases: self.databases,
             services: self.services.clone(),
             timing: self.timing.clone(),
             fail_back: self.fail_back,

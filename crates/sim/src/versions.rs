@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 /// What a message may lack, by its kind: what came after the first version, or may come so.
 const LATER: [(&str, &[&str]); 1] =
-    [("report", &["conflicts", "nfs_clients", "graced", "parting", "partings", "lingers", "leaving"])];
+    [("report", &["conflicts", "nfs_clients", "graced", "parting", "partings", "recovered", "lingers", "leaving"])];
 
 /// Seeds in which nodes of two versions meet: one in eight, none with databases.
 #[must_use]

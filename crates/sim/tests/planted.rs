@@ -51,6 +51,7 @@ const BUGS: &[Bug] = &[
     Bug::Cluster(Cluster::DesertedByOne),
     Bug::Cluster(Cluster::DesertedByHalf),
     Bug::Cluster(Cluster::DesertedByOldReport),
+    Bug::Cluster(Cluster::RecoveryNotAwaited),
     Bug::Ctdb(Ctdb::DeadTooEarly),
     Bug::Ctdb(Ctdb::MemberForgotten),
     Bug::Ctdb(Ctdb::NewestNotPreferred),
@@ -88,6 +89,7 @@ fn objection(bug: Bug) -> &'static str {
             "is not ended"
         }
         Bug::Cluster(Cluster::LostCountsAsReleased | Cluster::ProofOutlivesLease) => "may yet carry out what was held",
+        Bug::Cluster(Cluster::RecoveryNotAwaited) => "has all that was committed",
         Bug::Cluster(Cluster::PinForgotten) => "goes back from",
         Bug::Ctdb(Ctdb::AddressWhileBusy) => "reads that its address leaves",
         Bug::Ctdb(Ctdb::MessagesDropped) => "never hears message",
@@ -100,7 +102,7 @@ fn find(bug: Bug) -> Option<(u64, String)> {
     let of_databases = match bug {
         Bug::Cluster(bug) => {
             plant_cluster(Some(bug));
-            false
+            bug == Cluster::RecoveryNotAwaited
         }
         Bug::Ctdb(bug) => {
             plant_ctdb(Some(bug));

@@ -24,13 +24,22 @@ impl Cluster {
         let Look { half, wish, recheck, absent } = look;
         self.half = half;
         self.wake = recheck;
+        let lacks = matches!(wish, Wish::Lack(_)) && self.is_member();
+        if let Wish::Lack(why) = &wish
+            && lacks
+            && !self.lacks
+        {
+            let text = "the cluster cannot go on without a lost member".into();
+            self.event(Level::Error, "view", None, text, why.clone(), out);
+        }
+        self.lacks = lacks;
         let (wished, order) = match wish {
             Wish::Content => {
                 self.need = None;
                 self.waits = None;
                 (None, Vec::new())
             }
-            Wish::Wait(why) => {
+            Wish::Wait(why) | Wish::Lack(why) => {
                 self.need = None;
                 self.waits = Some(why);
                 (None, Vec::new())

@@ -143,6 +143,10 @@ impl Cluster {
                     self.not_let_go(vip, end, because, out);
                 }
             }
+            Input::Recovered { view } => {
+                self.dirty |= self.recovered != Some(view);
+                self.recovered = Some(view);
+            }
             Input::Service { name, health } => self.service(now, name, health, out),
             Input::Interface { name, up } => {
                 let changed = if up { self.links_down.remove(&name) } else { self.links_down.insert(name.clone()) };

@@ -114,6 +114,8 @@ pub struct Cluster {
     pub(crate) grace: Grace,
     parting: Parting,
     unfinished: Unfinished,
+    /// The view under which the databases here were recovered last.
+    recovered: Option<u64>,
     /// Whom the view shuts out of the storage.
     pub(crate) shut_out: BTreeMap<Pnn, Eviction>,
     pub(crate) services: Arc<BTreeMap<String, ServiceHealth>>,
@@ -133,6 +135,8 @@ pub struct Cluster {
     pub(crate) lock: LockStatus,
     /// What keeps this node from serving, or what it waits for.
     pub(crate) waits: Option<String>,
+    /// This member waits because none that would go on has everything that was committed.
+    lacks: bool,
     /// What the leader last said of the placement.
     pub(crate) placement: Arc<BTreeMap<IpAddr, Pnn>>,
     /// Addresses of it that this node cannot have: the leader has read a newer configuration.
@@ -200,6 +204,7 @@ impl Cluster {
             grace: Grace::default(),
             parting: Parting::default(),
             unfinished: Unfinished::default(),
+            recovered: None,
             shut_out,
             services: Arc::default(),
             links_down: BTreeSet::new(),
@@ -213,6 +218,7 @@ impl Cluster {
             warnings: BTreeMap::new(),
             lock: LockStatus::default(),
             waits: None,
+            lacks: false,
             placement: Arc::default(),
             strange: BTreeSet::new(),
             because: Arc::default(),

@@ -133,7 +133,7 @@ impl Cluster {
                 since: self.started,
                 clean: self.is_clean() && self.stopping == Stopping::No,
                 left: matches!(self.stopping, Stopping::Gone(_) | Stopping::Done),
-                recovered: true,
+                recovered: self.has_recovered(),
                 relapses: 0,
             },
         );
@@ -151,7 +151,8 @@ impl Cluster {
                         since: peer.since,
                         clean: current.is_some_and(|r| r.clean && !r.leaving && r.holding.is_empty()),
                         left: report.is_some_and(|r| r.left),
-                        recovered: current.is_some(),
+                        // An older version does not say it; without databases there is nothing to have.
+                        recovered: current.is_some_and(|r| r.recovered || !self.waits_for_databases()),
                         relapses: relapses(pnn),
                     },
                 );

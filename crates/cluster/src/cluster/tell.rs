@@ -19,6 +19,7 @@ impl Cluster {
             graced: self.grace.ready(self.epoch()),
             parting: self.parting.request(),
             partings: self.parting.answers().clone(),
+            recovered: self.has_recovered(),
             admin: self.admin(),
             lingers: self.lingers.is_some(),
             services: self.services.clone(),
@@ -51,6 +52,7 @@ impl Cluster {
             graced,
             parting,
             partings,
+            recovered,
             admin,
             lingers,
             services,
@@ -74,6 +76,7 @@ impl Cluster {
             && *graced == self.grace.ready(self.epoch())
             && *parting == self.parting.request()
             && partings == self.parting.answers()
+            && *recovered == self.has_recovered()
             && *admin == self.admin()
             && *lingers == self.lingers.is_some()
             && *whole_seconds == self.whole_seconds
@@ -90,11 +93,24 @@ impl Cluster {
             && self.own_warnings().eq(warnings.iter().map(String::as_str))
     }
 
+    /// Has this node everything that was committed before its view?
+    pub(super) fn has_recovered(&self) -> bool {
+        let waits = self.waits_for_databases();
+        self.view().is_some_and(|view| !waits || self.recovered == Some(view.number()))
+    }
+
+    /// Are there databases, so that a member of a view may yet lack what was committed before it?
+    pub(super) fn waits_for_databases(&self) -> bool {
+        self.config.databases && !planted(Planted::RecoveryNotAwaited)
+    }
+
     fn own_warnings(&self) -> impl Iterator<Item = Cow<'_, str>> {
         let disk = self.arbiter.disk_error.iter().map(|e| format!("votes cannot be written: {e}").into());
         let evict = self.evict_error.iter();
         let evict = evict.map(|e| format!("lost nodes cannot be shut out of the storage: {e}").into());
-        self.warnings.values().map(|w| w.as_str().into()).chain(disk).chain(evict)
+        let waits = self.waits.iter().filter(|_| self.lacks);
+        let waits = waits.map(|why| format!("the cluster cannot go on without a lost member: {why}").into());
+        self.warnings.values().map(|w| w.as_str().into()).chain(disk).chain(evict).chain(waits)
     }
 
     /// Addresses that cannot be here, with the reason.

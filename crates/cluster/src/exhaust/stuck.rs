@@ -29,6 +29,7 @@ pub(crate) fn config(me: Pnn, nodes: u16, witness: bool) -> Config {
             .collect(),
         removed: BTreeMap::new(),
         vips: BTreeMap::new(),
+        databases: false,
         services: BTreeSet::new(),
         timing: Timing::default(),
         fail_back: FailBack::Spread,
@@ -84,7 +85,7 @@ fn settle(
             };
             match wish(&site).0 {
                 Wish::Content => {}
-                Wish::Wait(why) => {
+                Wish::Wait(why) | Wish::Lack(why) => {
                     waits =
                         Some(waits.take().map_or_else(String::new, |w| w + "; ") + &format!("{} {why}", names([*me])))
                 }

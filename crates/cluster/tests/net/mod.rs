@@ -76,6 +76,7 @@ pub(crate) fn config(me: u16, n: u16) -> Config {
         nodes,
         removed: BTreeMap::new(),
         vips,
+        databases: false,
         services: BTreeSet::from(["nfs".to_string()]),
         timing: Timing::default(),
         fail_back: FailBack::Spread,

@@ -219,6 +219,7 @@ enums! {
     22 Left { generation, db };
     23 Detached { generation, db };
     24 Gone { epoch, left };
+    25 Finished { epoch };
 
     Message, "a word about a record":
     1 Want { key };
@@ -343,6 +344,7 @@ mod tests {
             Said::Recovery(Word::Left { generation, db: 9 }),
             Said::Recovery(Word::Detached { generation, db: 9 }),
             Said::Recovery(Word::Gone { epoch: 7, left: vec![(9, generation)] }),
+            Said::Recovery(Word::Finished { epoch: 7 }),
         ]
     }
 

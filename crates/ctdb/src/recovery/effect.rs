@@ -96,7 +96,8 @@ pub enum Effect {
     },
     /// No member has it any more.
     Detached(u32),
-    /// Go on: note the generation on disk where the database is persistent, let the lock go, serve the clients.
+    /// Go on: note the generation on disk where the database is persistent, let the lock go, serve the clients. Then answer
+    /// [`Answer::Noted`], but for a volatile one.
     Thaw {
         /// The database.
         db: u32,
@@ -107,6 +108,9 @@ pub enum Effect {
         /// Everybody who has copies of its records.
         members: Vec<u32>,
     },
+    /// This node has everything that was committed before the view of this epoch, and on disk that it has: the view's recovery
+    /// is finished here. Once in a view.
+    Finished(u64),
 }
 
 /// What the driver answers.
@@ -139,4 +143,6 @@ pub enum Answer {
     Replaced(Result<(), String>),
     /// Nobody uses it on this node; or who does.
     Vacated(Result<(), String>),
+    /// That it went on after this recovery is on disk, where the database is persistent.
+    Noted,
 }

@@ -47,6 +47,8 @@ struct Database {
     valid: Generation,
     /// The last one that has stopped it on a member. None: clients want it, and nobody has had it yet.
     stopped: Generation,
+    /// All members were told to go on with it, and no word has been lost since.
+    went_on: bool,
     phase: Phase,
     purpose: Purpose,
     /// Of one that is being detached: a client wants it again.
@@ -129,6 +131,7 @@ impl Lead {
                     for db in dbs {
                         self.stop(db, out);
                     }
+                    self.finished(out);
                 }
             }
             Word::Gone { epoch, left } if epoch == self.epoch => {
@@ -195,6 +198,7 @@ impl Lead {
         self.masters = masters(&self.members, others);
         let hello = Word::Hello { epoch: self.epoch, masters: self.masters.clone() };
         out.extend(self.members.iter().map(|m| (*m, hello.clone())));
+        self.known.values_mut().for_each(|d| d.went_on = false);
         let begun: Vec<u32> = self.known.iter().filter(|(_, d)| d.attempt > 0).map(|(db, _)| *db).collect();
         for db in begun {
             match self.known.get(&db).map(|d| &d.phase) {
@@ -230,6 +234,7 @@ impl Lead {
             attempt: 0,
             valid: Generation::default(),
             stopped: Generation::default(),
+            went_on: false,
             phase: Phase::Stopping(BTreeMap::new()),
             purpose: Purpose::Recovery,
             wanted: false,
@@ -390,7 +395,21 @@ impl Lead {
         database.phase = Phase::Going;
         let generation = Generation { epoch: self.epoch, attempt: database.attempt };
         database.valid = generation;
+        database.went_on = true;
+        let volatile = database.have.kind == Kind::Volatile;
         out.extend(self.members.iter().map(|m| (*m, Word::Go { generation, db })));
+        if !volatile {
+            self.finished(out);
+        }
+    }
+
+    /// Perhaps all members have everything that was committed: every database with transactions has gone on at least once. One
+    /// that cannot keeps that from being said, for nobody knows who has its newest content.
+    fn finished(&self, out: &mut Orders) {
+        let has_gone_on = |d: &Database| d.have.kind == Kind::Volatile || d.went_on;
+        if self.silent.is_empty() && self.known.values().all(has_gone_on) {
+            out.extend(self.members.iter().map(|m| (*m, Word::Finished { epoch: self.epoch })));
+        }
     }
 }
 

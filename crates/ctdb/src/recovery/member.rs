@@ -1,6 +1,7 @@
 //! A member's part of a recovery: stops its files, says what is in them, changes them as is decided, goes on.
 
 use super::effect::{Answer, Effect};
+use super::finished::Finished;
 use super::merge::{Claim, Merge, Verdict};
 use super::word::{Edit, Generation, Have, Standing, Word};
 use crate::database::Kind;
@@ -116,6 +117,7 @@ pub struct Member {
     /// Location masters, by the leader's newest word.
     masters: Vec<u32>,
     databases: BTreeMap<u32, Database>,
+    finished: Finished,
     /// Databases that were detached, each with the recovery that stopped it. Who has one that went on before has missed that.
     left: BTreeMap<u32, Generation>,
 }
@@ -131,6 +133,7 @@ impl Member {
             members: Vec::new(),
             masters: Vec::new(),
             databases: BTreeMap::new(),
+            finished: Finished::default(),
             left: BTreeMap::new(),
         }
     }
@@ -177,6 +180,7 @@ impl Member {
         self.members = members.to_vec();
         self.members.sort_unstable();
         self.masters.clone_from(&self.members);
+        self.finished.begin();
         self.stop_all(out);
     }
 
@@ -185,6 +189,7 @@ impl Member {
         self.leader = None;
         self.members.clear();
         self.masters.clear();
+        self.finished.begin();
         for database in self.databases.values_mut().filter(|d| d.have.kind == Kind::Volatile) {
             // Clients here may have gone on with records that others have by now.
             database.lost = true;
@@ -329,6 +334,10 @@ impl Member {
             Word::Detached { generation, db } if self.leader == Some(from) && generation.epoch == self.epoch => {
                 out.push(Effect::Detached(db));
             }
+            Word::Finished { epoch } if epoch == self.epoch && self.leader == Some(from) => {
+                self.finished.everywhere();
+                self.look_whether_finished(out);
+            }
             Word::Go { generation, db } if self.leader == Some(from) => {
                 let members = self.members.clone();
                 if let Some(database) = self.recovering(generation, db) {
@@ -349,6 +358,10 @@ impl Member {
     /// The driver answers what an [`Effect`] asked.
     pub fn answer(&mut self, db: u32, generation: Generation, answer: Answer, out: &mut Vec<Effect>) {
         let Some(leader) = self.leader else { return };
+        if answer == Answer::Noted {
+            self.finished.noted(db, generation);
+            return self.look_whether_finished(out);
+        }
         let Some(database) = self.databases.get_mut(&db).filter(|d| d.generation == generation) else { return };
         match answer {
             Answer::Frozen(content) if database.phase == Phase::Stopping => {
@@ -378,6 +391,15 @@ impl Member {
             Answer::Replaced(Err(why)) => {
                 out.push(Effect::Send { to: leader, word: Word::Failed { generation, db, why } });
             }
+            Answer::Noted => {}
+        }
+    }
+
+    /// Perhaps this node has everything that was committed by now.
+    fn look_whether_finished(&mut self, out: &mut Vec<Effect>) {
+        let kept = self.databases.iter().filter(|(_, d)| d.have.kind != Kind::Volatile).map(|(db, _)| *db);
+        if self.finished.is_news(self.epoch, kept) {
+            out.push(Effect::Finished(self.epoch));
         }
     }
 

@@ -15,6 +15,7 @@
 //! leases are over and every member has evicted them.
 
 mod effect;
+mod finished;
 mod lead;
 mod member;
 mod merge;

@@ -174,6 +174,12 @@ pub enum Word {
         /// The database.
         db: u32,
     },
+    /// Leader to all, when every database that is no volatile one has gone on in this view: who has noted all these recoveries
+    /// has everything that was committed.
+    Finished {
+        /// The view.
+        epoch: u64,
+    },
     /// Member to leader: stop it, for its content is to be replaced by hand.
     Hold {
         /// The recovery that it went on after.
@@ -261,6 +267,7 @@ impl Word {
             Self::Hello { epoch, .. }
             | Self::Databases { epoch, .. }
             | Self::Create { epoch, .. }
+            | Self::Finished { epoch }
             | Self::Gone { epoch, .. } => *epoch,
             Self::Stop { generation, .. }
             | Self::Stopped { generation, .. }

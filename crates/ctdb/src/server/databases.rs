@@ -1,7 +1,7 @@
 //! Databases: attaching, records, transactions, and what recovery does to them.
 
 use super::hot_keys::HotKeys;
-use super::io::{ClientId, FileAnswer, FileOrder, Level};
+use super::io::{ClientId, FileAnswer, FileOrder, Level, Output};
 use super::{Origin, Server};
 use crate::control::db_flags;
 use crate::database::{Change, CommitOutput, Commits, Kind, Message, Migration, Output as Moved, Token, Under, Write};
@@ -331,6 +331,7 @@ impl Server {
                 Effect::Leave(db) => self.leave(db),
                 Effect::Kept { db, why } => self.detach_ends(db, Err(why)),
                 Effect::Detached(db) => self.detach_ends(db, Ok(())),
+                Effect::Finished(epoch) => self.out.push(Output::Recovered { epoch }),
                 Effect::Thaw { db, generation, masters, members } => self.thaw(db, generation, masters, members),
             }
         }

@@ -118,6 +118,13 @@ pub enum Output {
         /// What.
         order: FileOrder,
     },
+    /// This node has everything that was committed before the view that the picture of this epoch showed, on disk. Said once
+    /// in each view of which it is a member, when its recovery has come so far: until then a cluster of this node and others
+    /// alike may lack transactions that were acknowledged.
+    Recovered {
+        /// As in [`Picture::epoch`].
+        epoch: u64,
+    },
     /// An administrator's wish, to be carried out as `steadfast` would. The answer comes as a new picture.
     Admin(Wish),
     /// A client's connection to a public address, told by a process of Samba or by a tool: a part of the list of that

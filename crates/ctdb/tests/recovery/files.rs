@@ -97,7 +97,7 @@ impl World {
             Effect::Thaw { db, generation, masters, members } => {
                 return self.thaw(n, db, generation, masters, members);
             }
-            Effect::Send { .. } | Effect::Create(_) | Effect::Suspend(_) => return,
+            Effect::Send { .. } | Effect::Create(_) | Effect::Suspend(_) | Effect::Finished(_) => return,
             // Nobody detaches here: `tests/detach.rs`.
             Effect::Vacate { .. } | Effect::Leave(_) | Effect::Kept { .. } | Effect::Detached(_) => {
                 panic!("{effect:?}")
@@ -137,6 +137,9 @@ impl World {
         self.nodes[n].frozen.insert(db, false);
         if db == PERSISTENT {
             self.nodes[n].synced = generation;
+            let mut effects = Vec::new();
+            self.nodes[n].member.answer(db, generation, Answer::Noted, &mut effects);
+            self.effects(n, effects);
         } else {
             let node = &mut self.nodes[n];
             let again = std::mem::take(&mut node.blocked).into_iter().map(Work::Lock);

@@ -205,7 +205,7 @@ impl World {
                 Effect::Send { to, word } => self.send(n, to as usize, Said::Word(word)),
                 Effect::Suspend(VOLATILE) => self.nodes[n].migration.freeze(),
                 Effect::Suspend(_) => self.nodes[n].commits.freeze(),
-                Effect::Create(_) => {}
+                Effect::Create(_) | Effect::Finished(_) => {}
                 Effect::Vacate { .. } | Effect::Leave(_) | Effect::Kept { .. } | Effect::Detached(_) => {
                     panic!("{effect:?}")
                 }

@@ -22,6 +22,8 @@ pub(crate) struct Node {
     pub(crate) packets: BTreeMap<ClientId, VecDeque<Packet>>,
     pub(crate) closed: BTreeSet<ClientId>,
     pub(crate) wishes: Vec<Wish>,
+    /// Views whose recovery is finished here.
+    pub(crate) recovered: Vec<u64>,
     pub(crate) told: Vec<(Connection, bool)>,
     /// Clients whose rest is awaited.
     pub(crate) awaits: Vec<ClientId>,
@@ -60,6 +62,7 @@ impl World {
             packets: BTreeMap::new(),
             closed: BTreeSet::new(),
             wishes: Vec::new(),
+            recovered: Vec::new(),
             told: Vec::new(),
             awaits: Vec::new(),
             log: Vec::new(),
@@ -433,6 +436,7 @@ impl World {
                 self.nodes[n].inputs.extend(answers.into_iter().map(|answer| Input::File { db, answer }));
             }
             Output::Connection { connection, told } => self.nodes[n].told.push((connection, told)),
+            Output::Recovered { epoch } => self.nodes[n].recovered.push(epoch),
             Output::Admin(wish) => self.nodes[n].wishes.push(wish),
             Output::Log { level, text } => self.nodes[n].log.push((level, text)),
         }

@@ -208,6 +208,7 @@ impl Config {
             nodes: self.nodes.clone(),
             removed: self.removed.clone(),
             vips: self.vips.clone(),
+            databases: self.databases.is_some(),
             services: self.service_names(),
             timing: self.timing.clone(),
             fail_back: self.fail_back,

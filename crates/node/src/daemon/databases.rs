@@ -43,6 +43,10 @@ impl Outside for Daemon {
         self.inbox.put(super::inbox::Item::ToNet(net::Command::Told { addrs }));
     }
 
+    fn recovered(&self, view: u64) {
+        self.inbox.input(cluster::Input::Recovered { view });
+    }
+
     fn connection(&self, connection: Connection, told: bool) {
         let Connection { client, server: vip } = connection;
         // The task ends with the daemon only.

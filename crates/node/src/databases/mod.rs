@@ -75,6 +75,8 @@ pub(crate) trait Outside: Send {
     fn wish(&self, wish: Wish);
     /// The clients have been told that these addresses leave: it is written to the sockets of all that take it at once.
     fn told(&self, addresses: Vec<IpAddr>);
+    /// This node has everything that was committed before the view of this number, on disk.
+    fn recovered(&self, view: u64);
     /// A client's connection to a public address was told by a process of Samba or by a tool; or taken back.
     fn connection(&self, connection: Connection, told: bool);
     /// The standing warning; empty: all is well.

@@ -7,11 +7,6 @@ use ctdb::server::{AddressFacts, IfaceFacts, NodeFacts, Picture};
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-/// Bits of [`Picture::epoch`] that count views.
-const EPOCH_BITS: u32 = 36;
-/// Bits below the number of the cluster's life that tell lives of one number apart.
-const LIFE_BITS: u32 = 12;
-
 /// The cluster as the server shall see it.
 ///
 /// Its addresses are in numeric order, IPv4 first; its nodes include removed ones, for their numbers.
@@ -47,7 +42,7 @@ pub fn picture(snapshot: &Snapshot, config: &Config) -> Picture {
         .into_iter()
         .map(|name| IfaceFacts { up: own.is_none_or(|node| !node.links_down.contains(&name)), name });
     Picture {
-        epoch: snapshot.view.as_deref().map_or(0, epoch),
+        epoch: snapshot.view.as_deref().map_or(0, View::number),
         members: members.unwrap_or_default(),
         idle: idle(snapshot),
         leader: snapshot.leader.map(|pnn| u32::from(pnn.0)),
@@ -69,20 +64,6 @@ fn idle(snapshot: &Snapshot) -> BTreeSet<u32> {
         snapshot.nodes.get(*pnn).is_some_and(|n| matches!(n.admin, AdminState::Stopped | AdminState::Banned))
     };
     members.filter(stopped).map(|pnn| u32::from(pnn.0)).collect()
-}
-
-/// A number that no other view has, and that grows.
-///
-/// Epochs alone are not enough: `force-view` begins a new life of the cluster with the next epoch, while the nodes that
-/// it leaves behind may count on in the old one. So the life's number stands before the epoch, and between them some
-/// bits of its random name, for lives begun apart at two nodes. In the cluster's first life it is the epoch itself.
-/// The order is that of [`View::rank`].
-fn epoch(view: &View) -> u64 {
-    let life = view.incarnation;
-    let name = if life.number == 0 { 0 } else { life.id >> (u64::BITS - LIFE_BITS) };
-    (u64::from(life.number) << (EPOCH_BITS + LIFE_BITS))
-        | (name << EPOCH_BITS)
-        | (view.epoch.0 & ((1 << EPOCH_BITS) - 1))
 }
 
 /// A node's state in CTDB's words.
@@ -352,12 +333,12 @@ kind = "none"
         let forced_elsewhere = view(1, 3 << 60, 13);
         let later = view(2, 0, 13);
         let mut views = [&later, &left_behind, &forced_elsewhere, &forced];
-        views.sort_by_key(|v| epoch(v));
+        views.sort_by_key(|v| v.number());
         let mut ranked = views;
         ranked.sort_by_key(|v| v.rank());
         assert_eq!(views, ranked);
-        let numbers: BTreeSet<u64> = views.iter().map(|v| epoch(v)).collect();
+        let numbers: BTreeSet<u64> = views.iter().map(|v| v.number()).collect();
         assert_eq!(numbers.len(), 4);
-        assert_eq!(epoch(&left_behind), 13);
+        assert_eq!(left_behind.number(), 13);
     }
 }

@@ -25,6 +25,7 @@ struct Seen {
     /// From peers.
     heard: Vec<(u32, Vec<u8>)>,
     wishes: Vec<Wish>,
+    recovered: Vec<u64>,
     warning: String,
     /// Clients' ends that [`Outside::told`] reads from.
     listeners: Vec<UnixStream>,
@@ -88,6 +89,7 @@ impl Core for Scripted {
                             out.push(Output::Peer { to: 7, bytes: word.as_bytes().to_vec() });
                         }
                         out.push(Output::Admin(Wish::Reload));
+                        out.push(Output::Recovered { epoch: 17 });
                         out.push(Output::Log { level: Level::Debug, text: "hello".into() });
                         out.push(Output::Client { client, packet: bytes });
                     }
@@ -155,6 +157,9 @@ impl Outside for Noted {
         });
         let readable = readable.collect();
         seen.told.push((addresses, readable));
+    }
+    fn recovered(&self, view: u64) {
+        locked(&self.0).recovered.push(view);
     }
     fn connection(&self, _: Connection, _: bool) {}
     fn warn(&self, text: String) {

@@ -396,6 +396,7 @@ impl<'a, C: Core, F: Files, O: Outside> Loop<'a, C, F, O> {
                         self.pending.extend(answers.drain(..).map(|(db, answer)| Input::File { db, answer }));
                     }
                     Output::Connection { connection, told } => self.outside.connection(connection, told),
+                    Output::Recovered { epoch } => self.outside.recovered(epoch),
                     Output::Admin(wish) => self.outside.wish(wish),
                     Output::Log { level, text } => log(level, &text),
                 }

@@ -17,11 +17,6 @@ use std::time::Duration;
 /// 2026, as far as anybody cares.
 const WALL: Duration = Duration::from_secs(1_800_000_000);
 
-/// A number that grows with every view: lives of the cluster before epochs.
-fn epoch(view: &View) -> u64 {
-    (u64::from(view.incarnation.number) << 48) | view.epoch.0
-}
-
 /// The cluster as a server shall see it.
 fn picture(snapshot: &Snapshot) -> Picture {
     let members = snapshot.view.as_ref().map(|view| {
@@ -34,7 +29,7 @@ fn picture(snapshot: &Snapshot) -> Picture {
         address: SocketAddr::new(node.addresses.first().copied().unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)), 4390),
     });
     Picture {
-        epoch: snapshot.view.as_deref().map_or(0, epoch),
+        epoch: snapshot.view.as_deref().map_or(0, View::number),
         members: members.unwrap_or_default(),
         idle: snapshot
             .nodes
@@ -59,6 +54,10 @@ impl World {
     /// The site runs databases from now on.
     pub fn with_databases(&mut self) {
         self.databases = Some(Box::new(Databases::new(self.hosts.len(), self.rng.fork(0xdb))));
+        self.setup.databases = true;
+        for host in &mut self.hosts {
+            host.config.databases = true;
+        }
         for host in 0..self.hosts.len() {
             if !self.setup.is_witness(host) {
                 self.databases_after(MS, host, Event::Work);
@@ -200,14 +199,33 @@ impl World {
     /// The core has published something.
     pub(crate) fn databases_published(&mut self, host: usize, snapshot: &Snapshot) {
         let Some(databases) = self.databases.as_mut() else { return };
-        if let Some(view) = &snapshot.view {
-            databases.truth.published(view);
+        if let Some(view) = snapshot.view.as_deref().filter(|view| databases.truth.published(view)) {
+            self.look_at_keepers(view);
         }
+        let Some(databases) = self.databases.as_mut() else { return };
         let node = &mut databases.nodes[host];
         if node.server.is_some() && !node.look_planned {
             node.look_planned = true;
             let delay = databases.some(20..=3_000);
             self.databases_after(delay, host, Event::Look);
+        }
+    }
+
+    /// Whom a view counts on for everything that was committed must have it: next it may be that nobody else is left.
+    fn look_at_keepers(&mut self, view: &View) {
+        let Some(databases) = self.databases.as_ref() else { return };
+        let committed = databases.truth.committed;
+        let lacks = self.hosts.iter().filter(|host| view.keepers.contains(&host.uid())).find_map(|host| {
+            let there = databases.nodes[host.index].seqnum(databases.persistent);
+            (there < committed).then(|| {
+                format!(
+                    "by view {} n{} has all that was committed: transaction {committed} is acknowledged, it has {there}",
+                    view.epoch, host.index
+                )
+            })
+        });
+        if let Some(text) = lacks {
+            self.object(text);
         }
     }
 
@@ -250,6 +268,12 @@ impl World {
                     file.order(host as u32, order, &mut databases.answers);
                 }
                 self.files_answer(host, db);
+            }
+            Output::Recovered { epoch: view } => {
+                let (generation, delay) =
+                    (self.hosts[host].generation, self.databases.as_mut().map_or(MS, |d| d.some(20..=3_000)));
+                let input = Box::new(cluster::Input::Recovered { view });
+                self.after(delay, What::Local { host, generation, input });
             }
             Output::Admin(_) | Output::Connection { .. } => {}
             Output::Log { text, .. } => self.story.node(self.now, host, || format!("databases: {text}")),

@@ -131,10 +131,10 @@ impl Truth {
         self.committing = self.committing.filter(|c| *c != client);
     }
 
-    /// A core has published this view.
-    pub(super) fn published(&mut self, view: &View) {
+    /// A core has published this view. False: not the first, or an older one.
+    pub(super) fn published(&mut self, view: &View) -> bool {
         if self.view.as_ref().is_some_and(|(rank, _)| *rank >= view.rank()) {
-            return;
+            return false;
         }
         let members: BTreeMap<usize, RunId> = view.members.iter().map(|(p, m)| (usize::from(p.0), m.run)).collect();
         if let Some((_, before)) = self.view.replace((view.rank(), members.clone())) {
@@ -142,6 +142,7 @@ impl Truth {
                 self.lose(node);
             }
         }
+        true
     }
 
     /// The newest view that anybody has published.

@@ -139,7 +139,13 @@ fn carry_out(database: &Database, handle: &mut Tdb, order: FileOrder) -> Result<
         FileOrder::Prune { masters } => prune(handle, database.me, &masters),
         FileOrder::Thaw { generation } => {
             database.errors_are_new();
-            return if database.persistent() { database.synced.write(generation) } else { Ok(()) };
+            if database.persistent() {
+                database.synced.write(generation)?;
+            }
+            if database.whole() {
+                database.answer(FileAnswer::Recovery { generation, answer: Answer::Noted });
+            }
+            return Ok(());
         }
         // The others never come here.
         _ => Ok(()),
