@@ -115,6 +115,7 @@ impl World {
             Output::Publish(snapshot) => {
                 if let Some(view) = &snapshot.view {
                     self.drops.published(view, now);
+                    self.pins.published(view);
                 }
                 self.databases_published(host, &snapshot);
                 self.prepare_published(host, &snapshot);

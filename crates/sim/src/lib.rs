@@ -27,6 +27,7 @@ mod life;
 pub mod lock;
 pub mod network;
 mod nfs;
+mod pins;
 mod prepare;
 mod reload;
 pub mod rng;

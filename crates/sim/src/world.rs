@@ -10,6 +10,7 @@ use crate::faults::Plan;
 use crate::host::{Disk, Host, Kernel};
 use crate::lock::Lock;
 use crate::network::Network;
+use crate::pins::Pins;
 use crate::reload::TakenOut;
 use crate::rng::Rng;
 use crate::setup::Setup;
@@ -69,6 +70,7 @@ pub struct World {
     pub edge_cut: BTreeMap<(usize, usize), Micros>,
     /// How often views have dropped each node.
     pub(crate) drops: Drops,
+    pub(crate) pins: Pins,
     /// Nodes of a version that nobody understands: no link to them comes up.
     pub strangers: BTreeSet<usize>,
     pub(crate) taken_out: TakenOut,
@@ -144,6 +146,7 @@ impl World {
             edge_trouble: BTreeMap::new(),
             edge_cut: BTreeMap::new(),
             drops: Drops::new(setup.nodes),
+            pins: Pins::default(),
             strangers: BTreeSet::new(),
             taken_out: TakenOut::default(),
             strange_vips: BTreeMap::new(),
@@ -506,6 +509,12 @@ impl World {
         self.tickets += 1;
         let vip = if let cluster::AdminRequest::MoveIp { vip, .. } = &request { Some(*vip) } else { None };
         self.asked = Some((self.now, vip));
+        if let cluster::AdminRequest::MoveIp { vip, to } = &request {
+            let to = usize::from(to.0);
+            if self.answering(*vip) != [to] {
+                self.pins.asked(*vip, to);
+            }
+        }
         let ticket = self.tickets;
         let text = format!("administrator: {request:?}");
         self.story.node(self.now, host, || text);

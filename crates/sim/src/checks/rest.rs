@@ -63,8 +63,12 @@ fn can_have(host: &Host, vip: IpAddr) -> bool {
         && host.config.vips.get(&vip).is_some_and(|conf| conf.hosts.contains_key(&host.pnn()))
 }
 
+/// By interface, and by the nodes that could have its addresses: how many each of these has, and whether one of them may go
+/// elsewhere.
+type Spread<'a> = BTreeMap<(&'a str, Vec<usize>), BTreeMap<usize, (usize, bool)>>;
+
 fn addresses_unrest(world: &World, view: &View) -> Option<String> {
-    let mut spread: BTreeMap<(&str, Vec<usize>), BTreeMap<usize, usize>> = BTreeMap::new();
+    let mut spread = Spread::new();
     let mut vips: Vec<IpAddr> = world.hosts.iter().flat_map(|h| h.config.vips.keys().copied()).collect();
     vips.sort_unstable();
     vips.dedup();
@@ -79,8 +83,10 @@ fn addresses_unrest(world: &World, view: &View) -> Option<String> {
             (false, [one]) if fit.contains(one) => {
                 let counts = spread
                     .entry((interface_of(vip), fit))
-                    .or_insert_with_key(|(_, fit)| fit.iter().map(|n| (*n, 0)).collect());
-                *counts.entry(*one).or_default() += 1;
+                    .or_insert_with_key(|(_, fit)| fit.iter().map(|n| (*n, (0, false))).collect());
+                let (count, movable) = counts.entry(*one).or_default();
+                *count += 1;
+                *movable |= !world.pins.stays(vip, *one);
             }
             (false, [one]) => {
                 return Some(format!("n{one} answers for {vip} and is not fit to; {:?} are", names()));
@@ -91,10 +97,12 @@ fn addresses_unrest(world: &World, view: &View) -> Option<String> {
     if world.setup.fail_back == FailBack::Never || !world.setup.barred.is_empty() {
         return None;
     }
-    for ((interface, _), counts) in &spread {
-        let most = counts.values().max().copied().unwrap_or(0);
-        let least = counts.values().min().copied().unwrap_or(0);
+    for ((interface, _), nodes) in &spread {
+        // An administrator's word stands: two addresses moved to one node may leave others without any.
+        let most = nodes.values().filter(|(_, movable)| *movable).map(|(count, _)| *count).max().unwrap_or(0);
+        let least = nodes.values().map(|(count, _)| *count).min().unwrap_or(0);
         if most > least + 1 {
+            let counts: BTreeMap<_, _> = nodes.iter().map(|(node, (count, _))| (node, count)).collect();
             return Some(format!("addresses of {interface} are spread {counts:?}"));
         }
     }
