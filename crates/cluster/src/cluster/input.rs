@@ -144,8 +144,8 @@ impl Cluster {
                 }
             }
             Input::Recovered { view } => {
-                self.dirty |= self.recovered != Some(view);
-                self.recovered = Some(view);
+                self.dirty |= self.recovered < Some(view);
+                self.recovered = self.recovered.max(Some(view));
             }
             Input::Service { name, health } => self.service(now, name, health, out),
             Input::Interface { name, up } => {

@@ -94,6 +94,19 @@ impl Node {
         content
     }
 
+    /// Lets go of it. All but volatile ones say when that is noted.
+    fn thaw(&mut self, have: &Have, generation: Generation) {
+        assert_eq!(self.order(have, FileOrder::Thaw { generation }), []);
+        if have.kind != Kind::Volatile {
+            assert_eq!(self.next(), FileAnswer::Recovery { generation, answer: RecoveryAnswer::Noted });
+        }
+        if have.kind == Kind::Persistent {
+            let note = dirs(self.dir.path()).state.join(format!("{}.{ME}.synced", have.name));
+            let words = format!("{} {}\n", generation.epoch, generation.attempt);
+            assert!(fs::read_to_string(&note).unwrap().ends_with(&words), "{}", note.display());
+        }
+    }
+
     /// Locks, writes and unlocks at once.
     fn write(&mut self, have: &Have, key: &[u8], value: Vec<u8>) {
         let locked = self.order(have, FileOrder::Lock { key: key.to_vec() });
@@ -234,7 +247,7 @@ fn a_damaged_file_is_set_aside_and_the_others_serve() {
     for db in [&good, &bad] {
         node.open(db);
         node.freeze(db, generation(3));
-        node.order(db, FileOrder::Thaw { generation: generation(3) });
+        node.thaw(db, generation(3));
     }
     let path = node.path(&bad);
     let mut node = node.again();
@@ -286,7 +299,7 @@ fn a_record_with_a_header_of_23_bytes_holds_up_nothing() {
     // Said to be held by somebody, it gets a header.
     node.order(&db, FileOrder::Edit { edits: vec![(b"bad".to_vec(), Edit::Holder(0))] });
     node.order(&db, FileOrder::Prune { masters: vec![ME] });
-    node.order(&db, FileOrder::Thaw { generation: generation(1) });
+    node.thaw(&db, generation(1));
     let locked_now = |node: &mut Node, key: &[u8]| {
         let now = node.order(&locking(), FileOrder::Lock { key: key.to_vec() });
         now.into_iter().next().unwrap_or_else(|| node.next())

@@ -97,6 +97,7 @@ fn what_is_for_a_peer_goes_over_the_link_that_the_core_knew() {
     assert_eq!(seen.links, [(7, true), (7, false), (7, true), (7, false)]);
     assert_eq!(seen.heard, [(7, b"last words".to_vec())]);
     assert_eq!(seen.wishes, [Wish::Reload, Wish::Reload]);
+    assert_eq!(seen.recovered, [17, 17]);
 }
 
 /// The kernel keeps the processors awake for as long as the device is open.

@@ -40,7 +40,7 @@ fn whoever_has_it_open_keeps_it_from_being_detached() {
     let samba = node.other(&db);
     node.freeze(&db, generation(1));
     assert!(vacate(&mut node, &db, 1).unwrap_err().contains("fuser"), "it is open");
-    node.order(&db, FileOrder::Thaw { generation: generation(1) });
+    node.thaw(&db, generation(1));
     drop(samba);
     node.freeze(&db, generation(2));
     assert_eq!(vacate(&mut node, &db, 2), Ok(()));
@@ -50,7 +50,7 @@ fn whoever_has_it_open_keeps_it_from_being_detached() {
     node.freeze(&db, generation(3));
     let mut samba = late.recv_timeout(LONG).unwrap();
     assert!(vacate(&mut node, &db, 3).is_err());
-    node.order(&db, FileOrder::Thaw { generation: generation(3) });
+    node.thaw(&db, generation(3));
     assert_eq!(samba.fetch(b"key").unwrap(), Some(value(1, ME, b"data")));
 }
 

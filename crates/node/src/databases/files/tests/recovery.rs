@@ -23,7 +23,7 @@ fn a_freeze_waits_for_held_chains_and_then_holds_up_everybody() {
     // What is asked for meanwhile comes after the thaw.
     assert_eq!(node.order(&db, FileOrder::Lock { key: b"key".to_vec() }), []);
     node.nothing();
-    assert_eq!(node.order(&db, FileOrder::Thaw { generation: generation(3) }), []);
+    node.thaw(&db, generation(3));
     assert_eq!(node.next(), locked(b"key", None));
     node.order(&db, FileOrder::Unlock { key: b"key".to_vec(), write: Write::Nothing });
     assert!(samba.try_lock_chain(b"key", tdb::Kind::Exclusive).unwrap());
@@ -167,14 +167,14 @@ fn a_volatile_database_is_replaced_too() {
     let new = (b"c".to_vec(), value(5, ME, b"new"));
     assert_eq!(replace(&mut node, &db, vec![new.clone()]), Ok(()));
     let mut samba = node.other(&db);
-    node.order(&db, FileOrder::Thaw { generation: generation(1) });
+    node.thaw(&db, generation(1));
     assert_eq!(
         (samba.fetch(b"a").unwrap(), samba.fetch(b"b").unwrap(), samba.fetch(b"c").unwrap()),
         (None, None, Some(new.1))
     );
     node.freeze(&db, generation(1));
     assert_eq!(replace(&mut node, &db, Vec::new()), Ok(()));
-    node.order(&db, FileOrder::Thaw { generation: generation(1) });
+    node.thaw(&db, generation(1));
     assert_eq!(samba.fetch(b"c").unwrap(), None);
     samba.check().unwrap();
 }
@@ -216,7 +216,7 @@ fn a_copy_goes_from_node_to_node_and_its_sum_with_it() {
         // It stays locked throughout, and Samba sees it after the thaw.
         let mut samba = source.other(&db);
         assert!(!samba.try_lock_chain(b"x", tdb::Kind::Shared).unwrap());
-        source.order(&db, FileOrder::Thaw { generation: generation(1) });
+        source.thaw(&db, generation(1));
         for (key, stored) in first {
             assert_eq!(samba.fetch(&key).unwrap(), Some(stored));
         }
@@ -236,7 +236,7 @@ fn nobody_can_stand_between_a_freeze_and_its_transaction() {
     node.nothing();
     assert_eq!(replace(&mut node, &db, vec![(b"key".to_vec(), value(1, 0, b"new"))]), Ok(()));
     assert!(!began.is_finished());
-    node.order(&db, FileOrder::Thaw { generation: generation(1) });
+    node.thaw(&db, generation(1));
     assert_eq!(began.join().unwrap().unwrap(), Some(value(1, 0, b"new")));
 }
 
@@ -274,7 +274,7 @@ fn damage_in_use_is_told_once_and_a_recovery_mends_it() {
     assert_eq!(node.freeze(&persistent, generation(1)), None);
     assert_eq!(replace(&mut node, &persistent, vec![(b"key".to_vec(), value(2, ME, b"new")), number(1)]), Ok(()));
     for db in [&volatile, &persistent] {
-        node.order(db, FileOrder::Thaw { generation: generation(2) });
+        node.thaw(db, generation(2));
         let mut samba = node.other(db);
         samba.check().unwrap();
         assert_eq!(samba.fetch(b"key").unwrap(), Some(value(2, ME, b"new")));
@@ -363,7 +363,7 @@ fn a_full_disk_keeps_the_old_content_and_says_so() {
         let why = replace(&mut node, &db, large).unwrap_err();
         assert!(why.contains("No space left") && why.contains("secrets.tdb.2"), "{why}");
         assert_eq!(node.freeze(&db, generation(1)), Some(content));
-        node.order(&db, FileOrder::Thaw { generation: generation(1) });
+        node.thaw(&db, generation(1));
         let mut samba = node.other(&db);
         assert_eq!(samba.fetch(b"key").unwrap(), Some(value(1, 0, b"old")));
         samba.check().unwrap();

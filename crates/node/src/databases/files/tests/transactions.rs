@@ -60,7 +60,7 @@ fn transactions_and_a_freeze_are_carried_out_in_their_order() {
     // One that comes while it is frozen belongs to no generation that is open.
     let order = FileOrder::Transact { generation: generation(1), asker: 3, id: 4, records: Vec::new() };
     assert!(matches!(node.order(&db, order)[..], [FileAnswer::Written { id: 4, result: Err(_), .. }]));
-    node.order(&db, FileOrder::Thaw { generation: generation(2) });
+    node.thaw(&db, generation(2));
     transact(&mut node, &db, 5, &[(b"key", value(5, 0, b"after"))]);
     assert_eq!(node.next(), written(5));
     assert_eq!(tool.fetch(b"key").unwrap(), Some(value(5, 0, b"after")));
