@@ -95,8 +95,8 @@ impl Cluster {
 
     /// Has this node everything that was committed before its view?
     pub(super) fn has_recovered(&self) -> bool {
-        let waits = self.waits_for_databases();
-        self.view().is_some_and(|view| !waits || self.recovered == Some(view.number()))
+        let here = || self.recovered.is_some() && self.recovered == self.view().map(View::number);
+        !self.waits_for_databases() || here()
     }
 
     /// Are there databases, so that a member of a view may yet lack what was committed before it?
