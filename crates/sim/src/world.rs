@@ -1,6 +1,6 @@
 //! The scheduler: virtual time, one queue, one thread. Same seed, same story.
 
-use crate::checks::{Checks, Violation};
+use crate::checks::{Checks, PULSE, Violation};
 use crate::clock::{Clock, MS, Micros};
 use crate::databases::Databases;
 use crate::driver::service;
@@ -275,7 +275,7 @@ impl World {
             What::Undo(i) => self.end_fault(i),
             What::Reload { host } => self.reload(host),
             What::Pulse => {
-                self.after(100 * MS, What::Pulse);
+                self.after(PULSE, What::Pulse);
                 self.check(|checks, world| checks.pulse(world));
                 self.look_at_talk();
             }

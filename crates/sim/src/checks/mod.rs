@@ -21,11 +21,14 @@ mod unfinished;
 mod views;
 mod votes;
 
-use crate::clock::Micros;
+use crate::clock::{MS, Micros};
 use crate::setup::Setup;
 use crate::world::World;
 use cluster::{Health, Message, Output};
 use std::net::IpAddr;
+
+/// Between two looks that no event causes.
+pub(crate) const PULSE: Micros = 100 * MS;
 
 /// Something that must not be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,7 +73,7 @@ pub(crate) trait Check: std::fmt::Debug + Send {
     fn service(&mut self, _world: &World, _host: usize, _name: &str, _state: Health) -> Result<(), String> {
         Ok(())
     }
-    /// Every 100 ms of world time.
+    /// Every [`PULSE`] of world time.
     fn pulse(&mut self, _world: &World) -> Result<(), String> {
         Ok(())
     }

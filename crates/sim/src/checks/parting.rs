@@ -2,15 +2,15 @@
 //! its grace period, or never will be; and answers elsewhere only when the old server has let go. Or when either has been
 //! waited for long enough.
 
-use super::Check;
 use super::learned::{Learned, may_serve};
+use super::{Check, PULSE};
 use crate::world::World;
 use cluster::{GRACE_WAIT, LET_GO_WAIT, Output, RunId, Time, View};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
-/// What was asked longer ago was asked for another move: a core waits for less.
+/// What was asked longer ago was asked for another move: a core waits for less, but for the time in which its daemon stands still.
 const SAME_MOVE: Duration = Duration::from_secs(5);
 /// A planned move of a node's run.
 type Request = (RunId, u64);
@@ -21,8 +21,17 @@ const PLANNED: &str = "the leader placed it elsewhere";
 #[derive(Debug, Default)]
 pub(crate) struct Parting {
     learned: Learned,
-    /// The newest move that each node has asked all members for, and when, by its own clock.
-    asked: BTreeMap<usize, (Request, Time)>,
+    /// The newest move that each node has asked all members for.
+    asked: BTreeMap<usize, Asked>,
+}
+
+#[derive(Debug)]
+struct Asked {
+    request: Request,
+    /// When, by the node's own clock.
+    at: Time,
+    /// For so long its daemon has stood still since, by that clock: who goes on goes on with the same move.
+    stood: Duration,
 }
 
 impl Check for Parting {
@@ -41,19 +50,27 @@ impl Check for Parting {
         let now = || world.hosts[host].clock.local(world.now);
         match output {
             Output::GraceForMove { node, run, number } if usize::from(node.0) == host => {
-                self.asked.insert(host, ((*run, *number), now()));
+                self.asked.insert(host, Asked { request: (*run, *number), at: now(), stood: Duration::ZERO });
             }
             Output::Release { vip, because } if because == PLANNED && world.setup.nfs_locks.contains(&host) => {
                 let served = world.hosts[host].kernel.addresses.contains(vip);
                 let now = now();
-                match self.asked.get(&host).filter(|(_, at)| now.since(*at) < SAME_MOVE) {
+                match self.asked.get(&host).filter(|asked| now.since(asked.at) < SAME_MOVE + asked.stood) {
                     _ if !served => {}
                     None => return Err(format!("n{host} lets {vip} go, and has asked nobody for a grace period")),
-                    Some((_, at)) if now.since(*at) >= GRACE_WAIT => {}
-                    Some((request, _)) => return self.all_settled(world, host, *request),
+                    Some(asked) if now.since(asked.at) >= GRACE_WAIT => {}
+                    Some(asked) => return self.all_settled(world, host, asked.request),
                 }
             }
             _ => {}
+        }
+        Ok(())
+    }
+
+    fn pulse(&mut self, world: &World) -> Result<(), String> {
+        let stands = |host: usize| world.hosts[host].runs() && !world.hosts[host].is_live();
+        for (_, asked) in self.asked.iter_mut().filter(|(host, _)| stands(**host)) {
+            asked.stood += Duration::from_micros(PULSE);
         }
         Ok(())
     }
