@@ -5,7 +5,7 @@ use crate::client::{self, Client};
 use crate::exit::Fail;
 use crate::out;
 use crate::run::drill::confirm;
-use cluster::{AdminRequest, AdminState, NodeState, Pnn, Snapshot};
+use cluster::{AdminRequest, AdminState, NodeState, NodeStatus, Pnn, Snapshot};
 use node::admin::api::{Answer, Request};
 use services::storage::heals;
 use std::collections::{BTreeMap, BTreeSet};
@@ -191,13 +191,16 @@ pub(super) fn force_view(socket: &Path, yes: bool, because: String, as_json: boo
 
 /// What may be lost, and who must really be gone.
 fn what_force_view_means(s: &Snapshot, me: &str) -> String {
-    let voters = s.view.as_ref().map(|v| v.voters.keys().copied().collect::<Vec<Pnn>>()).unwrap_or_default();
+    let votes = s.view.as_ref().map(|v| v.voters.clone()).unwrap_or_default();
+    let voters: Vec<Pnn> = votes.keys().copied().collect();
+    // One whose disk was lost is another by now, without a vote.
+    let has_vote = |pnn: &Pnn, node: &NodeStatus| votes.get(pnn).is_some_and(|uid| node.uid.is_none_or(|u| u == *uid));
     let name = |pnn: &Pnn| s.nodes.get(pnn).map_or_else(|| format!("node {pnn}"), |n| n.name.clone());
     let others: Vec<String> = voters.iter().filter(|pnn| **pnn != s.me).map(name).collect();
     let heard: Vec<String> = s
         .nodes
         .iter()
-        .filter(|(pnn, n)| **pnn != s.me && !matches!(n.state, NodeState::Down))
+        .filter(|(pnn, n)| **pnn != s.me && !matches!(n.state, NodeState::Down) && has_vote(pnn, n))
         .map(|(_, n)| n.name.clone())
         .collect();
     let mut text = format!(
@@ -212,8 +215,9 @@ fn what_force_view_means(s: &Snapshot, me: &str) -> String {
     );
     if !heard.is_empty() {
         text.push_str(&format!(
-            "\nWARNING: {} can be heard from here right now, so they are NOT gone.\n",
-            heard.join(", ")
+            "\nWARNING: {} can be heard from here right now, and {} NOT gone.\n",
+            heard.join(", "),
+            if heard.len() == 1 { "is" } else { "are" }
         ));
     }
     text
