@@ -2,28 +2,33 @@
 
 use super::{Ctx, vip_of};
 use crate::steadfast;
-use crate::torture::{self, Kind, Outcome, Stand, Test};
+use crate::torture::{self, Kind, Outcome, Ran, Stand, Test};
 use anyhow::{Result, bail};
 use std::time::Duration;
 
-/// Locks, leases, oplocks and share modes: each asks one node for what another's client holds.
-const BETWEEN_NODES: [&str; 8] = [
-    "smb2.lock.async",
-    "smb2.lock.contend",
-    "smb2.lease.break_twice",
-    "smb2.lease.oplock",
+/// Locks, leases, oplocks, share modes, deny modes, durable handles, deletions, of SMB2 and of SMB1. Each asks one node for
+/// what another's client holds: [`fail_without_clustering`] is the proof, for most tests of these suites have one connection.
+const BETWEEN_NODES: [&str; 10] = [
+    "smb2.lock.overlap",
+    "smb2.lease.complex1",
+    "smb2.lease.lock1",
     "smb2.oplock.batch1",
-    "base.lock.LOCK2",
-    "base.deny2",
-    "base.deny3",
+    "smb2.oplock.doc",
+    "smb2.sharemode.sharemode-access",
+    "smb2.deny.deny2",
+    "smb2.durable-open.reopen2",
+    "base.lock.LOCK1",
+    "raw.oplock.exclusive5",
 ];
+/// A node that knows nothing of the other's clients allows too much. One that denies has not been asked about them.
+const DENIED: [&str; 2] = ["status was NT_STATUS_ACCESS_DENIED", "Incorrect status NT_STATUS_ACCESS_DENIED"];
 /// With the daemon itself, as a client of its socket.
 const WITH_THE_DAEMON: [&str; 1] = ["smb2.lock.ctdb-delrec-deadlock"];
-/// The slowest, of leases, takes 20 s.
+/// The slowest, of leases, takes 7 s.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// Runs them; how each ended.
-fn run(ctx: &Ctx<'_>, tests: &[Test]) -> Result<Vec<Outcome>> {
+/// Runs them, each in a lane of its own.
+fn run(ctx: &Ctx<'_>, tests: &[Test]) -> Result<Vec<Ran>> {
     let status = steadfast::status(ctx.lab, 0)?;
     let addresses = [0, 1].map(|node| vip_of(&status, node)).into_iter().collect::<Result<_>>()?;
     let stand = Stand::new(ctx.lab, addresses, tests.len(), false)?;
@@ -45,9 +50,11 @@ fn run(ctx: &Ctx<'_>, tests: &[Test]) -> Result<Vec<Outcome>> {
     stand.end()?;
     let all = all?;
     for (test, ran) in tests.iter().zip(&all) {
-        ctx.figure(format!("{}: {} ({:.1} s)", test.name, ran.outcome, ran.seconds));
+        let asked = if test.kind == Kind::Two { format!("{} nodes, ", ran.nodes) } else { String::new() };
+        let why = if ran.outcome == Outcome::Pass { String::new() } else { format!(": {}", ran.why()) };
+        ctx.figure(format!("{}: {} ({asked}{:.1} s){why}", test.name, ran.outcome, ran.seconds));
     }
-    Ok(all.into_iter().map(|ran| ran.outcome).collect())
+    Ok(all)
 }
 
 fn named(names: &[&str], kind: Kind) -> Result<Vec<Test>> {
@@ -55,26 +62,93 @@ fn named(names: &[&str], kind: Kind) -> Result<Vec<Test>> {
     names.iter().map(|name| torture::find(&all, name, kind)).collect()
 }
 
+/// Fails with what could not be tested at all, told apart from what ended otherwise than `wanted`.
+fn judge(tests: &[Test], all: &[Ran], wanted: Outcome, otherwise: &str) -> Result<()> {
+    let (mut untested, mut other) = (Vec::new(), Vec::new());
+    for (test, ran) in tests.iter().zip(all) {
+        let name = &test.name;
+        match ran.outcome {
+            Outcome::Timeout => untested.push(format!("{name}: not over after {} s", LIMIT.as_secs())),
+            Outcome::Broken | Outcome::Unconnected | Outcome::Skip => {
+                untested.push(format!("{name}: {}: {}", ran.outcome, ran.why()));
+            }
+            _ if test.kind == Kind::Two && ran.nodes < 2 => {
+                untested.push(format!("{name}: {}, but it has asked {} of 2 nodes", ran.outcome, ran.nodes));
+            }
+            Outcome::Fail if wanted == Outcome::Fail && DENIED.iter().any(|words| ran.why().contains(words)) => {
+                untested.push(format!("{name}: it was denied what it made: {}", ran.why()));
+            }
+            Outcome::Fail if wanted == Outcome::Pass => other.push(format!("{name}: {}", ran.why())),
+            outcome if outcome != wanted => other.push(name.clone()),
+            _ => {}
+        }
+    }
+    let mut said = Vec::new();
+    for (what, names) in [("these have tested nothing", untested), (otherwise, other)] {
+        if !names.is_empty() {
+            said.push(format!("of Samba's own tests {what}:\n  {}", names.join("\n  ")));
+        }
+    }
+    if said.is_empty() { Ok(()) } else { bail!("{}", said.join("\n")) }
+}
+
 /// With one Samba of all nodes they pass.
 pub(crate) fn pass_on_two_nodes(ctx: &Ctx<'_>) -> Result<()> {
     let tests = [named(&BETWEEN_NODES, Kind::Two)?, named(&WITH_THE_DAEMON, Kind::Local)?].concat();
-    let outcomes = run(ctx, &tests)?;
-    let not = tests.iter().zip(&outcomes).filter(|(_, o)| **o != Outcome::Pass).map(|(t, _)| t.name.as_str());
-    let not: Vec<&str> = not.collect();
-    if !not.is_empty() {
-        bail!("of Samba's own tests these did not pass on two nodes: {}", not.join(", "));
-    }
-    Ok(())
+    let all = run(ctx, &tests)?;
+    judge(&tests, &all, Outcome::Pass, "these do not pass on two nodes")
 }
 
-/// With a Samba on each node for itself they fail: they do ask both.
+/// With a Samba on each node for itself they fail: what they ask one of is known to the other only.
 pub(crate) fn fail_without_clustering(ctx: &Ctx<'_>) -> Result<()> {
     let tests = named(&BETWEEN_NODES, Kind::Two)?;
-    let outcomes = run(ctx, &tests)?;
-    let not = tests.iter().zip(&outcomes).filter(|(_, o)| **o != Outcome::Fail).map(|(t, _)| t.name.as_str());
-    let not: Vec<&str> = not.collect();
-    if !not.is_empty() {
-        bail!("they did not fail though nothing joins the nodes' smbds: {}", not.join(", "));
+    let all = run(ctx, &tests)?;
+    judge(&tests, &all, Outcome::Fail, "these pass though nothing joins the nodes' smbds")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn judged(kind: Kind, outcome: Outcome, nodes: usize, wanted: Outcome) -> String {
+        judged_for(kind, outcome, nodes, wanted, "it is so")
     }
-    Ok(())
+
+    fn judged_for(kind: Kind, outcome: Outcome, nodes: usize, wanted: Outcome, why: &str) -> String {
+        let test = Test { name: "smb2.a".into(), full: "smb2.a.a".into(), kind };
+        let said = format!("failure: smb2.a [\n{why}\n]");
+        let ran = Ran { outcome, seconds: 1.0, nodes, said };
+        judge(&[test], &[ran], wanted, "these are not as they should be").err().map_or(String::new(), |e| e.to_string())
+    }
+
+    #[test]
+    fn what_tested_nothing_is_told_apart() {
+        use Outcome::{Broken, Fail, Pass, Skip, Timeout, Unconnected};
+        for wanted in [Pass, Fail] {
+            assert_eq!(judged(Kind::Two, wanted, 2, wanted), "");
+            for outcome in [Broken, Skip, Timeout, Unconnected] {
+                let said = judged(Kind::Two, outcome, 2, wanted);
+                assert!(said.contains("have tested nothing:\n  smb2.a: "), "{outcome}: {said}");
+            }
+            for (nodes, outcome) in [(0, wanted), (1, wanted), (1, Pass), (1, Fail)] {
+                let said = judged(Kind::Two, outcome, nodes, wanted);
+                assert!(
+                    said.contains(&format!(
+                        "tested nothing:\n  smb2.a: {outcome}, but it has asked {nodes} of 2 nodes"
+                    )),
+                    "{said}"
+                );
+            }
+            // It asks none by SMB.
+            assert_eq!(judged(Kind::Local, wanted, 0, wanted), "");
+        }
+        let denied = "x.c:1: status was NT_STATUS_ACCESS_DENIED, expected NT_STATUS_OK";
+        assert!(judged_for(Kind::Two, Fail, 2, Fail, denied).contains("tested nothing:\n  smb2.a: it was denied"));
+        assert!(judged_for(Kind::Two, Fail, 2, Pass, denied).contains("should be:\n  smb2.a: x.c:1"));
+        let allowed = "x.c:1: status was NT_STATUS_OK, expected NT_STATUS_ACCESS_DENIED";
+        assert_eq!(judged_for(Kind::Two, Fail, 2, Fail, allowed), "");
+        assert!(judged(Kind::Two, Unconnected, 2, Fail).ends_with("no connection: it is so"));
+        assert!(judged(Kind::Two, Fail, 2, Pass).ends_with("these are not as they should be:\n  smb2.a: it is so"));
+        assert!(judged(Kind::Two, Pass, 2, Fail).ends_with("these are not as they should be:\n  smb2.a"));
+    }
 }

@@ -1,7 +1,6 @@
 //! Inside a laboratory: brings its subject up and runs its tests, several at a time.
 
-use super::stand::{self, Ran};
-use super::{Kind, Outcome, Stand, Test};
+use super::{Kind, Outcome, Ran, Stand, Test, stand};
 use crate::bench::Rival;
 use crate::cases::keep_logs;
 use crate::lab::Lab;

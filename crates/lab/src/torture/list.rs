@@ -43,7 +43,7 @@ pub(crate) struct Test {
     pub(crate) kind: Kind,
 }
 
-/// SMB2 suites with more than one connection about the same files.
+/// SMB2 suites in which tests have more than one connection about the same files; not all of their tests have.
 const SMB2_ON_TWO: &[&str] = &[
     "smb2.lock.*",
     "smb2.oplock.*",

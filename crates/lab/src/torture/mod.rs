@@ -1,19 +1,21 @@
 //! Samba's own tests of servers (`smbtorture`, Debian's samba-testsuite) against two clusters: the same smbd on Debian's CTDB
 //! and on this daemon.
 //!
-//! [`list`] says which tests there are and how each is run; [`stand`] runs them in a laboratory; [`drive`] is such a
-//! laboratory's work, [`plan`] what happens outside: both laboratories, what is done again, what is kept. [`known`] are the
-//! differences that are accepted, with their reasons; [`report`] counts and judges.
+//! [`list`] says which tests there are and how each is run; [`stand`] runs them in a laboratory, [`ran`] reads what they
+//! print; [`drive`] is such a laboratory's work, [`plan`] what happens outside: both laboratories, what is done again, what
+//! is kept. [`known`] are the differences that are accepted, with their reasons; [`report`] counts and judges.
 
 mod drive;
 mod known;
 mod list;
 pub(crate) mod plan;
+mod ran;
 mod report;
 mod stand;
 
 pub(crate) use drive::main as drive;
 pub(crate) use list::{Kind, Test, all, find};
+pub(crate) use ran::Ran;
 pub(crate) use stand::Stand;
 
 use serde::{Deserialize, Serialize};
@@ -31,6 +33,8 @@ pub(crate) enum Outcome {
     Timeout,
     /// It ended without a word.
     Broken,
+    /// It had no connection to be tested, or lost it.
+    Unconnected,
 }
 
 impl fmt::Display for Outcome {
@@ -41,6 +45,7 @@ impl fmt::Display for Outcome {
             Self::Skip => "skip",
             Self::Timeout => "timeout",
             Self::Broken => "broken",
+            Self::Unconnected => "no connection",
         })
     }
 }

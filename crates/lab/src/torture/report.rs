@@ -18,7 +18,7 @@ impl Count {
             match outcome {
                 Outcome::Pass => count.pass += 1,
                 Outcome::Skip => count.skip += 1,
-                Outcome::Fail | Outcome::Timeout | Outcome::Broken => count.fail += 1,
+                Outcome::Fail | Outcome::Timeout | Outcome::Broken | Outcome::Unconnected => count.fail += 1,
             }
             count
         })

@@ -1,6 +1,7 @@
 //! Where tests run: shares beside the laboratory's own, one for each test under way, and the program on the client or a node.
 
-use super::{Kind, Outcome, Test};
+use super::ran::verdict;
+use super::{Kind, Outcome, Ran, Test};
 use crate::lab::Lab;
 use crate::site::{self, CLIENT, MOUNT, USER};
 use crate::{files, sh};
@@ -24,15 +25,6 @@ pub(crate) struct Stand<'a> {
     before: Vec<(String, String)>,
 }
 
-/// What a run of a test left.
-#[derive(Debug)]
-pub(crate) struct Ran {
-    pub(crate) outcome: Outcome,
-    pub(crate) seconds: f64,
-    /// All that the program printed.
-    pub(crate) said: String,
-}
-
 impl<'a> Stand<'a> {
     /// Adds `lanes` shares on every node. With `multi_channel`, the line that the daemon writes against it is taken back.
     pub(crate) fn new(lab: &'a Lab, addresses: Vec<String>, lanes: usize, multi_channel: bool) -> Result<Self> {
@@ -47,8 +39,11 @@ impl<'a> Stand<'a> {
             lab.shell(&site::name(0), &format!("mkdir -p {dir}; chown {USER}: {dir}; chmod 777 {dir}"))?;
             let list: String = stand.addresses.iter().map(|a| format!("//{a}/{}\n", share(lane))).collect();
             lab.write(CLIENT, &list_of(lane), &list)?;
+            for (host, _) in &stand.before {
+                lab.write(host, &opened_file(lane), "")?;
+            }
         }
-        let more = conf(lanes, multi_channel);
+        let more = conf(lanes, multi_channel, lab.site.one_samba());
         for (host, text) in &stand.before {
             lab.write(host, SMB_CONF, &format!("{text}\n{more}"))?;
         }
@@ -65,7 +60,9 @@ impl<'a> Stand<'a> {
     /// smbd answers messages in their order: when it answers the second it has done the first.
     fn reload(&self) -> Result<()> {
         for (host, _) in &self.before {
-            self.lab.shell(host, "smbcontrol smbd reload-config; smbcontrol smbd ping >/dev/null")?;
+            sh::wait_for(&format!("smbd on {host} to read its shares"), Duration::from_secs(30), || {
+                self.lab.shell(host, "smbcontrol smbd reload-config; smbcontrol smbd ping >/dev/null").map(Some)
+            })?;
         }
         Ok(())
     }
@@ -102,10 +99,20 @@ impl<'a> Stand<'a> {
         let script = format!("mkdir -p {work}; cd {work}; exec \"$@\"");
         let mut all = vec!["sh", "-c", &script, "sh"];
         all.extend(words.iter().map(String::as_str));
+        let before = self.opened(lane)?;
         let begun = Instant::now();
         let done = self.lab.try_exec(&host, &all, limit)?;
-        let outcome = if done.timed_out { Outcome::Timeout } else { verdict(&done.stdout) };
-        Ok(Ran { outcome, seconds: begun.elapsed().as_secs_f64(), said: done.text() })
+        let seconds = begun.elapsed().as_secs_f64();
+        let nodes = before.iter().zip(self.opened(lane)?).filter(|(before, after)| **before < *after).count();
+        let outcome = if done.timed_out { Outcome::Timeout } else { verdict(&done.stdout, &done.stderr) };
+        Ok(Ran { outcome, seconds, nodes, said: done.text() })
+    }
+
+    /// How often a lane's share was opened, by node.
+    fn opened(&self, lane: usize) -> Result<Vec<usize>> {
+        let file = opened_file(lane);
+        let of = |(host, _): &(String, String)| Ok(self.lab.read(host, &file)?.lines().count());
+        self.before.iter().map(of).collect()
     }
 }
 
@@ -121,27 +128,40 @@ fn list_of(lane: usize) -> String {
     format!("/tmp/unclist{lane}")
 }
 
+/// Of each node for itself: a line for each time that a client opened the share.
+fn opened_file(lane: usize) -> String {
+    format!("/var/log/samba/{}.opened", share(lane))
+}
+
 /// As in Samba's own selftest, where what a test wants is set there: SMB1 for tests that speak it, streams and ACLs, a tenth
-/// of the delays, and durable handles, which smbd grants only where no other program shares the files.
-fn conf(lanes: usize, multi_channel: bool) -> String {
+/// of the delays, and durable handles, which smbd grants only where no other program shares the files. Caching too,
+/// which the daemon takes from smbds that do not know each other: tests of it would skip themselves. Where each node has
+/// users of its own, who are nobody to the other, ACLs are the modes of files: tests would be denied what they make there.
+fn conf(lanes: usize, multi_channel: bool, one_samba: bool) -> String {
+    let (acls, mode) = if one_samba { (" acl_xattr", "") } else { ("", "  force create mode = 0755\n") };
     let mut text = String::from(
         "[global]
   server min protocol = NT1
   smbd:FSCTL_SMBTORTURE = yes
   smbd:writetimeupdatedelay = 500000
+  oplocks = yes
+  level2 oplocks = yes
+  smb2 leases = yes
 ",
     );
     if multi_channel {
         text.push_str("  server multi channel support = yes\n");
     }
     for lane in 0..lanes {
-        let (share, path) = (share(lane), directory(lane));
+        let (share, path, opened) = (share(lane), directory(lane), opened_file(lane));
+        // smbd escapes what is no word of a command, but not within quotes.
         let _ = write!(
             text,
             "[{share}]
   path = {path}
+  root preexec = sh -c 'echo >>{opened}'
   read only = no
-  vfs objects = fileid acl_xattr streams_xattr
+  vfs objects = fileid{acls} streams_xattr
   fileid:algorithm = fsname
   ea support = yes
   store dos attributes = yes
@@ -150,7 +170,7 @@ fn conf(lanes: usize, multi_channel: bool) -> String {
   map system = no
   map readonly = no
   create mask = 0755
-  dos filemode = yes
+{mode}  dos filemode = yes
   strict rename = yes
   kernel share modes = no
   kernel oplocks = no
@@ -160,20 +180,6 @@ fn conf(lanes: usize, multi_channel: bool) -> String {
         );
     }
     text
-}
-
-/// What the subunit stream says; one name may stand for several tests, and the worst counts.
-fn verdict(said: &str) -> Outcome {
-    let any = |words: &[&str]| said.lines().any(|l| words.iter().any(|w| l.starts_with(w)));
-    if any(&["failure: ", "error: "]) {
-        Outcome::Fail
-    } else if any(&["success: "]) {
-        Outcome::Pass
-    } else if any(&["skip: "]) {
-        Outcome::Skip
-    } else {
-        Outcome::Broken
-    }
 }
 
 /// A password for the second user, who is known to Unix on every node.
@@ -190,19 +196,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_worst_of_a_name_counts() {
-        let said = |lines: &str| verdict(&format!("smbtorture 4.17\ntest: a\n{lines}\n"));
-        assert_eq!(said("success: a"), Outcome::Pass);
-        assert_eq!(said("success: a\nfailure: a [\nwhy\n]"), Outcome::Fail);
-        assert_eq!(said("error: a [\nwhy\n]"), Outcome::Fail);
-        assert_eq!(said("skip: a [\nwhy\n]"), Outcome::Skip);
-        assert_eq!(said("success is not said"), Outcome::Broken);
-    }
-
-    #[test]
     fn multi_channel_comes_last() {
-        assert!(!conf(2, false).contains("multi channel"));
-        let text = conf(2, true);
+        assert!(!conf(2, false, true).contains("multi channel"));
+        let text = conf(2, true, true);
         assert!(text.contains("multi channel support = yes\n[torture0]") && text.contains("\n[torture1]\n"), "{text}");
     }
 }
