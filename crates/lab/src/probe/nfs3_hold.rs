@@ -4,10 +4,10 @@
 //! reclaim is refused, and only then: nobody tells an NFSv3 client that its lock is gone.
 
 use super::contest::{self, LENGTH, Rival};
-use super::nfs3_lock::{Side, Statd, give_back, reclaim};
+use super::nfs3_lock::{Side, Statd, give_back, reclaim, take};
 use super::{now_us, say};
 use crate::args::Contest;
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use drill::clients::nlm::GRANTED;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -45,7 +45,6 @@ pub(crate) fn main(contest: &Contest) -> Result<i32> {
     let open = |server, owner| Side::open(server, &contest.export, &contest.path, owner, LENGTH, &stop);
     let mut holder = open(contest.server, "holder")?;
     let rival = open(contest.other, "rival")?;
-    let status = holder.nlm.lock(false)?;
-    ensure!(status == GRANTED, "the lock cannot be had: NLM status {status}");
+    take(&mut holder.nlm)?;
     Ok(contest::run(|over| hold(&mut holder, contest.server, &statd, over), rival, &stop))
 }

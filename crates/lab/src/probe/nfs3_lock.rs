@@ -62,6 +62,17 @@ impl Statd {
     }
 }
 
+/// Takes the lock that nobody has, as soon as a server that has just begun ends its grace period.
+pub(super) fn take(nlm: &mut Nlm) -> Result<()> {
+    loop {
+        match nlm.lock(false)? {
+            GRANTED => return Ok(()),
+            GRACE => std::thread::sleep(TRY),
+            status => bail!("the lock cannot be had: NLM status {status}"),
+        }
+    }
+}
+
 /// Gives the lock back, as soon as the server lets go of anything.
 pub(super) fn give_back(nlm: &mut Nlm) -> Result<()> {
     loop {
