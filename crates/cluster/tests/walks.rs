@@ -7,6 +7,7 @@ mod net;
 mod nfs_moves;
 mod reconsidered;
 mod recovered;
+mod removed;
 mod restraints;
 mod unprepared;
 
@@ -220,34 +221,6 @@ fn its_storage_is_freed_of_who_has_left_without_a_word_to_it() {
     net.run(Duration::from_secs(15));
     assert!(net.hosts[0].core.view().is_some_and(|v| v.has_run(Pnn(2), RunId(1002))), "{}", net.story());
     assert_eq!(net.freed, [(2, vec![Pnn(1)])], "{}", net.story());
-}
-
-/// It serves until the view that drops it, and NFS clients have locks there.
-#[test]
-fn a_member_that_is_removed_is_shut_out_after_a_grace_period_and_its_addresses_are_taken() {
-    let mut net = settled(4, false);
-    net.at(0, 2, Input::NfsClients(true));
-    net.run(Duration::from_secs(1));
-    for i in [0, 1, 3] {
-        let mut config = config(i, 4);
-        let node = config.nodes.remove(&Pnn(2)).expect("it is there");
-        config.removed.insert(Pnn(2), node.addresses);
-        config.vips.values_mut().for_each(|vip| drop(vip.hosts.remove(&Pnn(2))));
-        net.feed(usize::from(i), Input::Config(config.into()));
-    }
-    let start = net.now;
-    while net.answering().values().any(|hosts| hosts.contains(&2)) {
-        net.run(MS);
-    }
-    net.until_served(Duration::from_secs(3));
-    let took = net.now.since(start);
-    assert!(took < Duration::from_millis(760), "{took:?}\n{}", net.story());
-    let view = net.hosts[0].core.view().expect("a view");
-    assert_eq!(view.members.keys().copied().collect::<Vec<_>>(), [Pnn(0), Pnn(1), Pnn(3)]);
-    assert_eq!(view.evicted.keys().copied().collect::<Vec<_>>(), [Pnn(2)]);
-    for i in [0, 1, 3] {
-        assert!(net.hosts[i].log.iter().any(|line| line.contains("grace for the clients of {n2}")), "{}", net.story());
-    }
 }
 
 #[test]

@@ -389,9 +389,12 @@ impl Cluster {
         self.placed(self.placement.clone());
         self.reach.configure(&self.config, now);
         self.arbiter.set_timing(self.config.timing.clone());
+        let view = self.arbiter.view();
         self.reports.retain(|pnn, report| {
             let listed = self.config.nodes.contains_key(pnn);
-            if !listed && report.nfs_clients {
+            // A run that no view has let in serves nobody; what its member's run had is known already.
+            let member = view.is_some_and(|view| view.has_run(*pnn, report.run));
+            if !listed && member && report.nfs_clients {
                 self.grace.reports_no_more(*pnn, report.run);
             }
             listed
