@@ -6,7 +6,9 @@
 use crate::clock::{Clock, Micros};
 use crate::rng::Rng;
 use crate::setup::interface_of;
-use cluster::{Cluster, Config, Durable, Epoch, GuardWord, Input, NodeUid, Output, Pnn, RunId, Snapshot, Time};
+use cluster::{
+    Cluster, Config, Durable, Epoch, GuardWord, Input, NodeUid, Output, Pnn, Restraint, RunId, Snapshot, Time,
+};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -141,6 +143,8 @@ pub struct Host {
     pub minute: u16,
     /// The test of the storage said last that the lock may break no ties.
     pub lock_doubted: bool,
+    /// What an administrator has told its daemon of what addresses shall not do.
+    pub restraint: Restraint,
     /// When the machine was last resumed from a pause.
     pub thawed_at: Option<Micros>,
     /// Lost nodes for which its NFS server has entered its grace period, or never will, and since when.

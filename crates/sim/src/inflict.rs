@@ -311,6 +311,7 @@ impl World {
 
     fn restrain(&mut self, node: Option<usize>, restraint: Restraint) {
         for host in (0..self.hosts.len()).filter(|host| node.is_none_or(|node| node == *host)) {
+            self.hosts[host].restraint = restraint;
             self.arrive(host, Input::Restraint(restraint), false);
         }
     }

@@ -7,7 +7,9 @@ use crate::host::{Busy, Daemon, Kernel};
 use crate::network::{Cargo, Datagram, side};
 use crate::setup::interface_of;
 use crate::world::World;
-use cluster::{Cluster, Durable, GuardWord, Health, Input, NodeUid, Pnn, RunId, Start, Time, public_interfaces};
+use cluster::{
+    Cluster, Durable, GuardWord, Health, Input, NodeUid, Pnn, Restraint, RunId, Start, Time, public_interfaces,
+};
 use std::collections::{BTreeMap, VecDeque};
 use std::net::IpAddr;
 
@@ -213,6 +215,7 @@ impl World {
         let version = if older { " of the older version" } else { "" };
         self.story.node(now, host, || format!("daemon{version} starts, run {:08x}", run.0 >> 32));
         self.hosts[host].nfs_moves.clear();
+        self.hosts[host].restraint = Restraint::default();
         self.hosts[host].letting_go.clear();
         self.hosts[host].proved = None;
         self.check(|checks, world| checks.started(world, host));
@@ -319,6 +322,9 @@ impl World {
         let (config, minute) = (self.hosts[host].config.clone(), self.hosts[host].minute);
         self.arrive(host, Input::Config(Box::new(config)), false);
         self.arrive(host, Input::TimeOfDay { minute }, false);
+        let (usable, restraint) = (self.lock_usable(host), self.hosts[host].restraint);
+        self.arrive(host, usable, false);
+        self.arrive(host, Input::Restraint(restraint), false);
         self.databases_go_on(host);
     }
 

@@ -17,8 +17,8 @@ use crate::setup::Setup;
 use crate::story::Story;
 use crate::versions::Versions;
 use cluster::{
-    AdminReply, Config, Durable, Epoch, Health, Incarnation, Input, Member, NodeUid, Output, Pnn, Rules, RunId, Time,
-    View,
+    AdminReply, Config, Durable, Epoch, Health, Incarnation, Input, Member, NodeUid, Output, Pnn, Restraint, Rules,
+    RunId, Time, View,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -110,6 +110,7 @@ impl World {
                 power: false,
                 power_serial: 0,
                 lock_doubted: false,
+                restraint: Restraint::default(),
                 dark_since: 0,
                 clock: Clock::new(
                     rng.range(1_000..=1_000_000_000_000),
