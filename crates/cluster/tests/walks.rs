@@ -1,6 +1,8 @@
 //! The walks of the design on a perfect network: every message arrives after one millisecond, every disk and kernel
 //! does what it is asked. What a bad network does to the same core is the simulator's part.
 
+mod added;
+mod forced;
 mod hanging;
 mod lost;
 mod net;
@@ -390,43 +392,6 @@ fn what_an_administrator_moved_stays_there_under_the_next_view() {
 }
 
 #[test]
-fn the_last_survivor_without_a_quorum_serves_only_after_force_view() {
-    let mut net = settled(3, false);
-    net.power_off(0);
-    net.run(Duration::from_secs(2));
-    net.power_off(1);
-    net.run(Duration::from_secs(3));
-    assert!(net.answering().is_empty());
-    net.at(0, 2, Input::Admin { ticket: 9, request: AdminRequest::ForceView { because: "the others burnt".into() } });
-    net.until_served(Duration::from_secs(10));
-    net.power_on(0, 3, false);
-    net.run(Duration::from_secs(12));
-    assert_eq!(net.hosts[0].core.view().unwrap().members.len(), 2, "{}", net.story());
-}
-
-/// It is there under its number, without its vote.
-#[test]
-fn a_voter_with_an_empty_disk_does_not_stand_against_force_view() {
-    let mut net = settled(3, false);
-    let force = || Input::Admin { ticket: 9, request: AdminRequest::ForceView { because: "the others burnt".into() } };
-    net.at(0, 2, force());
-    net.run(MS * 10);
-    let reply = net.hosts[2].replies.pop().expect("answered");
-    assert!(reply.is_err_and(|why| why.contains("3 of 3 voters are here")));
-    net.power_off(0);
-    net.run(Duration::from_secs(2));
-    net.power_off(1);
-    net.hosts[1].durable = Durable::blank(Pnn(1), NodeUid(901));
-    net.power_on(1, 2, false);
-    net.run(Duration::from_secs(12));
-    assert!(net.answering().is_empty(), "one of two votes: {}", net.story());
-    net.at(0, 2, force());
-    net.until_served(Duration::from_secs(10));
-    net.run(Duration::from_secs(12));
-    assert!(net.hosts[2].core.view().is_some_and(|v| v.has_run(Pnn(1), RunId(2001))), "{}", net.story());
-}
-
-#[test]
 fn an_address_that_a_stranger_uses_is_not_fought_for() {
     let mut net = settled(4, false);
     let lost = net.hosts[2].vips.iter().next().copied().expect("it holds one");
@@ -581,39 +546,4 @@ fn move_ip(net: &mut Net) -> usize {
     let to = (net.answering()[&vip(0)][0] + 1) % 4;
     net.at(0, 0, Input::Admin { ticket: 5, request: AdminRequest::MoveIp { vip: vip(0), to: Pnn(to as u16) } });
     to
-}
-
-/// The leader reads the file first; the others' administrators take their time.
-#[test]
-fn a_service_that_is_added_moves_nothing_before_all_have_heard_of_it() {
-    let mut net = settled(4, false);
-    let before = net.answering();
-    for i in 0..4u16 {
-        let mut config = config(i, 4);
-        config.services.insert("samba".into());
-        config.fingerprint = 8;
-        net.feed(usize::from(i), Input::Config(config.into()));
-        for (ms, state) in [(0, Health::Starting), (800, Health::Ok)] {
-            let health = ServiceHealth { state, because: String::new(), output: vec![] };
-            net.at(ms, usize::from(i), Input::Service { name: "samba".into(), health });
-        }
-        for _ in 0..300 {
-            net.run(MS * 100);
-            assert_eq!(net.answering(), before, "node {i} has read it: {}", net.story());
-        }
-    }
-}
-
-#[test]
-fn a_service_that_is_added_on_no_other_node_is_missed_there_after_five_minutes() {
-    let mut net = settled(2, false);
-    let mut config = config(0, 2);
-    config.services.insert("samba".into());
-    net.feed(0, Input::Config(config.into()));
-    let health = ServiceHealth { state: Health::Ok, because: String::new(), output: vec![] };
-    net.at(800, 0, Input::Service { name: "samba".into(), health });
-    net.run(ADOPT - MS);
-    assert_eq!(net.loads(), [2, 2], "{}", net.story());
-    net.run(MS * 50);
-    assert_eq!(net.loads(), [4, 0], "{}", net.story());
 }
