@@ -40,7 +40,7 @@ mod told;
 pub use config::{EventsConfig, Grace, MoveGrace, NfsConfig, SambaConfig, ServicesConfig};
 pub use hanging::{Answer, Ask};
 pub use hold::Hold;
-pub use manager::Manager;
+pub use manager::{Leaving, Manager};
 pub use parts::Parts;
 pub use report::{Report, Serve, State};
 pub use seam::{NoStorage, Storage};

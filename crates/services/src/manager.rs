@@ -28,6 +28,9 @@ const MOUNT_RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration:
 #[derive(Debug)]
 pub struct Manager {
     leave: watch::Sender<Option<Next>>,
+    /// What the next manager takes over is left alone by this one.
+    left: watch::Receiver<bool>,
+    give_up: watch::Sender<bool>,
     silent: watch::Sender<bool>,
     hold: watch::Sender<Hold>,
     deserted: watch::Sender<u64>,
@@ -61,7 +64,9 @@ impl Manager {
         serve: watch::Receiver<Serve>,
         reports: mpsc::Sender<Report>,
     ) -> Self {
-        let (leave, left) = watch::channel(None);
+        let (leave, next) = watch::channel(None);
+        let (gone, left) = watch::channel(false);
+        let (give_up, given_up) = watch::channel(false);
         let (silent, silence) = watch::channel(false);
         let (hold, holds) = watch::channel(Hold::default());
         let (deserted, deserts) = watch::channel(0);
@@ -72,8 +77,10 @@ impl Manager {
         // Ends with the sender.
         tokio::spawn(Hanging::new(Arc::clone(&storage), asks).run());
         let cues = Cues { silent: silence, hold: holds, deserted: deserts };
-        let task = tokio::spawn(Coordinator::new(parts, config, storage, serve, left, (cues, wanted), reports).run());
-        Self { leave, silent, hold, deserted, ends, mount, mount_serves, task }
+        let task = tokio::spawn(
+            Coordinator::new(parts, config, storage, serve, next, (cues, wanted), reports).run((gone, given_up)),
+        );
+        Self { leave, left, give_up, silent, hold, deserted, ends, mount, mount_serves, task }
     }
 
     /// While this node's own clients of the shared filesystem are held, services that do not answer are not restarted, and
@@ -126,11 +133,18 @@ impl Manager {
         drop(self.mount.send(ask));
     }
 
-    /// Ends the management for one with this configuration, which takes over what runs. Services that it does not enable are
-    /// stopped; the others and the mount stay as they are.
-    pub async fn leave(self, next: &ServicesConfig) {
-        self.leave.send_replace(Some(kinds(next).iter().map(Kind::name).collect()));
-        self.ended().await;
+    /// Ends the management for one with this configuration, which takes over what runs: that and the mount stay as they are.
+    /// Services that it does not enable are stopped, which may take longer than this call.
+    pub async fn leave(mut self, next: &ServicesConfig) -> Leaving {
+        let mut names: Next = kinds(next).iter().map(Kind::name).collect();
+        if next.nfs.enabled && !next.nfs.manage {
+            // The NFS server runs on, and so does what it needs.
+            names.extend(["rpcbind", "statd"]);
+        }
+        self.leave.send_replace(Some(names));
+        // An error is the end of the task, and of everything that it could touch.
+        let _ = self.left.wait_for(|left| *left).await;
+        Leaving { task: self.task, give_up: self.give_up }
     }
 
     /// Waits for the end after the sender of `serve` was dropped: everything is stopped then. A process that
@@ -139,6 +153,28 @@ impl Manager {
         if let Err(error) = self.task.await {
             warn!(%error, "the service manager ended abnormally");
         }
+    }
+}
+
+/// A manager that stops what its successor does not enable.
+#[derive(Debug)]
+pub struct Leaving {
+    task: JoinHandle<()>,
+    give_up: watch::Sender<bool>,
+}
+
+impl Leaving {
+    /// Waits until all is stopped.
+    pub async fn ended(self) {
+        if let Err(error) = self.task.await {
+            warn!(%error, "the service manager ended abnormally");
+        }
+    }
+
+    /// What does not stop is left as it is: the next manager may be to run it again.
+    pub async fn give_up(self) {
+        self.give_up.send_replace(true);
+        self.ended().await;
     }
 }
 
@@ -200,7 +236,7 @@ impl<S: Storage> Coordinator<S> {
         Self { parts, services, storage, serve, left, hold, reports, stops: 0 }
     }
 
-    async fn run(mut self) {
+    async fn run(mut self, (gone, mut given_up): (watch::Sender<bool>, watch::Receiver<bool>)) {
         let mut serve = *self.serve.borrow_and_update();
         loop {
             let turn = match serve {
@@ -222,7 +258,14 @@ impl<S: Storage> Coordinator<S> {
                 }
                 Turn::Leave => {
                     let next = self.left.borrow().clone().unwrap_or_default();
-                    self.stop(Why::NotEnabled, |name| !next.contains(name)).await;
+                    // Two would manage it from now on.
+                    self.leave(|name| next.contains(name)).await;
+                    gone.send_replace(true);
+                    tokio::select! {
+                        () = self.stop(Why::NotEnabled, |_| true) => {}
+                        // An error is as good: nobody waits any more.
+                        _ = given_up.wait_for(|given_up| *given_up) => {}
+                    }
                     self.order(Order::Leave);
                     break;
                 }
@@ -235,11 +278,7 @@ impl<S: Storage> Coordinator<S> {
                 }
             }
         }
-        for service in self.services {
-            if let Err(error) = service.task.await {
-                warn!(service = service.name, %error, "the task of a service ended abnormally");
-            }
-        }
+        ended(self.services).await;
     }
 
     async fn serve_on(&mut self) -> Turn {
@@ -330,6 +369,17 @@ impl<S: Storage> Coordinator<S> {
         self.tell(Report::new("storage", State::Off, "unmounted: this node does not serve")).await;
     }
 
+    /// Ends the tasks of these services, whose processes run on.
+    async fn leave(&mut self, which: impl Fn(&str) -> bool) {
+        let (left, rest): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.services).into_iter().partition(|service| which(service.name));
+        self.services = rest;
+        for service in &left {
+            service.orders.send_replace(Order::Leave);
+        }
+        ended(left).await;
+    }
+
     fn order(&self, order: Order) {
         for service in &self.services {
             service.orders.send_replace(order);
@@ -339,6 +389,14 @@ impl<S: Storage> Coordinator<S> {
     async fn tell(&self, report: Report) {
         // a closed channel means that the daemon is ending and asks no more
         let _ = self.reports.send(report).await;
+    }
+}
+
+async fn ended(services: Vec<Handle>) {
+    for service in services {
+        if let Err(error) = service.task.await {
+            warn!(service = service.name, %error, "the task of a service ended abnormally");
+        }
     }
 }
 

@@ -142,8 +142,8 @@ pub(crate) fn a_service_goes_and_comes(ctx: &Ctx<'_>) -> Result<()> {
     })
 }
 
-/// Every node reads these files, one after the other with a pause: every address stays where it is, and is away for `bound` ms at
-/// most. `check` is done when all have.
+/// Every node reads these files, the leader first and then one after the other with a pause: every address stays where it is, and is
+/// away for `bound` ms at most. `check` is done when all have. The last file is in force afterwards, also when that was not so.
 fn stay_over(ctx: &Ctx<'_>, texts: &[(&str, Duration)], bound: f64, check: impl Fn(&str) -> Result<()>) -> Result<()> {
     let lab = ctx.lab;
     let holders = |ctx: &Ctx<'_>| -> Result<Vec<Option<usize>>> {
@@ -151,14 +151,17 @@ fn stay_over(ctx: &Ctx<'_>, texts: &[(&str, Duration)], bound: f64, check: impl 
         Ok(ctx.lab.site.vips().iter().map(|vip| status.holder(vip)).collect())
     };
     let before = holders(ctx)?;
-    ctx.watched(|| {
+    let leader = steadfast::status(lab, 0)?.snapshot.leader;
+    let mut order = ctx.all();
+    order.sort_by_key(|n| Some(*n) != leader);
+    let done = ctx.watched(|| {
         let vips = lab.site.vips();
         let probes: Vec<Probe> = vips.iter().map(|vip| Probe::tcp(lab, "tcp", vip)).collect::<Result<_>>()?;
         for p in &probes {
             p.wait_ok(0, Duration::from_secs(10))?;
         }
         for (text, pause) in texts {
-            for n in ctx.all() {
+            for &n in &order {
                 reload(ctx, &[n], text)?;
                 std::thread::sleep(*pause);
                 if holders(ctx)? != before {
@@ -171,5 +174,9 @@ fn stay_over(ctx: &Ctx<'_>, texts: &[(&str, Duration)], bound: f64, check: impl 
             ctx.bound(&format!("tcp to {vip}: longest outage"), p.stop()?.longest_ms(0), bound)?;
         }
         steadfast::wait_whole(lab, &ctx.all(), Duration::from_secs(10)).map(drop)
-    })
+    });
+    if let (Err(_), Some((last, _))) = (&done, texts.last()) {
+        reload(ctx, &order, last)?;
+    }
+    done
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use cluster::{Health, Input, ServiceHealth};
 use net::connections::{Connection, Connections};
 use services::storage::{HelperCommand, Mount, StorageConfig};
-use services::{Ask, Hold, Manager, NoStorage, Parts, Report, Serve, ServicesConfig, State};
+use services::{Ask, Hold, Leaving, Manager, NoStorage, Parts, Report, Serve, ServicesConfig, State};
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
@@ -51,8 +51,12 @@ pub(crate) struct ServicesTask {
     /// The shared mount does not answer. Services that do not either wait for it, and to restart them would cost their
     /// clients' locks for nothing.
     storage_failed: bool,
+    /// Where managers report to: one after the other, and beside the last one for a while the one before.
+    sender: mpsc::Sender<Report>,
     reports: mpsc::Receiver<Report>,
     manager: Option<Manager>,
+    /// The one before, while it stops what is not enabled any more.
+    leaving: Option<Leaving>,
 }
 
 impl ServicesTask {
@@ -65,7 +69,7 @@ impl ServicesTask {
         plan: Plan,
     ) -> Self {
         let (serve, _) = watch::channel(Serve::Off);
-        let (_, reports) = mpsc::channel(1);
+        let (sender, reports) = mpsc::channel(64);
         let mut task = Self {
             parts,
             inbox,
@@ -79,16 +83,17 @@ impl ServicesTask {
             serve,
             hold: Hold::default(),
             storage_failed: false,
+            sender,
             reports,
             manager: None,
+            leaving: None,
         };
         task.spawn();
         task
     }
 
     fn spawn(&mut self) {
-        let (sender, reports) = mpsc::channel(64);
-        self.reports = reports;
+        let sender = self.sender.clone();
         let serve = self.serve.subscribe();
         let services = self.plan.services.clone();
         let storage = mount_config(&self.plan.storage);
@@ -237,9 +242,11 @@ impl ServicesTask {
         if plan == self.plan {
             return;
         }
+        if let Some(leaving) = self.leaving.take() {
+            self.drained(leaving.give_up(), Self::report).await;
+        }
         if let Some(manager) = self.manager.take() {
-            // What is not enabled any more is stopped, and says so.
-            self.drained(manager.leave(&plan.services), Self::report).await;
+            self.leaving = self.drained(manager.leave(&plan.services), Self::report).await;
         }
         self.plan = plan;
         // The next manager counts from 0.
@@ -251,15 +258,23 @@ impl ServicesTask {
         let Some(manager) = self.manager.take() else {
             return;
         };
+        let leaving = self.leaving.take();
         let (closed, _) = watch::channel(Serve::Off);
         // Dropping the sender is the order to stop everything.
         drop(std::mem::replace(&mut self.serve, closed));
-        // Nobody hears it any more.
-        self.drained(manager.ended(), |_, _| ()).await;
+        let all = async {
+            manager.ended().await;
+            if let Some(leaving) = leaving {
+                leaving.ended().await;
+            }
+        };
+        // The core, which would hear it, has ended.
+        self.drained(all, |_, _| ()).await;
     }
 
-    /// Waits for the manager's end while its reports are taken: a full channel would hold it up.
-    async fn drained(&mut self, end: impl Future<Output = ()>, take: fn(&mut Self, Report)) {
+    /// Waits for the end of something of a manager's while reports are taken: a full channel would hold it up. None: it has
+    /// taken too long.
+    async fn drained<T>(&mut self, end: impl Future<Output = T>, take: fn(&mut Self, Report)) -> Option<T> {
         let ended = async {
             tokio::pin!(end);
             loop {
@@ -267,13 +282,15 @@ impl ServicesTask {
                     // Before the end: it is told before it is so.
                     biased;
                     Some(report) = self.reports.recv() => take(self, report),
-                    () = &mut end => break,
+                    ended = &mut end => break ended,
                 }
             }
         };
-        if timeout(END, ended).await.is_err() {
+        let ended = timeout(END, ended).await.ok();
+        if ended.is_none() {
             tracing::warn!("the services did not end within {} s; they are left as they are", END.as_secs());
         }
+        ended
     }
 }
 

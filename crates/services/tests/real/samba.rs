@@ -96,7 +96,7 @@ async fn clients_are_served_and_the_next_daemon_takes_over() {
     };
     put();
     let pid = pid_of(&config, "samba");
-    managed.manager.leave(&config).await;
+    managed.manager.leave(&config).await.ended().await;
     assert!(alive(pid), "leave stopped smbd");
     put();
     let mut next = Managed::spawn(config.clone());
