@@ -19,13 +19,25 @@ pub struct Durable {
     /// What the administrator said of this node; kept across restarts.
     #[serde(default)]
     pub admin: AdminState,
+    /// The newest view ([`View::number`]) whose members' databases this disk has, with all that was committed before it: while
+    /// that is the newest view of all, nothing is committed that is not here as well, whatever becomes of the daemon.
+    #[serde(default)]
+    pub recovered: Option<u64>,
 }
 
 impl Durable {
     /// A new disk: no view, no votes.
     #[must_use]
     pub fn blank(pnn: Pnn, uid: NodeUid) -> Self {
-        Self { uid, pnn, view: None, promised: Ballot::ZERO, accepted: None, admin: AdminState::default() }
+        Self {
+            uid,
+            pnn,
+            view: None,
+            promised: Ballot::ZERO,
+            accepted: None,
+            admin: AdminState::default(),
+            recovered: None,
+        }
     }
 }
 

@@ -186,7 +186,7 @@ pub(crate) mod tests {
             graced,
             parting: None,
             partings: BTreeMap::new(),
-            recovered: true,
+            recovered: Some(true),
             admin: AdminState::Active,
             lingers: false,
             services: Arc::default(),

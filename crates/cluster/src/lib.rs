@@ -55,6 +55,7 @@ pub use pace::PaceStatus;
 pub use parting::LET_GO_WAIT;
 pub use pnn_set::PnnSet;
 pub use snapshot::{Eviction, LeaseStatus, LockStatus, NodeState, NodeStatus, Snapshot, VipState, VipStatus};
+pub use status::LACKS;
 pub use time::Time;
 pub use unfinished::{END_WAIT, LEFT_HANGING, PROOF_WAIT};
 pub use view::{Member, Rules, View};

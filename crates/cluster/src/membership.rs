@@ -239,10 +239,7 @@ pub(crate) fn wish(site: &Site<'_>) -> (Wish, Recheck) {
     }
     let keepers: BTreeSet<NodeUid> = members
         .iter()
-        .filter(|(p, m)| {
-            let stays = view.members.get(p).is_some_and(|old| old.run == m.run);
-            view.keepers.contains(&m.uid) || (stays && site.present.get(p).is_some_and(|n| n.recovered))
-        })
+        .filter(|(p, _)| site.present.get(p).is_some_and(|n| has_all(view, **p, n)))
         .map(|(_, m)| m.uid)
         .collect();
     if keepers.is_empty() {
@@ -327,6 +324,14 @@ fn unlisted(site: &Site<'_>, leads: bool) -> Option<String> {
     ))
 }
 
+/// Does this node's disk have everything that was committed? Those that had it when the view was decided do, for under the view
+/// nothing is committed that one of its members lacks. So do members of it that have got all databases since, on the disk: also
+/// with another daemon, as after a power cut. (Without databases that is every member.)
+pub(crate) fn has_all(view: &View, pnn: Pnn, node: &Present) -> bool {
+    let member = view.members.get(&pnn).is_some_and(|m| m.uid == node.uid);
+    view.keepers.contains(&node.uid) || (member && node.recovered)
+}
+
 /// Who proposes first: the members by length of service, then voters that serve nothing.
 fn order(site: &Site<'_>, next: &PnnSet) -> Vec<Pnn> {
     let mut voters: Vec<Pnn> = site.view.voters.keys().filter(|p| next.contains(**p)).copied().collect();
@@ -366,11 +371,11 @@ fn no_keeper(site: &Site<'_>) -> String {
         .view
         .members
         .iter()
-        .filter(|(_, m)| site.view.keepers.contains(&m.uid))
+        .filter(|(p, m)| !site.present.get(p).is_some_and(|n| n.direct && n.uid == m.uid))
         .map(|(p, _)| name(site, *p))
         .collect();
     format!(
-        "nobody here has all committed writes of the databases; one of these must come back: {} (if it never will: \
+        "nobody here has all committed writes of the databases; one of these must come back: {} (if none ever will: \
          `steadfast force-view`, which loses them)",
         names.join(", ")
     )

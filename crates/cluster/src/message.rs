@@ -124,9 +124,10 @@ pub struct Report {
     /// Newest such move of each member's run for which its own NFS server is in its grace period, or none is needed there.
     #[serde(default)]
     pub partings: BTreeMap<Pnn, (RunId, u64)>,
-    /// It has everything that was committed before the view of `epoch`, and so all that is committed in it.
+    /// It has everything that was committed before the view of `epoch`, and so all that is committed in it. Not said by older
+    /// versions.
     #[serde(default)]
-    pub recovered: bool,
+    pub recovered: Option<bool>,
     /// What the administrator said.
     pub admin: AdminState,
     /// It is drained, but clients may still be on their way to its addresses by what DNS told them: they stay for now.

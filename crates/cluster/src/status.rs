@@ -13,6 +13,9 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+/// Begins the warning of a member that waits though there are voters enough: none of them has all that was committed.
+pub const LACKS: &str = "the cluster cannot go on without a lost member";
+
 pub(crate) type Nodes = BTreeMap<Pnn, Arc<NodeStatus>>;
 pub(crate) type Vips = BTreeMap<IpAddr, Arc<VipStatus>>;
 
@@ -36,6 +39,8 @@ pub(crate) struct Facts {
     waits: Option<String>,
     /// It is this node itself, and has no lease.
     unleased: bool,
+    /// Nodes are being told of a service that is new.
+    adopting: bool,
 }
 
 /// The same as it is now, of borrowed parts.
@@ -50,11 +55,13 @@ pub(crate) struct FactsNow<'a> {
     relapses: u32,
     waits: Option<&'a str>,
     unleased: bool,
+    adopting: bool,
 }
 
 impl FactsNow<'_> {
     pub(crate) fn kept(self) -> Facts {
-        let Self { report, silence, member, in_view, voter, since, evicted, relapses, waits, unleased } = self;
+        let Self { report, silence, member, in_view, voter, since, evicted, relapses, waits, unleased, adopting } =
+            self;
         Facts {
             report: report.cloned(),
             silence,
@@ -66,17 +73,19 @@ impl FactsNow<'_> {
             relapses,
             waits: waits.map(str::to_owned),
             unleased,
+            adopting,
         }
     }
 
     pub(crate) fn are(&self, known: &Facts) -> bool {
-        let Facts { report, silence, member, in_view, voter, since, evicted, relapses, waits, unleased } = known;
+        let Facts { report, silence, member, in_view, voter, since, evicted, relapses, waits, unleased, adopting } =
+            known;
         // A report that says the same as the one before does not take its place.
         self.report.map(Arc::as_ptr) == report.as_ref().map(Arc::as_ptr)
             && self.silence == *silence
             && (self.member, self.in_view, self.voter) == (*member, *in_view, *voter)
             && (self.since, self.relapses) == (*since, *relapses)
-            && (self.waits, self.unleased) == (waits.as_deref(), *unleased)
+            && (self.waits, self.unleased, self.adopting) == (waits.as_deref(), *unleased, *adopting)
             && self.evicted == evicted.as_ref()
     }
 }
@@ -271,10 +280,11 @@ impl Cluster {
             relapses: self.relapse_count(pnn),
             waits: self.waits.as_deref().filter(|_| me),
             unleased: me && !self.leased,
+            adopting: self.added.next_timeout().is_some(),
         }
     }
 
-    /// A node's status, by these facts and the configuration alone.
+    /// A node's status, by these facts, the configuration and what it has added lately alone.
     pub(crate) fn node_status(&self, pnn: Pnn, facts: &Facts) -> NodeStatus {
         let conf = self.config.nodes.get(&pnn);
         let role = conf.map_or(Role::Server, |c| c.role);
@@ -362,7 +372,11 @@ impl Cluster {
         let mut starting = Vec::new();
         let mut failed = Vec::new();
         for service in &self.config.services {
-            match report.services.get(service) {
+            let health = report.services.get(service);
+            if self.added.excuses(self.now(), service, health.map(|h| h.state)) {
+                continue;
+            }
+            match health {
                 Some(h) if matches!(h.state, Health::Ok | Health::Failing) => {}
                 Some(h) if h.state == Health::Failed => failed.push(format!("{service} failed: {}", h.because)),
                 Some(h) if h.because.is_empty() => {

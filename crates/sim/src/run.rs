@@ -1,7 +1,7 @@
 //! One seed from beginning to end: a site, faults, and what must be true afterwards.
 
 use crate::checks::Violation;
-use crate::checks::rest::{can_decide, is_fit, unrest};
+use crate::checks::rest::{can_decide, has_all, is_fit, unrest};
 use crate::clock::{MS, Micros, S};
 use crate::databases::{Done, has_databases};
 use crate::faults::{Fault, Kind, Plan};
@@ -145,14 +145,13 @@ fn never_rests(world: &mut World, bound: Micros) {
 /// More than half are gone for good: an administrator goes on (`force-view`) on one of those that know most and have all that
 /// was committed. Does all come to rest after that? False also where there is no such node.
 fn begin_anew(world: &mut World, bound: Micros) -> bool {
-    let known = |host: &Host| host.disk.durable.view.as_ref().map(|view| view.rank());
-    let newest = world.hosts.iter().filter(|h| h.power).filter_map(known).max();
-    let has_all = |host: &&Host| {
-        let view = host.disk.durable.view.as_ref();
-        known(host) == newest && view.is_some_and(|view| view.keepers.contains(&host.uid()))
-    };
+    let view = |host: &Host| host.disk.durable.view.clone();
+    let newest = world.hosts.iter().filter(|h| h.power).filter_map(view).max_by_key(|view| view.rank());
+    let Some(newest) = newest else { return false };
+    let knows_all =
+        |host: &&Host| view(host).is_some_and(|v| v.rank() == newest.rank()) && has_all(world, &newest, host);
     let servers = world.hosts.iter().filter(|h| h.is_live() && !world.setup.is_witness(h.index));
-    let Some(node) = servers.filter(has_all).map(|h| h.index).next() else { return false };
+    let Some(node) = servers.filter(knows_all).map(|h| h.index).next() else { return false };
     world.admin(node, AdminRequest::ForceView { because: "the others are gone for good".to_owned() });
     let rests = settle(world, bound).is_some();
     if !rests {

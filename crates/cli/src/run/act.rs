@@ -5,7 +5,7 @@ use crate::client::{self, Client};
 use crate::exit::Fail;
 use crate::out;
 use crate::run::drill::confirm;
-use cluster::{AdminRequest, AdminState, NodeState, NodeStatus, Pnn, Snapshot};
+use cluster::{AdminRequest, AdminState, LACKS, NodeState, NodeStatus, Pnn, Snapshot};
 use node::admin::api::{Answer, Request};
 use services::storage::heals;
 use std::collections::{BTreeMap, BTreeSet};
@@ -203,6 +203,16 @@ fn what_force_view_means(s: &Snapshot, me: &str) -> String {
         .filter(|(pnn, n)| **pnn != s.me && !matches!(n.state, NodeState::Down) && has_vote(pnn, n))
         .map(|(_, n)| n.name.clone())
         .collect();
+    let warnings = s.nodes.get(&s.me).map(|n| n.warnings.as_slice()).unwrap_or_default();
+    if let Some(why) = warnings.iter().find_map(|warning| warning.strip_prefix(LACKS)) {
+        return format!(
+            "force-view starts a new life of cluster {} in which {me} alone decides, until the others join it.\n\n\
+             It is for the case that those who have all that was committed are gone for good{why}.\n\
+             What Samba had committed there last, and {me} does not have, is lost: users, passwords, settings.\n\
+             If one of them still serves somewhere out of reach, both will write: switch it off first.\n",
+            s.cluster
+        );
+    }
     let mut text = format!(
         "force-view starts a new life of cluster {} in which {me} alone decides.\n\n\
          It is for the case that the other voters of the last view ({}) are gone for good: destroyed, or their disks \

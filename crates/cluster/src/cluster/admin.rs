@@ -1,6 +1,7 @@
 //! The administrator's requests: answered here, or passed on to the node that can.
 
 use super::*;
+use crate::membership::has_all;
 
 impl Cluster {
     pub(super) fn admin_request(
@@ -130,9 +131,7 @@ impl Cluster {
         let present = self.present(&old);
         let here = |p: &Pnn, uid: NodeUid| present.get(p).filter(|n| n.direct && n.uid == uid);
         let reachable = old.voters.iter().filter(|(p, uid)| here(p, **uid).is_some()).count();
-        let keeper = old.members.iter().any(|(p, m)| {
-            here(p, m.uid).is_some_and(|n| old.keepers.contains(&m.uid) || (n.run == m.run && n.recovered))
-        });
+        let keeper = old.members.iter().any(|(p, m)| here(p, m.uid).is_some_and(|node| has_all(&old, *p, node)));
         if old.is_majority(reachable) && keeper {
             return Err(format!(
                 "{reachable} of {} voters are here: the cluster can decide by itself",

@@ -29,7 +29,7 @@ impl Cluster {
             && lacks
             && !self.lacks
         {
-            let text = "the cluster cannot go on without a lost member".into();
+            let text = LACKS.into();
             self.event(Level::Error, "view", None, text, why.clone(), out);
         }
         self.lacks = lacks;
@@ -83,7 +83,7 @@ impl Cluster {
                 self.wake = Some(self.wake.map_or(until, |w| w.min(until)));
                 return;
             }
-            let nodes = absent.iter().filter_map(|p| Some((p, self.config.nodes.get(&p)?.addresses.clone()))).collect();
+            let nodes = absent.iter().filter_map(|p| Some((p, self.config.private_addresses(p)?.clone()))).collect();
             out.push(Output::Kick { nodes });
             self.kicked = Some(absent);
         }
@@ -220,8 +220,9 @@ impl Cluster {
             return;
         }
         let due = |p: &Pnn| if known.is_some() { news.contains(p) } else { *p != self.config.me };
-        let nodes = self.config.nodes.iter().filter(|(p, _)| due(p));
-        let nodes = nodes.map(|(p, n)| (*p, n.addresses.clone())).collect();
+        // A member that is not listed here may have shut this node out all the same.
+        let nodes = self.config.nodes.keys().chain(self.config.removed.keys()).filter(|p| due(p));
+        let nodes = nodes.filter_map(|p| Some((*p, self.config.private_addresses(*p)?.clone()))).collect();
         let known = known.into_iter().flatten().chain(&news).copied().collect();
         self.freed = Some((rank, known));
         out.push(Output::FreeStorage { nodes });
@@ -239,7 +240,7 @@ impl Cluster {
         let has_left = |p: &Pnn| !view.members.contains_key(p) && !view.evicted.contains_key(p);
         let due = old.members.keys().filter(|p| has_left(p) && !heard(p));
         let nodes: BTreeMap<_, _> =
-            due.filter_map(|p| self.config.nodes.get(p).map(|node| (*p, node.addresses.clone()))).collect();
+            due.filter_map(|p| Some((*p, self.config.private_addresses(*p)?.clone()))).collect();
         if !nodes.is_empty() {
             out.push(Output::FreeStorage { nodes });
         }

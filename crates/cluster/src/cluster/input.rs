@@ -146,6 +146,10 @@ impl Cluster {
             Input::Recovered { view } => {
                 self.dirty |= self.recovered < Some(view);
                 self.recovered = self.recovered.max(Some(view));
+                if self.arbiter.durable.recovered < Some(view) {
+                    self.arbiter.durable.recovered = Some(view);
+                    self.arbiter.persist(Vec::new(), out);
+                }
             }
             Input::Service { name, health } => self.service(now, name, health, out),
             Input::Interface { name, up } => {

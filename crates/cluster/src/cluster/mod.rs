@@ -21,6 +21,7 @@ use crate::parting::Parting;
 use crate::placing::{Placing, Scene};
 use crate::planted::{Planted, planted};
 use crate::reach::Reach;
+use crate::status::LACKS;
 use crate::unfinished::{self, Unfinished};
 use crate::{
     AdminReply, AdminRequest, AdminState, Config, Durable, END_WAIT, Epoch, Event, Eviction, Grant, GuardWord,
@@ -128,7 +129,7 @@ pub struct Cluster {
     pub(crate) moves_wait: bool,
     /// What addresses shall not do while this node leads.
     restraint: Restraint,
-    added: Added,
+    pub(crate) added: Added,
     /// Until when a drain waits for clients to forget what DNS has told them.
     pub(crate) lingers: Option<Time>,
     pub(crate) warnings: BTreeMap<String, String>,

@@ -152,7 +152,7 @@ impl Cluster {
                         clean: current.is_some_and(|r| r.clean && !r.leaving && r.holding.is_empty()),
                         left: report.is_some_and(|r| r.left),
                         // An older version does not say it; without databases there is nothing to have.
-                        recovered: current.is_some_and(|r| r.recovered || !self.waits_for_databases()),
+                        recovered: current.is_some_and(|r| r.recovered == Some(true) || !self.waits_for_databases()),
                         relapses: relapses(pnn),
                     },
                 );

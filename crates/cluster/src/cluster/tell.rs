@@ -19,7 +19,7 @@ impl Cluster {
             graced: self.grace.ready(self.epoch()),
             parting: self.parting.request(),
             partings: self.parting.answers().clone(),
-            recovered: self.has_recovered(),
+            recovered: Some(self.has_recovered()),
             admin: self.admin(),
             lingers: self.lingers.is_some(),
             services: self.services.clone(),
@@ -76,7 +76,7 @@ impl Cluster {
             && *graced == self.grace.ready(self.epoch())
             && *parting == self.parting.request()
             && partings == self.parting.answers()
-            && *recovered == self.has_recovered()
+            && *recovered == Some(self.has_recovered())
             && *admin == self.admin()
             && *lingers == self.lingers.is_some()
             && *whole_seconds == self.whole_seconds
@@ -95,13 +95,24 @@ impl Cluster {
 
     /// Has this node everything that was committed before its view?
     pub(super) fn has_recovered(&self) -> bool {
-        let here = || self.recovered.is_some() && self.recovered == self.view().map(View::number);
+        let here = || {
+            let view = self.view().map(View::number);
+            view.is_some() && (self.recovered == view || self.arbiter.durable.recovered == view)
+        };
         !self.waits_for_databases() || here()
     }
 
-    /// Are there databases, so that a member of a view may yet lack what was committed before it?
+    /// Are there databases, so that a member of a view may yet lack what was committed before it? Where an older version leads
+    /// nobody is told when all are recovered: who knows the view counts as one that has it, as it did to that version.
     pub(super) fn waits_for_databases(&self) -> bool {
-        self.config.databases && !planted(Planted::RecoveryNotAwaited)
+        self.config.databases && !self.an_older_version_leads() && !planted(Planted::RecoveryNotAwaited)
+    }
+
+    fn an_older_version_leads(&self) -> bool {
+        let leader = self.view().and_then(|view| view.members.get_key_value(&view.leader()?));
+        leader.is_some_and(|(pnn, member)| {
+            self.reports.get(pnn).is_some_and(|r| r.run == member.run && r.recovered.is_none())
+        })
     }
 
     fn own_warnings(&self) -> impl Iterator<Item = Cow<'_, str>> {
@@ -109,7 +120,7 @@ impl Cluster {
         let evict = self.evict_error.iter();
         let evict = evict.map(|e| format!("lost nodes cannot be shut out of the storage: {e}").into());
         let waits = self.waits.iter().filter(|_| self.lacks);
-        let waits = waits.map(|why| format!("the cluster cannot go on without a lost member: {why}").into());
+        let waits = waits.map(|why| format!("{LACKS}: {why}").into());
         self.warnings.values().map(|w| w.as_str().into()).chain(disk).chain(evict).chain(waits)
     }
 

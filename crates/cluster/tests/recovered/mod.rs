@@ -57,6 +57,41 @@ fn an_administrator_goes_on_without_what_is_lost_for_good() {
     assert_eq!(net.loads()[1..], [2, 2], "{}", net.story());
 }
 
+/// Every daemon is another one after that, and the first member's machine is gone for good.
+fn after_a_power_cut(net: &mut Net, databases: bool) {
+    for i in 0..3 {
+        net.power_off(i);
+    }
+    net.run(Duration::from_secs(5));
+    for i in [1, 2] {
+        net.power_on(i, 2, false);
+        net.feed(i, Input::Config(Config { databases, ..config(i as u16, 3) }.into()));
+    }
+    net.run(Duration::from_secs(30));
+}
+
+#[test]
+fn what_is_on_a_disk_is_known_of_it_after_a_power_cut() {
+    for has in [1, 2] {
+        let mut net = grown();
+        recovered(&mut net, has);
+        after_a_power_cut(&mut net, true);
+        assert_eq!(net.answering().len(), 4, "{}", net.story());
+        let view = net.hosts[1].core.view().expect("a view");
+        assert!(view.keepers.contains(&NodeUid(100 + has as u128)), "{view:?}");
+    }
+    let mut net = grown();
+    after_a_power_cut(&mut net, true);
+    assert!(net.answering().is_empty(), "nobody has it: {}", net.story());
+}
+
+#[test]
+fn without_databases_any_member_is_enough_after_a_power_cut() {
+    let mut net = settled(3, false);
+    after_a_power_cut(&mut net, false);
+    assert_eq!(net.answering().len(), 4, "{}", net.story());
+}
+
 #[test]
 fn whoever_has_it_by_then_goes_on_without_the_first() {
     for has in [1, 2] {

@@ -109,6 +109,13 @@ fn addresses_unrest(world: &World, view: &View) -> Option<String> {
     None
 }
 
+/// Does this machine's disk have everything that was committed?
+pub(crate) fn has_all(world: &World, view: &View, host: &Host) -> bool {
+    let member = view.members.get(&host.pnn()).is_some_and(|m| m.uid == host.uid());
+    let recovered = world.databases.is_none() || host.disk.durable.recovered == Some(view.number());
+    view.keepers.contains(&host.uid()) || (member && recovered)
+}
+
 /// Can the cluster decide anything at all: is a quorum of the newest view's own identities there, with the lock if
 /// that breaks ties, and one that has all commits? If not, only a person may go on (`force-view`).
 #[must_use]
@@ -120,6 +127,6 @@ pub fn can_decide(world: &World) -> bool {
     };
     let there = |uid| world.hosts.iter().any(|h| h.is_live() && h.uid() == uid);
     let voters = view.voters.values().filter(|uid| there(**uid)).count();
-    let keeper = view.keepers.iter().any(|uid| there(*uid));
+    let keeper = world.hosts.iter().any(|h| h.is_live() && has_all(world, view, h));
     keeper && (view.is_majority(voters) || view.is_half_with_lock(voters))
 }
