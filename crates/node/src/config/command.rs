@@ -109,7 +109,7 @@ fn describe(config: &Config) -> String {
         lines.push(format!("node {pnn:<3} {}{role}: {}", node.name, addresses.join(", ")));
     }
     for (pnn, addresses) in &config.removed {
-        let addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+        let addresses: Vec<String> = addresses.iter().flatten().map(ToString::to_string).collect();
         let had = if addresses.is_empty() { String::new() } else { format!(": {}", addresses.join(", ")) };
         lines.push(format!("node {pnn:<3} removed{had}"));
     }

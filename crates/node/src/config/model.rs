@@ -34,8 +34,9 @@ pub struct Config {
     pub me: Pnn,
     /// The nodes list, without removed nodes.
     pub nodes: BTreeMap<Pnn, NodeConf>,
-    /// Removed nodes, whose numbers are not given to others, and those of their private addresses that no other node has.
-    pub removed: BTreeMap<Pnn, Vec<IpAddr>>,
+    /// Removed nodes, whose numbers are not given to others, and those of their private addresses that no other node has; none
+    /// where the configuration does not say what they were.
+    pub removed: BTreeMap<Pnn, Option<Vec<IpAddr>>>,
     /// The public addresses.
     pub vips: BTreeMap<IpAddr, VipConf>,
     /// This node's own list, when it comes from a `public_addresses` file that may differ between the nodes. Then
@@ -206,7 +207,7 @@ impl Config {
             cluster: self.cluster.clone(),
             me: self.me,
             nodes: self.nodes.clone(),
-            removed: self.removed.clone(),
+            removed: self.removed.iter().filter_map(|(pnn, list)| Some((*pnn, list.clone()?))).collect(),
             vips: self.vips.clone(),
             databases: self.databases.is_some(),
             services: self.service_names(),

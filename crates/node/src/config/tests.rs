@@ -239,7 +239,7 @@ fn a_removed_node_keeps_the_numbers_of_those_after_it() {
     let config = text(&given, &machine(0)).unwrap_or_else(|problems| panic!("{problems}"));
     assert_eq!(config.me, Pnn(1));
     // The second one is another's now.
-    assert_eq!(config.removed, BTreeMap::from([(Pnn(0), vec![ip("192.168.122.99")])]));
+    assert_eq!(config.removed, BTreeMap::from([(Pnn(0), Some(vec![ip("192.168.122.99")]))]));
     assert_eq!(config.nodes.keys().copied().collect::<Vec<_>>(), [Pnn(1), Pnn(2)]);
 }
 
@@ -323,7 +323,7 @@ fn ctdbs_files_are_accepted_as_they_are() {
     );
     let mut config = load_or_last_good(&path, &machine(1), dir.path()).unwrap_or_else(|problems| panic!("{problems}"));
     assert_eq!((config.me, config.this_node().name.as_str()), (Pnn(2), "node2"));
-    assert_eq!(config.removed, BTreeMap::from([(Pnn(1), vec![ip("192.168.122.99")])]));
+    assert_eq!(config.removed, BTreeMap::from([(Pnn(1), Some(vec![ip("192.168.122.99")]))]));
     assert_eq!(config.vips[&ip("192.168.122.201")].hosts[&Pnn(2)], "eth0", "em1 is not here");
     assert_eq!(config.vips[&ip("192.168.122.200")].hosts.len(), 2);
 

@@ -52,7 +52,7 @@ fn spared(config: &Config) -> Vec<u16> {
 fn hold(config: &Config) -> HoldSpec {
     HoldSpec {
         // A removed node may have bricks still.
-        servers: (config.nodes.values().map(|node| &node.addresses).chain(config.removed.values()))
+        servers: (config.nodes.values().map(|node| &node.addresses).chain(config.removed.values().flatten()))
             .flatten()
             .copied()
             .collect(),
@@ -82,13 +82,14 @@ pub(crate) fn evicts(config: &Config) -> bool {
 /// away, and could not shut its storage traffic out.
 fn stays_listed(view: &View, old: &Config, new: &Config) -> Result<(), String> {
     for pnn in view.members.keys() {
-        let name = old.nodes.get(pnn).map_or_else(|| format!("node {pnn}"), |node| node.name.clone());
+        // Nothing is taken from one that this node has not listed so far.
+        let Some(before) = old.nodes.get(pnn) else { continue };
+        let name = &before.name;
         let lacks = match new.nodes.get(pnn) {
             None => "is not in the new configuration".to_owned(),
             Some(node) => {
-                let before = old.nodes.get(pnn).into_iter().flat_map(|node| &node.addresses);
-                let lost: Vec<String> =
-                    before.filter(|address| !node.addresses.contains(address)).map(ToString::to_string).collect();
+                let lost = before.addresses.iter().filter(|address| !node.addresses.contains(address));
+                let lost: Vec<String> = lost.map(ToString::to_string).collect();
                 if lost.is_empty() {
                     continue;
                 }
@@ -142,7 +143,10 @@ impl Site {
             (new.timing != old.timing, "the lease"),
             // What serves from the old place would go on there, and its mount would stay.
             (!new.storage.is_the_same(&old.storage), "kind, path and volume of [storage]"),
-            (databases::wanted(&new) != databases::wanted(&old), "[samba] clustering"),
+            (
+                databases::wanted(&new) != databases::wanted(&old),
+                "[samba] clustering (and enabled and ctdb_socket with it)",
+            ),
             (databases::keeps_awake(&new) != databases::keeps_awake(&old), "[samba] keep_awake"),
         ] {
             if changed {

@@ -21,7 +21,7 @@ const MOST_NETWORKS: usize = 8;
 #[derive(Debug, Default)]
 pub(super) struct Nodes {
     pub(super) list: BTreeMap<Pnn, NodeConf>,
-    pub(super) removed: BTreeMap<Pnn, Vec<IpAddr>>,
+    pub(super) removed: BTreeMap<Pnn, Option<Vec<IpAddr>>>,
     /// Where each private address is given, and whose it is.
     pub(super) addresses: BTreeMap<IpAddr, (Pnn, Mark)>,
     names: BTreeMap<String, (Pnn, Mark)>,
@@ -66,7 +66,7 @@ pub(super) fn nodes(context: &mut Context<'_>, specs: &[Spanned<NodeSpec>], file
     whole_list(context, &nodes);
     // Another machine has got what a removed one had: it is not to be shut out.
     let Nodes { removed, addresses, .. } = &mut nodes;
-    removed.values_mut().for_each(|list| list.retain(|address| !addresses.contains_key(address)));
+    removed.values_mut().flatten().for_each(|list| list.retain(|address| !addresses.contains_key(address)));
     nodes
 }
 
@@ -80,7 +80,7 @@ fn from_file(context: &mut Context<'_>, nodes: &mut Nodes, file: &Spanned<PathBu
             return;
         };
         let Some(address) = line.address else {
-            nodes.removed.insert(pnn, line.removed.into_iter().collect());
+            nodes.removed.insert(pnn, line.removed.map(|address| vec![address]));
             continue;
         };
         let mark = Mark::new(&source, line.span, "");
@@ -111,8 +111,8 @@ fn from_specs(context: &mut Context<'_>, nodes: &mut Nodes, specs: &[Spanned<Nod
                     })
                     .ok()
             });
-            let addresses = addresses.collect();
-            nodes.removed.insert(pnn, addresses);
+            let addresses: Vec<_> = addresses.collect();
+            nodes.removed.insert(pnn, Some(addresses).filter(|list| !list.is_empty()));
             continue;
         }
         let name = name(context, nodes, pnn, place.clone(), spec.name.as_ref());
