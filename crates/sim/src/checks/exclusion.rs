@@ -42,7 +42,9 @@ impl Check for Exclusion {
             let out = usize::from(pnn.0);
             // A run that has ended is out whenever the others get to it: a slow disk may hold them up for long.
             let ended = world.hosts[out].daemon.as_ref().is_none_or(|d| d.run != member.run);
-            if stays || ended {
+            // Who has been told that another is no node any more has no connection to that one: either may go.
+            let unlists = world.hosts[out].config.nodes.len() < world.setup.nodes;
+            if stays || ended || unlists {
                 continue;
             }
             if let Some(other) = on_one_word(world, out) {
