@@ -50,7 +50,9 @@ pub(crate) struct Address<'a> {
 
 impl<'a> Address<'a> {
     pub(crate) fn new(scene: &Scene<'a>, vip: IpAddr, conf: &'a VipConf) -> Self {
-        let conflict = scene.reports.values().find_map(|r| r.conflicts.get(&vip));
+        // What a node saw before it was lost nobody would ever take back.
+        let mut members = scene.view.members.keys().filter_map(|pnn| scene.member(*pnn));
+        let conflict = members.find_map(|r| r.conflicts.get(&vip));
         Self { vip, conf, conflict: conflict.map(String::as_str) }
     }
 }

@@ -407,6 +407,24 @@ fn an_address_that_a_stranger_uses_is_not_fought_for() {
     net.until_served(Duration::from_secs(15));
 }
 
+#[test]
+fn a_stranger_that_only_a_lost_node_has_seen_is_forgotten() {
+    let mut net = settled(4, false);
+    let lost = net.hosts[2].vips.iter().next().copied().expect("it holds one");
+    net.stranger = Some(lost);
+    net.power_off(2);
+    let seen = |net: &Net| (0..4).find(|i| net.hosts[*i].log.iter().any(|line| line.contains("answers for")));
+    while seen(&net).is_none() {
+        net.run(MS * 10);
+        assert!(net.now < Time(0) + Duration::from_secs(60), "{}", net.story());
+    }
+    net.stranger = None;
+    let by = seen(&net).expect("it was seen a moment ago");
+    net.run(MS * 150);
+    net.power_off(by);
+    net.until_served(Duration::from_secs(15));
+}
+
 /// Who lost its link may let go of what it keeps for clients when others serve them, and not when all links are down, as
 /// when a switch is restarted: its clients come back to it then.
 #[test]

@@ -146,7 +146,9 @@ fn never_rests(world: &mut World, bound: Micros) {
 /// was committed. Does all come to rest after that? False also where there is no such node.
 fn begin_anew(world: &mut World, bound: Micros) -> bool {
     let view = |host: &Host| host.disk.durable.view.clone();
-    let newest = world.hosts.iter().filter(|h| h.power).filter_map(view).max_by_key(|view| view.rank());
+    // What only those knew that are gone for good was committed all the same.
+    let known = world.hosts.iter().filter(|h| h.power || world.databases.is_some());
+    let newest = known.filter_map(view).max_by_key(|view| view.rank());
     let Some(newest) = newest else { return false };
     let knows_all =
         |host: &&Host| view(host).is_some_and(|v| v.rank() == newest.rank()) && has_all(world, &newest, host);

@@ -26,8 +26,9 @@ const OVER: Micros = 100 * MS;
 const SOON: Micros = 10 * S;
 /// A node whose fault is over for so long was fit before the first move, and the others have known it since.
 const FIT_AGAIN: Micros = 5 * S;
-/// A planned move is carried out so long after it was decided on: servers prove that they answer before an address leaves.
-const UNDER_WAY: Micros = 1_200 * MS;
+/// A planned move is carried out so long after it was decided on: servers prove that they answer before an address leaves (1 s), and
+/// what hangs is ended before anybody else has it (2 s).
+const UNDER_WAY: Micros = 3_300 * MS;
 /// An address that nobody has had for so long comes from nowhere. A takeover takes less.
 const NOWHERE: Micros = 1_000 * MS;
 
