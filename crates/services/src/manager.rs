@@ -164,15 +164,15 @@ pub struct Leaving {
 }
 
 impl Leaving {
-    /// Waits until all is stopped.
-    pub async fn ended(self) {
-        if let Err(error) = self.task.await {
+    /// Waits until all is stopped. Not to be called again after that.
+    pub async fn ended(&mut self) {
+        if let Err(error) = (&mut self.task).await {
             warn!(%error, "the service manager ended abnormally");
         }
     }
 
     /// What does not stop is left as it is: the next manager may be to run it again.
-    pub async fn give_up(self) {
+    pub async fn give_up(mut self) {
         self.give_up.send_replace(true);
         self.ended().await;
     }
@@ -253,7 +253,7 @@ impl<S: Storage> Coordinator<S> {
                 }
                 Turn::Remount(because) => {
                     warn!(because, "the shared mount is made anew");
-                    self.stop(Why::NotServing, |_| true).await;
+                    self.stop(Why::NotServing).await;
                     self.unmount().await;
                 }
                 Turn::Leave => {
@@ -262,7 +262,7 @@ impl<S: Storage> Coordinator<S> {
                     self.leave(|name| next.contains(name)).await;
                     gone.send_replace(true);
                     tokio::select! {
-                        () = self.stop(Why::NotEnabled, |_| true) => {}
+                        () = self.stop(Why::NotEnabled) => {}
                         // An error is as good: nobody waits any more.
                         _ = given_up.wait_for(|given_up| *given_up) => {}
                     }
@@ -321,7 +321,7 @@ impl<S: Storage> Coordinator<S> {
     }
 
     async fn serve_off(&mut self) {
-        self.stop(Why::NotServing, |_| true).await;
+        self.stop(Why::NotServing).await;
         self.unmount().await;
     }
 
@@ -331,13 +331,12 @@ impl<S: Storage> Coordinator<S> {
 
     /// In reverse order of their start, but all at once where nothing depends on them: first smbd and the NFS
     /// server, then what the NFS server needs.
-    async fn stop(&mut self, why: Why, which: impl Fn(&str) -> bool) {
+    async fn stop(&mut self, why: Why) {
         self.stops += 1;
         let number = self.stops;
         let first = |handle: &&mut Handle| !matches!(handle.name, "rpcbind" | "statd");
         for wanted in [true, false] {
-            let mut stopping: Vec<_> =
-                self.services.iter_mut().filter(|handle| which(handle.name) && first(handle) == wanted).collect();
+            let mut stopping: Vec<_> = self.services.iter_mut().filter(|handle| first(handle) == wanted).collect();
             for handle in &stopping {
                 handle.orders.send_replace(Order::Stop(number, why));
             }

@@ -57,6 +57,8 @@ pub(crate) struct ServicesTask {
     manager: Option<Manager>,
     /// The one before, while it stops what is not enabled any more.
     leaving: Option<Leaving>,
+    /// All is stopped but for that.
+    all_but: bool,
 }
 
 impl ServicesTask {
@@ -87,6 +89,7 @@ impl ServicesTask {
             reports,
             manager: None,
             leaving: None,
+            all_but: false,
         };
         task.spawn();
         task
@@ -136,6 +139,7 @@ impl ServicesTask {
                     Ok(()) => {
                         let serve = *wanted.borrow_and_update();
                         self.serve.send_replace(serve);
+                        self.all_but = false;
                     }
                     Err(_) => break,
                 },
@@ -152,6 +156,12 @@ impl ServicesTask {
                     manager.ask(ask);
                 },
                 Some(plan) = plans.recv() => self.change(plan).await,
+                () = ended(&mut self.leaving) => {
+                    self.leaving = None;
+                    if std::mem::take(&mut self.all_but) {
+                        self.stopped();
+                    }
+                }
             }
         }
         self.end().await;
@@ -200,7 +210,19 @@ impl ServicesTask {
             self.inbox.input(Input::Service { name: report.service, health });
         }
         // The storage goes last.
-        if off && *self.serve.borrow() == Serve::Off {
+        if off {
+            self.stopped();
+        }
+    }
+
+    /// The manager has stopped everything. This node serves nothing any more when the one before it has, too.
+    fn stopped(&mut self) {
+        if *self.serve.borrow() != Serve::Off {
+            return;
+        }
+        if self.leaving.is_some() {
+            self.all_but = true;
+        } else {
             self.inbox.input(Input::ServicesStopped);
         }
     }
@@ -249,6 +271,7 @@ impl ServicesTask {
             self.leaving = self.drained(manager.leave(&plan.services), Self::report).await;
         }
         self.plan = plan;
+        self.all_but = false;
         // The next manager counts from 0.
         self.nfs_starts = None;
         self.spawn();
@@ -264,7 +287,7 @@ impl ServicesTask {
         drop(std::mem::replace(&mut self.serve, closed));
         let all = async {
             manager.ended().await;
-            if let Some(leaving) = leaving {
+            if let Some(mut leaving) = leaving {
                 leaving.ended().await;
             }
         };
@@ -291,6 +314,14 @@ impl ServicesTask {
             tracing::warn!("the services did not end within {} s; they are left as they are", END.as_secs());
         }
         ended
+    }
+}
+
+/// The end of what a manager that was replaced still stops; never, if there is none.
+async fn ended(leaving: &mut Option<Leaving>) {
+    match leaving {
+        Some(leaving) => leaving.ended().await,
+        None => std::future::pending().await,
     }
 }
 

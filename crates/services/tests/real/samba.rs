@@ -109,8 +109,12 @@ async fn clients_are_served_and_the_next_daemon_takes_over() {
     let (_, took) = next.until("samba", State::Ok, LONG).await;
     println!("adopted and killed: back after {took:?}");
     put();
-    drop(next.serve);
-    next.manager.ended().await;
+    // One that does not enable it has it stopped.
+    let pid = pid_of(&config, "samba");
+    let mut none = config.clone();
+    none.samba.enabled = false;
+    next.manager.leave(&none).await.ended().await;
+    assert!(!alive(pid), "smbd runs on, and nobody watches it");
 }
 
 #[tokio::test]
