@@ -182,14 +182,20 @@ fn a_returning_server_gets_its_share() {
     assert_eq!(net.loads(), [1, 1, 1, 1], "{}", net.story());
 }
 
-/// The others have destroyed their ends of what is connected to its storage without a word to it.
-#[test]
-fn a_node_that_was_shut_out_frees_its_storage_before_it_is_let_in() {
+/// Node 2 is cut off, and the others have shut it out.
+fn shut_out() -> Net {
     let mut net = settled(4, false);
     for peer in [0, 1, 3] {
         net.cut(peer, 2);
     }
     net.run(Duration::from_secs(5));
+    net
+}
+
+/// The others have destroyed their ends of what is connected to its storage without a word to it.
+#[test]
+fn a_node_that_was_shut_out_frees_its_storage_before_it_is_let_in() {
+    let mut net = shut_out();
     assert_eq!(net.freed, [], "it does not know yet");
     net.cut.clear();
     let out = |net: &Net| net.hosts[0].core.view().is_some_and(|v| v.evicted.contains_key(&Pnn(2)));
@@ -207,11 +213,7 @@ fn a_node_that_was_shut_out_frees_its_storage_before_it_is_let_in() {
 
 #[test]
 fn its_storage_is_freed_of_who_has_left_without_a_word_to_it() {
-    let mut net = settled(4, false);
-    for peer in [0, 1, 3] {
-        net.cut(peer, 2);
-    }
-    net.run(Duration::from_secs(5));
+    let mut net = shut_out();
     net.cut.retain(|pair| *pair == (1, 2));
     net.run(Duration::from_secs(15));
     let all = net.freed.remove(0);

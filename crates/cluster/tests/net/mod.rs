@@ -41,6 +41,8 @@ pub(crate) struct Net {
     pub(crate) ungranted: BTreeSet<usize>,
     /// Hosts whose servers never prove that they answer.
     pub(crate) unproven: BTreeSet<usize>,
+    /// Hosts of a version that does not say whether it has all that was committed.
+    pub(crate) older: BTreeSet<usize>,
     /// How long an address takes to leave, in milliseconds.
     pub(crate) slow_release: u32,
     pub(crate) allocated: Allocated,
@@ -100,6 +102,7 @@ impl Net {
             nfs_hangs: BTreeSet::new(),
             ungranted: BTreeSet::new(),
             unproven: BTreeSet::new(),
+            older: BTreeSet::new(),
             slow_release: 1,
             slow_evict: None,
             allocated: Allocated::default(),
@@ -238,7 +241,12 @@ impl Net {
                     self.wire(i, to, Input::Heartbeat { from, net: 0, heartbeat })
                 }
                 Output::SendGrant { to, grant, .. } => self.wire(i, to, Input::Grant { from, grant }),
-                Output::Send { to, message } => self.wire(i, to, Input::Message { from, message }),
+                Output::Send { to, mut message } => {
+                    if let (Message::Report(report), true) = (&mut message, self.older.contains(&i)) {
+                        std::sync::Arc::make_mut(report).recovered = None;
+                    }
+                    self.wire(i, to, Input::Message { from, message });
+                }
                 Output::Persist { ticket, state } => {
                     self.hosts[i].durable = *state;
                     self.at(2, i, Input::Persisted { ticket });

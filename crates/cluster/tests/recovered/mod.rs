@@ -92,6 +92,24 @@ fn without_databases_any_member_is_enough_after_a_power_cut() {
     assert_eq!(net.answering().len(), 4, "{}", net.story());
 }
 
+/// It never says that the databases are recovered: an upgrade of one server after the other stops nobody.
+#[test]
+fn where_an_older_version_leads_who_knows_the_view_counts() {
+    for older in [true, false] {
+        let mut net = Net::new(3, false);
+        if older {
+            net.older.insert(0);
+        }
+        for i in 0..3 {
+            net.feed(usize::from(i), Input::Config(Config { databases: true, ..config(i, 3) }.into()));
+        }
+        net.run(Duration::from_secs(30));
+        net.power_off(0);
+        net.run(Duration::from_secs(5));
+        assert_eq!(net.answering().len() == 4, older, "{}", net.story());
+    }
+}
+
 #[test]
 fn whoever_has_it_by_then_goes_on_without_the_first() {
     for has in [1, 2] {

@@ -6,7 +6,7 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use cluster::{Input, Pnn, Snapshot, View};
+use cluster::{Input, NodeConf, Pnn, Snapshot, View};
 use net::fence::StoragePorts;
 use net::{Command, HoldSpec, VipSpec};
 use tokio::sync::{mpsc, watch};
@@ -78,14 +78,16 @@ pub(crate) fn evicts(config: &Config) -> bool {
     matches!(config.storage, Storage::Gluster { .. })
 }
 
+type Nodes = BTreeMap<Pnn, NodeConf>;
+
 /// No member is taken off the list, and none loses an address: the others would miss it before it has given its public addresses
 /// away, and could not shut its storage traffic out.
-fn stays_listed(view: &View, old: &Config, new: &Config) -> Result<(), String> {
+fn stays_listed(view: &View, old: &Nodes, new: &Nodes) -> Result<(), String> {
     for pnn in view.members.keys() {
         // Nothing is taken from one that this node has not listed so far.
-        let Some(before) = old.nodes.get(pnn) else { continue };
+        let Some(before) = old.get(pnn) else { continue };
         let name = &before.name;
-        let lacks = match new.nodes.get(pnn) {
+        let lacks = match new.get(pnn) {
             None => "is not in the new configuration".to_owned(),
             Some(node) => {
                 let lost = before.addresses.iter().filter(|address| !node.addresses.contains(address));
@@ -156,7 +158,7 @@ impl Site {
             }
         }
         if let Some(view) = self.snapshots.borrow().as_ref().and_then(|s| s.view.clone()) {
-            stays_listed(&view, &old, &new)?;
+            stays_listed(&view, &old.nodes, &new.nodes)?;
         }
         self.peers.reconfigure(new.nodes.clone(), text).map_err(|e| e.to_string())?;
         let mut new = new;
@@ -289,4 +291,34 @@ impl Site {
 /// What the service manager runs with.
 pub(crate) fn services_plan(config: &Config) -> services::Plan {
     services::Plan { services: config.services.clone(), storage: config.storage.clone(), pnn: u32::from(config.me.0) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use cluster::{Epoch, Incarnation, Member, NodeUid, Role, RunId};
+
+    fn node(addresses: &[u8]) -> NodeConf {
+        let addresses = addresses.iter().map(|n| IpAddr::from([10, 0, 0, *n])).collect();
+        NodeConf { name: "gluster1".to_owned(), role: Role::Server, addresses }
+    }
+
+    fn nodes(list: &[(u16, &[u8])]) -> Nodes {
+        list.iter().map(|(pnn, addresses)| (Pnn(*pnn), node(addresses))).collect()
+    }
+
+    #[test]
+    fn a_member_keeps_its_entry_and_its_addresses() {
+        let life = Incarnation { number: 0, id: 1 };
+        let mut view = View::founding(life, Epoch(1), Pnn(0), NodeUid(1), String::new());
+        view.members.insert(Pnn(1), Member { uid: NodeUid(2), run: RunId(1), since: Epoch(1) });
+        let old = nodes(&[(0, &[1]), (1, &[2, 12]), (2, &[3])]);
+        let refused = |new: &Nodes| stays_listed(&view, &old, new).expect_err("it is a member");
+        assert!(refused(&nodes(&[(0, &[1]), (2, &[3])])).contains("is not in the new configuration: stop it first"));
+        assert!(refused(&nodes(&[(0, &[1]), (1, &[12]), (2, &[3])])).contains("has 10.0.0.2 no more"));
+        // Another address is no loss, nor is one who is no member.
+        assert_eq!(stays_listed(&view, &old, &nodes(&[(1, &[4, 2, 12])])), Ok(()));
+        // What was not listed before cannot be taken off: this is how it comes back, as a removed node with its addresses.
+        assert_eq!(stays_listed(&view, &nodes(&[(0, &[1])]), &nodes(&[(0, &[1])])), Ok(()));
+    }
 }
