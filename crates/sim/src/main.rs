@@ -131,17 +131,26 @@ fn cpu_time() -> Duration {
 }
 
 fn main() -> anyhow::Result<ExitCode> {
-    let options = Options::parse();
+    match simulate(&Options::parse()) {
+        // Whoever reads has seen enough, as `head`; what was found is not known to have been told.
+        Err(error) if error.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe) => {
+            Ok(ExitCode::FAILURE)
+        }
+        done => done,
+    }
+}
+
+fn simulate(options: &Options) -> anyhow::Result<ExitCode> {
     let begin = Instant::now();
     let runs = match options.seed {
         Some(seed) => {
-            let run = Run::of(|| run(&task(&options, seed, true)));
+            let run = Run::of(|| run(&task(options, seed, true)));
             if !options.json {
                 tell(&run.outcome)?;
             }
             vec![run]
         }
-        None => many(&options),
+        None => many(options),
     };
     let kind = |databases: bool, calm: bool| {
         let of_kind = move |run: &&Run| has_databases(run.outcome.seed) == databases && run.outcome.calm == calm;
@@ -151,7 +160,7 @@ fn main() -> anyhow::Result<ExitCode> {
     let databases = Speed::of(kind(true, false).chain(kind(true, true)));
     let outcomes: Vec<&Outcome> = runs.iter().map(|run| &run.outcome).collect();
     let fingerprint = outcomes.iter().fold(0_u64, |all, o| (all ^ o.fingerprint).wrapping_mul(0x0000_0100_0000_01b3));
-    let found: Vec<Found> = outcomes.iter().filter_map(|outcome| describe(&options, outcome)).collect();
+    let found: Vec<Found> = outcomes.iter().filter_map(|outcome| describe(options, outcome)).collect();
     let hours = |calm: bool| {
         let all = outcomes.iter().filter(|o| calm <= o.calm).map(|o| o.simulated);
         all.sum::<u64>() as f64 / S as f64 / 3600.0
